@@ -1,0 +1,52 @@
+# Each verb does its own set-up: a fresh Debian with python3-venv and make is enough.
+#   make run      boot the teaching kernel       ARGS='--kernel vmlinuz ...' for another
+#   make test     all tests, guests included     ARGS='tests/mmu -k walk' for some
+#   make lint     style, types, floors
+#   make bench    beside qemu-system-i386
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+ARGS   ?=
+
+.PHONY: run test lint bench guests debian lock clean
+.DELETE_ON_ERROR:
+
+run: $(READY)
+	@$(BIN)/emu86 run $(ARGS)
+
+test: guests
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: guests
+	$(BIN)/python tools/bench.py $(ARGS)
+
+guests: $(READY) debian
+	$(BIN)/python tools/fetch_guests.py
+
+debian:
+	@tools/install_debian
+
+# pip's own upgrade notice would be noise; hashes make the lock file the last word.
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+		--require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
+		--no-deps --no-build-isolation --editable .
+	touch $@
+
+# One lock file for all platforms and Python versions; needs uv.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate --group dev \
+		pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist
