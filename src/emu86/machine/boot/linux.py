@@ -1,0 +1,152 @@
+"""Linux: a bzImage, entered by the 32-bit boot protocol.
+
+Source for all offsets and rules: the kernel's Documentation/arch/x86/boot.rst ("The
+Linux/x86 Boot Protocol") and zero-page.rst.
+"""
+
+from typing import Final
+
+from emu86.errors import ConfigError
+from emu86.machine.boot.placement import MIB, Entry, Placement, memory_map
+
+INITRD_ADDR_MAX: Final = 0x37FFFFFF
+"""Highest address of an initrd's last byte where the kernel does not say one."""
+
+_HEADER: Final = 0x1F1  # first byte of the setup header, in the file and in boot_params
+_SECTOR: Final = 512
+_LOADED_HIGH: Final = 0x01  # loadflags: the kernel proper goes to 1 MiB
+_XLF_KERNEL_64: Final = 0x01  # xloadflags: a 64-bit kernel
+_UNDEFINED_LOADER: Final = 0xFF  # type_of_loader of a boot loader without a number
+
+_OLDEST: Final = 0x0202  # the first with cmd_line_ptr
+_NEWEST: Final = 0x020F
+
+# boot_params outside the setup header (zero-page.rst)
+_BOOT_PARAMS_SIZE: Final = 4096
+_E820_ENTRIES: Final = 0x1E8
+_E820_TABLE: Final = 0x2D0
+
+
+def is_linux(image: bytes) -> bool:
+    """Whether `image` has the boot sector flag and setup header of a Linux kernel."""
+    return image[0x1FE:0x200] == b"\x55\xaa" and image[0x202:0x206] == b"HdrS"
+
+
+def load(ram: memoryview, image: bytes, *, cmdline: str, initrd: bytes | None) -> Entry:
+    """Place bzImage `image`, its command line and `initrd` into `ram`.
+
+    `ram` is all of guest-physical memory. Raises ConfigError when the image is no
+    32-bit bzImage of protocol 2.02 or later, is truncated, or does not fit.
+    """
+    if not is_linux(image):
+        raise ConfigError("kernel: no Linux setup header")
+    # The jump over the header tells where it ends.
+    header_end = 0x202 + image[0x201]
+    offset = (image[_HEADER] or 4) * _SECTOR + _SECTOR
+    if len(image) < max(header_end, offset, 0x230):
+        raise ConfigError("kernel: truncated in its setup code")
+    version = _u16(image, 0x206)
+    if version < _OLDEST:
+        raise ConfigError(
+            f"kernel: speaks boot protocol {version >> 8}.{version & 255:02},"
+            " 2.02 or later is needed"
+        )
+    header = image[_HEADER:header_end].ljust(0x268 - _HEADER, b"\0")
+    params = bytearray(_BOOT_PARAMS_SIZE)
+    params[_HEADER : _HEADER + len(header)] = header
+    if not params[0x211] & _LOADED_HIGH:
+        raise ConfigError("kernel: a zImage, which loads low; a bzImage is needed")
+    if version >= 0x020C and params[0x236] & _XLF_KERNEL_64:
+        raise ConfigError("kernel: is for x86-64, this machine is 32-bit")
+
+    kernel = image[offset:]
+    size = _u32(params, 0x1F4) * 16 if version >= 0x0204 else len(kernel)
+    # syssize counts paragraphs: the last need not be full.
+    if len(kernel) <= size - 16 or not kernel:
+        raise ConfigError(f"kernel: truncated: {len(image)} bytes of {offset + size}")
+    kernel = kernel[:size]
+
+    places = Placement(ram)
+    entry = _u32(params, 0x214)
+    if entry < MIB:
+        raise ConfigError(f"kernel: its entry {entry:#x} is below 1 MiB")
+    places.put("kernel", entry, kernel)
+    places.reserve(
+        "kernel",
+        entry + len(kernel),
+        max(_memory_needed(params, version, entry) - len(kernel), 0),
+    )
+
+    initrd_max = _u32(params, 0x22C) if version >= 0x0203 else INITRD_ADDR_MAX
+    cmdline_max = _u32(params, 0x238) if version >= 0x0206 else 255
+    boot_params = place_params(places, params, cmdline, cmdline_max, initrd, initrd_max)
+    return places.entry(entry, {"esi": boot_params})
+
+
+def place_params(
+    places: Placement,
+    params: bytearray,
+    cmdline: str,
+    cmdline_max: int,
+    initrd: bytes | None,
+    initrd_max: int,
+) -> int:
+    """Fill in `params` (a boot_params) and place it, the command line and the initrd.
+
+    `cmdline_max` is the longest command line in bytes, its NUL not counted,
+    `initrd_max` the highest address of the initrd's last byte. Returns the
+    guest-physical address of boot_params.
+    """
+    params[0x210] = _UNDEFINED_LOADER
+    if initrd:
+        address = places.put_high("initrd", initrd, initrd_max + 1)
+        params[0x218:0x21C] = address.to_bytes(4, "little")
+        params[0x21C:0x220] = len(initrd).to_bytes(4, "little")
+    text = command_line(cmdline)
+    if len(text) - 1 > cmdline_max:
+        raise ConfigError(
+            f"command line: {len(text) - 1} bytes, the kernel takes {cmdline_max}"
+        )
+    params[0x228:0x22C] = places.put_low("command line", text).to_bytes(4, "little")
+    table = memory_map(len(places.ram))
+    params[_E820_ENTRIES] = len(table)
+    params[_E820_TABLE : _E820_TABLE + 20 * len(table)] = b"".join(
+        base.to_bytes(8, "little")
+        + size.to_bytes(8, "little")
+        + kind.to_bytes(4, "little")
+        for base, size, kind in table
+    )
+    return places.put_low("boot parameters", bytes(params))
+
+
+def command_line(cmdline: str) -> bytes:
+    """`cmdline` as a NUL-terminated string, as every boot protocol wants it."""
+    try:
+        text = cmdline.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise ConfigError("command line: not encodable as UTF-8") from None
+    if b"\0" in text:
+        raise ConfigError("command line: holds a NUL character")
+    return text + b"\0"
+
+
+def _memory_needed(params: bytearray, version: int, entry: int) -> int:
+    """Bytes from `entry` that the kernel uses before it reads the memory map."""
+    if version < 0x020A:
+        return 0
+    alignment = max(_u32(params, 0x230), 1)
+    preferred = int.from_bytes(params[0x258:0x260], "little")
+    # The decompressor moves itself up to the preferred address, or if relocatable and
+    # loaded above it to the next aligned one.
+    start = preferred
+    if params[0x234]:
+        start = max(start, -(-entry // alignment) * alignment)
+    return max(start - entry, 0) + _u32(params, 0x260)
+
+
+def _u16(data: bytes | bytearray, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 2], "little")
+
+
+def _u32(data: bytes | bytearray, offset: int) -> int:
+    return int.from_bytes(data[offset : offset + 4], "little")

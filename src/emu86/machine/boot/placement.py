@@ -1,0 +1,144 @@
+"""Guest RAM as a boot loader sees it: a memory map, and places not yet taken."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from emu86.errors import ConfigError
+
+MIB: Final = 1 << 20
+PAGE: Final = 4096
+
+# Types of a memory map entry, as INT 15h function E820h reports them
+# (ACPI specification, "System Address Map Interfaces", address range types).
+USABLE: Final = 1
+RESERVED: Final = 2
+
+LOW_END: Final = 0x9FC00
+"""End of conventional memory: the last KiB below A0000h is the extended BIOS data
+area of a PC, and from A0000h to FFFFFh are display memory and ROM."""
+
+_FIRST_FREE: Final = 0x1000
+# Page 0 holds the real-mode interrupt vectors and the BIOS data area.
+
+# Flat 4 GiB segments: present, DPL 0, 32-bit, granularity 4 KiB, and accessed already,
+# so that the first load needs no write (SDM Vol. 3A, 3.4.5 "Segment Descriptors").
+_FLAT_CODE: Final = 0x00CF_9B00_0000_FFFF
+_FLAT_DATA: Final = 0x00CF_9300_0000_FFFF
+_GDT: Final = b"".join(
+    descriptor.to_bytes(8, "little") for descriptor in (0, 0, _FLAT_CODE, _FLAT_DATA)
+)
+_CS: Final = 0x10  # Linux's __BOOT_CS
+_DS: Final = 0x18  # Linux's __BOOT_DS
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """How a loaded guest wants to be started, in flat 32-bit protected mode.
+
+    Paging off, interrupts off. `registers` gives general registers by lower-case name
+    ("eax"); those not named are 0. The GDT is already in RAM: `gdt_base` is its
+    guest-physical address, `gdt_limit` its length in bytes less 1. `cs` is the
+    selector for CS, `ds` that for DS, ES, FS, GS and SS.
+    """
+
+    eip: int
+    registers: dict[str, int]
+    gdt_base: int
+    gdt_limit: int
+    cs: int
+    ds: int
+
+
+def memory_map(ram_size: int) -> list[tuple[int, int, int]]:
+    """What lies where in `ram_size` bytes of RAM, as (base, length, type) entries."""
+    entries = [(0, LOW_END, USABLE), (LOW_END, MIB - LOW_END, RESERVED)]
+    if ram_size > MIB:
+        entries.append((MIB, ram_size - MIB, USABLE))
+    return entries
+
+
+def mebibytes(size: int) -> str:
+    """`size` bytes for a person, never rounded down."""
+    return f"{-(-size // MIB)} MiB"
+
+
+class Placement:
+    """Puts the parts of a guest into RAM, each where nothing else is.
+
+    A part is called by its role ("kernel", "initrd") in the ConfigError that says why
+    it cannot be put there.
+    """
+
+    def __init__(self, ram: memoryview) -> None:
+        self.ram = ram
+        self._taken: list[tuple[int, int]] = []
+
+    def reserve(self, role: str, address: int, size: int) -> None:
+        """Take [address, address + size) for `role`, or say why it cannot be had."""
+        end = address + size
+        if end > len(self.ram):
+            raise ConfigError(
+                f"{role}: does not fit: needs {mebibytes(end)} of memory,"
+                f" the machine has {mebibytes(len(self.ram))}"
+            )
+        if size and address < MIB and end > LOW_END:
+            raise ConfigError(
+                f"{role}: wants {address:#x}-{end:#x}, where a PC has no memory"
+                f" between {LOW_END:#x} and {MIB:#x}"
+            )
+        if any(address < taken_end and start < end for start, taken_end in self._taken):
+            raise ConfigError(
+                f"{role}: wants {address:#x}-{end:#x}, which is taken already"
+            )
+        if size:
+            self._taken.append((address, end))
+
+    def put(self, role: str, address: int, data: bytes) -> None:
+        """Reserve the room for `data` at `address` and write it there."""
+        self.reserve(role, address, len(data))
+        self.ram[address : address + len(data)] = data
+
+    def put_zeros(self, role: str, address: int, size: int) -> None:
+        """Reserve `size` bytes at `address` and clear them."""
+        self.reserve(role, address, size)
+        # By pieces: a file can ask for gigabytes of zeros.
+        for start in range(address, address + size, MIB):
+            end = min(start + MIB, address + size)
+            self.ram[start:end] = bytes(end - start)
+
+    def put_low(self, role: str, data: bytes) -> int:
+        """Write `data` at the lowest free place below 640 KiB; return its address."""
+        address = _FIRST_FREE
+        for start, end in sorted(self._taken):
+            if address + len(data) <= start:
+                break
+            address = max(address, (end + 15) & ~15)
+        if address + len(data) > LOW_END:
+            raise ConfigError(f"{role}: no room for it below 640 KiB")
+        self.put(role, address, data)
+        return address
+
+    def put_high(self, role: str, data: bytes, limit: int) -> int:
+        """Write `data` at the highest free page that ends by `limit`; return it."""
+        end = min(limit, len(self.ram))
+        for start, taken_end in sorted(self._taken, reverse=True):
+            if taken_end <= self._page_below(end, data):
+                break
+            end = min(end, start)
+        address = self._page_below(end, data)
+        if address < MIB:
+            raise ConfigError(
+                f"{role}: its {mebibytes(len(data))} do not fit beside the kernel"
+                f" in {mebibytes(len(self.ram))} of memory"
+            )
+        self.put(role, address, data)
+        return address
+
+    def entry(self, eip: int, registers: dict[str, int]) -> Entry:
+        """Write a flat GDT and return the Entry at `eip` with these registers."""
+        base = self.put_low("GDT", _GDT)
+        return Entry(eip, registers, base, len(_GDT) - 1, _CS, _DS)
+
+    @staticmethod
+    def _page_below(end: int, data: bytes) -> int:
+        return (end - len(data)) & -PAGE

@@ -1,0 +1,56 @@
+"""Flat images, and files as they are read."""
+
+import pytest
+
+from emu86.errors import ConfigError
+from emu86.machine import boot
+
+
+def test_a_flat_image_is_entered_at_its_start_or_where_told():
+    ram = memoryview(bytearray(1 << 20))
+    assert boot.flat.load(ram, b"\x90\xf4", address=0x7C00).eip == 0x7C00
+    assert ram[0x7C00:0x7C02] == b"\x90\xf4"
+    assert boot.flat.load(ram, b"\x90\xf4", address=0, entry=1).eip == 1
+
+
+def test_a_flat_image_and_the_gdt_keep_clear_of_each_other():
+    ram = memoryview(bytearray(1 << 20))
+    image = b"\xf4" * 0x8000
+    entry = boot.flat.load(ram, image, address=0)
+    assert ram[:0x8000] == image
+    assert entry.gdt_base >= 0x8000
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (b"", {"address": 0}, "empty"),
+        (b"x", {"address": -1}, "negative"),
+        (b"x", {"address": 1 << 20}, "does not fit"),
+        (b"x", {"address": 0, "entry": 1}, "outside"),
+    ],
+)
+def test_flat_images_refused(image, options, message):
+    with pytest.raises(ConfigError, match=f"^image: .*{message}"):
+        boot.flat.load(memoryview(bytearray(1 << 20)), image, **options)
+
+
+def test_reading(tmp_path):
+    file = tmp_path / "kernel"
+    file.write_bytes(b"abc")
+    assert boot.read("kernel", file) == boot.read("kernel", str(file)) == b"abc"
+    assert boot.read("kernel", b"as it is") == b"as it is"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/nonexistent/file", "No such file"),
+        ("/", "Is a directory"),
+        ("", "Is a directory|No such file"),
+        ("a\0b", "null byte"),
+    ],
+)
+def test_reading_what_cannot_be_read(path, message):
+    with pytest.raises(ConfigError, match=f"^initrd: .*({message})"):
+        boot.read("initrd", path)

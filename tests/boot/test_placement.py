@@ -1,0 +1,84 @@
+"""The memory map and the choice of places."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emu86.errors import ConfigError
+from emu86.machine import boot
+from emu86.machine.boot.placement import LOW_END, MIB, Placement
+
+
+@pytest.mark.parametrize("size", [1 << 20, 4 << 20, 3 << 30])
+def test_the_memory_map_tells_all_ram_and_nothing_more(size):
+    entries = boot.memory_map(size)
+    ends = [base + length for base, length, _ in entries]
+    assert [base for base, _, _ in entries] == [0, *ends[:-1]]
+    assert ends[-1] == size
+    assert [kind for _, _, kind in entries] == [1, 2, 1][: len(entries)]
+    assert entries[0][1] == 0x9FC00
+
+
+def test_the_entry_has_flat_segments():
+    ram = memoryview(bytearray(MIB))
+    entry = Placement(ram).entry(0x1234, {"eax": 1})
+    gdt = ram[entry.gdt_base : entry.gdt_base + entry.gdt_limit + 1]
+    assert (entry.eip, entry.registers) == (0x1234, {"eax": 1})
+    code = int.from_bytes(gdt[entry.cs : entry.cs + 8], "little")
+    data = int.from_bytes(gdt[entry.ds : entry.ds + 8], "little")
+    assert (entry.cs, entry.ds) == (0x10, 0x18)
+    assert code == 0x00CF9B000000FFFF
+    assert data == 0x00CF93000000FFFF
+
+
+def test_a_part_is_not_put_over_another():
+    places = Placement(memoryview(bytearray(2 * MIB)))
+    places.put("kernel", MIB, bytes(100))
+    with pytest.raises(ConfigError, match="^initrd: .* taken already"):
+        places.put("initrd", MIB + 99, b"x")
+    places.put("initrd", MIB + 100, b"x")
+
+
+def test_a_part_is_not_put_where_a_pc_has_no_memory():
+    places = Placement(memoryview(bytearray(2 * MIB)))
+    with pytest.raises(ConfigError, match="^kernel: .* no memory"):
+        places.put("kernel", LOW_END - 1, b"xx")
+    with pytest.raises(ConfigError, match="^kernel: does not fit: needs 3 MiB"):
+        places.put("kernel", 2 * MIB, b"x")
+
+
+def test_zeros_clear_what_was_there():
+    ram = memoryview(bytearray(b"\xff" * 4 * MIB))
+    Placement(ram).put_zeros("kernel", MIB + 1, 2 * MIB)
+    assert ram[MIB] == ram[3 * MIB + 1] == 0xFF
+    assert not any(ram[MIB + 1 : 3 * MIB + 1])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.booleans(), st.binary(min_size=1, max_size=3), st.integers(1, 20000)
+        ),
+        max_size=20,
+    )
+)
+def test_chosen_places_never_overlap(parts):
+    ram = memoryview(bytearray(2 * MIB))
+    places = Placement(ram)
+    placed = []
+    for low, pattern, size in parts:
+        data = (pattern * size)[:size]
+        address = (
+            places.put_low("x", data) if low else places.put_high("x", data, 2 * MIB)
+        )
+        assert address < LOW_END if low else address % 4096 == 0
+        placed.append((address, data))
+    for address, data in placed:
+        assert ram[address : address + len(data)] == data
+
+
+def test_low_memory_runs_out():
+    places = Placement(memoryview(bytearray(2 * MIB)))
+    places.put_low("x", bytes(0x9E000))
+    with pytest.raises(ConfigError, match="^y: no room"):
+        places.put_low("y", bytes(0x1000))
