@@ -1,0 +1,208 @@
+"""Fetch the guests that the tests and the benchmark boot, into build/guests.
+
+    vmlinuz        Debian's i386 kernel (package linux-image-686), as it is
+    initrd.cpio    busybox and the test programs of tools/initramfs: a shell
+    workload.cpio  the same, with a fixed workload that ends by powering off
+
+The packages come by apt-get from the system's own sources, with apt's state in
+build/guests/apt: nothing of the system is changed, and no root is needed. What is
+there already is kept.
+"""
+
+import hashlib
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+SOURCES: Final = ROOT / "tools" / "initramfs"
+GUESTS: Final = ROOT / "build" / "guests"
+TRIES: Final = 3
+
+
+class FetchError(Exception):
+    """A guest cannot be had; its text says why."""
+
+
+class Apt:
+    """apt-get for i386, with a state of its own in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        for part in ("state/lists/partial", "cache/archives/partial"):
+            (directory / part).mkdir(parents=True, exist_ok=True)
+        status = directory / "state" / "status"
+        status.touch()
+        self._options = [
+            f"-oDir::State={directory / 'state'}",
+            f"-oDir::State::status={status}",
+            f"-oDir::Cache={directory / 'cache'}",
+            "-oAPT::Architecture=i386",
+            "-oAPT::Architectures=i386",
+            "-oAPT::Sandbox::User=root",
+            "-oAcquire::Languages=none",
+            "-oAcquire::Retries=2",
+        ]
+
+    def update(self) -> None:
+        """Get the package lists; go on with what there is if some cannot be had."""
+        for _ in range(TRIES):
+            if self._run("apt-get", "update", "--error-on=any").returncode == 0:
+                return
+        print("fetch_guests: some package lists failed, going on without them")
+
+    def depends(self, package: str, pattern: str) -> str:
+        """Name the first dependency of `package` that matches `pattern`."""
+        listing = self._run("apt-cache", "depends", package).stdout
+        found = re.search(rf"Depends: ({pattern})\s", listing)
+        if not found:
+            raise FetchError(f"no package {package} for i386 in this system's sources")
+        return found[1]
+
+    def download(self, package: str) -> Path:
+        """Get the file of `package`."""
+        for _ in range(TRIES):
+            result = self._run("apt-get", "download", package)
+            if result.returncode == 0:
+                return next(self._directory.glob(f"{package}_*.deb"))
+        raise FetchError(f"cannot download {package}: {result.stderr.strip()}")
+
+    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                [program, *self._options, *arguments],
+                cwd=self._directory,
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+        except FileNotFoundError:
+            raise FetchError(f"{program} is needed: this is no Debian") from None
+
+
+def member(package: Path, pattern: str) -> bytes:
+    """Read the first file in a Debian package whose path matches `pattern`."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(package)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as unpacker,
+        tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive,
+    ):
+        for entry in archive:
+            file = archive.extractfile(entry)
+            if file is not None and re.fullmatch(pattern, entry.name):
+                data = file.read()
+                unpacker.kill()
+                return data
+    raise FetchError(f"{package.name} holds no {pattern}")
+
+
+def fetch_packages() -> None:
+    """Put the kernel and busybox into GUESTS."""
+    kernel, busybox = GUESTS / "vmlinuz", GUESTS / "busybox"
+    if kernel.exists() and busybox.exists():
+        return
+    print("fetch_guests: fetching Debian's i386 kernel and busybox")
+    directory = GUESTS / "apt"
+    shutil.rmtree(directory, ignore_errors=True)
+    apt = Apt(directory)
+    apt.update()
+    image = apt.depends("linux-image-686", r"linux-image-[\d.]+-\d+-686")
+    write(kernel, member(apt.download(image), r"\./boot/vmlinuz-.*"))
+    write(busybox, member(apt.download("busybox-static"), r"\./(usr/)?bin/busybox"))
+    shutil.rmtree(directory)
+
+
+def programs(work: Path) -> Iterator[tuple[str, bytes]]:
+    """Assemble the test programs, if there is an assembler."""
+    if shutil.which("nasm") is None:
+        print("fetch_guests: no nasm, the initramfs goes without test programs")
+        return
+    for source in sorted(SOURCES.glob("*.asm")):
+        program = work / source.stem
+        subprocess.run(
+            ["nasm", "-f", "bin", f"-I{SOURCES}/", "-o", program, source], check=True
+        )
+        yield f"bin/{source.stem}", program.read_bytes()
+        program.unlink()
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    """Make an initramfs: executables by path, and the nodes that an init needs.
+
+    The format is cpio "newc", as in the kernel's buffer-format.rst. The same files
+    give the same bytes: no times, no owners, in order.
+    """
+    nodes: dict[str, tuple[int, tuple[int, int], bytes]] = {
+        "dev/console": (0o020600, (5, 1), b""),
+        "dev/null": (0o020666, (1, 3), b""),
+    }
+    nodes |= {path: (0o100755, (0, 0), data) for path, data in files.items()}
+    for path in list(nodes):
+        for parent in list(Path(path).parents)[:-1]:
+            nodes[str(parent)] = (0o040755, (0, 0), b"")
+    out = io.BytesIO()
+    entries = [*sorted(nodes.items()), ("TRAILER!!!", (0, (0, 0), b""))]
+    for number, (path, (mode, device, data)) in enumerate(entries, start=1):
+        name = path.encode() + b"\0"
+        links = 2 if mode & 0o040000 else 1
+        # inode, mode, owner, group, links, time, size, the device it lies on, the
+        # device it is, length of the name, checksum (none)
+        fields = (number, mode, 0, 0, links, 0, len(data), 0, 0, *device, len(name), 0)
+        out.write(b"070701" + b"".join(b"%08X" % field for field in fields))
+        for part in (name, data):
+            out.write(part)
+            out.write(bytes(-out.tell() % 4))
+    return out.getvalue()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write `path` whole or not at all."""
+    partial = path.with_suffix(".part")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def build_archives() -> None:
+    """Make both archives of the busybox in GUESTS and of tools/initramfs."""
+    files = {"bin/busybox": (GUESTS / "busybox").read_bytes()}
+    files |= programs(GUESTS)
+    for name, init in (("initrd", "init"), ("workload", "workload")):
+        content = files | {"init": (SOURCES / init).read_bytes()}
+        write(GUESTS / f"{name}.cpio", archive(content))
+
+
+def inputs() -> str:
+    """Digest everything that the archives are made of, but for the packages."""
+    digest = hashlib.sha256(str(shutil.which("nasm")).encode())
+    for path in (Path(__file__), *sorted(SOURCES.iterdir())):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def main() -> int:
+    """Fetch and build what is missing or out of date."""
+    GUESTS.mkdir(parents=True, exist_ok=True)
+    stamp = GUESTS / "stamp"
+    wanted = ["vmlinuz", "initrd.cpio", "workload.cpio"]
+    there = all((GUESTS / name).exists() for name in wanted)
+    if there and stamp.exists() and stamp.read_text() == inputs():
+        return 0
+    try:
+        fetch_packages()
+        build_archives()
+    except (FetchError, OSError, subprocess.CalledProcessError) as error:
+        print(f"fetch_guests: {error}", file=sys.stderr)
+        return 1
+    stamp.write_text(inputs())
+    print(f"fetch_guests: {', '.join(wanted)} are in {GUESTS.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
