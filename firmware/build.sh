@@ -1,0 +1,12 @@
+#!/bin/sh
+# Assemble the kernels into DIRECTORY (default: the package, src/emu86/firmware).
+# A flat image has no dates and no paths in it: the same sources give the same bytes.
+set -eu
+cd "$(dirname "$0")"
+out=${1:-../src/emu86/firmware}
+mkdir -p "$out"
+for source in teach/teach.asm spin.asm exits.asm; do
+    name=$(basename "$source" .asm)
+    # NASM 2.16's own alignb macro names a warning that NASM does not know.
+    nasm -f bin -w+all -w-unknown-warning -Werror -I ./ "$source" -o "$out/$name.elf"
+done

@@ -1,0 +1,28 @@
+"""The guest images that come with emu86: kernels of our own, to learn from and measure.
+
+Their sources are in `firmware/` at the top of the project; `firmware/build.sh` makes
+these files from them, byte for byte the same each time. All are Multiboot 1 kernels
+(ELF, 32 bits) that talk on COM1 and power off by writing 2000h to port 604h:
+
+- `teach`: shows what rings, traps and page tables do. With the word `script` on its
+  command line it runs all its checks and powers off, without it there is a prompt.
+- `spin`: a loop in ring 3, ten instructions with two loads and two stores. Command
+  line: millions of iterations (default 40).
+- `exits`: one privileged or sensitive operation at a time, each many times. Command
+  line: how many (default 10000). Writes `section NAME COUNT` before each series.
+"""
+
+from pathlib import Path
+from typing import Final
+
+IMAGES: Final = ("teach", "spin", "exits")
+
+
+def path(name: str) -> Path:
+    """Where the image of that name is; ValueError if there is none.
+
+    The names are those in `IMAGES`.
+    """
+    if name not in IMAGES:
+        raise ValueError(f"no firmware image {name!r}: there are {', '.join(IMAGES)}")
+    return Path(__file__).with_name(f"{name}.elf")
