@@ -1,0 +1,30 @@
+"""emu86: run unmodified x86 guests without VT-x, and see every trap."""
+
+from typing import TYPE_CHECKING, Any
+
+from emu86.errors import ConfigError
+
+if TYPE_CHECKING:
+    from emu86.machine.machine import Machine, Stop
+    from emu86.machine.stats import ExitStat, Stats
+    from emu86.rings.vmm import Observer
+
+__all__ = ["ConfigError", "ExitStat", "Machine", "Observer", "Stats", "Stop"]
+
+_HOMES = {
+    "Machine": "emu86.machine.machine",
+    "Stop": "emu86.machine.machine",
+    "ExitStat": "emu86.machine.stats",
+    "Stats": "emu86.machine.stats",
+    "Observer": "emu86.rings.vmm",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the engine only when it is asked for: `emu86 --help` answers at once."""
+    if name not in _HOMES:
+        message = f"module 'emu86' has no attribute {name!r}"
+        raise AttributeError(message)
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,427 @@
+"""Floor 1: the real CPU. The only module that imports Unicorn and knows its secrets.
+
+An `Engine` is a bare x86-64 machine that always runs in long mode (32-bit guests live in
+compatibility-mode segments). It gives its state as two views, `q` (64-bit words) and `d`
+(32-bit words), indexed by the constants below, and calls back for every event.
+
+Unicorn's private state is used only after `Abilities.probe` has seen it work on this
+build; otherwise the same views are filled and written back around every callback through
+`uc_context_save` and `uc_context_restore`, which is slower and needs nothing private
+except the blob's layout. `docs/hardware.md` lists the facts relied on.
+"""
+
+import ctypes
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
+from unicorn import unicorn_const as uc_const
+from unicorn import x86_const
+
+from emu86.cpu import control as word
+from emu86.cpu import layout as at
+from emu86.spec import x86
+
+# Indices into `d` (32-bit words) and `q` (64-bit words) of the state.
+RIP: Final = at.RIP // 8
+RFLAGS: Final = at.RFLAGS // 8
+CC_SRC: Final = at.CC_SRC // 8
+CC_OP: Final = at.CC_OP // 4
+DIRECTION: Final = at.DF // 4
+HFLAGS: Final = at.HFLAGS // 4
+SELECTOR: Final = tuple((at.SEGMENTS + 24 * i) // 4 for i in range(6))
+BASE: Final = tuple((at.SEGMENTS + 24 * i + 8) // 8 for i in range(6))
+LIMIT: Final = tuple((at.SEGMENTS + 24 * i + 16) // 4 for i in range(6))
+ATTRIBUTES: Final = tuple((at.SEGMENTS + 24 * i + 20) // 4 for i in range(6))
+CR: Final = at.CR // 8
+ERROR_CODE: Final = at.ERROR_CODE // 4
+IS_INT: Final = at.EXCEPTION_IS_INT // 4
+OLD_EXCEPTION: Final = at.OLD_EXCEPTION // 4
+
+_DERIVED: Final = (
+    at.HF_CPL | at.HF_CS32 | at.HF_SS32 | at.HF_ADDSEG | at.HF_CS64
+)  # fmt: skip
+_NONE: Final = 0xFFFFFFFF
+_LAZY: Final = x86.ARITHMETIC_FLAGS | x86.DF
+_CONTEXT_HEADER: Final = 40
+_PROBE_BASE: Final = 0x100000
+
+_VOID, _PTR = None, ctypes.c_void_p
+_U32, _U64, _INT = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
+_ON_EXCEPTION: Final = ctypes.CFUNCTYPE(_VOID, _PTR, _U32, _PTR)
+_ON_INVALID: Final = ctypes.CFUNCTYPE(ctypes.c_bool, _PTR, _PTR)
+_ON_BLOCK: Final = ctypes.CFUNCTYPE(_VOID, _PTR, _U64, _U32, _PTR)
+_ON_IN: Final = ctypes.CFUNCTYPE(_U32, _PTR, _U32, _INT, _PTR)
+_ON_OUT: Final = ctypes.CFUNCTYPE(_VOID, _PTR, _U32, _INT, _U32, _PTR)
+_ON_INSTRUCTION: Final = ctypes.CFUNCTYPE(_INT, _PTR, _PTR)
+
+
+class _Block(ctypes.Structure):
+    _fields_ = (("pc", _U64), ("icount", ctypes.c_uint16), ("size", ctypes.c_uint16))
+
+
+_ON_EDGE: Final = ctypes.CFUNCTYPE(
+    _VOID, _PTR, ctypes.POINTER(_Block), ctypes.POINTER(_Block), _PTR
+)
+
+_lib: Any = binding.uclib
+# The same library without releasing the GIL: for short calls out of a hook.
+_quick: Any = ctypes.PyDLL(_lib._name)  # noqa: SLF001
+for _name in ("uc_reg_read", "uc_reg_write", "uc_emu_stop", "uc_ctl", "uc_hook_add"):
+    getattr(_quick, _name).argtypes = None
+_lib.uc_emu_start.argtypes = (_PTR, _U64, _U64, _U64, ctypes.c_size_t)
+
+
+class EngineError(RuntimeError):
+    """Unicorn refused a call or stopped for a reason that is none of the guest's."""
+
+
+def _check(status: int, call: str) -> None:
+    if status:
+        message = f"unicorn: {call} failed with status {status}"
+        raise EngineError(message)
+
+
+def _control(kind: int, arguments: int) -> ctypes.c_int:
+    """Encode a write request for uc_ctl (unicorn.h, UC_CTL_WRITE)."""
+    return ctypes.c_int(kind | arguments << 26 | uc_const.UC_CTL_IO_WRITE << 30)
+
+
+_FLUSH_TLB: Final = _control(uc_const.UC_CTL_TLB_FLUSH, 0)
+_FLUSH_CODE: Final = _control(uc_const.UC_CTL_TB_FLUSH, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What of Unicorn's private state was seen to work in this process.
+
+    live: the state can be viewed without copying. stops: stops fall between blocks, no
+    instruction is ever executed twice. flush_page: one page of the TLB can be dropped.
+    drop_code: the translations of a range of physical memory can be dropped.
+    """
+
+    live: bool
+    stops: bool
+    flush_page: bool
+    drop_code: bool
+
+    @classmethod
+    def none(cls) -> "Abilities":
+        """Rely on the public API alone."""
+        return cls(live=False, stops=False, flush_page=False, drop_code=False)
+
+
+_probed: list[Abilities] = []
+
+
+def abilities() -> Abilities:
+    """Return what this build of Unicorn can do, probing once per process."""
+    if not _probed:
+        from emu86.cpu.probe import probe  # noqa: PLC0415 (it needs this module)
+
+        _probed.append(probe())
+    return _probed[0]
+
+
+class Engine:
+    """One CPU with its physical memory.
+
+    Set the `on_*` attributes, `map` memory, then `run`. Callbacks run inside `run`; an
+    exception raised in one stops the engine and comes out of `run`.
+    """
+
+    def __init__(self, can: Abilities | None = None) -> None:
+        self.can = abilities() if can is None else can
+        self._uc = binding.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
+        self._handle = int(self._uc._uch.value)  # noqa: SLF001
+        self._uch = _PTR(self._handle)
+        self._keep: list[object] = []
+        self._error: BaseException | None = None
+        self._inside = False
+        self._flags_word = ctypes.c_uint64()
+        self._flags_ref = ctypes.byref(self._flags_word)
+        self._control = (ctypes.c_int64 * word.WORDS)()
+        self.control = memoryview(self._control).cast("B").cast("q")
+        self._stop = _quick.uc_emu_stop
+        if self.can.stops:
+            ctypes.c_ubyte.from_address(self._handle + at.UC_NO_EXIT_REQUEST).value = 1
+        self._context = self._uc.context_save()
+        blob = ctypes.cast(self._context.context, _PTR).value
+        assert blob is not None
+        self._blob = _PTR(blob)
+        cpu = ctypes.c_uint64.from_address(self._handle + at.UC_CPU).value
+        state = cpu + at.CPU_STATE if self.can.live else blob + _CONTEXT_HEADER
+        self._cpu = _PTR(cpu)
+        view = memoryview((ctypes.c_char * at.SIZE).from_address(state)).cast("B")
+        self.q = view.cast("Q")
+        self.d = view.cast("I")
+        control = self.control
+        control[word.UC] = self._handle
+        control[word.STATE] = state
+        control[word.STOP_AT] = word.NEVER
+        stop = ctypes.cast(_lib.uc_emu_stop, _PTR).value
+        assert stop is not None
+        control[word.UC_EMU_STOP] = stop
+        self.on_exception: Callable[[int], None] = _unset
+        self.on_invalid: Callable[[], None] = _unset
+        self.on_in: Callable[[int, int], int] = _unset
+        self.on_out: Callable[[int, int, int], None] = _unset
+        self.on_cpuid: Callable[[], None] = _unset
+        self.on_block: Callable[[int, int], None] | None = None
+        self._uc.ctl_exits_enabled(True)  # noqa: FBT003
+        self._uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
+        self._uc.reg_write(x86_const.UC_X86_REG_FPCW, 0x037F)
+        self._uc.reg_write(x86_const.UC_X86_REG_FPTAG, 0xFFFF)
+        self._load()
+
+    # -- memory ---------------------------------------------------------------------
+
+    def map(self, address: int, memory: memoryview) -> None:
+        """Make `memory` (a whole number of pages) physical memory at `address`."""
+        buffer = (ctypes.c_char * len(memory)).from_buffer(memory)
+        self._keep.append(buffer)
+        self._uc.mem_map_ptr(
+            address, len(memory), uc_const.UC_PROT_ALL, ctypes.addressof(buffer)
+        )
+
+    def flush_tlb(self) -> None:
+        """Drop every translation of the TLB."""
+        _check(_quick.uc_ctl(self._uch, _FLUSH_TLB), "TLB flush")
+
+    def flush_page(self, address: int) -> None:
+        """Drop the TLB's translation of one page, or of all where only that works."""
+        if self.can.flush_page:
+            _quick.tlb_flush_page_x86_64(self._cpu, _U64(address))
+        else:
+            self.flush_tlb()
+
+    def drop_code(self, address: int, size: int) -> None:
+        """Drop the translated code of a range of physical memory mapped first, at 0."""
+        if self.can.drop_code:
+            _quick.tb_invalidate_phys_range_x86_64(
+                self._uch, _U64(address), _U64(address + size)
+            )
+        else:
+            _check(_quick.uc_ctl(self._uch, _FLUSH_CODE), "code flush")
+
+    # -- state ----------------------------------------------------------------------
+
+    def flags(self) -> int:
+        """Return EFLAGS, 32 bits, whole."""
+        if not self._inside:
+            return self.q[RFLAGS] & x86.MASK32
+        if self.d[CC_OP] == 1:
+            flags = self.q[RFLAGS] & ~_LAZY & x86.MASK32 | self.q[CC_SRC]
+            return flags | (x86.DF if self.d[DIRECTION] != 1 else 0)
+        self._store()
+        _quick.uc_reg_read(self._uch, x86_const.UC_X86_REG_EFLAGS, self._flags_ref)
+        return self._flags_word.value & x86.MASK32
+
+    def set_flags(self, value: int) -> None:
+        """Write EFLAGS, 32 bits."""
+        value |= x86.FLAGS_FIXED
+        if not self._inside:
+            self.q[RFLAGS] = value
+            return
+        self.q[RFLAGS] = value & ~_LAZY
+        self.d[CC_OP] = 1
+        self.q[CC_SRC] = value & x86.ARITHMETIC_FLAGS
+        self.d[DIRECTION] = 0xFFFFFFFF if value & x86.DF else 1
+
+    def set_segment(
+        self, index: int, selector: int, base: int, limit: int, attributes: int
+    ) -> None:
+        """Write one segment register with its hidden part; then `sync_mode`."""
+        d = self.d
+        d[SELECTOR[index]] = selector
+        self.q[BASE[index]] = base
+        d[LIMIT[index]] = limit
+        d[ATTRIBUTES[index]] = attributes
+
+    def sync_mode(self, cpl: int) -> None:
+        """Set the CPL and what the engine derives from the hidden CS, SS, DS and ES."""
+        d, q = self.d, self.q
+        mode = d[HFLAGS] & ~_DERIVED
+        mode |= cpl | at.HF_PE | at.HF_LMA
+        if d[ATTRIBUTES[x86.CS]] & x86.DESC_B:
+            mode |= at.HF_CS32
+            if q[BASE[x86.DS]] or q[BASE[x86.ES]] or q[BASE[x86.SS]]:
+                mode |= at.HF_ADDSEG
+        else:
+            mode |= at.HF_ADDSEG
+        if d[ATTRIBUTES[x86.SS]] & x86.DESC_B:
+            mode |= at.HF_SS32
+        d[HFLAGS] = mode
+
+    def set_table(self, offset: int, base: int, limit: int) -> None:
+        """Write GDTR or LDTR (`offset` from `layout`): base 64 bits, limit bytes."""
+        self.q[(offset + 8) // 8] = base
+        self.d[(offset + 16) // 4] = limit
+
+    def set_control(self, cr0: int, cr3: int, cr4: int) -> None:
+        """Write the host's CR0, CR3 and CR4 in long mode, NX on."""
+        q = self.q
+        q[CR], q[CR + 3], q[CR + 4] = cr0, cr3, cr4
+        q[at.EFER // 8] = x86.EFER_LME | x86.EFER_LMA | x86.EFER_NXE | x86.EFER_SCE
+        mode = self.d[HFLAGS] & ~(0xE << at.HF_MP_EM_TS_SHIFT | at.HF_OSFXSR)
+        mode |= (cr0 & 0xE) << at.HF_MP_EM_TS_SHIFT
+        if cr4 & x86.CR4_OSFXSR:
+            mode |= at.HF_OSFXSR
+        self.d[HFLAGS] = mode
+
+    # -- running --------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """End `run` before the next block; only from a callback."""
+        self._stop(self._uch)
+
+    def run(self) -> None:
+        """Run until `stop`, then return. Raises what a callback raised."""
+        self._store()
+        self._error = None
+        self._inside = True
+        try:
+            status = _lib.uc_emu_start(self._uch, self.q[RIP], 0, 0, 0)
+        finally:
+            self._inside = False
+        self._load()
+        if self._error is not None:
+            raise self._error
+        _check(status, "run")
+
+    def hook(self) -> None:
+        """Install the callbacks; call once, after the `on_*` attributes are set."""
+        self._hook_exception()
+        self._add(uc_const.UC_HOOK_INSN_INVALID, _ON_INVALID(self._invalid))
+        self._add_insn(x86_const.UC_X86_INS_IN, _ON_IN(self._in))
+        self._add_insn(x86_const.UC_X86_INS_OUT, _ON_OUT(self._out))
+        self._add_insn(x86_const.UC_X86_INS_CPUID, _ON_INSTRUCTION(self._cpuid))
+        if self.on_block is not None:
+            self._add(uc_const.UC_HOOK_EDGE_GENERATED, _ON_EDGE(self._edge))
+
+    def _hook_exception(self) -> None:
+        """Clock, RDTSC and exceptions: compiled where the live state allows it."""
+        python = _ON_EXCEPTION(self._exception)
+        if not self.can.live:
+            self._add(uc_const.UC_HOOK_INTR, python)
+            self._add(uc_const.UC_HOOK_BLOCK, _ON_BLOCK(self._tick))
+            self._add_insn(x86_const.UC_X86_INS_RDTSC, _ON_INSTRUCTION(self._rdtsc))
+            return
+        from emu86.cpu import native  # noqa: PLC0415 (numba takes 0.2 s to import)
+
+        self._keep.append(python)
+        address = ctypes.cast(python, _PTR).value
+        assert address is not None
+        self.control[word.ON_EXCEPTION] = address
+        shared = _PTR(ctypes.addressof(self._control))
+        self._add(uc_const.UC_HOOK_INTR, _PTR(native.on_exception.address), shared)
+        self._add(uc_const.UC_HOOK_BLOCK, _PTR(native.on_block.address), shared)
+        rdtsc = _PTR(native.on_rdtsc.address)
+        self._add_insn(x86_const.UC_X86_INS_RDTSC, rdtsc, shared)
+
+    def _add(self, kind: int, callback: Any, data: Any = None, *extra: Any) -> None:
+        self._keep.append(callback)
+        hook = ctypes.c_size_t()
+        status = _quick.uc_hook_add(
+            self._uch, ctypes.byref(hook), kind, callback, _PTR(data and data.value),
+            _U64(1), _U64(0), *extra,
+        )  # fmt: skip
+        _check(status, "hook")
+
+    def _add_insn(self, instruction: int, callback: Any, data: Any = None) -> None:
+        self._add(uc_const.UC_HOOK_INSN, callback, data, ctypes.c_int(instruction))
+
+    # -- callbacks --------------------------------------------------------------------
+
+    def _load(self) -> None:
+        if not self.can.live:
+            _check(_lib.uc_context_save(self._uch, self._blob), "context save")
+
+    def _store(self) -> None:
+        if not self.can.live:
+            _check(_lib.uc_context_restore(self._uch, self._blob), "context restore")
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep the first exception of a callback for `run`; no later one matters."""
+        if self._error is None:
+            self._error = error
+        self.stop()
+
+    def _exception(self, _uc: int, vector: int, _data: int) -> None:
+        try:
+            if self.can.live:
+                self.d[OLD_EXCEPTION] = _NONE
+                self.on_exception(vector)
+                return
+            self._load()
+            self.d[OLD_EXCEPTION] = _NONE
+            self.on_exception(vector)
+            self._store()
+        except BaseException as error:  # noqa: BLE001 (raised again by run)
+            self._fail(error)
+
+    def _invalid(self, _uc: int, _data: int) -> bool:
+        try:
+            self._load()
+            self.d[OLD_EXCEPTION] = _NONE
+            self.on_invalid()
+            self._store()
+        except BaseException as error:  # noqa: BLE001 (raised again by run)
+            self._fail(error)
+        return True
+
+    def _in(self, _uc: int, port: int, width: int, _data: int) -> int:
+        try:
+            return self.on_in(port & 0xFFFF, width)
+        except BaseException as error:  # noqa: BLE001 (raised again by run)
+            self._fail(error)
+            return 0
+
+    def _out(self, _uc: int, port: int, width: int, value: int, _data: int) -> None:
+        try:
+            self.on_out(port & 0xFFFF, width, value)
+        except BaseException as error:  # noqa: BLE001 (raised again by run)
+            self._fail(error)
+
+    def _cpuid(self, _uc: int, _data: int) -> int:
+        try:
+            self._load()
+            self.on_cpuid()
+            self._store()
+        except BaseException as error:  # noqa: BLE001 (raised again by run)
+            self._fail(error)
+        return 1
+
+    def _edge(self, _uc: int, block: Any, _previous: Any, _data: int) -> None:
+        try:
+            assert self.on_block is not None
+            made = block.contents
+            self._load()
+            self.on_block(made.pc, made.size)
+        except BaseException as error:  # noqa: BLE001 (raised again by run)
+            self._fail(error)
+
+    def _tick(self, _uc: int, _address: int, size: int, _data: int) -> None:
+        """Do what native.on_block does."""
+        control = self.control
+        control[word.NOW] += size
+        if control[word.NOW] >= control[word.STOP_AT]:
+            self.stop()
+
+    def _rdtsc(self, _uc: int, _data: int) -> int:
+        """Do what native.on_rdtsc does."""
+        control = self.control
+        control[word.NOW] += control[word.TSC_COST]
+        control[word.COUNT_RDTSC] += 1
+        tsc = control[word.NOW] // word.QUARTERS + control[word.TSC_OFFSET]
+        self._uc.reg_write(x86_const.UC_X86_REG_RAX, tsc & x86.MASK32)
+        self._uc.reg_write(x86_const.UC_X86_REG_RDX, tsc >> 32 & x86.MASK32)
+        return 1
+
+
+def _unset(*_arguments: int) -> Any:
+    """Stand for a callback that nobody has set."""
+    message = "the engine was run before its callbacks were set"
+    raise EngineError(message)

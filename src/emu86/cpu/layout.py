@@ -1,0 +1,47 @@
+"""Where Unicorn 2.1.4 keeps the x86 CPU state: byte offsets into it.
+
+Private to Unicorn, so `engine` verifies every one at start-up before relying on it
+(see `docs/hardware.md`). Registers are 8 bytes, a segment cache is 24:
+selector u32, padding, base u64, limit u32, attributes u32 (descriptor bits 8-23 of the
+high word, in place).
+"""
+
+from typing import Final
+
+SIZE: Final = 5568
+GPR: Final = 0
+RIP: Final = 128
+RFLAGS: Final = 136
+CC_SRC: Final = 152
+CC_OP: Final = 168
+DF: Final = 172
+HFLAGS: Final = 176
+SEGMENTS: Final = 184
+SEGMENT_SIZE: Final = 24
+LDTR: Final = 328
+TR: Final = 352
+GDTR: Final = 376
+IDTR: Final = 400
+CR: Final = 424
+EFER: Final = 592
+ERROR_CODE: Final = 5384
+EXCEPTION_IS_INT: Final = 5388
+DR: Final = 5400
+OLD_EXCEPTION: Final = 5496
+
+# From the handle: the CPU object's address, and from that object its state.
+UC_CPU: Final = 440
+CPU_STATE: Final = 35408
+UC_NO_EXIT_REQUEST: Final = 2034
+
+# HFLAGS
+HF_CPL: Final = 3
+HF_INHIBIT_IRQ: Final = 1 << 3
+HF_CS32: Final = 1 << 4
+HF_SS32: Final = 1 << 5
+HF_ADDSEG: Final = 1 << 6
+HF_PE: Final = 1 << 7
+HF_MP_EM_TS_SHIFT: Final = 8  # CR0 bits 1-3 stand at hflags bits 9-11
+HF_LMA: Final = 1 << 14
+HF_CS64: Final = 1 << 15
+HF_OSFXSR: Final = 1 << 22

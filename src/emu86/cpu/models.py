@@ -1,0 +1,96 @@
+"""The CPU models of `--cpu`: what CPUID tells, and nothing that does not work.
+
+Source: SDM Vol. 2A, CPUID; signatures from Intel's specification updates of each CPU.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from emu86.spec import x86
+
+# CPUID.1:EDX
+FPU: Final = 1 << 0
+DE: Final = 1 << 2
+PSE: Final = 1 << 3
+TSC: Final = 1 << 4
+MSR: Final = 1 << 5
+CX8: Final = 1 << 8
+PGE: Final = 1 << 13
+CMOV: Final = 1 << 15
+MMX: Final = 1 << 23
+FXSR: Final = 1 << 24
+SSE: Final = 1 << 25
+SSE2: Final = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class CpuModel:
+    """One CPU as the guest sees it.
+
+    signature: CPUID.1:EAX (family, model, stepping); features: CPUID.1:EDX; brand: the
+    brand string of 80000002h and up, or empty if the model has none.
+    """
+
+    name: str
+    signature: int
+    features: int
+    brand: str = ""
+
+    def cpuid(self, leaf: int, hypervisor: str = "") -> tuple[int, int, int, int]:
+        """Return EAX, EBX, ECX, EDX of a leaf (32 bits each).
+
+        A leaf above the highest gives the highest basic leaf's data, as on Intel CPUs.
+        `hypervisor` (12 characters, or empty) sets ECX bit 31 and answers 40000000h.
+        """
+        if hypervisor and leaf == 0x40000000:  # noqa: PLR2004
+            return (leaf, *_words(hypervisor.ljust(12, "\0")))  # type: ignore[return-value]
+        if self.brand and 0x80000000 <= leaf <= 0x80000004:  # noqa: PLR2004
+            if leaf == 0x80000000:  # noqa: PLR2004
+                return 0x80000004, 0, 0, 0
+            if leaf == 0x80000001:  # noqa: PLR2004
+                return 0, 0, 0, 0
+            part = 16 * (leaf - 0x80000002)
+            text = self.brand.ljust(48, "\0")[part : part + 16]
+            return _words(text)  # type: ignore[return-value]
+        if leaf == 0:
+            b, d, c = _words("GenuineIntel")
+            return 1, b, c, d
+        if leaf == 1 or not self.brand or leaf < 0x80000000:  # noqa: PLR2004
+            return self.signature, 0, 1 << 31 if hypervisor else 0, self.features
+        return 0, 0, 0, 0
+
+    @property
+    def cr4_defined(self) -> int:
+        """The CR4 bits that this model has; setting another is #GP(0)."""
+        bits = 0
+        for feature, control in (
+            (TSC, x86.CR4_TSD),
+            (DE, x86.CR4_DE),
+            (PSE, x86.CR4_PSE),
+            (PGE, x86.CR4_PGE),
+            (FXSR, x86.CR4_OSFXSR),
+            (SSE, x86.CR4_OSXMMEXCPT),
+        ):
+            if self.features & feature:
+                bits |= control
+        return bits
+
+
+def _words(text: str) -> tuple[int, ...]:
+    raw = text.encode("ascii")
+    return tuple(int.from_bytes(raw[i : i + 4], "little") for i in range(0, len(raw), 4))
+
+
+_PENTIUM: Final = FPU | DE | PSE | TSC | MSR | CX8
+_PENTIUM2: Final = _PENTIUM | PGE | CMOV | MMX | FXSR
+_PENTIUM3: Final = _PENTIUM2 | SSE
+MODELS: Final = {
+    model.name: model
+    for model in (
+        CpuModel("pentium", 0x543, _PENTIUM),
+        CpuModel("pentium2", 0x652, _PENTIUM2),
+        CpuModel("pentium3", 0x673, _PENTIUM3),
+        CpuModel("pentium4", 0xF29, _PENTIUM3 | SSE2, "emu86 virtual Pentium 4"),
+    )
+}
+DEFAULT: Final = "pentium3"

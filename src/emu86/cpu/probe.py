@@ -1,0 +1,176 @@
+"""See at start-up which of Unicorn's private parts work as `layout` says.
+
+Each part is proved by what a small program does, never by a version number.
+"""
+
+import ctypes
+import mmap
+import struct
+from typing import Final
+
+from unicorn import UcError, x86_const
+
+from emu86.cpu import engine
+from emu86.cpu import layout as at
+from emu86.spec import x86
+
+_CODE: Final = 0x1000
+_PAGE_A: Final = 0x3000
+_PAGE_B: Final = 0x4000
+_TABLES: Final = 0x8000
+_WINDOW: Final = 0x200000  # a virtual page that the probe maps to A, then to B
+_PROGRAM: Final = bytes.fromhex(
+    "8a0f"  # mov cl, [rdi]      (window: page A)
+    "e610"  # out 10h, al        (the callback remaps the window)
+    "8a17"  # mov dl, [rdi]      (page B, if the TLB's page was dropped)
+    "e611"  # out 11h, al        (the callback stops the engine)
+    "ff06"  # inc dword [rsi]
+    "ff06"  # inc dword [rsi]    (both done exactly once, if stops are clean)
+    "eb00"  # jmp +0
+    "ebfe"  # jmp $
+)
+_RETURN: Final = bytes.fromhex("b801000000ebfe")  # mov eax, 1; jmp $
+
+
+def probe() -> engine.Abilities:
+    """Return the abilities that hold; `Abilities.none()` if the layout differs."""
+    if not _state_is_live():
+        return engine.Abilities.none()
+    full = engine.Abilities(live=True, stops=True, flush_page=True, drop_code=True)
+    flushes, stops = _Program(full).window()
+    return engine.Abilities(
+        live=True,
+        stops=stops,
+        flush_page=flushes,
+        drop_code=_Program(full).drops_code(),
+    )
+
+
+def _state_is_live() -> bool:
+    """Tell whether the live view shows what the public API wrote."""
+    bare = engine.Engine(engine.Abilities.none())
+    uc = bare._uc  # noqa: SLF001
+    handle = bare._handle  # noqa: SLF001
+    for name in ("tlb_flush_page_x86_64", "tb_invalidate_phys_range_x86_64"):
+        if not hasattr(engine._quick, name):  # noqa: SLF001
+            return False
+    cpu = ctypes.c_uint64.from_address(handle + at.UC_CPU).value
+    maps = _readable()
+    if not any(low <= cpu and cpu + at.CPU_STATE + at.SIZE <= high for low, high in maps):
+        return False
+    registers = ("RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R15")
+    try:
+        for i, name in enumerate(registers):
+            number = getattr(x86_const, f"UC_X86_REG_{name}")
+            uc.reg_write(number, 0x0123456789ABCD00 + i)
+        uc.reg_write(x86_const.UC_X86_REG_RIP, 0x12345678)
+        uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, 0xFFFF800011223000, 0x2FF, 0))
+        uc.reg_write(x86_const.UC_X86_REG_CR2, 0x55667788)
+        uc.reg_write(x86_const.UC_X86_REG_DR0, 0x99AABBCC)
+    except UcError:
+        return False
+    state = ctypes.string_at(cpu + at.CPU_STATE, at.SIZE)
+    blob = bare._blob.value  # noqa: SLF001
+    assert blob is not None
+    bare._load()  # noqa: SLF001
+    if state != ctypes.string_at(blob + 40, at.SIZE):
+        return False
+    places = [8 * i for i in range(8)] + [64, 120]
+    wanted = [0x0123456789ABCD00 + i for i in range(len(registers))]
+    for place, value in (
+        *zip(places, wanted, strict=True),
+        (at.RIP, 0x12345678),
+        (at.GDTR + 8, 0xFFFF800011223000),
+        (at.CR + 16, 0x55667788),
+        (at.DR, 0x99AABBCC),
+    ):
+        if struct.unpack_from("<Q", state, place)[0] != value:
+            return False
+    return True
+
+
+def _readable() -> list[tuple[int, int]]:
+    """Return this process's readable address ranges."""
+    ranges = []
+    with open("/proc/self/maps") as maps:  # noqa: PTH123
+        for line in maps:
+            span, rights, *_ = line.split()
+            if rights.startswith("rw"):
+                low, high = span.split("-")
+                ranges.append((int(low, 16), int(high, 16)))
+    merged: list[tuple[int, int]] = []
+    for low, high in ranges:
+        if merged and merged[-1][1] == low:
+            merged[-1] = (merged[-1][0], high)
+        else:
+            merged.append((low, high))
+    return merged
+
+
+class _Program:
+    """A 64 KiB machine in 64-bit mode at CPL 0 with 4-level paging."""
+
+    def __init__(self, can: engine.Abilities) -> None:
+        self.memory = memoryview(mmap.mmap(-1, 0x10000))
+        self.tables = self.memory.cast("Q")
+        self.cpu = cpu = engine.Engine(can)
+        cpu.map(0, self.memory)
+        user = x86.PTE_P | x86.PTE_RW
+        pml4, pdpt, pd, pt, pt2 = (_TABLES + 0x1000 * i for i in range(5))
+        self.window_entry = pt2 // 8
+        for table, index, value in (
+            (pml4, 0, pdpt), (pdpt, 0, pd), (pd, 0, pt), (pd, 1, pt2),
+            *((pt, i, i << 12) for i in range(16)), (pt2, 0, _PAGE_A),
+        ):  # fmt: skip
+            self.tables[table // 8 + index] = value | user
+        cpu.set_control(x86.CR0_PG | x86.CR0_PE | x86.CR0_WP, pml4, x86.CR4_PAE)
+        code = x86.DESC_P | x86.DESC_S | x86.DESC_A | x86.DESC_RW
+        cpu.set_segment(x86.CS, 8, 0, x86.MASK32, code | x86.DESC_CODE | x86.DESC_L)
+        for index in (x86.SS, x86.DS, x86.ES):
+            cpu.set_segment(index, 16, 0, x86.MASK32, code | x86.DESC_B)
+        cpu.sync_mode(0)
+        cpu.d[engine.HFLAGS] |= at.HF_CS64 | at.HF_CS32
+        cpu.set_flags(0)
+        cpu.q[engine.RIP] = _CODE
+        cpu.on_exception = self._unexpected
+        cpu.on_invalid = cpu.stop
+        cpu.on_cpuid = cpu.stop
+        cpu.on_in = lambda _port, _width: 0
+        cpu.on_out = self._out
+
+    def _unexpected(self, _vector: int) -> None:
+        self.cpu.stop()
+
+    def _out(self, port: int, _width: int, _value: int) -> None:
+        if port == 0x10:  # noqa: PLR2004
+            self.tables[self.window_entry] = _PAGE_B | x86.PTE_P
+            self.cpu.flush_page(_WINDOW)
+        else:
+            self.cpu.stop()
+
+    def window(self) -> tuple[bool, bool]:
+        """Tell whether one page can be flushed, and whether stops are clean."""
+        cpu = self.cpu
+        self.memory[_CODE : _CODE + len(_PROGRAM)] = _PROGRAM
+        self.memory[_PAGE_A], self.memory[_PAGE_B] = 0xAA, 0xBB
+        cpu.q[x86.EDI], cpu.q[x86.ESI] = _WINDOW, _PAGE_A + 8
+        cpu.hook()
+        cpu.run()
+        seen = cpu.q[x86.ECX] & 0xFF, cpu.q[x86.EDX] & 0xFF
+        count = self.memory[_PAGE_A + 8]
+        return seen == (0xAA, 0xBB), count == 2  # noqa: PLR2004
+
+    def drops_code(self) -> bool:
+        """Tell whether code rewritten behind the engine's back runs when dropped."""
+        cpu = self.cpu
+        self.memory[_CODE : _CODE + len(_RETURN)] = _RETURN
+        cpu.control[0], cpu.control[1] = 0, len(_RETURN) + 1
+        cpu.hook()
+        cpu.run()
+        first = cpu.q[x86.EAX]
+        self.memory[_CODE + 1] = 2
+        cpu.drop_code(_CODE, len(_RETURN))
+        cpu.control[0] = 0
+        cpu.q[engine.RIP] = _CODE
+        cpu.run()
+        return (first, cpu.q[x86.EAX]) == (1, 2)

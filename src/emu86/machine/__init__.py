@@ -1,0 +1,1 @@
+"""Floor 6: the board, the clock and the run."""

@@ -1,0 +1,152 @@
+"""The board: which chips there are and what is wired to what, top to bottom."""
+
+from collections.abc import Callable
+from typing import Final
+
+from emu86.cpu import control as word
+from emu86.devices.bus import Bus
+from emu86.devices.i8042 import I8042
+from emu86.devices.pic import PicPair
+from emu86.devices.pit import Pit
+from emu86.devices.ports import DebugExit, PostCode, PowerControl, SystemControlA
+from emu86.devices.rtc import Rtc
+from emu86.devices.speaker import Speaker
+from emu86.devices.uart import Uart
+from emu86.machine import layout
+
+_MCR_RTS: Final = 2
+
+
+class Board:
+    """The parts list of the PC, and the VMM's way to it (`rings.vmm.Bus`).
+
+    control: the engine's control block, whose first word is the time; end: called with
+    the reason when the guest switches itself off or resets; transmit: takes each byte
+    sent on COM1; debug_exit: whether port F4h ends the run.
+    """
+
+    def __init__(
+        self,
+        control: memoryview,
+        memory: int,
+        end: Callable[[str, str], None],
+        transmit: Callable[[int], None],
+        *,
+        debug_exit: bool = False,
+    ) -> None:
+        self._control = control
+        self.pic = PicPair()
+        line = self.pic.line
+        self.pit = Pit(line(layout.IRQ_PIT))
+        self.speaker = Speaker(self.pit)
+        kib = memory >> 10
+        self.rtc = Rtc(
+            line(layout.IRQ_RTC), layout.EPOCH, extended_memory=max(kib - 1024, 0)
+        )
+        self.uart = Uart(line(layout.IRQ_COM1), transmit)
+        self.keyboard = I8042(
+            line(layout.IRQ_KEYBOARD),
+            line(layout.IRQ_MOUSE),
+            lambda: end("reset", "by the keyboard controller"),
+            _ignore,
+        )
+        self._ferr = line(layout.IRQ_FERR)
+
+        self.ports = Bus()
+        attach = self.ports.attach
+        attach(layout.PIC_MASTER, self.pic.master, "8259A master")
+        attach(layout.PIC_SLAVE, self.pic.slave, "8259A slave")
+        attach(layout.ELCR, self.pic.elcr, "ELCR")
+        attach(layout.PIT, self.pit, "8254")
+        attach(layout.SPEAKER, self.speaker, "port 61h")
+        attach(layout.I8042, self.keyboard, "8042")
+        attach(layout.RTC, self.rtc, "MC146818")
+        attach(layout.COM1, self.uart, "16550A")
+        attach(layout.POST_CODE, PostCode(), "POST code")
+        attach(
+            layout.SYSTEM_CONTROL_A,
+            SystemControlA(lambda: end("reset", "by port 92h"), _ignore),
+            "port 92h",
+        )
+        attach(
+            layout.POWER, PowerControl(lambda: end("poweroff", "by port 604h")), "power"
+        )
+        if debug_exit:
+            leave = DebugExit(lambda value: end("debug exit", str(value)))
+            attach(layout.DEBUG_EXIT, leave, "debug exit")
+
+        self.memory = Bus()
+        self.timed = (self.pit, self.rtc, self.uart, self.keyboard)
+        self._timed_ports = frozenset(
+            (*layout.PIT, *layout.SPEAKER, *layout.RTC, *layout.COM1, *layout.I8042)
+        )
+        self._next: int | None = None
+
+    # -- rings.vmm.Bus --------------------------------------------------------------------
+
+    def port_read(self, port: int, width: int) -> int:
+        """Read a port."""
+        value = self.ports.read(port, width, self._control[word.NOW] >> 2)
+        if port in self._timed_ports:
+            self.schedule()
+        return value
+
+    def port_write(self, port: int, width: int, value: int) -> None:
+        """Write a port."""
+        self.ports.write(port, width, value, self._control[word.NOW] >> 2)
+        if port in self._timed_ports:
+            self.schedule()
+
+    def mmio_read(self, gpa: int, width: int) -> bytes:
+        """Read device memory; accesses wider than 4 bytes are split."""
+        now = self._control[word.NOW] >> 2
+        read = self.memory.read
+        if width in (1, 2, 4):
+            return read(gpa, width, now).to_bytes(width, "little")
+        return bytes(read(gpa + i, 1, now) for i in range(width))
+
+    def mmio_write(self, gpa: int, data: bytes) -> None:
+        """Write device memory."""
+        now = self._control[word.NOW] >> 2
+        width = len(data)
+        if width in (1, 2, 4):
+            self.memory.write(gpa, width, int.from_bytes(data, "little"), now)
+            return
+        for i, byte in enumerate(data):
+            self.memory.write(gpa + i, 1, byte, now)
+
+    def coprocessor_error(self) -> None:
+        """Pulse FERR#, as a 387 wired to IRQ 13 does."""
+        self._ferr(True)  # noqa: FBT003
+        self._ferr(False)  # noqa: FBT003
+
+    # -- time -----------------------------------------------------------------------------
+
+    def schedule(self) -> None:
+        """Learn the next deadline, and have the engine stop for it."""
+        deadlines = [d for device in self.timed if (d := device.deadline()) is not None]
+        self._next = min(deadlines) if deadlines else None
+        if self._next is not None:
+            stop_at = self._next * word.QUARTERS
+            if stop_at < self._control[word.STOP_AT]:
+                self._control[word.STOP_AT] = stop_at
+
+    def deadline(self) -> int | None:
+        """Return the next deadline, absolute virtual ns, or None."""
+        return self._next
+
+    def advance(self) -> None:
+        """Let every chip whose deadline has come do its work."""
+        now = self._control[word.NOW] >> 2
+        if self._next is not None and now >= self._next:
+            for device in self.timed:
+                device.advance(now)
+            self.schedule()
+
+    def hears(self) -> bool:
+        """Tell whether the guest lets its serial peer send (RTS)."""
+        return bool(self.uart.mcr & _MCR_RTS)
+
+
+def _ignore(_level: bool) -> None:  # noqa: FBT001
+    """Gate A20 is always open: no guest of 32-bit protected mode closes it."""

@@ -1,0 +1,30 @@
+"""The one home of every port and interrupt line of the board: an ISA PC without PCI.
+
+Source: IBM PC/AT Technical Reference; "ISA System Architecture", tables of I/O ports.
+Everything else is not there: PCI's configuration ports CF8h-CFFh read as ones.
+"""
+
+from typing import Final
+
+PIC_MASTER: Final = range(0x20, 0x22)
+PIT: Final = range(0x40, 0x44)
+I8042: Final = range(0x60, 0x65, 4)
+SPEAKER: Final = range(0x61, 0x62)
+RTC: Final = range(0x70, 0x72)
+POST_CODE: Final = range(0x80, 0x81)
+SYSTEM_CONTROL_A: Final = range(0x92, 0x93)
+PIC_SLAVE: Final = range(0xA0, 0xA2)
+DEBUG_EXIT: Final = range(0xF4, 0xF8)
+COM1: Final = range(0x3F8, 0x400)
+ELCR: Final = range(0x4D0, 0x4D2)
+POWER: Final = range(0x604, 0x606)
+
+IRQ_PIT: Final = 0
+IRQ_KEYBOARD: Final = 1
+IRQ_COM1: Final = 4
+IRQ_RTC: Final = 8
+IRQ_MOUSE: Final = 12
+IRQ_FERR: Final = 13
+
+# The date at virtual time 0, so that runs repeat: 2026-01-01 00:00:00 UTC.
+EPOCH: Final = 1767225600

@@ -1,0 +1,74 @@
+"""What a run did, in numbers."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from emu86.cpu import control as word
+
+if TYPE_CHECKING:
+    from emu86.rings.vmm import Vmm
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStat:
+    """Exits for one reason: how many, and nanoseconds in all (0 if not measured)."""
+
+    count: int
+    ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The statistics of a machine since it was built.
+
+    exits: by reason; blocks: scanned before they first ran; decoded: of these, those that
+    had to be disassembled; patched: sites by mnemonic; shadow: entries filled, dropped,
+    resynchronised, CR3 loads and rebuilds; guest_share: part of the wall time that the
+    guest itself ran (0 to 1), if exits were measured; wall_s, virtual_s: seconds.
+    """
+
+    exits: dict[str, ExitStat]
+    blocks: int
+    decoded: int
+    patched: dict[str, int]
+    shadow: dict[str, int]
+    guest_share: float | None
+    wall_s: float
+    virtual_s: float
+
+    @classmethod
+    def of(cls, vmm: "Vmm", wall: float) -> "Stats":
+        """Collect the statistics of a VMM that has run `wall` seconds."""
+        control = vmm.engine.control
+        totals = {reason: list(stat) for reason, stat in vmm.exits.items()}
+        for reason, count, ns in (
+            ("CLI", word.COUNT_CLI, word.NS_CLI),
+            ("STI", word.COUNT_STI, word.NS_STI),
+            ("RDTSC", word.COUNT_RDTSC, word.NS_RDTSC),
+        ):
+            if control[count]:
+                stat = totals.setdefault(reason, [0, 0])
+                stat[0] += control[count]
+                stat[1] += control[ns]
+        exits = {
+            reason: ExitStat(*stat)
+            for reason, stat in sorted(totals.items(), key=lambda item: -item[1][0])
+        }
+        spent = sum(stat.ns for stat in exits.values()) / 1e9
+        share = None
+        if vmm.timing and wall:
+            share = max(0.0, 1 - spent / wall)
+        return cls(
+            exits=exits,
+            blocks=vmm.scanner.blocks,
+            decoded=vmm.scanner.decoded,
+            patched=dict(vmm.scanner.patched.most_common()),
+            shadow=asdict(vmm.mmu.stats),
+            guest_share=share,
+            wall_s=wall,
+            virtual_s=control[word.NOW] / word.QUARTERS / 1e9,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)

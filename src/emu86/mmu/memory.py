@@ -1,0 +1,137 @@
+"""Guest memory as the VMM's emulation sees it: by linear address, through the tables.
+
+Translations are cached as a TLB would, separately for global pages, and go when the
+shadow's do. Faults are raised as `PageFault` with the guest's own error code.
+"""
+
+from emu86.mmu.ram import DATA
+from emu86.mmu.shadow import ShadowMmu
+from emu86.mmu.walk import denied, touch, walk
+from emu86.spec import x86
+
+
+class PageFault(Exception):
+    """The guest's tables forbid an access of the emulation's."""
+
+    def __init__(self, gva: int, error: int) -> None:
+        super().__init__(f"#PF at {gva:#x}, error {error:#x}")
+        self.gva = gva
+        self.error = error
+
+
+class GuestMemory:
+    """Reads and writes 1 to 4 bytes at linear addresses, little endian."""
+
+    def __init__(self, mmu: ShadowMmu) -> None:
+        self.mmu = mmu
+        self.ram = mmu.ram
+        self.bytes = mmu.ram.bytes
+        self._read: dict[int, int] = {}
+        self._write: dict[int, int] = {}
+        mmu.use.narrowed = self.flush
+
+    def flush(self) -> None:
+        """Forget the cached translations."""
+        self._read.clear()
+        self._write.clear()
+
+    def forget(self, gva: int) -> None:
+        """Forget the cached translation of one page."""
+        self._read.pop(gva >> 12, None)
+        self._write.pop(gva >> 12, None)
+
+    def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
+        """Return the GPA of `gva`, setting accessed and dirty bits as an access does."""
+        mmu = self.mmu
+        if not mmu.cr0 & x86.CR0_PG:
+            return gva
+        found = walk(self.ram, mmu.cr3, mmu.cr4, gva)
+        wp = bool(mmu.cr0 & x86.CR0_WP)
+        code = denied(found, write=write, user=user, wp=wp)
+        if code is not None:
+            raise PageFault(gva, code)
+        touch(self.ram, found, write=write)
+        return found.page << 12 | gva & 0xFFF
+
+    def _page(self, gva: int) -> int:
+        """Return the GPA of the page of a supervisor read, or -1 if nothing is there."""
+        start = self.translate(gva) & x86.PAGE_MASK
+        if not self.ram.backed(start >> 12):
+            return -1
+        self._read[gva >> 12] = start
+        return start
+
+    def read(self, gva: int, size: int, *, user: bool = False) -> int:
+        """Read `size` bytes with supervisor (or user) rights."""
+        gva &= x86.MASK32
+        offset = gva & 0xFFF
+        if offset + size > x86.PAGE_SIZE:
+            first = x86.PAGE_SIZE - offset
+            low = self.read(gva, first, user=user)
+            return low | self.read(gva + first, size - first, user=user) << 8 * first
+        start = -1 if user else self._read.get(gva >> 12, -1)
+        if start < 0:
+            if user:
+                gpa = self.translate(gva, user=True)
+                start = gpa & x86.PAGE_MASK if self.ram.backed(gpa >> 12) else -1
+            else:
+                start = self._page(gva)
+            if start < 0:
+                return (1 << 8 * size) - 1
+        start += offset
+        return int.from_bytes(self.bytes[start : start + size], "little")
+
+    def code(self, gva: int) -> int:
+        """Return the GPA of the code at `gva`, from the cache."""
+        start = self._read.get(gva >> 12, -1)
+        return self.translate(gva) if start < 0 else start | gva & 0xFFF
+
+    def read32(self, gva: int) -> int:
+        """Read a doubleword with supervisor rights."""
+        return self.read(gva, 4)
+
+    def read_bytes(self, gva: int, size: int) -> bytes:
+        """Read up to `size` bytes, fewer if a later page is not mapped."""
+        out = bytearray()
+        while size:
+            part = min(size, x86.PAGE_SIZE - (gva & 0xFFF))
+            try:
+                gpa = self.translate(gva)
+            except PageFault:
+                if out:
+                    break
+                raise
+            if self.ram.backed(gpa >> 12):
+                out += self.bytes[gpa : gpa + part]
+            else:
+                out += b"\xff" * part
+            gva = (gva + part) & x86.MASK32
+            size -= part
+        return bytes(out)
+
+    def write(self, gva: int, value: int, size: int, *, user: bool = False) -> None:
+        """Write `size` bytes with supervisor (or user) rights."""
+        gva &= x86.MASK32
+        offset = gva & 0xFFF
+        if offset + size > x86.PAGE_SIZE:
+            first = x86.PAGE_SIZE - offset
+            self.translate(gva + first & x86.MASK32, write=True, user=user)
+            self.write(gva, value & (1 << 8 * first) - 1, first, user=user)
+            self.write(gva + first, value >> 8 * first, size - first, user=user)
+            return
+        start = -1 if user else self._write.get(gva >> 12, -1)
+        if start < 0:
+            gpa = self.translate(gva, write=True, user=user)
+            page = gpa >> 12
+            if not self.ram.backed(page):
+                return
+            start = gpa & x86.PAGE_MASK
+            self.mmu.use.touched(page, gpa, size)
+            if not user and self.ram.state[page] == DATA:
+                self._write[gva >> 12] = start
+        start += offset
+        self.bytes[start : start + size] = value.to_bytes(size, "little")
+
+    def write32(self, gva: int, value: int) -> None:
+        """Write a doubleword with supervisor rights."""
+        self.write(gva, value, 4)

@@ -1,0 +1,370 @@
+"""The tables that the hardware walks, kept true to the guest's as far as a TLB would be.
+
+The format is 4-level (the engine runs in long mode): one root per guest CR3 and one pair
+of shadow page tables per 4 MiB that a guest PDE maps, cached across CR3 writes. Nothing of
+the guest's tables is write-protected: the SDM (Vol. 3A section 4.10) lets a TLB be stale
+until INVLPG or MOV CR3, and that is when an entry is compared with what it was made from.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+
+from emu86.cpu.engine import CR, Engine
+from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED, Hidden, Ram
+from emu86.mmu.rmap import LeafTable, PageUse
+from emu86.mmu.walk import LARGE_RESERVED, Walk, denied, touch, walk
+from emu86.spec import x86
+
+_LINK: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A
+_LEAF: Final = x86.PTE_P | x86.PTE_A | x86.PTE_D
+_NX: Final = x86.PTE_NX
+_HOST_CR3: Final = CR + 3
+_EVERYTHING: Final = -1  # the "CR3" of a guest without paging
+
+PAGING_CR0: Final = x86.CR0_PG | x86.CR0_WP
+PAGING_CR4: Final = x86.CR4_PSE | x86.CR4_PGE
+
+
+class Miss(IntEnum):
+    """What a shadow miss came to (after NOVA's vTLB)."""
+
+    FILLED = 0  # resume
+    GUEST_FAULT = 1  # the guest's own #PF; `ShadowMmu.fault` is its error code
+    NO_BACKING = 2  # no RAM there: memory-mapped I/O, or a write that is lost
+
+
+class Root:
+    """A shadow root: one guest CR3 (or none, without paging)."""
+
+    __slots__ = ("copy", "copy32", "directory", "hpa", "paged", "tables")
+
+    def __init__(self, hpa: int, directory: int) -> None:
+        self.hpa = hpa
+        self.directory = directory  # index of 2048 shadow PDEs in the pool
+        self.tables: dict[int, LeafTable] = {}
+        self.paged: dict[int, LeafTable] = {}  # those made from a guest page table
+        self.copy = bytearray(x86.PAGE_SIZE)
+        self.copy32 = memoryview(self.copy).cast("I")
+
+
+@dataclass(slots=True)
+class ShadowStats:
+    """Counts since the start: entries made, dropped, and made stale by the guest."""
+
+    fills: int = 0
+    drops: int = 0
+    resynced: int = 0
+    switches: int = 0
+    resets: int = 0
+
+
+class ShadowMmu:
+    """Translates for the engine. `cr0`, `cr3` and `cr4` are the guest's."""
+
+    def __init__(self, engine: Engine, ram: Ram, hidden: Hidden) -> None:
+        self.engine = engine
+        self.ram = ram
+        self.hidden = hidden
+        self.pool = hidden.q
+        self.use = PageUse(engine, ram, hidden)
+        self.stats = ShadowStats()
+        self.cr0 = self.cr3 = self.cr4 = 0
+        self.fault = 0
+        self.roots: dict[int, Root] = {}
+        self.leaves: dict[tuple[int, ...], LeafTable] = {}
+        self._next = Hidden.POOL
+        self._offsets = np.arange(1024, dtype=np.uint64)
+        self.root = self._new_root(_EVERYTHING)
+
+    # -- control registers ------------------------------------------------------------
+
+    def configure(self, cr0: int, cr3: int, cr4: int) -> None:
+        """Take new values of all three; everything cached is dropped."""
+        self.cr0, self.cr3, self.cr4 = cr0, cr3, cr4
+        self.reset()
+
+    def switch(self, cr3: int) -> None:
+        """MOV to CR3: load the root for `cr3`, without what the guest has changed."""
+        self.cr3 = cr3
+        self.stats.switches += 1
+        if not self.cr0 & x86.CR0_PG:
+            return
+        key = cr3 & x86.PAGE_MASK
+        root = self.roots.get(key)
+        if root is None:
+            root = self._new_root(key)
+        self.root = root
+        self._sync_root(root, key)
+        self.engine.q[_HOST_CR3] = root.hpa
+        self.engine.flush_tlb()
+        self.use.narrowed()
+
+    def reset(self) -> None:
+        """Drop every shadow table and start again from the current registers."""
+        self.stats.resets += 1
+        self.roots.clear()
+        self.leaves.clear()
+        self.use.reset()
+        self._next = Hidden.POOL
+        paging = self.cr0 & x86.CR0_PG
+        self.root = self._new_root(self.cr3 & x86.PAGE_MASK if paging else _EVERYTHING)
+        self.engine.q[_HOST_CR3] = self.root.hpa
+        self.engine.flush_tlb()
+        self.use.narrowed()
+
+    def invalidate(self, gva: int) -> None:
+        """INVLPG: drop the translation of one page, and of its PDE if that changed."""
+        slot = gva >> 22
+        table = self.root.tables.get(slot)
+        if table is None or not self.cr0 & x86.CR0_PG:
+            return
+        pde = self.ram.read32((self.cr3 & x86.PAGE_MASK) + (slot << 2))
+        if pde != self.root.copy32[slot]:
+            self._unlink(self.root, slot)
+            self.engine.flush_tlb()
+            self.use.narrowed()
+            return
+        index = table.base + (gva >> 12 & 1023)
+        if table.page_table >= 0 and self.pool[index]:
+            self.pool[index] = 0
+            self.stats.drops += 1
+            self.engine.flush_page(gva & x86.PAGE_MASK)
+
+    # -- misses -------------------------------------------------------------------------
+
+    def miss(self, gva: int, error: int) -> Miss:
+        """Answer the hardware's #PF at `gva` with error code `error` (SDM 3A 4.7)."""
+        write = bool(error & x86.PF_W)
+        user = bool(error & x86.PF_U)
+        if not self.cr0 & x86.CR0_PG:
+            page = gva >> x86.PAGE_SHIFT
+            found = Walk(
+                mapped=True, fault=0, page=page, rights=x86.PTE_RW | x86.PTE_US
+            )
+            pde, pte = page & 0xFFC00, x86.PTE_D
+            large = True
+        else:
+            found = walk(self.ram, self.cr3, self.cr4, gva)
+            wp = bool(self.cr0 & x86.CR0_WP)
+            code = denied(found, write=write, user=user, wp=wp)
+            if code is not None:
+                self.fault = code
+                return Miss.GUEST_FAULT
+            pde, pte = touch(self.ram, found, write=write)
+            large = found.pde_at == found.pte_at
+        page = found.page
+        slot = gva >> 22
+        root = self.root
+        table = root.tables.get(slot)
+        if table is None or root.copy32[slot] != pde:
+            table = self._link(root, slot, pde, found, large=large)
+        index = table.base + (gva >> 12 & 1023)
+        rights = found.rights & (x86.PTE_RW | x86.PTE_US)
+        if not pte & x86.PTE_D:
+            rights &= ~x86.PTE_RW
+        elif write and not rights & x86.PTE_RW:
+            # CR0.WP is 0: the kernel may write, so no user may use this entry.
+            rights = x86.PTE_RW
+        if not self.ram.backed(page):
+            if write:
+                return Miss.NO_BACKING
+            entry = self.unbacked(page)
+            if entry == 0:
+                return Miss.NO_BACKING
+            self.pool[index] = entry | rights & x86.PTE_US
+        else:
+            fetch = error & x86.PF_I
+            self.pool[index] = self._entry(page, rights, index, write, bool(fetch))
+            self.use.add(page, index)
+        self.stats.fills += 1
+        if table.page_table >= 0:
+            table.copy32[gva >> 12 & 1023] = pte
+            if not (pte & x86.PTE_G and self.cr4 & x86.CR4_PGE):
+                table.local = True
+        return Miss.FILLED
+
+    def slot(self, gva: int) -> int:
+        """Return the pool index of the entry of a page whose table is linked."""
+        return self.root.tables[gva >> 22].base + (gva >> 12 & 1023)
+
+    def lookup(self, gva: int) -> int | None:
+        """Return the GPA that the guest's tables give, without effects; or None."""
+        if not self.cr0 & x86.CR0_PG:
+            return gva
+        found = walk(self.ram, self.cr3, self.cr4, gva)
+        return found.page << x86.PAGE_SHIFT | gva & 0xFFF if found.mapped else None
+
+    def is_global(self, gva: int) -> bool:
+        """Tell whether the translation of `gva` survives MOV to CR3."""
+        if not (self.cr0 & x86.CR0_PG and self.cr4 & x86.CR4_PGE):
+            return False
+        return bool(walk(self.ram, self.cr3, self.cr4, gva).pte & x86.PTE_G)
+
+    def unbacked(self, page: int) -> int:
+        """Return the entry for reading where no RAM is: a page of ones (0: trap it)."""
+        if page in self.mmio_pages:
+            return 0
+        return Hidden.hpa(Hidden.ONES) | _LEAF
+
+    mmio_pages: frozenset[int] = frozenset()
+
+    def _entry(
+        self, page: int, rights: int, index: int, write: bool, fetch: bool  # noqa: FBT001
+    ) -> int:
+        """Make the entry for a backed page, changing the page's use if it must."""
+        use = self.use
+        state = use.state[page]
+        if state != DATA:
+            if state == CODE:
+                if write:
+                    use.write(page)
+            elif state == TABLE:
+                if write:
+                    use.unwatch(page)
+                elif fetch:
+                    use.execute(page)
+            state = use.state[page]
+        elif fetch:
+            use.execute(page)
+            state = CODE
+        entry = page << x86.PAGE_SHIFT | _LEAF | rights
+        if state == DATA:
+            return entry | _NX
+        if state == CODE:
+            return entry & ~x86.PTE_RW
+        if state == TABLE:
+            return (entry & ~x86.PTE_RW) | _NX
+        use.claim(page, index)
+        return entry
+
+    # -- tables -------------------------------------------------------------------------
+
+    def _new_root(self, key: int) -> Root:
+        base = self._allocate(6)
+        pool, hpa = self.pool, Hidden.hpa
+        pool[base * 512] = hpa(base + 1) | _LINK
+        top = hpa(Hidden.PDPT) | x86.PTE_P | x86.PTE_RW | x86.PTE_A
+        pool[base * 512 + Hidden.PML4_SLOT] = top
+        for i in range(4):
+            pool[(base + 1) * 512 + i] = hpa(base + 2 + i) | _LINK
+        root = self.roots[key] = Root(hpa(base), (base + 2) * 512)
+        return root
+
+    def _allocate(self, pages: int) -> int:
+        """Take zeroed pages from the pool; callers keep within `_room`."""
+        base = self._next
+        self._next = base + pages
+        if self._next > Hidden.PAGES:
+            self.reset()
+            base = self._next
+            self._next += pages
+        self.hidden.np[base * 512 : (base + pages) * 512] = 0
+        return base
+
+    def _link(
+        self, root: Root, slot: int, pde: int, found: Walk, *, large: bool
+    ) -> LeafTable:
+        """Put the leaf table for `pde` at `slot`, from the cache or new."""
+        if slot in root.tables:
+            self._unlink(root, slot)
+            self.engine.flush_tlb()
+            self.use.narrowed()
+        key: tuple[int, ...]
+        if large:
+            dirty = pde & x86.PTE_D if self.cr0 & x86.CR0_PG else x86.PTE_D
+            rights = found.rights & (x86.PTE_RW | x86.PTE_US)
+            frame = found.page & ~0x3FF
+            key = (frame, rights, dirty)
+            page_table = -1
+        else:
+            rights = pde & (x86.PTE_RW | x86.PTE_US)
+            page_table = pde & x86.PAGE_MASK
+            key = (page_table, rights)
+            frame = dirty = 0
+        table = self.leaves.get(key)
+        if table is None:
+            if self._next + 2 > Hidden.PAGES:
+                self.reset()
+                root = self.root
+            base = self._allocate(2)
+            table = LeafTable(base * 512, page_table, frame, rights)
+            self.leaves[key] = table
+            self.use.table_of[base // 2] = table
+            if large:
+                self.use.large.setdefault(frame >> 10, []).append(table)
+                self._fill_large(table, dirty=bool(dirty))
+            elif page_table < self.ram.size:
+                table.copy[:] = self.ram.map[page_table : page_table + x86.PAGE_SIZE]
+        elif not large and self._sync_table(table):
+            self.engine.flush_tlb()
+            self.use.narrowed()
+        table.slots.add(slot)
+        root.tables[slot] = table
+        if not large:
+            root.paged[slot] = table
+        root.copy32[slot] = pde
+        at = root.directory + 2 * slot
+        page = Hidden.hpa(table.base // 512)
+        self.pool[at] = page | _LINK
+        self.pool[at + 1] = (page + x86.PAGE_SIZE) | _LINK
+        return table
+
+    def _fill_large(self, table: LeafTable, *, dirty: bool) -> None:
+        """Make all 1024 entries of a 4 MiB page at once: its A (and D) bit is set."""
+        rights = table.rights if dirty else table.rights & ~x86.PTE_RW
+        first = table.frame
+        count = min(1024, max(0, self.ram.pages - first))
+        entries = (self._offsets[:count] + np.uint64(first)) << np.uint64(12)
+        entries |= np.uint64(_LEAF | rights | _NX)
+        state = self.ram.state_np[first : first + count]
+        code = state == CODE
+        entries[code] &= np.uint64(~(_NX | x86.PTE_RW) & (1 << 64) - 1)
+        entries[state == TABLE] &= np.uint64(~x86.PTE_RW & (1 << 64) - 1)
+        entries[(state == MIXED) | (state == UNBACKED)] = 0
+        self.hidden.np[table.base : table.base + count] = entries
+        self.stats.fills += count
+
+    def _unlink(self, root: Root, slot: int) -> None:
+        table = root.tables.pop(slot)
+        root.paged.pop(slot, None)
+        at = root.directory + 2 * slot
+        self.pool[at] = self.pool[at + 1] = 0
+        self.stats.drops += 1
+        self.use.global_changed()
+        if all(other.tables.get(slot) is not table for other in self.roots.values()):
+            table.slots.discard(slot)
+
+    def _sync_root(self, root: Root, cr3: int) -> None:
+        """Drop the links and entries of `root` that differ from the guest's tables."""
+        if cr3 < self.ram.size:
+            now = self.ram.map[cr3 : cr3 + x86.PAGE_SIZE]
+            if now != root.copy:
+                fresh = np.frombuffer(now, np.uint32)
+                stale = np.flatnonzero(fresh != np.frombuffer(root.copy, np.uint32))
+                for slot in stale.tolist():
+                    if slot in root.tables:
+                        self._unlink(root, slot)
+                root.copy[:] = now
+        for table in root.paged.values():
+            if table.local:
+                self._sync_table(table)
+
+    def _sync_table(self, table: LeafTable) -> bool:
+        """Drop the entries whose guest entry changed; tell whether there were any."""
+        start = table.page_table
+        if start >= self.ram.size:
+            return False
+        now = self.ram.map[start : start + x86.PAGE_SIZE]
+        if now == table.copy:
+            return False
+        fresh = np.frombuffer(now, np.uint32)
+        stale = np.flatnonzero(fresh != np.frombuffer(table.copy, np.uint32))
+        self.hidden.np[stale + table.base] = 0
+        if (np.frombuffer(table.copy, np.uint32)[stale] & x86.PTE_G).any():
+            self.use.global_changed()
+        table.copy[:] = now
+        self.stats.resynced += len(stale)
+        return True

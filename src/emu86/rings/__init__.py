@@ -1,0 +1,1 @@
+"""Floor 4: the heart of the VMM. What traps, what does not, segments, events."""

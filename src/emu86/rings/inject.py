@@ -1,0 +1,139 @@
+"""Deliver interrupts and exceptions through the guest's IDT: SDM Vol. 3A chapter 6."""
+
+from typing import TYPE_CHECKING
+
+from emu86.cpu.engine import RIP, SELECTOR
+from emu86.mmu.memory import PageFault
+from emu86.rings.fault import GuestFault, TripleFault
+from emu86.rings.segments import Descriptor
+from emu86.rings.stack import Stack, tss_stack
+from emu86.rings.tasks import CALL, switch_task
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.vmm import Vmm
+
+_EXT = 1
+_IDT = 2
+_INTERRUPT_GATES = (x86.SYS_INT16, x86.SYS_INT32)
+_GATES = (*_INTERRUPT_GATES, x86.SYS_TRAP16, x86.SYS_TRAP32, x86.SYS_TASK_GATE)
+
+
+def inject(vmm: "Vmm", vector: int, error: int | None = None) -> None:
+    """Deliver an exception or a hardware interrupt, with what comes of failing.
+
+    A second fault on the way is delivered instead, or as #DF where table 6-5 of SDM
+    Vol. 3A says so; a third raises TripleFault.
+    """
+    while True:
+        try:
+            deliver(vmm, vector, error, external=True)
+        except (GuestFault, PageFault) as raised:
+            if vector == x86.VEC_DF:
+                raise TripleFault from raised
+            second, code = as_fault(vmm, raised)
+            first_contributes = vector in x86.CONTRIBUTORY or vector == x86.VEC_PF
+            doubles = second in x86.CONTRIBUTORY or (
+                vector == x86.VEC_PF and second == x86.VEC_PF
+            )
+            if first_contributes and doubles:
+                vector, error = x86.VEC_DF, 0
+            else:
+                vector, error = second, code
+        else:
+            return
+
+
+def as_fault(vmm: "Vmm", raised: GuestFault | PageFault) -> tuple[int, int | None]:
+    """Return vector and error code, putting a page fault's address in CR2."""
+    if isinstance(raised, PageFault):
+        vmm.vcpu.cr2 = raised.gva
+        return x86.VEC_PF, raised.error
+    return raised.vector, raised.error
+
+
+def software(vmm: "Vmm", vector: int, start: int) -> None:
+    """INT n, INT3, INTO: like `deliver`, with the gate's DPL checked against the CPL.
+
+    start: EIP of the instruction, where a fault of the delivery leaves the guest.
+    """
+    try:
+        deliver(vmm, vector, None, external=False, software=True)
+    except (GuestFault, PageFault):
+        vmm.q[RIP] = start
+        raise
+
+
+def deliver(
+    vmm: "Vmm", vector: int, error: int | None, *, external: bool, software: bool = False
+) -> None:
+    """Go through gate `vector`; changes nothing but memory below the stack if it fails."""
+    ext = _EXT if external else 0
+    where = vector << 3 | _IDT | ext
+    vcpu, segments = vmm.vcpu, vmm.segments
+    if vector * 8 + 7 > vcpu.idt_limit:
+        raise GuestFault(x86.VEC_GP, where)
+    read32 = vmm.memory.read32
+    base = vcpu.idt_base + 8 * vector
+    gate = Descriptor(read32(base), read32(base + 4))
+    kind = gate.system
+    cpl = segments.cpl
+    if kind not in _GATES or (software and gate.dpl < cpl):
+        raise GuestFault(x86.VEC_GP, where)
+    if not gate.present:
+        raise GuestFault(x86.VEC_NP, where)
+    selector = gate.low >> 16
+    for observer in vmm.observers:
+        observer.inject(vector, error)
+    if kind == x86.SYS_TASK_GATE:
+        switch_task(vmm, selector, CALL, vmm.q[RIP])
+        if error is not None:
+            stack = Stack(vmm)
+            stack.push(error, 4 if vcpu.tr.kind & 8 else 2)
+            stack.commit()
+        return
+    if selector & 0xFFFC == 0:
+        raise GuestFault(x86.VEC_GP, ext)
+    try:
+        found = segments.descriptor(selector)
+    except GuestFault as fault:
+        raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext) from fault
+    if not found.code or found.dpl > cpl:
+        raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext)
+    if not found.present:
+        raise GuestFault(x86.VEC_NP, (selector & 0xFFFC) | ext)
+    size = 4 if kind & 8 else 2
+    offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)  # noqa: PLR2004
+    level = cpl if found.conforming else found.dpl
+    flags = vmm.guest_flags()
+    image = flags
+    if error is not None or vector in x86.FAULTS:
+        image |= x86.RF if not software and vector in x86.FAULTS else 0
+    if level < cpl:
+        ss, esp = tss_stack(vmm, level)
+        try:
+            stack_segment = segments.check_stack(ss, level, x86.VEC_TS)
+        except GuestFault as fault:
+            raise GuestFault(fault.vector, (fault.error or 0) | ext) from fault
+        stack = Stack.inner(vmm, stack_segment, esp)
+        stack.push(vmm.d[SELECTOR[x86.SS]], size)
+        stack.push(vmm.q[x86.ESP], size)
+    else:
+        stack_segment = None
+        ss = 0
+        stack = Stack(vmm)
+    stack.push(image, size)
+    stack.push(vmm.d[SELECTOR[x86.CS]], size)
+    stack.push(vmm.q[RIP], size)
+    if error is not None:
+        stack.push(error, size)
+    if stack_segment is not None:
+        segments.load_stack(ss, stack_segment)
+    segments.load_code(selector, found, level)
+    stack.commit()
+    vmm.q[RIP] = offset
+    segments.enter()
+    clear = x86.TF | x86.NT | x86.RF | x86.VM
+    if kind in _INTERRUPT_GATES:
+        clear |= x86.IF
+    vmm.set_guest_flags(flags & ~clear)

@@ -1,0 +1,114 @@
+"""Port I/O. The engine never faults it, so what a user may not do is patched.
+
+In the guest's kernel IN, OUT, INS and OUTS run natively into the engine's I/O hooks. At
+CPL 3 every site is patched, and IOPL and the TSS's permission bitmap are checked here:
+SDM Vol. 1 section 19.5.
+"""
+
+from typing import TYPE_CHECKING
+
+from emu86.cpu.engine import BASE
+from emu86.rings import operand
+from emu86.rings.fault import gp
+from emu86.rings.record import Record
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.decode import Insn
+    from emu86.rings.vmm import Vmm
+
+_IO_MAP = 0x66
+_BATCH = 256  # iterations of a repeated string in one exit
+
+
+def _check(vmm: "Vmm", port: int, width: int) -> None:
+    if vmm.segments.cpl <= vmm.iopl:
+        return
+    tr = vmm.vcpu.tr
+    if tr.kind not in (x86.SYS_TSS32, x86.SYS_TSS32_BUSY) or tr.limit < _IO_MAP + 1:
+        raise gp(0)
+    at = vmm.memory.read(tr.base + _IO_MAP, 2) + (port >> 3)
+    if at + 1 > tr.limit:
+        raise gp(0)
+    bits = vmm.memory.read(tr.base + at, 2) >> (port & 7)
+    if bits & (1 << width) - 1:
+        raise gp(0)
+
+
+def _width(insn: "Insn") -> int:
+    return insn.size if insn.opcode & 1 else 1
+
+
+def _port(vmm: "Vmm", insn: "Insn") -> int:
+    by_register = insn.opcode >= 0xEC or insn.opcode < 0x70  # noqa: PLR2004
+    return vmm.q[x86.EDX] & 0xFFFF if by_register else insn.immediate
+
+
+def _in(vmm: "Vmm", insn: "Insn") -> None:
+    port, width = _port(vmm, insn), _width(insn)
+    _check(vmm, port, width)
+    operand.set_register(vmm, x86.EAX, vmm.port_read(port, width), width)
+
+
+def _out(vmm: "Vmm", insn: "Insn") -> None:
+    port, width = _port(vmm, insn), _width(insn)
+    _check(vmm, port, width)
+    vmm.port_write(port, width, vmm.q[x86.EAX] & (1 << 8 * width) - 1)
+
+
+def _string(vmm: "Vmm", insn: "Insn", register: int, *, store: bool) -> bool:
+    """INS and OUTS; True: not finished, the instruction runs again."""
+    q = vmm.q
+    port, width = _port(vmm, insn), _width(insn)
+    _check(vmm, port, width)
+    mask = 0xFFFF if insn.address_size == 2 else x86.MASK32  # noqa: PLR2004
+    segment = x86.ES if store else insn.segment
+    step = -width if vmm.engine.flags() & x86.DF else width
+    for _ in range(_BATCH if insn.rep else 1):
+        if insn.rep and not q[x86.ECX] & mask:
+            return False
+        where = (q[BASE[segment]] + (q[register] & mask)) & x86.MASK32
+        if store:
+            user = vmm.segments.cpl == 3  # noqa: PLR2004
+            vmm.memory.translate(where, write=True, user=user)
+            operand.write(vmm, where, vmm.port_read(port, width), width)
+        else:
+            vmm.port_write(port, width, operand.read(vmm, where, width))
+        q[register] = q[register] & ~mask & x86.MASK32 | q[register] + step & mask
+        if insn.rep:
+            count = q[x86.ECX]
+            q[x86.ECX] = count & ~mask & x86.MASK32 | count - 1 & mask
+    return bool(insn.rep and q[x86.ECX] & mask)
+
+
+def _ins(vmm: "Vmm", insn: "Insn") -> bool:
+    return _string(vmm, insn, x86.EDI, store=True)
+
+
+def _outs(vmm: "Vmm", insn: "Insn") -> bool:
+    return _string(vmm, insn, x86.ESI, store=False)
+
+
+_TRAPS = "never: an engine hook at CPL 1, patched at CPL 3"
+_USER = (3,)
+
+RECORDS = (
+    Record(
+        "IN", "E4 ib, E5 ib, EC, ED", (0xE4, 0xE5, 0xEC, 0xED), "io", _TRAPS, _in,
+        "Vol. 2A IN", "Reads a device of the board; ones where there is none.",
+        patched=_USER,
+    ),
+    Record(
+        "OUT", "E6 ib, E7 ib, EE, EF", (0xE6, 0xE7, 0xEE, 0xEF), "io", _TRAPS, _out,
+        "Vol. 2B OUT", "Writes a device of the board; lost where there is none.",
+        patched=_USER,
+    ),
+    Record(
+        "INS", "6C, 6D", (0x6C, 0x6D), "io", _TRAPS, _ins, "Vol. 2A INS",
+        "Reads ports to memory at ES:EDI.", patched=_USER,
+    ),
+    Record(
+        "OUTS", "6E, 6F", (0x6E, 0x6F), "io", _TRAPS, _outs, "Vol. 2B OUTS",
+        "Writes ports from memory at DS:ESI.", patched=_USER,
+    ),
+)  # fmt: skip

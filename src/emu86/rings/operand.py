@@ -1,0 +1,58 @@
+"""Operands of an instruction being emulated."""
+
+from typing import TYPE_CHECKING
+
+from emu86.cpu.engine import BASE
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.decode import Insn
+    from emu86.rings.vmm import Vmm
+
+_USER = 3
+
+
+def address(vmm: "Vmm", insn: "Insn") -> int:
+    """Return the linear address of the memory operand."""
+    q = vmm.q
+    offset = insn.displacement
+    if insn.base >= 0:
+        offset += q[insn.base]
+    if insn.index >= 0:
+        offset += q[insn.index] << insn.scale
+    offset &= 0xFFFF if insn.address_size == 2 else x86.MASK32  # noqa: PLR2004
+    return (vmm.q[BASE[insn.segment]] + offset) & x86.MASK32
+
+
+def read(vmm: "Vmm", linear: int, size: int) -> int:
+    """Read guest memory with the rights of the guest's CPL."""
+    return vmm.memory.read(linear, size, user=vmm.segments.cpl == _USER)
+
+
+def write(vmm: "Vmm", linear: int, value: int, size: int) -> None:
+    """Write guest memory with the rights of the guest's CPL."""
+    vmm.memory.write(linear, value, size, user=vmm.segments.cpl == _USER)
+
+
+def read_rm(vmm: "Vmm", insn: "Insn", size: int) -> int:
+    """Read the r/m operand, 2 or 4 bytes."""
+    if insn.memory:
+        return read(vmm, address(vmm, insn), size)
+    return vmm.q[insn.rm] & (1 << 8 * size) - 1
+
+
+def set_register(vmm: "Vmm", number: int, value: int, size: int) -> None:
+    """Write a general register: 1 (low byte), 2 or 4 bytes of it."""
+    keep = ~((1 << 8 * size) - 1) & x86.MASK32
+    vmm.q[number] = vmm.q[number] & keep | value & ~keep & x86.MASK32
+
+
+def write_rm16(vmm: "Vmm", insn: "Insn", value: int, *, zero: bool = True) -> None:
+    """Write a 16-bit result: 2 bytes of memory, or a register of the operand's size.
+
+    zero: a 32-bit register gets the value zero-extended (SLDT, STR, SMSW on P6 and up).
+    """
+    if insn.memory:
+        write(vmm, address(vmm, insn), value & 0xFFFF, 2)
+    else:
+        set_register(vmm, insn.rm, value, insn.size if zero else 2)

@@ -1,0 +1,308 @@
+"""Privileged instructions of 32-bit protected mode: they trap, and are emulated.
+
+The engine runs the guest's kernel at CPL 1, so each raises #GP(0) there. At the guest's
+own CPL 1 to 3 that #GP(0) is the guest's, which `ring0_only` says.
+"""
+
+from typing import TYPE_CHECKING
+
+from emu86.cpu import control as word
+from emu86.cpu import layout as at
+from emu86.cpu.engine import RFLAGS
+from emu86.rings import operand
+from emu86.rings.fault import GuestFault, gp, undefined
+from emu86.rings.record import Record
+from emu86.rings.tasks import load_tr
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.decode import Insn
+    from emu86.rings.vmm import Vmm
+
+_HFLAGS = at.HFLAGS // 4
+_DR_GD = 1 << 13
+_RESERVED_DR = (4, 5)
+
+
+def _iopl_allows(vmm: "Vmm") -> None:
+    if vmm.segments.cpl > vmm.iopl:
+        raise gp(0)
+
+
+def _cli(vmm: "Vmm", insn: "Insn") -> None:
+    _iopl_allows(vmm)
+    vmm.q[RFLAGS] &= ~x86.IF
+    vmm.learn(insn, word.SITE_CLI)
+
+
+def _sti(vmm: "Vmm", insn: "Insn") -> None:
+    _iopl_allows(vmm)
+    if not vmm.q[RFLAGS] & x86.IF:
+        vmm.q[RFLAGS] |= x86.IF
+        vmm.d[_HFLAGS] |= at.HF_INHIBIT_IRQ
+    vmm.learn(insn, word.SITE_STI)
+
+
+def _hlt(vmm: "Vmm", _insn: "Insn") -> None:
+    vmm.vcpu.halted = True
+    vmm.engine.stop()
+
+
+def _read_cr(vmm: "Vmm", insn: "Insn") -> None:
+    vcpu = vmm.vcpu
+    number = insn.reg
+    if number == 0:
+        value = vcpu.cr0
+    elif number == 2:  # noqa: PLR2004
+        value = vcpu.cr2
+    elif number == 3:  # noqa: PLR2004
+        value = vcpu.cr3
+    elif number == 4:  # noqa: PLR2004
+        value = vcpu.cr4
+    else:
+        raise undefined()
+    vmm.q[insn.rm] = value
+
+
+def _write_cr(vmm: "Vmm", insn: "Insn") -> None:
+    value = vmm.q[insn.rm] & x86.MASK32
+    number = insn.reg
+    if number == 0:
+        vmm.write_cr0(value)
+    elif number == 2:  # noqa: PLR2004
+        vmm.vcpu.cr2 = value
+    elif number == 3:  # noqa: PLR2004
+        vmm.write_cr3(value)
+    elif number == 4:  # noqa: PLR2004
+        vmm.write_cr4(value)
+    else:
+        raise undefined()
+
+
+def _debug_register(vmm: "Vmm", number: int) -> int:
+    """Return the register meant: DR4 and DR5 are DR6 and DR7 unless CR4.DE."""
+    vcpu = vmm.vcpu
+    if number in _RESERVED_DR:
+        if vcpu.cr4 & x86.CR4_DE:
+            raise undefined()
+        number += 2
+    if vcpu.dr[7] & _DR_GD:
+        vcpu.dr[7] &= ~_DR_GD
+        vcpu.dr[6] |= _DR_GD
+        raise GuestFault(x86.VEC_DB)
+    return number
+
+
+def _read_dr(vmm: "Vmm", insn: "Insn") -> None:
+    vmm.q[insn.rm] = vmm.vcpu.dr[_debug_register(vmm, insn.reg)]
+
+
+def _write_dr(vmm: "Vmm", insn: "Insn") -> None:
+    number = _debug_register(vmm, insn.reg)
+    value = vmm.q[insn.rm] & x86.MASK32
+    if number == 6:  # noqa: PLR2004
+        value = value & 0xE00F | 0xFFFF0FF0
+    elif number == 7:  # noqa: PLR2004
+        value = value & 0xFFFF2BFF | 0x400
+    vmm.vcpu.dr[number] = value
+
+
+def _table_operand(vmm: "Vmm", insn: "Insn") -> tuple[int, int]:
+    if not insn.memory:
+        raise undefined()
+    where = operand.address(vmm, insn)
+    limit = operand.read(vmm, where, 2)
+    base = operand.read(vmm, where + 2, 4)
+    return base & (x86.MASK32 if insn.size == 4 else 0xFFFFFF), limit  # noqa: PLR2004
+
+
+def _lgdt(vmm: "Vmm", insn: "Insn") -> None:
+    vmm.segments.load_gdt(*_table_operand(vmm, insn))
+
+
+def _lidt(vmm: "Vmm", insn: "Insn") -> None:
+    vmm.vcpu.idt_base, vmm.vcpu.idt_limit = _table_operand(vmm, insn)
+
+
+def _lldt(vmm: "Vmm", insn: "Insn") -> None:
+    vmm.segments.load_ldt(operand.read_rm(vmm, insn, 2))
+
+
+def _ltr(vmm: "Vmm", insn: "Insn") -> None:
+    load_tr(vmm, operand.read_rm(vmm, insn, 2))
+
+
+def _lmsw(vmm: "Vmm", insn: "Insn") -> None:
+    low = operand.read_rm(vmm, insn, 2) & 0xF
+    cr0 = vmm.vcpu.cr0
+    vmm.write_cr0(cr0 & ~0xE | low | cr0 & x86.CR0_PE)
+
+
+def _clts(vmm: "Vmm", _insn: "Insn") -> None:
+    vmm.write_cr0(vmm.vcpu.cr0 & ~x86.CR0_TS)
+
+
+def _invlpg(vmm: "Vmm", insn: "Insn") -> None:
+    if not insn.memory:
+        raise undefined()
+    vmm.invalidate(operand.address(vmm, insn))
+
+
+def _nothing(_vmm: "Vmm", _insn: "Insn") -> None:
+    """There is no cache to write back or to lose."""
+
+
+def _rdmsr(vmm: "Vmm", _insn: "Insn") -> None:
+    number = vmm.q[x86.ECX] & x86.MASK32
+    if number == x86.MSR_TSC:
+        value = vmm.tsc()
+    elif number in (x86.MSR_PLATFORM_ID, x86.MSR_BIOS_SIGN_ID):
+        value = vmm.vcpu.msr.get(number, 0)
+    else:
+        raise gp(0)
+    vmm.q[x86.EAX], vmm.q[x86.EDX] = value & x86.MASK32, value >> 32 & x86.MASK32
+
+
+def _wrmsr(vmm: "Vmm", _insn: "Insn") -> None:
+    number = vmm.q[x86.ECX] & x86.MASK32
+    value = vmm.q[x86.EAX] & x86.MASK32 | (vmm.q[x86.EDX] & x86.MASK32) << 32
+    if number == x86.MSR_TSC:
+        # Only the low half is writable before family 0Fh models 3 (Vol. 3B 17.17.3).
+        vmm.set_tsc(value & x86.MASK32)
+    elif number == x86.MSR_BIOS_SIGN_ID:
+        vmm.vcpu.msr[number] = value
+    else:
+        raise gp(0)
+
+
+def _rdtsc(vmm: "Vmm", _insn: "Insn") -> None:
+    if vmm.vcpu.cr4 & x86.CR4_TSD and vmm.segments.cpl:
+        raise gp(0)
+    value = vmm.tsc()
+    vmm.q[x86.EAX], vmm.q[x86.EDX] = value & x86.MASK32, value >> 32 & x86.MASK32
+
+
+def _rdpmc(_vmm: "Vmm", _insn: "Insn") -> None:
+    raise gp(0)  # the models have no performance counters
+
+
+RECORDS = (
+    Record(
+        "CLI", "FA", (0xFA,), "privileged", "#GP(0): CPL 1 > IOPL 0", _cli,
+        "Vol. 2A CLI",
+        "Clears the virtual IF. No interrupt ever reaches the engine, so its own IF"
+        " mirrors the virtual one and PUSHF reads true. With IOPL raised it never traps.",
+    ),
+    Record(
+        "STI", "FB", (0xFB,), "privileged", "#GP(0): CPL 1 > IOPL 0", _sti,
+        "Vol. 2B STI",
+        "Sets the virtual IF; an interrupt that waits is injected after the next"
+        " instruction, as STI's shadow says.",
+    ),
+    Record(
+        "HLT", "F4", (0xF4,), "privileged", "#GP(0)", _hlt, "Vol. 2A HLT",
+        "Ends the run until the next interrupt; virtual time jumps to it. With IF clear"
+        " nothing can come, and the machine is halted.",
+        ring0_only=True,
+    ),
+    Record(
+        "MOV from CR", "0F 20 /r", (0x0F20,), "privileged", "#GP(0)", _read_cr,
+        "Vol. 2B MOV—Move to/from Control Registers",
+        "Reads the virtual CR0, CR2, CR3 or CR4; the hardware's own hold the VMM's values.",
+        ring0_only=True,
+    ),
+    Record(
+        "MOV to CR", "0F 22 /r", (0x0F22,), "privileged", "#GP(0)", _write_cr,
+        "Vol. 2B MOV—Move to/from Control Registers",
+        "Writes the virtual register. CR3 switches to the shadow root of that page"
+        " directory and drops what the guest changed; PG, WP, PSE and PGE rebuild the"
+        " shadow tables; TS, EM, MP and the SSE bits are mirrored to the hardware.",
+        ring0_only=True,
+    ),
+    Record(
+        "MOV from DR", "0F 21 /r", (0x0F21,), "privileged", "#GP(0)", _read_dr,
+        "Vol. 2B MOV—Move to/from Debug Registers",
+        "Reads the virtual debug register. Breakpoints set in them do not fire.",
+        ring0_only=True,
+    ),
+    Record(
+        "MOV to DR", "0F 23 /r", (0x0F23,), "privileged", "#GP(0)", _write_dr,
+        "Vol. 2B MOV—Move to/from Debug Registers",
+        "Writes the virtual debug register, with its fixed bits.",
+        ring0_only=True,
+    ),
+    Record(
+        "LGDT", "0F 01 /2", (0x0F01,), "privileged", "#GP(0)", _lgdt,
+        "Vol. 2A LGDT/LIDT",
+        "Sets the virtual GDTR. The shadow GDT is emptied and follows the new table.",
+        reg=2, ring0_only=True,
+    ),
+    Record(
+        "LIDT", "0F 01 /3", (0x0F01,), "privileged", "#GP(0)", _lidt,
+        "Vol. 2A LGDT/LIDT",
+        "Sets the virtual IDTR, which only the injector reads.",
+        reg=3, ring0_only=True,
+    ),
+    Record(
+        "LLDT", "0F 00 /2", (0x0F00,), "privileged", "#GP(0)", _lldt, "Vol. 2A LLDT",
+        "Sets the virtual LDTR from the guest's GDT; the shadow LDT follows.",
+        reg=2, ring0_only=True,
+    ),
+    Record(
+        "LTR", "0F 00 /3", (0x0F00,), "privileged", "#GP(0)", _ltr, "Vol. 2A LTR",
+        "Sets the virtual TR and marks the TSS busy; the injector takes stacks from it.",
+        reg=3, ring0_only=True,
+    ),
+    Record(
+        "LMSW", "0F 01 /6", (0x0F01,), "privileged", "#GP(0)", _lmsw, "Vol. 2A LMSW",
+        "Writes the low four bits of the virtual CR0; PE can be set, not cleared.",
+        reg=6, ring0_only=True,
+    ),
+    Record(
+        "CLTS", "0F 06", (0x0F06,), "privileged", "#GP(0)", _clts, "Vol. 2A CLTS",
+        "Clears CR0.TS, in the virtual CR0 and in the hardware's.",
+        ring0_only=True,
+    ),
+    Record(
+        "INVLPG", "0F 01 /7", (0x0F01,), "privileged", "#GP(0)", _invlpg,
+        "Vol. 2A INVLPG",
+        "Drops the shadow entry of one page, so that the next use reads the guest's"
+        " tables again.",
+        reg=7, ring0_only=True,
+    ),
+    Record(
+        "INVD", "0F 08", (0x0F08,), "privileged", "#GP(0)", _nothing, "Vol. 2A INVD",
+        "Nothing to do: the guest's memory has no cache.",
+        ring0_only=True,
+    ),
+    Record(
+        "WBINVD", "0F 09", (0x0F09,), "privileged", "#GP(0)", _nothing,
+        "Vol. 2D WBINVD",
+        "Nothing to do: the guest's memory has no cache.",
+        ring0_only=True,
+    ),
+    Record(
+        "RDMSR", "0F 32", (0x0F32,), "privileged", "#GP(0)", _rdmsr, "Vol. 2B RDMSR",
+        "Reads the few MSRs that the CPU model has; any other is the guest's #GP(0).",
+        ring0_only=True,
+    ),
+    Record(
+        "WRMSR", "0F 30", (0x0F30,), "privileged", "#GP(0)", _wrmsr, "Vol. 2D WRMSR",
+        "Writes them; any other is the guest's #GP(0).",
+        ring0_only=True,
+    ),
+    Record(
+        "RDTSC", "0F 31", (0x0F31,), "privileged",
+        "#GP(0) with CR4.TSD; else an engine hook", _rdtsc, "Vol. 2B RDTSC",
+        "Virtual time in nanoseconds, that is a 1 GHz TSC. The hook is compiled code.",
+    ),
+    Record(
+        "RDPMC", "0F 33", (0x0F33,), "privileged", "#GP(0)", _rdpmc, "Vol. 2B RDPMC",
+        "The models have no performance counters, so every counter number is #GP(0).",
+    ),
+)  # fmt: skip
+
+
+def after_shadow(vmm: "Vmm") -> None:
+    """Hold interrupts off for one instruction, after MOV SS and POP SS."""
+    vmm.d[_HFLAGS] |= at.HF_INHIBIT_IRQ

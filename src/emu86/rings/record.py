@@ -1,0 +1,41 @@
+"""The form of the exit table: one record per instruction that the VMM handles."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from emu86.rings.decode import Insn
+    from emu86.rings.vmm import Vmm
+
+# A handler emulates one instruction. It returns True if it has set EIP itself; else the
+# caller moves EIP past the instruction. It raises GuestFault or PageFault before it has
+# changed anything.
+Handler = Callable[["Vmm", "Insn"], bool | None]
+
+Kind = Literal["privileged", "sensitive", "segment", "io"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One instruction.
+
+    opcodes: one byte, or 0F00h + the second; reg: the ModRM.reg that selects it, or -1;
+    kind: privileged (traps outside ring 0), sensitive (does not trap, yet tells or loses
+    something), segment (traps when the shadow tables refuse it) or io; traps: how it
+    reaches the VMM; patched: at which of the engine's rings (1: the guest's kernel,
+    3: its users) its sites are patched before they first run; sdm: where it is described;
+    doc: what is done and why.
+    """
+
+    mnemonic: str
+    encoding: str
+    opcodes: tuple[int, ...]
+    kind: Kind
+    traps: str
+    handler: Handler
+    sdm: str
+    doc: str
+    reg: int = -1
+    patched: tuple[int, ...] = ()
+    ring0_only: bool = False

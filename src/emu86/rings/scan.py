@@ -1,0 +1,149 @@
+"""Find the sensitive instructions of a block before it first runs, and patch them.
+
+The engine tells of every block that it has just translated. If the block holds an
+instruction that must not run natively, its first byte becomes INT3 in RAM for exactly as
+long as it takes to translate the block once more; then the byte is put back. So the patch
+lives in the translation alone: a guest that reads or rewrites its code sees its own
+bytes. The INT3's exit decodes what stands in RAM.
+"""
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import capstone
+
+from emu86.cpu import layout as at
+from emu86.cpu.engine import ATTRIBUTES
+from emu86.mmu.memory import PageFault
+from emu86.rings.decode import decode
+from emu86.rings.table import RECORDS, find
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.vmm import Vmm
+
+INT3: Final = 0xCC
+_HFLAGS: Final = at.HFLAGS // 4
+# 0F 01 with a register operand holds instructions that no CPU model here has; only SMSW
+# and LMSW are meant.
+_GROUP7: Final = 0x0F01
+_GROUP7_REGISTERS: Final = (4, 6)
+# With IOPL raised POPF and the kernel's IRET run natively.
+_NATIVE_WITH_IOPL: Final = ("POPF", "IRET")
+
+
+def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
+    """Return a pattern that every block with a site to patch at `ring` matches."""
+    opcodes = {
+        opcode
+        for record in RECORDS
+        if ring in record.patched and record.mnemonic not in skip
+        for opcode in record.opcodes
+    } | {_GROUP7}
+    one = [o for o in opcodes if o < 0x0F00]  # noqa: PLR2004
+    two = [o & 0xFF for o in opcodes if o >= 0x0F00]  # noqa: PLR2004
+    text = b"[" + b"".join(re.escape(bytes([o])) for o in one) + b"]|\x0f["
+    return re.compile(text + b"".join(re.escape(bytes([o])) for o in two) + b"]", re.S)
+
+
+class Scanner:
+    """Scans and patches the blocks of one engine."""
+
+    def __init__(self, vmm: "Vmm", *, iopl_raised: bool) -> None:
+        self.vmm = vmm
+        self.blocks = 0
+        self.decoded = 0
+        self.patched: Counter[str] = Counter()
+        self.sites: dict[int, set[int]] = {}  # guest page -> GPAs of patched sites
+        self._pending: tuple[int, int] | None = None  # GPA, the byte that stood there
+        kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
+        self._skip = {1: kernel_skip, 2: kernel_skip, 3: ()}
+        kernel = _prefilter(1, kernel_skip)
+        self._filter = {1: kernel, 2: kernel, 3: _prefilter(3, ())}
+        self._lengths = {
+            wide: capstone.Cs(capstone.CS_ARCH_X86, mode)
+            for wide, mode in (
+                (True, capstone.CS_MODE_32),
+                (False, capstone.CS_MODE_16),
+            )
+        }
+
+    def on_block(self, linear: int, size: int) -> None:
+        """Take a block that the engine has translated and not yet run."""
+        if self._pending is not None:
+            self.restore()
+            return
+        self.blocks += 1
+        vmm = self.vmm
+        ring = vmm.d[_HFLAGS] & 3
+        try:
+            code = vmm.memory.read_bytes(linear, size)
+        except PageFault:
+            return
+        pattern = self._filter[ring or 1]
+        if not pattern.search(code):
+            return
+        self.decoded += 1
+        found = self._first_site(code, ring or 1)
+        if found is not None:
+            self._patch(linear + found & x86.MASK32, linear, size)
+
+    def _first_site(self, code: bytes, ring: int) -> int | None:
+        """Return the offset of the first instruction to patch."""
+        wide = bool(self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+        patched_at = 3 if ring == 3 else 1  # noqa: PLR2004
+        skip = self._skip[ring]
+        offset = 0
+        for _address, length, _name, _text in self._lengths[wide].disasm_lite(code, 0):
+            insn = decode(code[offset : offset + length], wide=wide)
+            if insn is not None:
+                record = find(insn)
+                if record is not None:
+                    wanted = patched_at in record.patched
+                    if wanted and record.mnemonic not in skip:
+                        self.patched[record.mnemonic] += 1
+                        return offset
+                if (
+                    insn.opcode == _GROUP7
+                    and not insn.memory
+                    and insn.reg not in _GROUP7_REGISTERS
+                ):
+                    self.patched["#UD"] += 1
+                    return offset
+            offset += length
+        return None
+
+    def _patch(self, site: int, linear: int, size: int) -> None:
+        vmm = self.vmm
+        gpa = vmm.memory.translate(site)
+        self.sites.setdefault(gpa >> x86.PAGE_SHIFT, set()).add(gpa)
+        start = vmm.memory.translate(linear)
+        ram = vmm.memory.bytes
+        self._pending = gpa, ram[gpa]
+        ram[gpa] = INT3
+        vmm.engine.drop_code(start, min(size, x86.PAGE_SIZE - (start & 0xFFF)))
+        vmm.engine.stop()
+
+    def restore(self) -> None:
+        """Put the guest's byte back, once the patched block has been translated."""
+        if self._pending is not None:
+            gpa, byte = self._pending
+            self._pending = None
+            self.vmm.memory.bytes[gpa] = byte
+
+    @property
+    def pending(self) -> bool:
+        """Whether a patched block waits to be translated: nothing may come between."""
+        return self._pending is not None
+
+    def is_patched(self, gpa: int) -> bool:
+        """Tell whether an INT3 at `gpa` is the VMM's."""
+        sites = self.sites.get(gpa >> x86.PAGE_SHIFT)
+        return (
+            sites is not None and gpa in sites and self.vmm.memory.bytes[gpa] != INT3
+        )
+
+    def forget(self, page: int) -> None:
+        """Drop what was known of a guest page: its code is gone."""
+        self.sites.pop(page, None)

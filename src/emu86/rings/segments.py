@@ -1,0 +1,325 @@
+"""Segments: the guest's descriptor tables, and the shadow tables the hardware loads from.
+
+A shadow table holds the guest's code and data descriptors with DPL 0 raised to 1, so that
+most segment loads run natively. What it leaves out makes the load trap, and then it is
+done here by the guest's own tables and rules: system descriptors, descriptors whose
+accessed bit is still clear, DPL 1 and 2, and everything after the guest has written to a
+table's page, until the table is read again. Source: SDM Vol. 3A chapters 3 and 5.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from emu86.cpu import layout as at
+from emu86.cpu.engine import ATTRIBUTES, SELECTOR
+from emu86.mmu.memory import PageFault
+from emu86.mmu.ram import Hidden
+from emu86.rings.fault import GuestFault, gp
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.vmm import Vmm
+
+_NATIVE: Final = x86.DESC_P | x86.DESC_S | x86.DESC_A
+
+
+class Descriptor:
+    """One 8-byte descriptor: base 32 bits, limit in bytes, attributes in place."""
+
+    __slots__ = ("attributes", "base", "high", "limit", "low")
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low = low
+        self.high = high
+        self.base = low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000
+        limit = low & 0xFFFF | high & 0xF0000
+        self.limit = limit << 12 | 0xFFF if high & x86.DESC_G else limit
+        self.attributes = high & x86.DESC_ATTRIBUTES & ~x86.DESC_L
+
+    @property
+    def dpl(self) -> int:
+        """Descriptor privilege level, 0 to 3."""
+        return self.high >> x86.DESC_DPL_SHIFT & 3
+
+    @property
+    def present(self) -> bool:
+        """The P bit."""
+        return bool(self.high & x86.DESC_P)
+
+    @property
+    def system(self) -> int:
+        """The system type (0 to 15), or -1 for a code or data segment."""
+        return -1 if self.high & x86.DESC_S else self.high >> 8 & 15
+
+    @property
+    def code(self) -> bool:
+        """Whether it is a code segment."""
+        both = x86.DESC_S | x86.DESC_CODE
+        return self.high & both == both
+
+    @property
+    def conforming(self) -> bool:
+        """Whether it is a conforming code segment."""
+        return self.code and bool(self.high & x86.DESC_CE)
+
+    @property
+    def readable(self) -> bool:
+        """Whether data can be read through it."""
+        return self.system < 0 and (not self.code or bool(self.high & x86.DESC_RW))
+
+    @property
+    def writable(self) -> bool:
+        """Whether it is a data segment that can be written."""
+        return self.system < 0 and not self.code and bool(self.high & x86.DESC_RW)
+
+
+class ShadowTable:
+    """The hardware's copy of the guest's GDT or LDT, at a fixed linear address."""
+
+    def __init__(self, vmm: "Vmm", page: int, register: int) -> None:
+        self.vmm = vmm
+        self.first = page * 512
+        self.entries = vmm.hidden.q
+        self.linear = Hidden.linear(page)
+        self.register = register
+        self.base = self.limit = 0
+        self.raw = b""
+        self.stale = False
+        self.pages: set[int] = set()
+
+    def load(self, base: int, limit: int) -> None:
+        """Follow LGDT or LLDT: `limit` in bytes, -1 for no table at all."""
+        self.base, self.limit = base, limit
+        self._clear()
+        self.vmm.engine.set_table(self.register, self.linear, max(limit, 0))
+        self.stale = limit >= 0
+
+    def written(self, page: int) -> None:
+        """Empty the table: the guest is writing to a page of its own."""
+        if page in self.pages:
+            self._clear()
+            self.stale = True
+
+    def _clear(self) -> None:
+        count = len(self.raw) // 8
+        self.vmm.hidden.np[self.first : self.first + count] = 0
+        self.raw = b""
+        self.pages.clear()
+
+    def refresh(self) -> None:
+        """Read the guest's table again and watch its pages."""
+        self._clear()
+        self.stale = False
+        vmm = self.vmm
+        size = (min(self.limit, 0xFFFF) + 1) & ~7
+        mem = vmm.memory
+        at, end = self.base, self.base + size
+        raw = b""
+        try:
+            while at < end:
+                gpa = mem.translate(at & x86.MASK32)
+                part = min(end - at, x86.PAGE_SIZE - (at & 0xFFF))
+                page = gpa >> 12
+                if not mem.ram.backed(page):
+                    break
+                vmm.mmu.use.watch(page)
+                self.pages.add(page)
+                raw += mem.bytes[gpa : gpa + part]
+                at += part
+        except PageFault:
+            pass  # what cannot be read stays out, and traps
+        self.raw = raw
+        words = memoryview(raw).cast("I") if len(raw) % 8 == 0 else b""
+        inner = vmm.segments.inner
+        for i in range(0, len(words), 2):
+            high = words[i + 1]
+            if high & _NATIVE == _NATIVE:
+                dpl = high & x86.DESC_DPL
+                if dpl == 0 and not inner:
+                    high |= 1 << x86.DESC_DPL_SHIFT
+                elif dpl != x86.DESC_DPL:
+                    continue
+                high &= ~x86.DESC_L
+                self.entries[self.first + i // 2] = words[i] | high << 32
+
+
+class Segments:
+    """Segment registers and descriptor tables of one virtual CPU."""
+
+    def __init__(self, vmm: "Vmm") -> None:
+        self.vmm = vmm
+        self.engine = vmm.engine
+        self.d = vmm.engine.d
+        self.q = vmm.engine.q
+        self.memory = vmm.memory
+        self.vcpu = vmm.vcpu
+        self.inner = False  # the guest runs in its ring 1 or 2: DPL 0 is out of reach
+        self.gdt = ShadowTable(vmm, Hidden.GDT, at.GDTR)
+        self.ldt = ShadowTable(vmm, Hidden.LDT, at.LDTR)
+        vmm.mmu.use.table_written = self._written
+
+    def _written(self, page: int) -> None:
+        self.gdt.written(page)
+        self.ldt.written(page)
+
+    def load_gdt(self, base: int, limit: int) -> None:
+        """LGDT."""
+        self.vcpu.gdt_base, self.vcpu.gdt_limit = base, limit
+        self.gdt.load(base, limit)
+
+    def load_ldt(self, selector: int) -> None:
+        """LLDT: raises #GP(selector) or #NP(selector)."""
+        ldtr = self.vcpu.ldtr
+        if selector & 0xFFFC == 0:
+            ldtr.selector, ldtr.base, ldtr.limit, ldtr.kind = selector, 0, -1, 0
+        else:
+            if selector & 4:
+                raise gp(selector)
+            found = self.descriptor(selector)
+            if found.system != x86.SYS_LDT:
+                raise gp(selector)
+            if not found.present:
+                raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+            ldtr.selector, ldtr.base, ldtr.limit = selector, found.base, found.limit
+            ldtr.kind = x86.SYS_LDT
+        self.ldt.load(ldtr.base, ldtr.limit)
+
+    def refresh(self, selector: int) -> bool:
+        """Read the table of `selector` again if the guest wrote to it; tell if it did."""
+        table = self.ldt if selector & 4 else self.gdt
+        if not table.stale:
+            return False
+        table.refresh()
+        return True
+
+    def descriptor(self, selector: int, vector: int = x86.VEC_GP) -> Descriptor:
+        """Read a descriptor; `vector`(selector) if it lies beyond its table."""
+        if selector & 4:
+            base, limit = self.vcpu.ldtr.base, self.vcpu.ldtr.limit
+        else:
+            base, limit = self.vcpu.gdt_base, self.vcpu.gdt_limit
+        offset = selector & 0xFFF8
+        if offset + 7 > limit:
+            raise GuestFault(vector, selector & 0xFFFC)
+        read32 = self.memory.read32
+        return Descriptor(read32(base + offset), read32(base + offset + 4))
+
+    def set_high(self, selector: int, descriptor: Descriptor, bits: int) -> None:
+        """Set bits (accessed, busy) in a descriptor's high doubleword in memory."""
+        if descriptor.high & bits != bits:
+            descriptor.high |= bits
+            descriptor.attributes |= bits & x86.DESC_ATTRIBUTES
+            base = self.vcpu.ldtr.base if selector & 4 else self.vcpu.gdt_base
+            where = base + (selector & 0xFFF8) + 4
+            self.memory.write32(where & x86.MASK32, descriptor.high)
+
+    # -- what the guest sees -------------------------------------------------------------
+
+    @property
+    def cpl(self) -> int:
+        """The guest's CPL."""
+        return self.d[SELECTOR[x86.CS]] & 3
+
+    def hold(self, index: int, selector: int, found: Descriptor) -> None:
+        """Put a checked descriptor in a segment register; then `enter` or `settle`."""
+        attributes = found.attributes | x86.DESC_A
+        if not attributes & x86.DESC_DPL:
+            attributes |= 1 << x86.DESC_DPL_SHIFT
+        self.engine.set_segment(index, selector, found.base, found.limit, attributes)
+
+    def clear(self, index: int, selector: int = 0) -> None:
+        """Load a null selector."""
+        self.engine.set_segment(index, selector, 0, 0, 0)
+
+    def enter(self) -> None:
+        """Make the engine's CPL follow the guest's, which CS's selector tells."""
+        cpl = self.cpl
+        self.engine.sync_mode(cpl or 1)
+        inner = cpl in (1, 2)
+        if inner != self.inner:
+            self.inner = inner
+            for table in (self.gdt, self.ldt):
+                table.load(table.base, table.limit)
+        self.vmm.sync_iopl(cpl)
+
+    # -- loads -----------------------------------------------------------------------------
+
+    def load(self, index: int, selector: int) -> None:
+        """MOV, POP and LxS of a data segment register or SS: SDM Vol. 2B MOV.
+
+        Raises #GP, #NP and #SS as the guest's CPU would.
+        """
+        if index == x86.SS:
+            found = self.check_stack(selector, self.cpl, x86.VEC_GP)
+        elif selector & 0xFFFC == 0:
+            self.clear(index, selector)
+            self.settle()
+            return
+        else:
+            found = self.descriptor(selector)
+            if not found.readable:
+                raise gp(selector)
+            level = max(selector & 3, self.cpl)
+            if not found.conforming and found.dpl < level:
+                raise gp(selector)
+            if not found.present:
+                raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+        self.set_high(selector, found, x86.DESC_A)
+        self.hold(index, selector, found)
+        self.settle()
+
+    def settle(self) -> None:
+        """Bring the engine's derived mode bits in line after a load."""
+        self.engine.sync_mode(self.d[at.HFLAGS // 4] & 3)
+
+    def check_stack(self, selector: int, cpl: int, vector: int) -> Descriptor:
+        """Read a descriptor for SS at `cpl`; `vector` is #GP, or #TS for a new stack."""
+        if selector & 0xFFFC == 0:
+            raise GuestFault(vector, 0)
+        found = self.descriptor(selector, vector)
+        if selector & 3 != cpl or not found.writable or found.dpl != cpl:
+            raise GuestFault(vector, selector & 0xFFFC)
+        if not found.present:
+            raise GuestFault(x86.VEC_SS, selector & 0xFFFC)
+        return found
+
+    def check_code(self, selector: int, cpl: int) -> Descriptor:
+        """Read a descriptor for CS, for a jump or call that stays at `cpl`."""
+        found = self.descriptor(selector)
+        if not found.code:
+            raise gp(selector)
+        if found.conforming:
+            if found.dpl > cpl:
+                raise gp(selector)
+        elif selector & 3 > cpl or found.dpl != cpl:
+            raise gp(selector)
+        if not found.present:
+            raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+        return found
+
+    def load_code(self, selector: int, found: Descriptor, cpl: int) -> None:
+        """Load CS for `cpl`, and follow it."""
+        self.set_high(selector, found, x86.DESC_A)
+        self.hold(x86.CS, selector & 0xFFFC | cpl, found)
+
+    def load_stack(self, selector: int, found: Descriptor) -> None:
+        """Load SS from a descriptor of `check_stack`."""
+        self.set_high(selector, found, x86.DESC_A)
+        self.hold(x86.SS, selector, found)
+
+    def drop_outer(self, cpl: int) -> None:
+        """On a return to `cpl`: null the data segments it may not use (Vol. 3A 5.8.6)."""
+        d = self.d
+        conforming = x86.DESC_CODE | x86.DESC_CE
+        for index in (x86.ES, x86.DS, x86.FS, x86.GS):
+            attributes = d[ATTRIBUTES[index]]
+            # DPL 0 stands as 1 here, and both are too privileged for any outer ring.
+            if attributes & conforming == conforming:
+                continue
+            dpl = attributes >> x86.DESC_DPL_SHIFT & 3
+            if dpl < cpl or (dpl == 1 and cpl == 1 and self._was_zero(index)):
+                self.clear(index)
+
+    def _was_zero(self, index: int) -> bool:
+        """Tell DPL 0 from DPL 1 by the guest's table: the register does not keep it."""
+        selector = self.d[SELECTOR[index]]
+        return selector & 0xFFFC != 0 and self.descriptor(selector).dpl == 0

@@ -1,0 +1,235 @@
+"""Sensitive instructions that do not trap: found before they first run, and patched.
+
+After Robin and Irvine (USENIX Security 2000). Their sites run INT3 in the engine's
+translation only; guest memory keeps its bytes (`scan`). Because the engine holds the
+guest's own selectors and flags, PUSHF and reads of segment registers need no patch.
+"""
+
+from typing import TYPE_CHECKING
+
+from emu86.rings import operand
+from emu86.rings.fault import GuestFault, undefined
+from emu86.rings.record import Record
+from emu86.rings.stack import Stack
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.decode import Insn
+    from emu86.rings.segments import Descriptor
+    from emu86.rings.vmm import Vmm
+
+_POPF = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.AC | x86.ID
+# LAR accepts these system types, LSL those (SDM Vol. 2A tables 3-51 and 3-65).
+_LAR_TYPES = frozenset({1, 2, 3, 4, 5, 9, 11, 12})
+_LSL_TYPES = frozenset({1, 2, 3, 9, 11})
+
+
+def _popf(vmm: "Vmm", insn: "Insn") -> None:
+    stack = Stack(vmm)
+    image = stack.peek(0, insn.size)
+    stack.drop(insn.size)
+    flags = vmm.guest_flags()
+    cpl = vmm.segments.cpl
+    change = _POPF
+    if cpl <= vmm.iopl:
+        change |= x86.IF
+    if cpl == 0:
+        change |= x86.IOPL
+    if insn.size == 2:  # noqa: PLR2004
+        change &= 0xFFFF
+    stack.commit()
+    vmm.set_guest_flags((flags & ~change | image & change) & ~x86.RF)
+
+
+def _pushf(vmm: "Vmm", insn: "Insn") -> None:
+    stack = Stack(vmm)
+    stack.push(vmm.guest_flags() & ~(x86.VM | x86.RF), insn.size)
+    stack.commit()
+
+
+def _store_table(vmm: "Vmm", insn: "Insn", base: int, limit: int) -> None:
+    if not insn.memory:
+        raise undefined()
+    where = operand.address(vmm, insn)
+    operand.write(vmm, where, limit, 2)
+    # A 16-bit operand stores all 32 bits of the base too, on the P6 and later.
+    operand.write(vmm, where + 2, base, 4)
+
+
+def _sgdt(vmm: "Vmm", insn: "Insn") -> None:
+    _store_table(vmm, insn, vmm.vcpu.gdt_base, vmm.vcpu.gdt_limit)
+
+
+def _sidt(vmm: "Vmm", insn: "Insn") -> None:
+    _store_table(vmm, insn, vmm.vcpu.idt_base, vmm.vcpu.idt_limit)
+
+
+def _sldt(vmm: "Vmm", insn: "Insn") -> None:
+    operand.write_rm16(vmm, insn, vmm.vcpu.ldtr.selector)
+
+
+def _str(vmm: "Vmm", insn: "Insn") -> None:
+    operand.write_rm16(vmm, insn, vmm.vcpu.tr.selector)
+
+
+def _smsw(vmm: "Vmm", insn: "Insn") -> None:
+    if insn.memory:
+        operand.write_rm16(vmm, insn, vmm.vcpu.cr0)
+    else:
+        operand.set_register(vmm, insn.rm, vmm.vcpu.cr0, insn.size)
+
+
+def _visible(vmm: "Vmm", selector: int) -> "Descriptor | None":
+    """Return the descriptor if the guest's tables have one there."""
+    if selector & 0xFFFC == 0:
+        return None
+    try:
+        return vmm.segments.descriptor(selector)
+    except GuestFault:
+        return None
+
+
+def _set_zf(vmm: "Vmm", *, on: bool) -> None:
+    flags = vmm.engine.flags()
+    vmm.engine.set_flags(flags | x86.ZF if on else flags & ~x86.ZF)
+
+
+def _allowed(vmm: "Vmm", found: "Descriptor", selector: int) -> bool:
+    return found.conforming or found.dpl >= max(vmm.segments.cpl, selector & 3)
+
+
+def _lar_lsl(vmm: "Vmm", insn: "Insn", types: frozenset[int], *, limit: bool) -> None:
+    selector = operand.read_rm(vmm, insn, 2)
+    found = _visible(vmm, selector)
+    good = (
+        found is not None
+        and (found.system < 0 or found.system in types)
+        and _allowed(vmm, found, selector)
+    )
+    _set_zf(vmm, on=good)
+    if good and found is not None:
+        value = found.limit if limit else found.high & 0x00F0FF00
+        operand.set_register(vmm, insn.reg, value, insn.size)
+
+
+def _lar(vmm: "Vmm", insn: "Insn") -> None:
+    _lar_lsl(vmm, insn, _LAR_TYPES, limit=False)
+
+
+def _lsl(vmm: "Vmm", insn: "Insn") -> None:
+    _lar_lsl(vmm, insn, _LSL_TYPES, limit=True)
+
+
+def _verr(vmm: "Vmm", insn: "Insn") -> None:
+    selector = operand.read_rm(vmm, insn, 2)
+    found = _visible(vmm, selector)
+    good = found is not None and found.readable and _allowed(vmm, found, selector)
+    _set_zf(vmm, on=good)
+
+
+def _verw(vmm: "Vmm", insn: "Insn") -> None:
+    selector = operand.read_rm(vmm, insn, 2)
+    found = _visible(vmm, selector)
+    good = found is not None and found.writable and _allowed(vmm, found, selector)
+    _set_zf(vmm, on=good)
+
+
+def _undefined(_vmm: "Vmm", _insn: "Insn") -> None:
+    raise undefined()
+
+
+def _icebp(vmm: "Vmm", insn: "Insn") -> bool:
+    vmm.advance(insn)
+    raise GuestFault(x86.VEC_DB)
+
+
+_NEVER = "never: patched"
+_BOTH = (1, 3)
+
+RECORDS = (
+    Record(
+        "POPF", "9D", (0x9D,), "sensitive", _NEVER, _popf, "Vol. 2B POPF",
+        "At CPL 1 with IOPL 0 the hardware drops IF and IOPL from the popped image"
+        " without a word: a kernel that restores its flags would keep its interrupts as"
+        " they were. Patched in the guest's kernel. With IOPL raised it runs natively.",
+        patched=(1,),
+    ),
+    Record(
+        "PUSHF", "9C", (0x9C,), "sensitive", "never: reads true", _pushf,
+        "Vol. 2B PUSHF",
+        "Would show the VMM's IF and IOPL; here the hardware's flags are the guest's, so"
+        " it needs no patch. With IOPL raised the raised IOPL shows.",
+    ),
+    Record(
+        "SGDT", "0F 01 /0", (0x0F01,), "sensitive", _NEVER, _sgdt, "Vol. 2B SGDT",
+        "Would store the shadow GDT's base and limit; stores the guest's.",
+        reg=0, patched=_BOTH,
+    ),
+    Record(
+        "SIDT", "0F 01 /1", (0x0F01,), "sensitive", _NEVER, _sidt, "Vol. 2B SIDT",
+        "Would store the host's IDTR; stores the guest's.",
+        reg=1, patched=_BOTH,
+    ),
+    Record(
+        "SLDT", "0F 00 /0", (0x0F00,), "sensitive", _NEVER, _sldt, "Vol. 2B SLDT",
+        "Would store the host's LDTR selector; stores the guest's.",
+        reg=0, patched=_BOTH,
+    ),
+    Record(
+        "STR", "0F 00 /1", (0x0F00,), "sensitive", _NEVER, _str, "Vol. 2B STR",
+        "Would store the host's TR selector; stores the guest's.",
+        reg=1, patched=_BOTH,
+    ),
+    Record(
+        "SMSW", "0F 01 /4", (0x0F01,), "sensitive", _NEVER, _smsw, "Vol. 2B SMSW",
+        "Would store the host's CR0; stores the guest's.",
+        reg=4, patched=_BOTH,
+    ),
+    Record(
+        "LAR", "0F 02 /r", (0x0F02,), "sensitive", _NEVER, _lar, "Vol. 2A LAR",
+        "Would read the shadow tables, where DPLs are raised and descriptors missing.",
+        patched=_BOTH,
+    ),
+    Record(
+        "LSL", "0F 03 /r", (0x0F03,), "sensitive", _NEVER, _lsl, "Vol. 2A LSL",
+        "Would read the shadow tables, where DPLs are raised and descriptors missing.",
+        patched=_BOTH,
+    ),
+    Record(
+        "VERR", "0F 00 /4", (0x0F00,), "sensitive", _NEVER, _verr, "Vol. 2D VERR",
+        "Would read the shadow tables, where DPLs are raised and descriptors missing.",
+        reg=4, patched=_BOTH,
+    ),
+    Record(
+        "VERW", "0F 00 /5", (0x0F00,), "sensitive", _NEVER, _verw, "Vol. 2D VERW",
+        "Would read the shadow tables, where DPLs are raised and descriptors missing.",
+        reg=5, patched=_BOTH,
+    ),
+    Record(
+        "SYSENTER", "0F 34", (0x0F34,), "sensitive", _NEVER, _undefined,
+        "Vol. 2B SYSENTER",
+        "The engine skips it in silence; no CPU model here has it, so it is #UD.",
+        patched=_BOTH,
+    ),
+    Record(
+        "SYSEXIT", "0F 35", (0x0F35,), "sensitive", _NEVER, _undefined,
+        "Vol. 2B SYSEXIT", "No CPU model here has it, so it is #UD.",
+        patched=_BOTH,
+    ),
+    Record(
+        "SYSCALL", "0F 05", (0x0F05,), "sensitive", _NEVER, _undefined,
+        "Vol. 2B SYSCALL",
+        "The engine skips it in silence; no CPU model here has it, so it is #UD.",
+        patched=_BOTH,
+    ),
+    Record(
+        "SYSRET", "0F 07", (0x0F07,), "sensitive", _NEVER, _undefined,
+        "Vol. 2B SYSRET", "No CPU model here has it, so it is #UD.",
+        patched=_BOTH,
+    ),
+    Record(
+        "INT1", "F1", (0xF1,), "sensitive", _NEVER, _icebp, "Vol. 2A INT1",
+        "The engine would stop as at a debugger's breakpoint; it is the guest's #DB.",
+        patched=_BOTH,
+    ),
+)  # fmt: skip

@@ -1,0 +1,168 @@
+"""Instructions that load segment registers: they trap when the shadow tables refuse.
+
+Most loads run natively from the shadow tables. Those that a compressed ring would get
+wrong (SS with RPL 1, far transfers that store the real CPL in CS, IRET that loses IF) are
+patched in the guest's kernel.
+"""
+
+from typing import TYPE_CHECKING
+
+from emu86.cpu.engine import RIP
+from emu86.rings import operand
+from emu86.rings.fault import undefined
+from emu86.rings.privileged import after_shadow
+from emu86.rings.record import Record
+from emu86.rings.stack import Stack
+from emu86.rings.transfer import far_call, far_jump, far_return, iret
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.decode import Insn
+    from emu86.rings.vmm import Vmm
+
+_POP = {0x07: x86.ES, 0x17: x86.SS, 0x1F: x86.DS, 0x0FA1: x86.FS, 0x0FA9: x86.GS}
+_LXS = {0xC4: x86.ES, 0xC5: x86.DS, 0x0FB2: x86.SS, 0x0FB4: x86.FS, 0x0FB5: x86.GS}
+
+
+def _mov(vmm: "Vmm", insn: "Insn") -> None:
+    if insn.reg == x86.CS or insn.reg > x86.GS:
+        raise undefined()
+    vmm.segments.load(insn.reg, operand.read_rm(vmm, insn, 2))
+    if insn.reg == x86.SS:
+        after_shadow(vmm)
+
+
+def _pop(vmm: "Vmm", insn: "Insn") -> None:
+    index = _POP[insn.opcode]
+    stack = Stack(vmm)
+    selector = stack.peek(0, 2)
+    stack.drop(insn.size)
+    vmm.segments.load(index, selector)
+    # The new ESP counts in the new stack segment's size for SS itself.
+    stack.commit()
+    if index == x86.SS:
+        after_shadow(vmm)
+
+
+def _load_far_pointer(vmm: "Vmm", insn: "Insn") -> None:
+    if not insn.memory:
+        raise undefined()
+    where = operand.address(vmm, insn)
+    offset = operand.read(vmm, where, insn.size)
+    selector = operand.read(vmm, where + insn.size & x86.MASK32, 2)
+    vmm.segments.load(_LXS[insn.opcode], selector)
+    operand.set_register(vmm, insn.reg, offset, insn.size)
+
+
+def _next(vmm: "Vmm", insn: "Insn") -> int:
+    return (vmm.q[RIP] + insn.length) & x86.MASK32
+
+
+def _far_pointer(vmm: "Vmm", insn: "Insn") -> tuple[int, int]:
+    if not insn.memory:
+        raise undefined()
+    where = operand.address(vmm, insn)
+    offset = operand.read(vmm, where, insn.size)
+    return operand.read(vmm, where + insn.size & x86.MASK32, 2), offset
+
+
+def _jump_direct(vmm: "Vmm", insn: "Insn") -> bool:
+    far_jump(vmm, insn.selector, insn.immediate, _next(vmm, insn))
+    return True
+
+
+def _jump_indirect(vmm: "Vmm", insn: "Insn") -> bool:
+    far_jump(vmm, *_far_pointer(vmm, insn), _next(vmm, insn))
+    return True
+
+
+def _call_direct(vmm: "Vmm", insn: "Insn") -> bool:
+    far_call(vmm, insn.selector, insn.immediate, _next(vmm, insn), insn.size)
+    return True
+
+
+def _call_indirect(vmm: "Vmm", insn: "Insn") -> bool:
+    far_call(vmm, *_far_pointer(vmm, insn), _next(vmm, insn), insn.size)
+    return True
+
+
+def _return(vmm: "Vmm", insn: "Insn") -> bool:
+    far_return(vmm, insn.size, insn.immediate)
+    return True
+
+
+def _iret(vmm: "Vmm", insn: "Insn") -> bool:
+    iret(vmm, insn.size)
+    return True
+
+
+_SHADOW = "when the shadow table refuses the selector"
+_KERNEL = (1,)
+
+RECORDS = (
+    Record(
+        "MOV to Sreg", "8E /r", (0x8E,), "segment", _SHADOW, _mov, "Vol. 2B MOV",
+        "Loaded by the guest's own descriptor table and rules.",
+    ),
+    Record(
+        "MOV to SS", "8E /2", (0x8E,), "segment", "never when RPL is 1: patched", _mov,
+        "Vol. 2B MOV",
+        "SS takes only RPL = CPL: the guest's RPL 0 traps at CPL 1, and an RPL of 1,"
+        " which the guest must not load, would pass.",
+        reg=2, patched=_KERNEL,
+    ),
+    Record(
+        "POP Sreg", "07, 1F, 0F A1, 0F A9", (0x07, 0x1F, 0x0FA1, 0x0FA9), "segment",
+        _SHADOW, _pop, "Vol. 2B POP",
+        "Loaded by the guest's own descriptor table and rules.",
+    ),
+    Record(
+        "POP SS", "17", (0x17,), "segment", "never when RPL is 1: patched", _pop,
+        "Vol. 2B POP", "As MOV to SS.", patched=_KERNEL,
+    ),
+    Record(
+        "LDS, LES, LFS, LGS", "C5 /r, C4 /r, 0F B4 /r, 0F B5 /r",
+        (0xC4, 0xC5, 0x0FB4, 0x0FB5), "segment", _SHADOW, _load_far_pointer,
+        "Vol. 2A LDS/LES/LFS/LGS/LSS",
+        "Loaded by the guest's own descriptor table and rules.",
+    ),
+    Record(
+        "LSS", "0F B2 /r", (0x0FB2,), "segment", "never when RPL is 1: patched",
+        _load_far_pointer, "Vol. 2A LDS/LES/LFS/LGS/LSS", "As MOV to SS.",
+        patched=_KERNEL,
+    ),
+    Record(
+        "JMP far", "EA cp", (0xEA,), "segment",
+        "never when the code segment is in the shadow GDT: patched", _jump_direct,
+        "Vol. 2A JMP",
+        "Run natively it would leave the real CPL, 1, in the CS that the guest reads.",
+        patched=_KERNEL,
+    ),
+    Record(
+        "JMP far, indirect", "FF /5", (0xFF,), "segment", "as JMP far", _jump_indirect,
+        "Vol. 2A JMP", "As JMP far.", reg=5, patched=_KERNEL,
+    ),
+    Record(
+        "CALL far", "9A cp", (0x9A,), "segment", "as JMP far", _call_direct,
+        "Vol. 2A CALL", "As JMP far; call gates are done here too.", patched=_KERNEL,
+    ),
+    Record(
+        "CALL far, indirect", "FF /3", (0xFF,), "segment", "as JMP far", _call_indirect,
+        "Vol. 2A CALL", "As CALL far.", reg=3, patched=_KERNEL,
+    ),
+    Record(
+        "RET far", "CB, CA iw", (0xCB, 0xCA), "segment",
+        "#GP(selector) for RPL 0; never when RPL is 1: patched", _return,
+        "Vol. 2B RET", "Done by the guest's tables and its own CPL.",
+        patched=_KERNEL,
+    ),
+    Record(
+        "IRET", "CF", (0xCF,), "sensitive",
+        "#GP(selector) for RPL 0; not to outer rings: patched", _iret,
+        "Vol. 2A IRET/IRETD",
+        "At CPL 1 with IOPL 0 a return to user code would keep IF as the kernel has it."
+        " At CPL 3 the engine takes VM = 1 from the stack, which hardware ignores. Patched"
+        " in both.",
+        patched=(1, 3),
+    ),
+)  # fmt: skip

@@ -1,0 +1,71 @@
+"""The guest's stack as the emulation pushes and pops it."""
+
+from typing import TYPE_CHECKING
+
+from emu86.cpu.engine import ATTRIBUTES, BASE
+from emu86.rings.fault import GuestFault
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.segments import Descriptor
+    from emu86.rings.vmm import Vmm
+
+
+class Stack:
+    """A stack pointer over a stack segment; `commit` makes it the guest's ESP.
+
+    A 16-bit stack segment (B clear) moves only SP, as SDM Vol. 1 section 6.2.3 says.
+    """
+
+    __slots__ = ("base", "esp", "mask", "memory", "user", "vmm")
+
+    def __init__(self, vmm: "Vmm") -> None:
+        self.vmm = vmm
+        self.memory = vmm.memory
+        self.base = vmm.q[BASE[x86.SS]]
+        wide = vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
+        self.mask = x86.MASK32 if wide else 0xFFFF
+        self.esp = vmm.q[x86.ESP] & x86.MASK32
+        self.user = vmm.segments.cpl == 3  # noqa: PLR2004
+
+    @classmethod
+    def inner(cls, vmm: "Vmm", found: "Descriptor", esp: int) -> "Stack":
+        """Return the new stack of a transfer inward, not yet loaded into SS."""
+        stack = cls(vmm)
+        stack.base = found.base
+        stack.mask = x86.MASK32 if found.attributes & x86.DESC_B else 0xFFFF
+        stack.esp = esp
+        stack.user = False
+        return stack
+
+    def push(self, value: int, size: int) -> None:
+        """Push 2 or 4 bytes."""
+        pointer = (self.esp - size) & self.mask
+        where = (self.base + pointer) & x86.MASK32
+        self.memory.write(where, value & (1 << 8 * size) - 1, size, user=self.user)
+        self.esp = self.esp & ~self.mask | pointer
+
+    def peek(self, offset: int, size: int) -> int:
+        """Read what stands `offset` bytes above the top."""
+        where = (self.base + (self.esp + offset & self.mask)) & x86.MASK32
+        return self.memory.read(where, size, user=self.user)
+
+    def drop(self, count: int) -> None:
+        """Release `count` bytes."""
+        self.esp = self.esp & ~self.mask | (self.esp + count & self.mask)
+
+    def commit(self) -> None:
+        """Make it the guest's."""
+        self.vmm.q[x86.ESP] = self.esp
+
+
+def tss_stack(vmm: "Vmm", cpl: int) -> tuple[int, int]:
+    """Read SS and ESP for `cpl` (0 to 2) from the guest's TSS: SDM Vol. 3A 7.2.1."""
+    tr = vmm.vcpu.tr
+    wide = tr.kind in (x86.SYS_TSS32, x86.SYS_TSS32_BUSY)
+    offset, last = (4 + 8 * cpl, 5) if wide else (2 + 4 * cpl, 3)
+    if offset + last > tr.limit:
+        raise GuestFault(x86.VEC_TS, tr.selector & 0xFFFC)
+    size = 4 if wide else 2
+    esp = vmm.memory.read(tr.base + offset, size)
+    return vmm.memory.read(tr.base + offset + size, 2), esp

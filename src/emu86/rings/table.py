@@ -1,0 +1,31 @@
+"""The exit table: every instruction that the VMM handles, found by its opcode.
+
+The dispatch, `emu86 exits`, `emu86 explain`, the documentation's page and the tests all
+derive from it.
+"""
+
+from typing import Final
+
+from emu86.rings import io, privileged, sensitive, sreg
+from emu86.rings.decode import Insn
+from emu86.rings.record import Record
+
+RECORDS: Final = (
+    *privileged.RECORDS,
+    *sensitive.RECORDS,
+    *sreg.RECORDS,
+    *io.RECORDS,
+)
+
+_ANY: Final = 8  # stands for "whatever ModRM.reg" beside 0 to 7
+_BY_OPCODE: Final = {
+    (opcode, _ANY if record.reg < 0 else record.reg): record
+    for record in RECORDS
+    for opcode in record.opcodes
+}
+
+
+def find(insn: Insn) -> Record | None:
+    """Return the record of a decoded instruction, or None if the VMM has none."""
+    found = _BY_OPCODE.get((insn.opcode, insn.reg))
+    return found or _BY_OPCODE.get((insn.opcode, _ANY))

@@ -1,0 +1,172 @@
+"""Hardware task switches: SDM Vol. 3A chapter 7. Linux enters #DF through one."""
+
+from typing import TYPE_CHECKING, Final
+
+from emu86.cpu.engine import RIP, SELECTOR
+from emu86.rings.fault import GuestFault, gp
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.segments import Descriptor
+    from emu86.rings.vmm import Vmm
+
+JUMP: Final = 0
+CALL: Final = 1  # CALL, an interrupt or an exception: the old task is nested
+IRET: Final = 2
+
+_TSS32: Final = (x86.SYS_TSS32, x86.SYS_TSS32_BUSY)
+_BUSY: Final = 2  # the type's busy bit
+# Byte offsets in a TSS (Vol. 3A figures 7-2 and 7-10): EIP, EFLAGS, eight general
+# registers, then the segment registers from ES on; 4 bytes apart, or 2 in a 16-bit TSS.
+_EIP32: Final = 0x20
+_SEGMENTS32: Final = 0x48
+_LDT32: Final = 0x60
+_CR3: Final = 0x1C
+_EIP16: Final = 0x0E
+_SEGMENTS16: Final = 0x22
+_LDT16: Final = 0x2A
+_LIMIT32: Final = 0x67
+_LIMIT16: Final = 0x2B
+
+
+def switch_task(vmm: "Vmm", selector: int, how: int, next_eip: int) -> None:
+    """Leave the current task and enter the one whose TSS `selector` names."""
+    segments, vcpu, memory = vmm.segments, vmm.vcpu, vmm.memory
+    vector = x86.VEC_TS if how == IRET else x86.VEC_GP
+    if selector & 4 or selector & 0xFFFC == 0:
+        raise GuestFault(vector, selector & 0xFFFC)
+    found = segments.descriptor(selector, vector)
+    kind = found.system
+    wanted = (3, 11) if how == IRET else (1, 9)
+    if kind not in wanted:
+        raise GuestFault(vector, selector & 0xFFFC)
+    if not found.present:
+        raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+    wide = kind in _TSS32
+    if found.limit < (_LIMIT32 if wide else _LIMIT16):
+        raise GuestFault(x86.VEC_TS, selector & 0xFFFC)
+    old = vcpu.tr
+    old_selector = old.selector
+    flags = vmm.guest_flags()
+    if how == IRET:
+        flags &= ~x86.NT
+    _save(vmm, next_eip, flags)
+    if how != CALL:
+        _set_busy(vmm, old.selector, busy=False)
+    state = _read(vmm, found.base, wide=wide)
+    if how == CALL:
+        memory.write(found.base, old_selector, 2)
+        state["flags"] |= x86.NT
+    if how != IRET:
+        _set_busy(vmm, selector, busy=True)
+    vcpu.tr.selector, vcpu.tr.base = selector, found.base
+    vcpu.tr.limit, vcpu.tr.kind = found.limit, kind | _BUSY
+    vmm.write_cr0(vcpu.cr0 | x86.CR0_TS)
+    if wide and vcpu.cr0 & x86.CR0_PG:
+        vmm.write_cr3(state["cr3"])
+    _enter(vmm, state)
+
+
+def _set_busy(vmm: "Vmm", selector: int, *, busy: bool) -> None:
+    if selector & 0xFFFC == 0:
+        return
+    where = vmm.vcpu.gdt_base + (selector & 0xFFF8) + 4
+    high = vmm.memory.read32(where)
+    bit = _BUSY << 8
+    vmm.memory.write32(where, high | bit if busy else high & ~bit)
+
+
+def _save(vmm: "Vmm", eip: int, flags: int) -> None:
+    """Write the old task's state to its TSS."""
+    tr, memory, q = vmm.vcpu.tr, vmm.memory, vmm.q
+    wide = tr.kind in _TSS32
+    size, at = (4, _EIP32) if wide else (2, _EIP16)
+    mask = (1 << 8 * size) - 1
+    for value in (eip, flags, *(q[i] for i in range(8))):
+        memory.write(tr.base + at, value & mask, size)
+        at += size
+    count = 6 if wide else 4
+    for i in range(count):
+        memory.write(tr.base + at, vmm.d[SELECTOR[i]], size)
+        at += size
+
+
+def _read(vmm: "Vmm", base: int, *, wide: bool) -> dict[str, int]:
+    """Read the new task's state from its TSS."""
+    memory = vmm.memory
+    size = 4 if wide else 2
+    at = base + (_EIP32 if wide else _EIP16)
+    names = ("eip", "flags", *x86.GPR_NAMES)
+    state = {name: memory.read(at + size * i, size) for i, name in enumerate(names)}
+    if not wide:
+        for name in x86.GPR_NAMES:
+            state[name] |= 0xFFFF0000
+    at = base + (_SEGMENTS32 if wide else _SEGMENTS16)
+    for i, name in enumerate(x86.SEGMENT_NAMES):
+        inside = wide or i < 4  # noqa: PLR2004
+        state[name] = memory.read(at + size * i, 2) if inside else 0
+    state["ldt"] = memory.read(base + (_LDT32 if wide else _LDT16), 2)
+    state["cr3"] = memory.read32(base + _CR3) if wide else 0
+    return state
+
+
+def _enter(vmm: "Vmm", state: dict[str, int]) -> None:
+    """Load the new task; faults from here on are taken in its context."""
+    segments, q = vmm.segments, vmm.q
+    for i, name in enumerate(x86.GPR_NAMES):
+        q[i] = state[name]
+    q[RIP] = state["eip"]
+    for i in range(6):
+        segments.clear(i, state[x86.SEGMENT_NAMES[i]])
+    vmm.set_guest_flags(state["flags"])
+    segments.enter()
+    if state["flags"] & x86.VM:
+        vmm.unsupported("a task in virtual-8086 mode")
+        return
+    try:
+        segments.load_ldt(state["ldt"])
+    except GuestFault as fault:
+        raise GuestFault(x86.VEC_TS, state["ldt"] & 0xFFFC) from fault
+    cpl = state["cs"] & 3
+    code = _code(vmm, state["cs"])
+    segments.load_code(state["cs"], code, cpl)
+    stack = segments.check_stack(state["ss"], cpl, x86.VEC_TS)
+    segments.load_stack(state["ss"], stack)
+    segments.enter()
+    for i in (x86.ES, x86.DS, x86.FS, x86.GS):
+        try:
+            segments.load(i, state[x86.SEGMENT_NAMES[i]])
+        except GuestFault as fault:
+            if fault.vector == x86.VEC_GP:
+                raise GuestFault(x86.VEC_TS, fault.error) from fault
+            raise
+
+
+def _code(vmm: "Vmm", selector: int) -> "Descriptor":
+    if selector & 0xFFFC == 0:
+        raise GuestFault(x86.VEC_TS, 0)
+    found = vmm.segments.descriptor(selector, x86.VEC_TS)
+    rpl = selector & 3
+    wrong = found.dpl > rpl if found.conforming else found.dpl != rpl
+    if not found.code or wrong:
+        raise GuestFault(x86.VEC_TS, selector & 0xFFFC)
+    if not found.present:
+        raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+    return found
+
+
+def load_tr(vmm: "Vmm", selector: int) -> None:
+    """LTR: raises #GP(selector) or #NP(selector)."""
+    if selector & 0xFFFC == 0:
+        raise gp(0)
+    if selector & 4:
+        raise gp(selector)
+    found = vmm.segments.descriptor(selector)
+    if found.system not in (x86.SYS_TSS16, x86.SYS_TSS32):
+        raise gp(selector)
+    if not found.present:
+        raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+    vmm.segments.set_high(selector, found, _BUSY << 8)
+    tr = vmm.vcpu.tr
+    tr.selector, tr.base, tr.limit = selector, found.base, found.limit
+    tr.kind = found.system | _BUSY

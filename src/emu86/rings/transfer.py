@@ -1,0 +1,217 @@
+"""Far transfers of control: JMP, CALL, RET and IRET between segments and rings.
+
+Each checks everything before it changes anything, so that a fault leaves the guest at the
+instruction. Source: SDM Vol. 2A/2B, operation sections; Vol. 3A section 5.8.
+"""
+
+from typing import TYPE_CHECKING
+
+from emu86.cpu.engine import RIP, SELECTOR
+from emu86.rings.fault import GuestFault, gp
+from emu86.rings.segments import Descriptor
+from emu86.rings.stack import Stack, tss_stack
+from emu86.rings.tasks import CALL, IRET, JUMP, switch_task
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.vmm import Vmm
+
+# What IRET may change: at any CPL, at CPL <= IOPL, and at CPL 0 (SDM Vol. 2A IRET).
+_ALWAYS = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.RF | x86.AC | x86.ID
+_CALL_GATES = (x86.SYS_CALL16, x86.SYS_CALL32)
+_TSS = (x86.SYS_TSS16, x86.SYS_TSS32)
+
+
+def far_jump(vmm: "Vmm", selector: int, offset: int, next_eip: int) -> None:
+    """JMP ptr16:32 and m16:32."""
+    segments = vmm.segments
+    found = _target(vmm, selector)
+    if found.system >= 0:
+        _through_gate(vmm, selector, found, next_eip, call=False)
+        return
+    cpl = segments.cpl
+    segments.check_code(selector, cpl)
+    segments.load_code(selector, found, cpl)
+    vmm.q[RIP] = offset
+    segments.enter()
+
+
+def far_call(vmm: "Vmm", selector: int, offset: int, next_eip: int, size: int) -> None:
+    """CALL ptr16:32 and m16:32; `size` is the operand size of what is pushed."""
+    segments = vmm.segments
+    found = _target(vmm, selector)
+    if found.system >= 0:
+        _through_gate(vmm, selector, found, next_eip, call=True)
+        return
+    cpl = segments.cpl
+    segments.check_code(selector, cpl)
+    stack = Stack(vmm)
+    stack.push(vmm.d[SELECTOR[x86.CS]], size)
+    stack.push(next_eip, size)
+    segments.load_code(selector, found, cpl)
+    stack.commit()
+    vmm.q[RIP] = offset
+    segments.enter()
+
+
+def _target(vmm: "Vmm", selector: int) -> Descriptor:
+    if selector & 0xFFFC == 0:
+        raise gp(0)
+    return vmm.segments.descriptor(selector)
+
+
+def _through_gate(
+    vmm: "Vmm", selector: int, gate: Descriptor, next_eip: int, *, call: bool
+) -> None:
+    """Go through a call gate, a task gate or a TSS."""
+    segments = vmm.segments
+    cpl = segments.cpl
+    kind = gate.system
+    if kind not in (*_CALL_GATES, *_TSS, x86.SYS_TASK_GATE):
+        raise gp(selector)
+    if gate.dpl < max(cpl, selector & 3):
+        raise gp(selector)
+    if not gate.present:
+        raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+    how = CALL if call else JUMP
+    if kind in _TSS:
+        switch_task(vmm, selector, how, next_eip)
+        return
+    target = gate.low >> 16
+    if kind == x86.SYS_TASK_GATE:
+        switch_task(vmm, target, how, next_eip)
+        return
+    size = 4 if kind == x86.SYS_CALL32 else 2
+    offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)  # noqa: PLR2004
+    found = _target(vmm, target)
+    if not found.code or found.dpl > cpl:
+        raise gp(target)
+    inward = call and not found.conforming and found.dpl < cpl
+    if not call and not found.conforming and found.dpl != cpl:
+        raise gp(target)
+    if not found.present:
+        raise GuestFault(x86.VEC_NP, target & 0xFFFC)
+    if inward:
+        _call_inward(vmm, target, found, offset, next_eip, size, gate.high & 31)
+        return
+    if call:
+        stack = Stack(vmm)
+        stack.push(vmm.d[SELECTOR[x86.CS]], size)
+        stack.push(next_eip, size)
+        stack.commit()
+    segments.load_code(target, found, cpl)
+    vmm.q[RIP] = offset
+    segments.enter()
+
+
+def _call_inward(
+    vmm: "Vmm", selector: int, found: Descriptor, offset: int, next_eip: int,
+    size: int, parameters: int,
+) -> None:  # fmt: skip
+    segments = vmm.segments
+    level = found.dpl
+    ss, esp = tss_stack(vmm, level)
+    stack_segment = segments.check_stack(ss, level, x86.VEC_TS)
+    outer = Stack(vmm)
+    copied = [outer.peek(size * i, size) for i in range(parameters)]
+    stack = Stack.inner(vmm, stack_segment, esp)
+    stack.push(vmm.d[SELECTOR[x86.SS]], size)
+    stack.push(outer.esp, size)
+    for value in reversed(copied):
+        stack.push(value, size)
+    stack.push(vmm.d[SELECTOR[x86.CS]], size)
+    stack.push(next_eip, size)
+    segments.load_stack(ss, stack_segment)
+    segments.load_code(selector, found, level)
+    stack.commit()
+    vmm.q[RIP] = offset
+    segments.enter()
+
+
+def far_return(vmm: "Vmm", size: int, release: int) -> None:
+    """RET far, releasing `release` bytes of parameters."""
+    stack = Stack(vmm)
+    eip, selector = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
+    found = _return_target(vmm, selector)
+    stack.drop(2 * size + release)
+    if selector & 3 == vmm.segments.cpl:
+        vmm.segments.load_code(selector, found, selector & 3)
+        stack.commit()
+        vmm.q[RIP] = eip
+        vmm.segments.enter()
+        return
+    esp, ss = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
+    _return_outward(vmm, selector, found, eip, ss, esp, size)
+    if release:
+        outer = Stack(vmm)
+        outer.drop(release)
+        outer.commit()
+
+
+def _return_target(vmm: "Vmm", selector: int) -> Descriptor:
+    """Check CS of a return: SDM Vol. 2B RET, return to same or outer level."""
+    found = _target(vmm, selector)
+    rpl = selector & 3
+    if not found.code or rpl < vmm.segments.cpl:
+        raise gp(selector)
+    if found.dpl > rpl or (not found.conforming and found.dpl != rpl):
+        raise gp(selector)
+    if not found.present:
+        raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+    return found
+
+
+def _return_outward(
+    vmm: "Vmm", selector: int, found: Descriptor, eip: int, ss: int, esp: int, size: int
+) -> None:
+    segments = vmm.segments
+    rpl = selector & 3
+    stack_segment = segments.check_stack(ss, rpl, x86.VEC_GP)
+    segments.load_stack(ss, stack_segment)
+    segments.load_code(selector, found, rpl)
+    if stack_segment.attributes & x86.DESC_B:
+        vmm.q[x86.ESP] = esp
+    else:
+        vmm.q[x86.ESP] = vmm.q[x86.ESP] & 0xFFFF0000 | esp & 0xFFFF
+    if size == 4 and stack_segment.attributes & x86.DESC_B == 0:  # noqa: PLR2004
+        vmm.q[x86.ESP] = esp & 0xFFFF0000 | esp & 0xFFFF
+    vmm.q[RIP] = eip
+    segments.drop_outer(rpl)
+    segments.enter()
+
+
+def iret(vmm: "Vmm", size: int) -> None:
+    """IRET and IRETD in protected mode."""
+    flags = vmm.guest_flags()
+    if flags & x86.NT:
+        back = vmm.memory.read(vmm.vcpu.tr.base, 2)
+        switch_task(vmm, back, IRET, vmm.q[RIP])
+        return
+    stack = Stack(vmm)
+    eip = stack.peek(0, size)
+    selector = stack.peek(size, size) & 0xFFFF
+    image = stack.peek(2 * size, size)
+    cpl = vmm.segments.cpl
+    if image & x86.VM and size == 4 and cpl == 0:  # noqa: PLR2004
+        vmm.unsupported("IRET to virtual-8086 mode")
+        return
+    found = _return_target(vmm, selector)
+    change = _ALWAYS if size == 4 else _ALWAYS & 0xFFFF  # noqa: PLR2004
+    if cpl <= (flags & x86.IOPL) >> 12:
+        change |= x86.IF
+    if cpl == 0:
+        change |= x86.IOPL
+        if size == 4:  # noqa: PLR2004
+            change |= x86.VIF | x86.VIP
+    fresh = flags & ~change | image & change
+    if selector & 3 == cpl:
+        stack.drop(3 * size)
+        vmm.segments.load_code(selector, found, cpl)
+        stack.commit()
+        vmm.q[RIP] = eip
+        vmm.segments.enter()
+    else:
+        esp = stack.peek(3 * size, size)
+        ss = stack.peek(4 * size, size) & 0xFFFF
+        _return_outward(vmm, selector, found, eip, ss, esp, size)
+    vmm.set_guest_flags(fresh)

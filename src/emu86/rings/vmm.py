@@ -1,0 +1,539 @@
+"""The VMM: one virtual CPU, its memory, and what is done at each exit.
+
+Everything the hardware reports comes in at `on_exception`, `on_invalid`, `on_in`,
+`on_out` or `on_cpuid`, is handled there, and the guest goes on when the method returns.
+"""
+
+from time import perf_counter_ns
+from typing import Final, Protocol
+
+from emu86.cpu import control as word
+from emu86.cpu import layout as at
+from emu86.cpu.engine import (
+    ATTRIBUTES,
+    BASE,
+    CR,
+    ERROR_CODE,
+    IS_INT,
+    RFLAGS,
+    RIP,
+    Engine,
+)
+from emu86.cpu.vcpu import VCpu
+from emu86.mmu.memory import GuestMemory, PageFault
+from emu86.mmu.ram import CODE, Hidden, Ram
+from emu86.mmu.shadow import PAGING_CR0, PAGING_CR4, Miss, ShadowMmu
+from emu86.rings.decode import Insn, decode
+from emu86.rings.fault import GuestFault, TripleFault, gp, undefined
+from emu86.rings.inject import as_fault, inject, software
+from emu86.rings.mmio import Stepper
+from emu86.rings.record import Record
+from emu86.rings.scan import INT3, Scanner
+from emu86.rings.segments import Segments
+from emu86.rings.table import find
+from emu86.spec import x86
+
+_HFLAGS: Final = at.HFLAGS // 4
+_CR2: Final = CR + 2
+_INTO: Final = 0xCE
+_HOST_CR0: Final = (
+    x86.CR0_PG | x86.CR0_PE | x86.CR0_WP | x86.CR0_NE | x86.CR0_ET
+)  # fmt: skip
+_MIRRORED_CR0: Final = x86.CR0_MP | x86.CR0_EM | x86.CR0_TS
+_MIRRORED_CR4: Final = x86.CR4_TSD | x86.CR4_OSFXSR | x86.CR4_OSXMMEXCPT
+_SEGMENT_VECTORS: Final = (x86.VEC_TS, x86.VEC_NP, x86.VEC_SS, x86.VEC_GP)
+_IO_COST: Final = 1000 * word.QUARTERS  # an ISA bus cycle takes about a microsecond
+_IGNNE_IRQ: Final = 13
+
+TECHNIQUES: Final = ("trap", "patch", "iopl")
+
+
+class Bus(Protocol):
+    """What the VMM needs of the board: ports and memory-mapped I/O."""
+
+    def port_read(self, port: int, width: int) -> int:
+        """Read a port, `width` 1, 2 or 4 bytes."""
+        ...
+
+    def port_write(self, port: int, width: int, value: int) -> None:
+        """Write a port."""
+        ...
+
+    def mmio_read(self, gpa: int, width: int) -> bytes:
+        """Read device memory."""
+        ...
+
+    def mmio_write(self, gpa: int, data: bytes) -> None:
+        """Write device memory."""
+        ...
+
+    def coprocessor_error(self) -> None:
+        """Raise the FERR# line (IRQ 13)."""
+        ...
+
+
+class Interrupts(Protocol):
+    """The interrupt controller as the CPU's INTR and INTA pins see it."""
+
+    intr: bool
+
+    def acknowledge(self) -> int:
+        """Take the interrupt that `intr` announces; return its vector."""
+        ...
+
+
+class Observer(Protocol):
+    """What may watch a VMM; all of it is told after the fact."""
+
+    def vm_exit(self, reason: str, cs: int, eip: int) -> None:
+        """Tell of an exit: its reason, and where the guest is afterwards."""
+        ...
+
+    def inject(self, vector: int, error: int | None) -> None:
+        """Tell of an event on its way through the guest's IDT."""
+        ...
+
+    def shadow_fill(self, gva: int) -> None:
+        """Tell of a shadow entry made for `gva`."""
+        ...
+
+    def pio(self, port: int, width: int, value: int, write: bool) -> None:  # noqa: FBT001
+        """Tell of a port access."""
+        ...
+
+
+class Vmm:
+    """The virtual machine monitor around one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ram: Ram,
+        vcpu: VCpu,
+        bus: Bus,
+        pic: Interrupts,
+        technique: str,
+    ) -> None:
+        self.engine = engine
+        self.q = engine.q
+        self.d = engine.d
+        self.vcpu = vcpu
+        self.bus = bus
+        self.pic = pic
+        self.technique = technique
+        self.raised = technique == "iopl"
+        self.iopl = 0  # the guest's; the hardware's is higher for its kernel if raised
+        self.observers: list[Observer] = []
+        self.hidden = Hidden(engine)
+        self.mmu = ShadowMmu(engine, ram, self.hidden)
+        self.memory = GuestMemory(self.mmu)
+        self.segments = Segments(self)
+        self.scanner = Scanner(self, iopl_raised=self.raised)
+        self.stepper = Stepper(self)
+        self.guest_tf = 0  # the guest's TF while a step has set the hardware's
+        self._learned: set[int] = set()  # linear pages with sites in the compiled hook
+        self.end: tuple[str, str] | None = None
+        self.timing = False
+        self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
+        self._sites: dict[int, dict[int, Insn]] = {}
+        self.mmu.use.forget_code = self._forget
+        self.mmu.use.global_changed = self.unlearn
+        engine.on_exception = self.on_exception
+        engine.on_invalid = self.on_invalid
+        engine.on_in = self.on_in
+        engine.on_out = self.on_out
+        engine.on_cpuid = self.on_cpuid
+        if technique != "trap":
+            engine.on_block = self.scanner.on_block
+        engine.hook()
+        self._sync_host()
+
+    # -- exits ------------------------------------------------------------------------
+
+    def on_exception(self, vector: int) -> None:
+        """Take an exception or a software interrupt of the guest."""
+        start = perf_counter_ns() if self.timing else 0
+        if self.scanner.pending:
+            self.scanner.restore()
+        self._reason = ""
+        try:
+            if self.d[IS_INT]:
+                self._software(vector)
+            elif vector == x86.VEC_PF:
+                self._page_fault()
+            elif vector in _SEGMENT_VECTORS:
+                self._protection(vector)
+            else:
+                self._exception(vector)
+        except (GuestFault, PageFault) as raised:
+            self.reflect(*as_fault(self, raised))
+        if self.pic.intr:
+            self.interrupt()
+        self._account(start)
+
+    def on_invalid(self) -> None:
+        """Take an invalid opcode."""
+        start = perf_counter_ns() if self.timing else 0
+        self._reason = "#UD"
+        self.reflect(x86.VEC_UD, None)
+        self._account(start)
+
+    def on_in(self, port: int, width: int) -> int:
+        """Take an IN or INS that the hardware runs."""
+        start = perf_counter_ns() if self.timing else 0
+        self._reason = "IN"
+        value = self.port_read(port, width)
+        self._account(start)
+        return value
+
+    def on_out(self, port: int, width: int, value: int) -> None:
+        """Take an OUT or OUTS that the hardware runs."""
+        start = perf_counter_ns() if self.timing else 0
+        self._reason = "OUT"
+        self.port_write(port, width, value)
+        self._account(start)
+
+    def on_cpuid(self) -> None:
+        """Take CPUID at any CPL."""
+        self._reason = "CPUID"
+        q = self.q
+        leaf = q[x86.EAX] & x86.MASK32
+        a, b, c, d = self.vcpu.model.cpuid(leaf, self.vcpu.hypervisor)
+        q[x86.EAX], q[x86.EBX], q[x86.ECX], q[x86.EDX] = a, b, c, d
+        self._account(0)
+
+    def _account(self, start: int) -> None:
+        stat = self.exits.get(self._reason)
+        if stat is None:
+            stat = self.exits[self._reason] = [0, 0]
+        stat[0] += 1
+        if start:
+            stat[1] += perf_counter_ns() - start
+        for observer in self.observers:
+            observer.vm_exit(self._reason, self.d[at.SEGMENTS // 4 + 6], self.q[RIP])
+
+    def _software(self, vector: int) -> None:
+        """INT n, INT3, INTO, or the INT3 of a patched site."""
+        q = self.q
+        after = q[RIP]
+        last = (after - 1) & x86.MASK32
+        linear = (last + q[BASE[x86.CS]]) & x86.MASK32
+        gpa = self.memory.translate(linear)
+        if vector == x86.VEC_BP and self.scanner.is_patched(gpa):
+            q[RIP] = last
+            insn = self._decode()
+            if not isinstance(insn.record, Record):
+                raise undefined()
+            self._emulate(insn)
+            return
+        self._reason = f"INT {vector:02X}h"
+        byte = self.memory.bytes[gpa] if self.memory.ram.backed(gpa >> 12) else 0xFF
+        one_byte = (vector == x86.VEC_BP and byte == INT3) or (
+            vector == x86.VEC_OF and byte == _INTO
+        )
+        software(self, vector, last if one_byte else (after - 2) & x86.MASK32)
+
+    def _page_fault(self) -> None:
+        gva = self.q[_CR2]
+        error = self.d[ERROR_CODE]
+        if gva > x86.MASK32:
+            # Only segment loads reach there, and the shadow tables are always mapped.
+            gva &= x86.MASK32
+        outcome = self.mmu.miss(gva, error)
+        if outcome == Miss.FILLED:
+            self._reason = "#PF fill"
+            for observer in self.observers:
+                observer.shadow_fill(gva)
+        elif outcome == Miss.GUEST_FAULT:
+            self._reason = "#PF guest"
+            raise PageFault(gva, self.mmu.fault)
+        else:
+            self._reason = "#PF I/O"
+            write = bool(error & x86.PF_W)
+            user = bool(error & x86.PF_U)
+            if not self.stepper.active:
+                self.guest_tf = self.q[RFLAGS] & x86.TF
+            gpa = self.memory.translate(gva, write=write, user=user)
+            index = self.mmu.slot(gva)
+            if not self.stepper.start(gva, gpa, index, write=write):
+                raise undefined()
+
+    def _protection(self, vector: int) -> None:
+        """#TS, #NP, #SS, #GP: something to emulate, or the guest's own fault."""
+        error = self.d[ERROR_CODE]
+        if error & 0xFFFC and self.segments.refresh(error):
+            self._reason = "shadow GDT"
+            return
+        insn = self._site()
+        record = insn.record
+        if not isinstance(record, Record):
+            self._reason = x86.VECTOR_NAMES[vector]
+            raise GuestFault(vector, error)
+        self._emulate(insn)
+
+    def _emulate(self, insn: Insn) -> None:
+        record = insn.record
+        assert isinstance(record, Record)
+        self._reason = record.mnemonic
+        if record.ring0_only and self.segments.cpl:
+            raise gp(0)
+        if insn.lock:
+            raise undefined()
+        stepped = self.q[RFLAGS] & x86.TF
+        eip = (self.q[RIP] + insn.length) & x86.MASK32
+        if not record.handler(self, insn):
+            self.q[RIP] = eip
+        if stepped:
+            self._trap_flag()
+
+    def advance(self, insn: Insn) -> None:
+        """Move EIP past `insn`."""
+        self.q[RIP] = (self.q[RIP] + insn.length) & x86.MASK32
+
+    def _exception(self, vector: int) -> None:
+        self._reason = x86.VECTOR_NAMES.get(vector, f"vector {vector}")
+        if vector == x86.VEC_DB:
+            if self.stepper.active:
+                self.stepper.finish()
+                if not self.guest_tf:
+                    return
+            self._trap_flag()
+        elif vector == x86.VEC_MF and not self.vcpu.cr0 & x86.CR0_NE:
+            self.bus.coprocessor_error()
+        else:
+            error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
+            self.reflect(vector, error)
+
+    def _trap_flag(self) -> None:
+        """Single-step trap: DR6.BS (SDM Vol. 3B section 17.3.1.4)."""
+        self.vcpu.dr[6] |= 1 << 14
+        self.reflect(x86.VEC_DB, None)
+
+    def reflect(self, vector: int, error: int | None) -> None:
+        """Give the guest an exception of its own."""
+        if not self._reason:
+            self._reason = x86.VECTOR_NAMES.get(vector, str(vector))
+        self.stepper.cancel()
+        try:
+            inject(self, vector, error)
+        except TripleFault:
+            self.finish("triple fault", f"at {self.where()}")
+
+    def interrupt(self) -> None:
+        """Inject the interrupt that waits, if the guest lets it in now."""
+        if (
+            self.q[RFLAGS] & x86.IF
+            and not self.d[_HFLAGS] & at.HF_INHIBIT_IRQ
+            and not self.stepper.active
+            and not self.scanner.pending
+            and self.end is None
+        ):
+            self.vcpu.halted = False
+            vector = self.pic.acknowledge()
+            self.exits.setdefault("interrupt", [0, 0])[0] += 1
+            try:
+                inject(self, vector)
+            except TripleFault:
+                self.finish("triple fault", f"at {self.where()}")
+        else:
+            # Look again soon: IF can be set without an exit when IOPL is raised.
+            self.engine.control[word.STOP_AT] = min(
+                self.engine.control[word.STOP_AT],
+                self.engine.control[word.NOW] + _IO_COST,
+            )
+
+    # -- what handlers use ----------------------------------------------------------------
+
+    def guest_flags(self) -> int:
+        """Return the guest's EFLAGS, 32 bits."""
+        flags = self.engine.flags() & ~x86.IOPL | self.iopl << 12
+        if self.stepper.active and not self.guest_tf:
+            flags &= ~x86.TF
+        return flags
+
+    def set_guest_flags(self, value: int) -> None:
+        """Write the guest's EFLAGS; VM is ignored."""
+        self.iopl = value >> 12 & 3
+        self.engine.set_flags(value & x86.FLAGS_DEFINED & ~(x86.VM | x86.VIF | x86.VIP))
+        self.sync_iopl(self.segments.cpl)
+
+    def sync_iopl(self, cpl: int) -> None:
+        """Set the hardware's IOPL for code at the guest's `cpl`."""
+        level = max(self.iopl, 1) if self.raised and cpl == 0 else self.iopl
+        self.q[RFLAGS] = self.q[RFLAGS] & ~x86.IOPL | level << 12
+
+    def write_cr0(self, value: int) -> None:
+        """MOV to CR0, LMSW, CLTS: raises #GP(0)."""
+        value = value & x86.CR0_DEFINED | x86.CR0_ET
+        if value & x86.CR0_PG and not value & x86.CR0_PE:
+            raise gp(0)
+        if value & x86.CR0_NW and not value & x86.CR0_CD:
+            raise gp(0)
+        if not value & x86.CR0_PE:
+            self.unsupported("real mode (CR0.PE cleared)")
+            return
+        vcpu = self.vcpu
+        changed = vcpu.cr0 ^ value
+        vcpu.cr0 = value
+        if changed & PAGING_CR0:
+            self.mmu.configure(vcpu.cr0, vcpu.cr3, vcpu.cr4)
+            self.unlearn()
+        self._sync_host()
+
+    def write_cr3(self, value: int) -> None:
+        """MOV to CR3."""
+        self.vcpu.cr3 = value
+        self.mmu.switch(value)
+
+    def write_cr4(self, value: int) -> None:
+        """MOV to CR4: raises #GP(0) for what the CPU model lacks."""
+        vcpu = self.vcpu
+        if value & ~vcpu.model.cr4_defined:
+            raise gp(0)
+        changed = vcpu.cr4 ^ value
+        vcpu.cr4 = value
+        if changed & PAGING_CR4:
+            self.mmu.configure(vcpu.cr0, vcpu.cr3, vcpu.cr4)
+            self.unlearn()
+        self._sync_host()
+
+    def _sync_host(self) -> None:
+        vcpu = self.vcpu
+        self.engine.set_control(
+            _HOST_CR0 | vcpu.cr0 & _MIRRORED_CR0,
+            self.mmu.root.hpa,
+            x86.CR4_PAE | vcpu.cr4 & _MIRRORED_CR4,
+        )
+
+    def tsc(self) -> int:
+        """Return the guest's TSC: virtual nanoseconds since it was last written."""
+        control = self.engine.control
+        return control[word.NOW] // word.QUARTERS + control[word.TSC_OFFSET]
+
+    def set_tsc(self, value: int) -> None:
+        """WRMSR to the TSC."""
+        control = self.engine.control
+        control[word.TSC_OFFSET] = value - control[word.NOW] // word.QUARTERS
+
+    def port_read(self, port: int, width: int) -> int:
+        """Read a port; it takes the guest a microsecond."""
+        self.engine.control[word.NOW] += _IO_COST
+        value = self.bus.port_read(port, width)
+        self._after_io()
+        for observer in self.observers:
+            observer.pio(port, width, value, False)  # noqa: FBT003
+        return value
+
+    def port_write(self, port: int, width: int, value: int) -> None:
+        """Write a port; it takes the guest a microsecond."""
+        self.engine.control[word.NOW] += _IO_COST
+        self.bus.port_write(port, width, value)
+        self._after_io()
+        for observer in self.observers:
+            observer.pio(port, width, value, True)  # noqa: FBT003
+
+    def _after_io(self) -> None:
+        control = self.engine.control
+        control[word.PENDING] = self.pic.intr
+        if self.pic.intr and self.q[RFLAGS] & x86.IF:
+            control[word.STOP_AT] = 0
+
+    def is_mmio(self, page: int) -> bool:
+        """Tell whether a device's memory is at this guest page."""
+        return page in self.mmu.mmio_pages
+
+    def mmio_read(self, gpa: int, width: int) -> bytes:
+        """Read device memory."""
+        return self.bus.mmio_read(gpa, width)
+
+    def mmio_write(self, gpa: int, data: bytes) -> None:
+        """Write device memory."""
+        self.bus.mmio_write(gpa, data)
+        self._after_io()
+
+    def finish(self, reason: str, detail: str = "") -> None:
+        """End the run at the next block."""
+        if self.end is None:
+            self.end = reason, detail
+        self.engine.stop()
+
+    def unsupported(self, what: str) -> None:
+        """End the run: the guest needs what emu86 does not have yet."""
+        self.finish("unsupported", f"{what} at {self.where()}")
+
+    def where(self) -> str:
+        """Return the guest's CS:EIP for messages."""
+        return f"{self.d[at.SEGMENTS // 4 + 6]:04x}:{self.q[RIP] & x86.MASK32:08x}"
+
+    # -- decoded sites ----------------------------------------------------------------------
+
+    def _decode(self) -> Insn:
+        """Decode the instruction at CS:EIP."""
+        q = self.q
+        linear = (q[RIP] + q[BASE[x86.CS]]) & x86.MASK32
+        wide = bool(self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+        insn = decode(self.memory.read_bytes(linear, 15), wide=wide)
+        if insn is None:
+            return Insn()
+        insn.record = find(insn)
+        return insn
+
+    def _site(self) -> Insn:
+        """Return the decoded instruction at CS:EIP, from the cache of its code page."""
+        q = self.q
+        linear = (q[RIP] + q[BASE[x86.CS]]) & x86.MASK32
+        gpa = self.memory.code(linear)
+        page, offset = gpa >> x86.PAGE_SHIFT, gpa & 0xFFF
+        if not self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B:
+            offset |= x86.PAGE_SIZE
+        sites = self._sites.get(page)
+        if sites is not None:
+            insn = sites.get(offset)
+            if insn is not None:
+                return insn
+        insn = self._decode()
+        # A mixed page is rewritten without the VMM's knowledge.
+        if (
+            self.memory.ram.backed(page)
+            and self.memory.ram.state[page] == CODE
+            and (gpa & 0xFFF) + insn.length <= x86.PAGE_SIZE
+        ):
+            self._sites.setdefault(page, {})[offset] = insn
+        return insn
+
+    def learn(self, insn: Insn, kind: int) -> None:
+        """Let the compiled hook handle this CLI or STI from now on."""
+        if insn.length != 1 or self.timing or self.observers:
+            return
+        linear = (self.q[RIP] + self.q[BASE[x86.CS]]) & x86.MASK32
+        if self.segments.cpl == 0 and self.mmu.is_global(linear):
+            slot = word.site_slot(linear)
+            self.engine.control[slot] = linear
+            self.engine.control[slot + 1] = kind
+            self._learned.add(linear >> x86.PAGE_SHIFT)
+
+    def invalidate(self, gva: int) -> None:
+        """INVLPG."""
+        self.mmu.invalidate(gva)
+        self.memory.forget(gva)
+        if gva >> x86.PAGE_SHIFT in self._learned:
+            self.unlearn()
+
+    def unlearn(self) -> None:
+        """Take every site back from the compiled hook."""
+        if not self._learned:
+            return
+        self._learned.clear()
+        count = 2 * (word.SITE_MASK + 1)
+        self.engine.control[word.SITES : word.SITES + count] = _NO_SITES
+
+    def _forget(self, page: int) -> None:
+        """Drop what is cached of the code of a guest page."""
+        if self._sites.pop(page, None) is not None:
+            self.unlearn()
+        self.scanner.forget(page)
+
+
+_NO_SITES: Final = memoryview(bytes(16 * (word.SITE_MASK + 1))).cast("q")
+
+__all__ = ["TECHNIQUES", "Bus", "Observer", "Ram", "Vmm"]
