@@ -146,6 +146,7 @@ def on_exception(uc: int, vector: int, control: Any) -> None:
         flags = _load64(state + at.RFLAGS)
         if control[slot] == linear and flags & x86.TF == 0:
             kind = control[slot + 1]
+            hidden = _load32(state + at.HFLAGS) & ~at.HF_INHIBIT_IRQ
             done = False
             if kind == SITE_CLI:
                 flags &= ~x86.IF
@@ -154,11 +155,11 @@ def on_exception(uc: int, vector: int, control: Any) -> None:
             elif kind == SITE_STI and control[PENDING] == 0:
                 if flags & x86.IF == 0:
                     flags |= x86.IF
-                    hidden = _load32(state + at.HFLAGS)
-                    _store32(state + at.HFLAGS, hidden | at.HF_INHIBIT_IRQ)
+                    hidden |= at.HF_INHIBIT_IRQ
                 control[COUNT_STI] += 1
                 done = True
             if done:
+                _store32(state + at.HFLAGS, hidden)
                 _store64(state + at.RFLAGS, flags)
                 _store64(state + at.RIP, (eip + 1) & 0xFFFFFFFF)
                 _store32(state + _OLD_EXCEPTION, _NONE)

@@ -43,7 +43,8 @@ _MIRRORED_CR0: Final = x86.CR0_MP | x86.CR0_EM | x86.CR0_TS
 _MIRRORED_CR4: Final = x86.CR4_TSD | x86.CR4_OSFXSR | x86.CR4_OSXMMEXCPT
 _SEGMENT_VECTORS: Final = (x86.VEC_TS, x86.VEC_NP, x86.VEC_SS, x86.VEC_GP)
 _IO_COST: Final = 1000 * word.QUARTERS  # an ISA bus cycle takes about a microsecond
-_IGNNE_IRQ: Final = 13
+_POLL: Final = 20_000 * word.QUARTERS
+_LONGEST: Final = 16  # more than any instruction is long: the engine stops before blocks
 
 TECHNIQUES: Final = ("trap", "patch", "iopl")
 
@@ -279,6 +280,8 @@ class Vmm:
             raise gp(0)
         if insn.lock:
             raise undefined()
+        # It runs now, so the shadow of the STI before it ends with it.
+        self.d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
         stepped = self.q[RFLAGS] & x86.TF
         eip = (self.q[RIP] + insn.length) & x86.MASK32
         if not record.handler(self, insn):
@@ -336,11 +339,12 @@ class Vmm:
             except TripleFault:
                 self.finish("triple fault", f"at {self.where()}")
         else:
-            # Look again soon: IF can be set without an exit when IOPL is raised.
-            self.engine.control[word.STOP_AT] = min(
-                self.engine.control[word.STOP_AT],
-                self.engine.control[word.NOW] + _IO_COST,
-            )
+            # Look again when the shadow is over, or soon: with IOPL raised the guest
+            # sets IF without an exit.
+            control = self.engine.control
+            shadow = self.d[_HFLAGS] & at.HF_INHIBIT_IRQ
+            again = control[word.NOW] + (_LONGEST if shadow else _POLL)
+            control[word.STOP_AT] = min(control[word.STOP_AT], again)
 
     # -- what handlers use ----------------------------------------------------------------
 
