@@ -1,0 +1,73 @@
+"""Port 61h: the gate and output of timer channel 2, and the refresh toggle.
+
+Source: Intel 82371SB PIIX3 data sheet (order 290550), NMI status and control register
+(port 61h), which keeps what the IBM PC/AT had there (system control port B).
+
+There is no sound. Parity and channel check never fail: bits 7 and 6 read 0.
+"""
+
+# Every register is read and written with the arguments of the Device protocol.
+# ruff: noqa: ARG002
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from emu86.devices.pit import Pit, ticks
+
+GATE_2: Final = 0x01
+SPEAKER: Final = 0x02
+WRITABLE: Final = 0x0F
+REFRESH: Final = 0x10
+OUT_2: Final = 0x20
+
+REFRESH_TICKS: Final = 18
+"""Clock pulses of the timer between two memory refreshes: 15 us."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Bits 1 to 3; bit 0 is the timer's."""
+
+    control: int
+
+
+class Speaker:
+    """The register at port 61h."""
+
+    def __init__(self, pit: Pit) -> None:
+        """Make the register that drives the gate of channel 2 of ``pit``."""
+        self._pit = pit
+        self._control = 0
+
+    def read(self, offset: int, width: int, now: int) -> int:
+        """Read what was written, the refresh toggle and OUT of channel 2."""
+        value = self._control
+        if self._pit.gate(2):
+            value |= GATE_2
+        if ticks(now) // REFRESH_TICKS & 1:
+            value |= REFRESH
+        if self._pit.out(2, now):
+            value |= OUT_2
+        return value
+
+    def write(self, offset: int, width: int, value: int, now: int) -> None:
+        """Set the gate of channel 2, the speaker data bit and the check enables."""
+        self._control = value & WRITABLE & ~GATE_2
+        self._pit.set_gate(2, bool(value & GATE_2), now)
+
+    def deadline(self) -> int | None:
+        """Return None: it does nothing by itself."""
+        return None
+
+    def advance(self, now: int) -> None:
+        """Do nothing."""
+
+    def save(self) -> State:
+        """Return the bits that the timer does not hold."""
+        return State(self._control)
+
+    def restore(self, state: State) -> None:
+        """Become the register that was saved."""
+        self._control = state.control
