@@ -1,0 +1,164 @@
+"""Any access, of any width and value, in any order, to any chip, at any time."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emu86.devices.bus import Bus
+from emu86.devices.i8042 import I8042
+from emu86.devices.pic import PicPair
+from emu86.devices.pit import Pit
+from emu86.devices.ports import DebugExit, PostCode, PowerControl, SystemControlA
+from emu86.devices.rtc import Rtc
+from emu86.devices.speaker import Speaker
+from emu86.devices.uart import Uart
+
+
+class Board:
+    """One kind of chip on a bus, and everything that it tells the world."""
+
+    def __init__(self, kind):
+        self.log = []
+        self.bus = Bus()
+        self.chips = getattr(self, kind)()
+
+    def tell(self, what):
+        return lambda *args: self.log.append((what, *args))
+
+    def put(self, chip, ports, first=0):
+        self.bus.attach(range(first, first + ports), chip, type(chip).__name__)
+        return chip
+
+    def pic(self):
+        pair = PicPair()
+        for n, part in enumerate((pair.master, pair.slave, pair.elcr)):
+            self.put(part, 2, 2 * n)
+        self.act = lambda n, _: (
+            pair.set_line(n & 15 if n & 15 != 2 else 3, bool(n & 16)),
+            self.log.append((pair.intr, pair.acknowledge() if n & 32 else None)),
+        )
+        return [pair]
+
+    def pit(self):
+        pit = self.put(Pit(self.tell("irq0")), 4)
+        return [pit, self.put(Speaker(pit), 1, 4)]
+
+    def uart(self):
+        uart = self.put(Uart(self.tell("irq4"), self.tell("sent")), 8)
+        self.act = lambda n, _: uart.receive(bytes([n] * (n >> 3)))
+        return [uart]
+
+    def rtc(self):
+        return [self.put(Rtc(self.tell("irq8"), 1_700_000_000, 640, 65_536), 2)]
+
+    def i8042(self):
+        tell = self.tell
+        kbc = I8042(tell("irq1"), tell("irq12"), tell("reset"), tell("a20"))
+        self.bus.attach(range(0, 5, 4), kbc, "i8042")
+        self.act = lambda n, _: kbc.key(bytes([n, 0xF0, n]))
+        return [kbc]
+
+    def ports(self):
+        return [
+            self.put(PostCode(), 1),
+            self.put(SystemControlA(self.tell("reset"), self.tell("a20")), 1, 1),
+            self.put(DebugExit(self.tell("exit")), 4, 2),
+            self.put(PowerControl(self.tell("off")), 2, 6),
+        ]
+
+    def act(self, n, now):
+        """Do nothing: this chip has no other side."""
+
+    def step(self, step):
+        """Run a step; returns what a guest sees, or the deadlines."""
+        kind, address, width, value, now = step
+        if kind == "read":
+            got = self.bus.read(address, width, now)
+            assert 0 <= got < 1 << 8 * width
+            return got
+        if kind == "write":
+            self.bus.write(address, width, value, now)
+        elif kind == "act":
+            self.act(value & 0xFF, now)
+        else:
+            for chip in self.chips:
+                if hasattr(chip, "advance"):
+                    due = chip.deadline()
+                    chip.advance(now)
+                    assert due is None or due > now or chip.deadline() != due
+        return [chip.deadline() for chip in self.chips if hasattr(chip, "deadline")]
+
+    def save(self):
+        return [chip.save() for chip in self.chips]
+
+    def restore(self, states):
+        for chip, state in zip(self.chips, states, strict=True):
+            chip.restore(state)
+
+
+@st.composite
+def steps(draw):
+    now, made = draw(st.integers(0, 10**12)), []
+    for _ in range(draw(st.integers(0, 60))):
+        now += draw(
+            st.one_of(
+                st.integers(0, 3000), st.integers(0, 10**7), st.integers(0, 10**11)
+            )
+        )
+        made.append(
+            (
+                draw(st.sampled_from(["read", "write", "write", "act", "advance"])),
+                draw(st.integers(0, 8)),
+                draw(st.sampled_from([1, 1, 1, 2, 4])),
+                draw(st.one_of(st.integers(0, 0xFF), st.integers(0, 0xFFFF_FFFF))),
+                now,
+            )
+        )
+    return made
+
+
+KINDS = ["pic", "pit", "uart", "rtc", "i8042", "ports"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None)
+@given(before=steps(), after=steps())
+def test_nothing_raises_and_a_restored_chip_goes_on_as_the_saved_one(
+    kind, before, after
+):
+    board, twin = Board(kind), Board(kind)
+    for step in before:
+        board.step(step)
+    saved = board.save()
+    assert all(dataclasses.is_dataclass(state) for state in saved)
+    twin.restore(saved)
+    assert twin.save() == saved
+    board.log.clear()
+    late = before[-1][4] if before else 0
+    for kind_, address, width, value, now in after:
+        step = (kind_, address, width, value, late + now)
+        assert board.step(step) == twin.step(step)
+    assert board.log == twin.log
+    assert board.save() == twin.save()
+
+
+@pytest.mark.parametrize("kind", ["pit", "rtc", "i8042"])
+@settings(deadline=None)
+@given(before=steps())
+def test_deadlines_lead_forward(kind, before):
+    """Running from deadline to deadline, time moves and the chip stays quiet."""
+    board = Board(kind)
+    for step in before:
+        board.step(step)
+    now = before[-1][4] if before else 0
+    for chip in board.chips:
+        chip.advance(now)
+        for _ in range(20):
+            due = chip.deadline()
+            if due is None:
+                break
+            assert due > now
+            now = due
+            chip.advance(now)
