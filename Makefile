@@ -13,7 +13,7 @@ ARGS   ?=
 .DELETE_ON_ERROR:
 
 run: $(READY)
-	@$(BIN)/emu86 run $(ARGS)
+	@$(BIN)/emu86 run --stats $(ARGS)
 
 test: guests
 	$(BIN)/python -m pytest -n 2 $(ARGS)

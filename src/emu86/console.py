@@ -1,0 +1,196 @@
+"""The user's terminal as the far end of the guest's serial line.
+
+In a terminal every key goes to the guest, Ctrl-C too; Ctrl-A is kept for emu86 itself.
+A pipe or file is fed to the guest as it is.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import sys
+import termios
+import threading
+import tty
+from collections.abc import Callable
+from types import FrameType
+from typing import Final, Protocol, Self
+
+_ESCAPE: Final = 0x01  # Ctrl-A
+_CHUNK: Final = 4096  # bytes read, and bytes that may wait for the guest, at most
+
+HELP: Final = """\
+Ctrl-A x       quit
+Ctrl-A h       this help
+Ctrl-A Ctrl-A  send Ctrl-A to the guest
+"""
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Line(Protocol):
+    """The guest's end: what a console needs of a machine."""
+
+    def console_input(self, data: bytes) -> None:
+        """Take `data`, from any thread."""
+
+    def stop(self) -> None:
+        """End the run, from any thread or a signal handler."""
+
+
+class Keys:
+    """What is typed, less what is meant for emu86."""
+
+    def __init__(self, quit_: Callable[[], None], help_: Callable[[], None]) -> None:
+        self._commands = {ord("x"): quit_, ord("h"): help_, ord("?"): help_}
+        self._escaped = False
+
+    def filter(self, data: bytes) -> bytes:
+        """Return the bytes of `data` for the guest, after doing the commands in it."""
+        guest = bytearray()
+        for byte in data:
+            if self._escaped:
+                self._escaped = False
+                if byte == _ESCAPE:
+                    guest.append(byte)
+                elif byte in self._commands:
+                    self._commands[byte]()
+            elif byte == _ESCAPE:
+                self._escaped = True
+            else:
+                guest.append(byte)
+        return bytes(guest)
+
+
+class Console:
+    """Standard input and output wired to `line` while the `with` block lasts.
+
+    A terminal is put into raw mode and given back as it was, however the block is
+    left. SIGINT, SIGTERM, SIGHUP and a terminal or reader that has gone away stop the
+    machine: `status` is then the exit status to end with, else None. `waiting` tells
+    how many bytes of input the guest has not taken yet.
+    """
+
+    def __init__(self, line: Line, waiting: Callable[[], int]) -> None:
+        self._line = line
+        self._waiting = waiting
+        self.status: int | None = None
+        self.gone = False  # nobody is left to be told anything
+        self.quit = False
+        self.at_line_start = True
+        self._saved: list[int | list[bytes | int]] | None = None
+        self._handlers: dict[int, signal._HANDLER] = {}
+        self._wake = os.pipe()
+        self._reader = threading.Thread(target=self._read, name="console", daemon=True)
+
+    def __enter__(self) -> Self:
+        for number in (*_SIGNALS, signal.SIGCONT):
+            self._handlers[number] = signal.signal(number, self._on_signal)
+        if is_terminal(0):
+            self._saved = termios.tcgetattr(0)
+            tty.setraw(0, termios.TCSADRAIN)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.write(self._wake[1], b"\0")
+        self._reader.join()
+        self._restore()
+        for end in self._wake:
+            os.close(end)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def show(self, data: bytes) -> None:
+        """Write what the guest has sent to standard output."""
+        if self.status is not None:
+            return
+        self.at_line_start = data.endswith(b"\n")
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    rest = rest[os.write(1, rest) :]
+                except BlockingIOError:
+                    select.select([], [1], [])
+        except OSError as error:
+            # What reads us has left, or the terminal is gone; neither is news to it.
+            gone = signal.SIGPIPE if error.errno == errno.EPIPE else signal.SIGHUP
+            self._hang_up(gone)
+
+    def _read(self) -> None:
+        """Feed standard input to the guest: the reader thread."""
+        keys = Keys(self._quit, self._help)
+        while True:
+            # While the guest lags behind, look again soon instead of reading on.
+            watched = [0] if self._waiting() < _CHUNK else []
+            try:
+                ready, _, _ = select.select(
+                    [*watched, self._wake[0]], [], [], None if watched else 0.02
+                )
+                if self._wake[0] in ready:
+                    return
+                data = os.read(0, _CHUNK) if ready else b""
+            except OSError as error:
+                if self._saved is not None and error.errno == errno.EIO:
+                    self._hang_up(signal.SIGHUP)
+                return
+            if ready and not data:
+                # The end of a pipe ends nothing; that of a terminal is a hang-up.
+                if self._saved is not None:
+                    self._hang_up(signal.SIGHUP)
+                return
+            if self._saved is not None:
+                data = keys.filter(data)
+            self._line.console_input(data)
+
+    def _quit(self) -> None:
+        self.quit = True
+        self._line.stop()
+
+    def _help(self) -> None:
+        self.show(("\r\n" + HELP).replace("\n", "\r\n").encode())
+
+    def _hang_up(self, as_if: signal.Signals) -> None:
+        self.gone = True
+        self._leave(128 + as_if)
+
+    def _leave(self, status: int) -> None:
+        self.status = status
+        self._line.stop()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGCONT:
+            # A shell that had us stopped may have changed the modes.
+            if self._saved is not None:
+                with contextlib.suppress(termios.error):
+                    tty.setraw(0, termios.TCSADRAIN)
+        elif self.status is not None:
+            # Asked again: whatever keeps us from ending is not waited for.
+            self._restore()
+            os._exit(128 + number)
+        elif number == signal.SIGHUP:
+            self._hang_up(signal.SIGHUP)
+        else:
+            self._leave(128 + number)
+
+    def _restore(self) -> None:
+        if self._saved is not None:
+            # A terminal that is gone needs no restoring.
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
+
+
+def is_terminal(descriptor: int) -> bool:
+    """Whether `descriptor` is open, and a terminal."""
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
+
+
+def say(text: str) -> None:
+    """Tell the user `text`, one line, on standard error if there is still one."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"emu86: {text}", file=sys.stderr, flush=True)  # noqa: T201

@@ -1,0 +1,120 @@
+"""The command `emu86` on a machine that does what its command line says.
+
+The words of --append, run one after another:
+
+    say:TEXT     the guest prints TEXT (\\n and \\r by name)
+    echo         it echoes what is typed until it has seen "."
+    wait         it does nothing until it is stopped
+    tell         it prints what the machine was made with
+    REASON       it ends for this reason; code:N gives its code
+"""
+
+import queue
+import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import emu86
+from emu86 import cli
+from emu86.errors import ConfigError
+from emu86.machine import boot
+
+
+@dataclass
+class Stop:
+    reason: str
+    code: int = 0
+    detail: str = ""
+
+
+@dataclass
+class ExitStat:
+    count: int
+    ns: int
+
+
+@dataclass
+class Stats:
+    exits: dict = field(
+        default_factory=lambda: {"CLI": ExitStat(1000, 10**6), "HLT": ExitStat(0, 0)}
+    )
+    blocks: int = 61000
+    patched: dict = field(default_factory=lambda: {"POPF": 12, "PUSHF": 150})
+    shadow: dict = field(
+        default_factory=lambda: {"fills": 10, "drops": 20, "resynced": 30}
+    )
+    guest_share: float | None = None
+    wall_s: float = 0.5
+
+    def to_dict(self):
+        return {"wall_s": self.wall_s}
+
+
+class Machine:
+    def __init__(self, **options):
+        self.options = options
+        self.stats = Stats()
+        self.typed = queue.Queue()
+        self._input = ()
+        self.stopped = False
+        if options["cpu"] == "z80":
+            raise ConfigError("cpu: no model 'z80'")
+
+    def load_kernel(self, kernel, *, append="", initrd=None):
+        boot.read("kernel", kernel)
+        self.script = append.split()
+        self.options["initrd"] = initrd
+
+    def on_console(self, callback):
+        self.print = callback
+
+    def console_input(self, data):
+        for byte in data:
+            self.typed.put(byte)
+
+    @property
+    def board(self):
+        return SimpleNamespace(uart=SimpleNamespace(waiting=bytes(self.typed.qsize())))
+
+    def measure(self):
+        self.stats.guest_share = 0.6
+
+    def stop(self):
+        self.stopped = True
+
+    def run(self, until=None, timeout=None):
+        end = time.monotonic() + (timeout or 60)
+        shown = b""
+        for word in self.script:
+            kind, _, text = word.partition(":")
+            if kind == "say":
+                data = text.replace("\\n", "\n").replace("\\r", "\r").encode()
+                self.print(data)
+                shown += data
+            elif kind == "tell":
+                self.print(repr(sorted(self.options.items())).encode() + b"\r\n")
+            elif kind == "echo":
+                seen = b""
+                while not self.stopped and b"." not in seen:
+                    try:
+                        seen += bytes([self.typed.get(timeout=0.02)])
+                    except queue.Empty:
+                        continue
+                    self.print(seen[-1:])
+                shown += seen
+            elif kind == "wait":
+                while not self.stopped and time.monotonic() < end:
+                    time.sleep(0.01)
+            elif kind == "code":
+                return Stop("debug exit", int(text))
+            else:
+                return Stop(kind.replace("-", " "))
+            if self.stopped:
+                return Stop("interrupted")
+            if until is not None and until in shown:
+                return Stop("until")
+        return Stop("timeout")
+
+
+emu86.Machine = Machine
+cli.main()

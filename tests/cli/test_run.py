@@ -1,0 +1,333 @@
+"""`emu86 run`, the real command in a process of its own, on a fake machine."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+FAKE = [sys.executable, str(Path(__file__).with_name("fake_emu86.py"))]
+CTRL_A = b"\x01"
+PATIENCE = 30
+
+
+def emu86(*arguments, typed="", **options):
+    return subprocess.run(
+        [*FAKE, *arguments],
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        **options,
+    )
+
+
+def run(script, *arguments, **options):
+    return emu86("run", "--append", script, *arguments, **options)
+
+
+class Terminal:
+    """The command in a terminal of its own, and somebody sitting at it."""
+
+    def __init__(self, *arguments):
+        self.keyboard, self.line = pty.openpty()
+        self.before = termios.tcgetattr(self.line)
+        self.process = subprocess.Popen(
+            [*FAKE, *arguments],
+            stdin=self.line,
+            stdout=self.line,
+            stderr=self.line,
+            start_new_session=True,
+        )
+        self.screen = b""
+
+    def wait_for(self, text):
+        end = time.monotonic() + PATIENCE
+        while text not in self.screen:
+            ready, _, _ = select.select([self.keyboard], [], [], end - time.monotonic())
+            assert ready, self.screen
+            self.screen += os.read(self.keyboard, 4096)
+
+    def type(self, data):
+        os.write(self.keyboard, data)
+
+    def end(self):
+        status = self.process.wait(PATIENCE)
+        while select.select([self.keyboard], [], [], 0.05)[0]:
+            self.screen += os.read(self.keyboard, 4096)
+        return status
+
+    def modes(self):
+        return termios.tcgetattr(self.line)
+
+
+@contextmanager
+def terminal(script, *arguments):
+    at = Terminal("run", "--append", script, *arguments)
+    try:
+        yield at
+    finally:
+        at.process.kill()
+        at.process.wait()
+        for end in (at.keyboard, at.line):
+            with suppress(OSError):
+                os.close(end)
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "how"),
+    [
+        ("poweroff", 0, "the guest powered off"),
+        ("halted", 0, "the guest halted"),
+        ("reset", 0, "the guest reset the machine"),
+        ("triple-fault", 0, "the guest reset the machine by a triple fault"),
+        ("code:33", 33, "the guest ended with code 33"),
+        ("unsupported", 1, "the guest did what emu86 cannot do"),
+        ("timeout", 3, "the time is over"),
+    ],
+)
+def test_how_a_run_ends(script, status, how):
+    result = run(f"say:hello\\n {script}")
+    assert result.stdout == "hello\n"
+    assert result.stderr == f"emu86: {how}, after 0.5 s and 1,000 exits\n"
+    assert result.returncode == status
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("say:login: poweroff", 0),
+        ("say:logi poweroff", 3),
+        ("say:logi timeout", 3),
+        ("say:logi code:0", 3),
+    ],
+)
+def test_until(script, status):
+    assert run(script, "--until", "login:").returncode == status
+
+
+def test_a_pipe_is_fed_to_the_guest_as_it_is():
+    result = run("echo poweroff", typed="a\x01xb\x03.")
+    assert result.stdout == "a\x01xb\x03."
+    assert result.returncode == 0
+
+
+def test_the_end_of_a_pipe_ends_nothing():
+    assert run("echo poweroff", "--timeout", "1", typed=".").returncode == 0
+
+
+def test_much_input_is_not_read_before_the_guest_takes_it():
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with subprocess.Popen([*FAKE, "run", "--append", "wait"], stdin=reading) as process:
+        os.close(reading)
+        written = 0
+        try:
+            for _ in range(30):
+                time.sleep(0.02)
+                with suppress(BlockingIOError):
+                    written += os.write(writing, bytes(65536))
+        finally:
+            process.terminate()
+            os.close(writing)
+        assert written <= 65536 + 3 * 4096
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+def test_standard_input_may_be_closed():
+    result = subprocess.run(
+        ["sh", "-c", '"$@" <&-', "sh", *FAKE, "run", "--append", "poweroff"],
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert result.returncode == 0
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_without_a_terminal_the_teaching_kernel_runs_its_script():
+    result = emu86("run", "--timeout", "1")
+    assert "script" in result.stderr, "the fake machine does not know that word"
+
+
+def test_options_reach_the_machine(tmp_path):
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"x")
+    result = run(
+        "tell poweroff",
+        *("--memory", "64M", "--cpu", "486", "--technique", "iopl", "--debug-exit"),
+        *("--initrd", str(initrd)),
+    )
+    assert dict(eval(result.stdout)) == {
+        "memory": 64 << 20,
+        "cpu": "486",
+        "technique": "iopl",
+        "debug_exit": True,
+        "realtime": False,
+        "initrd": str(initrd),
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "bytes_"),
+    [("1M", 1 << 20), ("3g", 3 << 30), ("4096K", 4 << 20), ("1052672", 1052672)],
+)
+def test_memory_sizes(size, bytes_):
+    result = run("tell poweroff", "--memory", size)
+    assert f"('memory', {bytes_})" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mistake"),
+    [
+        (["run", "--memory", "1000000"], "not a multiple of the page size"),
+        (["run", "--memory", "4096"], "not between 1M and 3G"),
+        (["run", "--memory", "4G"], "not between 1M and 3G"),
+        (["run", "--memory", "99999999999999G"], "no size like"),
+        (["run", "--memory", "-1"], "no size like"),
+        (["run", "--memory", "much"], "no size like"),
+        (["run", "--technique", "magic"], "is not one of"),
+        (["run", "--timeout", "nan"], "no positive number"),
+        (["run", "--timeout", "0"], "no positive number"),
+        (["run", "--until", ""], "no text to wait for"),
+        (["run", "--kernel"], "requires an argument"),
+        (["run", "--no-such-option"], "No such option"),
+        (["run", "file"], "unexpected extra argument"),
+        (["walk"], "No such command"),
+        (["run", "--cpu", "z80"], "cpu: no model 'z80'"),
+        (["run", "--kernel", "/nonexistent"], "kernel: /nonexistent: No such file"),
+        (["run", "--stats-json", "/nonexistent/x"], "/nonexistent/x: "),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, mistake):
+    result = emu86(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("emu86: ")
+    assert result.stderr.count("\n") == 1
+    assert mistake in result.stderr
+
+
+def test_stats():
+    result = run("poweroff", "--stats")
+    text = result.stderr
+    assert "CLI" in text
+    assert "HLT" not in text, "what never happened is not listed"
+    assert "1,000" in text
+    assert "61,000 blocks scanned; sites patched: PUSHF 150, POPF 12" in text
+    assert "10 filled, 20 dropped, 30 resynchronised" in text
+    assert "the guest itself ran 60% of 0.50 s" in text
+
+
+def test_stats_as_json(tmp_path):
+    run("code:4", "--stats-json", str(tmp_path / "stats"))
+    expected = {"stop": "debug exit", "code": 4, "wall_s": 0.5}
+    assert json.loads((tmp_path / "stats").read_text()) == expected
+    result = run("poweroff", "--stats-json", "-")
+    assert json.loads(result.stdout)["stop"] == "poweroff"
+
+
+def test_stats_onto_a_full_disk():
+    result = run("poweroff", "--stats-json", "/dev/full")
+    assert result.returncode == 2
+    assert "No space left" in result.stderr
+
+
+def test_the_reader_of_the_output_may_leave():
+    process = subprocess.Popen(
+        [*FAKE, "run", "--append", "say:a echo say:b say:c wait"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.read(1) == b"a"
+    process.stdout.close()
+    process.stdin.write(b".")
+    process.stdin.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "interrupted"), (1, "")],
+)
+def test_signals_end_the_run(number, told):
+    process = subprocess.Popen(
+        [*FAKE, "run", "--append", "say:a wait"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.read(1) == b"a"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (out, process.returncode) == (b"", 128 + number)
+    assert told in err.decode()
+    assert err.count(b"\n") == (1 if told else 0)
+
+
+def test_a_terminal_is_raw_while_it_runs_and_as_before_afterwards():
+    with terminal("say:ready echo poweroff") as at:
+        at.wait_for(b"ready")
+        assert at.modes() != at.before
+        at.type(b"\x03\x1a\r.")
+        at.wait_for(b"\x03\x1a\r.")
+        assert at.end() == 0
+        assert at.modes() == at.before
+        assert b"emu86: the guest powered off" in at.screen
+
+
+def test_ctrl_a():
+    with terminal("say:ready echo wait") as at:
+        at.wait_for(b"ready")
+        at.type(CTRL_A + CTRL_A + b"q" + CTRL_A + b"h" + CTRL_A + b"zy.")
+        at.wait_for(b"this help\r\n")
+        at.wait_for(b"\x01qy.")
+        at.type(CTRL_A)
+        at.type(b"x")
+        assert at.end() == 0
+        assert at.modes() == at.before
+        assert b"emu86: quit" in at.screen
+
+
+def test_quitting_before_the_text_was_shown():
+    with terminal("say:ready wait", "--until", "never") as at:
+        at.wait_for(b"ready")
+        at.type(CTRL_A + b"x")
+        assert at.end() == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_the_terminal_sane(number):
+    with terminal("say:ready wait") as at:
+        at.wait_for(b"ready")
+        at.process.send_signal(number)
+        assert at.end() == 128 + number
+        assert at.modes() == at.before
+
+
+def test_a_closed_terminal_ends_the_run():
+    with terminal("say:ready echo wait") as at:
+        at.wait_for(b"ready")
+        os.close(at.line)
+        os.close(at.keyboard)
+        assert at.process.wait(PATIENCE) == 128 + signal.SIGHUP
+
+
+def test_silence_is_filled_until_the_guest_speaks():
+    with terminal("echo say:ready poweroff") as at:
+        at.wait_for(b"nothing shown yet")
+        at.type(b".")
+        at.wait_for(b"ready")
+        assert at.end() == 0

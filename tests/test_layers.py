@@ -1,0 +1,35 @@
+"""Every module can be imported, and none imports upwards."""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import emu86
+
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(emu86.__path__, "emu86.")
+    if not module.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_can_be_imported(name):
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} does not say what it is"
+
+
+def test_floors():
+    checker = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run(
+        [checker, "--no-cache"],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
