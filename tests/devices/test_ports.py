@@ -1,7 +1,13 @@
 import pytest
 
 from emu86.devices.bus import Bus
-from emu86.devices.ports import DebugExit, PostCode, PowerControl, SystemControlA
+from emu86.devices.ports import (
+    Coprocessor,
+    DebugExit,
+    PostCode,
+    PowerControl,
+    SystemControlA,
+)
 
 
 def test_post_code_keeps_the_last_value():
@@ -26,6 +32,19 @@ def test_port_92_resets_on_the_rising_bit():
     for value in (0x02, 0x03, 0x03, 0x02, 0x03):
         port.write(0, 1, value, 0)
     assert len(resets) == 2
+
+
+def test_the_coprocessor_asks_until_its_latch_is_cleared():
+    irq = []
+    latch = Coprocessor(irq.append)
+    latch.write(0, 1, 0, 0)
+    assert irq == []
+    latch.fail()
+    latch.fail()
+    assert irq == [True]
+    assert latch.read(0, 1, 0) == 0xFF
+    latch.write(0, 1, 0, 0)
+    assert irq == [True, False]
 
 
 @pytest.mark.parametrize(("width", "seen"), [(1, 0x78), (2, 0x5678), (4, 0x12345678)])

@@ -10,7 +10,13 @@ from emu86.devices.bus import Bus
 from emu86.devices.i8042 import I8042
 from emu86.devices.pic import PicPair
 from emu86.devices.pit import Pit
-from emu86.devices.ports import DebugExit, PostCode, PowerControl, SystemControlA
+from emu86.devices.ports import (
+    Coprocessor,
+    DebugExit,
+    PostCode,
+    PowerControl,
+    SystemControlA,
+)
 from emu86.devices.rtc import Rtc
 from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
@@ -61,7 +67,10 @@ class Board:
         return [kbc]
 
     def ports(self):
+        latch = self.put(Coprocessor(self.tell("irq13")), 1, 8)
+        self.act = lambda *_: latch.fail()
         return [
+            latch,
             self.put(PostCode(), 1),
             self.put(SystemControlA(self.tell("reset"), self.tell("a20")), 1, 1),
             self.put(DebugExit(self.tell("exit")), 4, 2),

@@ -1,9 +1,10 @@
 """The small ports of a PC board that are one register each.
 
-Sources: IBM PS/2 Hardware Interface Technical Reference (system control port A, 92h);
-IBM PC/AT Technical Reference (80h, the POST code); ACPI specification 1.0b, 4.7.3.2.1
-(PM1a control, at 604h by the habit of common PC boards). The debug exit port is no
-PC's: it is for test programs to say how they ended.
+Sources: IBM PC/AT Technical Reference (80h, the POST code; F0h and F1h, the
+coprocessor); IBM PS/2 Hardware Interface Technical Reference (system control port A,
+92h); ACPI specification 1.0b, 4.7.3.2.1 (PM1a control, at 604h by the habit of common
+PC boards). The debug exit port is no PC's: it is for test programs to say how they
+ended.
 """
 
 # Every register is read and written with the arguments of the Device protocol.
@@ -90,6 +91,40 @@ class SystemControlA(Register):
             self._set_a20(bool(value & A20))
         if value & ~before & RESET:
             self._reset()
+
+
+class Coprocessor(Register):
+    """Ports F0h and F1h: the latch between the coprocessor's ERROR pin and IRQ13.
+
+    The request stays until the handler writes one of the ports: a pulse would be
+    gone before the interrupt controller is acknowledged.
+    """
+
+    def __init__(self, irq: Callable[[bool], None]) -> None:
+        """Make the latch, with no error in it.
+
+        Args:
+            irq: told the level of the interrupt line when it changes.
+
+        """
+        super().__init__()
+        self._irq = irq
+
+    def fail(self) -> None:
+        """Latch an error of the coprocessor."""
+        if not self.value:
+            self.value = 1
+            self._irq(True)
+
+    def read(self, offset: int, width: int, now: int) -> int:
+        """Nothing can be read."""
+        return 0xFF
+
+    def write(self, offset: int, width: int, value: int, now: int) -> None:
+        """Clear the latch, whatever is written."""
+        if self.value:
+            self.value = 0
+            self._irq(False)
 
 
 class DebugExit(Register):
