@@ -1,7 +1,7 @@
 """Guest memory as the VMM's emulation sees it: by linear address, through the tables.
 
-Translations are cached as a TLB would, separately for global pages, and go when the
-shadow's do. Faults are raised as `PageFault` with the guest's own error code.
+Translations are cached as a TLB would, those of global pages across MOV to CR3, and go
+when the shadow's do. Faults are raised as `PageFault` with the guest's own error code.
 """
 
 from emu86.mmu.ram import DATA
@@ -26,18 +26,29 @@ class GuestMemory:
         self.mmu = mmu
         self.ram = mmu.ram
         self.bytes = mmu.ram.bytes
+        # Linear page number -> GPA of the page, for supervisor accesses.
         self._read: dict[int, int] = {}
         self._write: dict[int, int] = {}
-        mmu.use.narrowed = self.flush
+        self._read_global: dict[int, int] = {}
+        mmu.use.narrowed = self._write.clear
+        mmu.switched = self.switch
 
     def flush(self) -> None:
         """Forget the cached translations."""
         self._read.clear()
         self._write.clear()
+        self._read_global.clear()
+
+    def switch(self) -> None:
+        """MOV to CR3: forget the cached translations but those of global pages."""
+        self._read.clear()
+        self._read.update(self._read_global)
+        self._write.clear()
 
     def forget(self, gva: int) -> None:
         """Forget the cached translation of one page."""
         self._read.pop(gva >> 12, None)
+        self._read_global.pop(gva >> 12, None)
         self._write.pop(gva >> 12, None)
 
     def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
@@ -53,12 +64,33 @@ class GuestMemory:
         touch(self.ram, found, write=write)
         return found.page << 12 | gva & 0xFFF
 
-    def _page(self, gva: int) -> int:
+    def page(self, gva: int) -> int:
         """Return the GPA of the page of a supervisor read, or -1 if nothing is there."""
+        start = self._read.get(gva >> 12, -1)
+        if start >= 0:
+            return start
+        mmu = self.mmu
         start = self.translate(gva) & x86.PAGE_MASK
         if not self.ram.backed(start >> 12):
             return -1
         self._read[gva >> 12] = start
+        if mmu.is_global(gva):
+            self._read_global[gva >> 12] = start
+        return start
+
+    def page_to_write(self, gva: int, size: int) -> int:
+        """Return the GPA of the page for a supervisor write of `size` bytes, or -1."""
+        start = self._write.get(gva >> 12, -1)
+        if start >= 0:
+            return start
+        gpa = self.translate(gva, write=True)
+        page = gpa >> 12
+        if not self.ram.backed(page):
+            return -1
+        start = gpa & x86.PAGE_MASK
+        self.mmu.use.touched(page, gpa, size)
+        if self.ram.state[page] == DATA:
+            self._write[gva >> 12] = start
         return start
 
     def read(self, gva: int, size: int, *, user: bool = False) -> int:
@@ -69,25 +101,26 @@ class GuestMemory:
             first = x86.PAGE_SIZE - offset
             low = self.read(gva, first, user=user)
             return low | self.read(gva + first, size - first, user=user) << 8 * first
-        start = -1 if user else self._read.get(gva >> 12, -1)
+        if user:
+            gpa = self.translate(gva, user=True)
+            start = gpa & x86.PAGE_MASK if self.ram.backed(gpa >> 12) else -1
+        else:
+            start = self.page(gva)
         if start < 0:
-            if user:
-                gpa = self.translate(gva, user=True)
-                start = gpa & x86.PAGE_MASK if self.ram.backed(gpa >> 12) else -1
-            else:
-                start = self._page(gva)
-            if start < 0:
-                return (1 << 8 * size) - 1
+            return (1 << 8 * size) - 1
         start += offset
         return int.from_bytes(self.bytes[start : start + size], "little")
 
     def code(self, gva: int) -> int:
         """Return the GPA of the code at `gva`, from the cache."""
-        start = self._read.get(gva >> 12, -1)
+        start = self.page(gva)
         return self.translate(gva) if start < 0 else start | gva & 0xFFF
 
     def read32(self, gva: int) -> int:
         """Read a doubleword with supervisor rights."""
+        if gva & 3 == 0:
+            start = self.page(gva & x86.MASK32)
+            return self.ram.words[start + (gva & 0xFFF) >> 2] if start >= 0 else x86.MASK32
         return self.read(gva, 4)
 
     def read_bytes(self, gva: int, size: int) -> bytes:
@@ -119,16 +152,16 @@ class GuestMemory:
             self.write(gva, value & (1 << 8 * first) - 1, first, user=user)
             self.write(gva + first, value >> 8 * first, size - first, user=user)
             return
-        start = -1 if user else self._write.get(gva >> 12, -1)
-        if start < 0:
-            gpa = self.translate(gva, write=True, user=user)
-            page = gpa >> 12
-            if not self.ram.backed(page):
+        if user:
+            gpa = self.translate(gva, write=True, user=True)
+            if not self.ram.backed(gpa >> 12):
                 return
+            self.mmu.use.touched(gpa >> 12, gpa, size)
             start = gpa & x86.PAGE_MASK
-            self.mmu.use.touched(page, gpa, size)
-            if not user and self.ram.state[page] == DATA:
-                self._write[gva >> 12] = start
+        else:
+            start = self.page_to_write(gva, size)
+            if start < 0:
+                return
         start += offset
         self.bytes[start : start + size] = value.to_bytes(size, "little")
 

@@ -6,6 +6,7 @@ the guest's tables is write-protected: the SDM (Vol. 3A section 4.10) lets a TLB
 until INVLPG or MOV CR3, and that is when an entry is compared with what it was made from.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -73,6 +74,7 @@ class ShadowMmu:
         self.stats = ShadowStats()
         self.cr0 = self.cr3 = self.cr4 = 0
         self.fault = 0
+        self.switched: Callable[[], None] = lambda: None
         self.roots: dict[int, Root] = {}
         self.leaves: dict[tuple[int, ...], LeafTable] = {}
         self._next = Hidden.POOL
@@ -100,7 +102,7 @@ class ShadowMmu:
         self._sync_root(root, key)
         self.engine.q[_HOST_CR3] = root.hpa
         self.engine.flush_tlb()
-        self.use.narrowed()
+        self.switched()
 
     def reset(self) -> None:
         """Drop every shadow table and start again from the current registers."""
@@ -113,7 +115,7 @@ class ShadowMmu:
         self.root = self._new_root(self.cr3 & x86.PAGE_MASK if paging else _EVERYTHING)
         self.engine.q[_HOST_CR3] = self.root.hpa
         self.engine.flush_tlb()
-        self.use.narrowed()
+        self.use.global_changed()
 
     def invalidate(self, gva: int) -> None:
         """INVLPG: drop the translation of one page, and of its PDE if that changed."""
@@ -125,7 +127,6 @@ class ShadowMmu:
         if pde != self.root.copy32[slot]:
             self._unlink(self.root, slot)
             self.engine.flush_tlb()
-            self.use.narrowed()
             return
         index = table.base + (gva >> 12 & 1023)
         if table.page_table >= 0 and self.pool[index]:
@@ -271,7 +272,6 @@ class ShadowMmu:
         if slot in root.tables:
             self._unlink(root, slot)
             self.engine.flush_tlb()
-            self.use.narrowed()
         key: tuple[int, ...]
         if large:
             dirty = pde & x86.PTE_D if self.cr0 & x86.CR0_PG else x86.PTE_D
@@ -300,7 +300,6 @@ class ShadowMmu:
                 table.copy[:] = self.ram.map[page_table : page_table + x86.PAGE_SIZE]
         elif not large and self._sync_table(table):
             self.engine.flush_tlb()
-            self.use.narrowed()
         table.slots.add(slot)
         root.tables[slot] = table
         if not large:

@@ -1,8 +1,9 @@
 """Deliver interrupts and exceptions through the guest's IDT: SDM Vol. 3A chapter 6."""
 
+import struct
 from typing import TYPE_CHECKING
 
-from emu86.cpu.engine import RIP, SELECTOR
+from emu86.cpu.engine import ATTRIBUTES, BASE, RIP, SELECTOR
 from emu86.mmu.memory import PageFault
 from emu86.rings.fault import GuestFault, TripleFault
 from emu86.rings.segments import Descriptor
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 _EXT = 1
 _IDT = 2
 _INTERRUPT_GATES = (x86.SYS_INT16, x86.SYS_INT32)
+_USER = 3
+_CS_SELECTOR = SELECTOR[x86.CS]
+_SS_SELECTOR = SELECTOR[x86.SS]
+_FRAMES = [struct.Struct(f"<{count}I") for count in range(7)]
+_CLEARED_BY_TRAP = x86.TF | x86.NT | x86.RF | x86.VM
 _GATES = (*_INTERRUPT_GATES, x86.SYS_TRAP16, x86.SYS_TRAP32, x86.SYS_TASK_GATE)
 
 
@@ -68,6 +74,8 @@ def deliver(
     vmm: "Vmm", vector: int, error: int | None, *, external: bool, software: bool = False
 ) -> None:
     """Go through gate `vector`; changes nothing but memory below the stack if it fails."""
+    if _as_before(vmm, vector, error, software=software):
+        return
     ext = _EXT if external else 0
     where = vector << 3 | _IDT | ext
     vcpu, segments = vmm.vcpu, vmm.segments
@@ -133,7 +141,66 @@ def deliver(
     stack.commit()
     vmm.q[RIP] = offset
     segments.enter()
-    clear = x86.TF | x86.NT | x86.RF | x86.VM
+    if (
+        size == 4  # noqa: PLR2004
+        and level == 0
+        and cpl in (0, _USER)
+        and vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
+        and segments.watched(selector, ss)
+        and segments.watch_idt(base)
+    ):
+        dpl = gate.dpl << 8
+        segments.gates[vector << 2 | cpl] = segments.plan(ss, offset, kind | dpl)
+    clear = _CLEARED_BY_TRAP
     if kind in _INTERRUPT_GATES:
         clear |= x86.IF
     vmm.set_guest_flags(flags & ~clear)
+
+
+def _as_before(vmm: "Vmm", vector: int, error: int | None, *, software: bool) -> bool:
+    """Deliver to ring 0 through a gate that a plan stands for; False: the long way."""
+    q, d, segments = vmm.q, vmm.d, vmm.segments
+    cpl = d[_CS_SELECTOR] & 3
+    plan = segments.gates.get(vector << 2 | cpl)
+    if plan is None or (software and plan.kind >> 8 < cpl):
+        return False
+    memory = vmm.memory
+    frame = [q[RIP], d[_CS_SELECTOR], vmm.guest_flags()]
+    flags = frame[2]
+    if error is not None:
+        frame.insert(0, error)
+    if not software and vector in x86.FAULTS:
+        frame[-1] |= x86.RF
+    if cpl:
+        tr = vmm.vcpu.tr
+        if tr.limit < 9 or tr.kind != x86.SYS_TSS32_BUSY:  # noqa: PLR2004
+            return False
+        if memory.read(tr.base + 8, 2) != plan.ss:
+            return False
+        esp = memory.read32(tr.base + 4)
+        frame += q[x86.ESP] & x86.MASK32, d[_SS_SELECTOR]
+        ss_base = plan.ss_hidden[0]
+    else:
+        if not d[ATTRIBUTES[x86.SS]] & x86.DESC_B:
+            return False
+        esp = q[x86.ESP]
+        ss_base = q[BASE[x86.SS]]
+    size = 4 * len(frame)
+    esp = (esp - size) & x86.MASK32
+    linear = (ss_base + esp) & x86.MASK32
+    offset = linear & 0xFFF
+    if offset > x86.PAGE_SIZE - size:
+        return False
+    start = memory.page_to_write(linear, size)
+    if start >= 0:
+        _FRAMES[len(frame)].pack_into(memory.bytes, start + offset, *frame)
+    for observer in vmm.observers:
+        observer.inject(vector, error)
+    q[x86.ESP] = esp
+    q[RIP] = plan.offset
+    segments.follow(plan, 0, stack=bool(cpl))
+    clear = _CLEARED_BY_TRAP
+    if plan.kind & 0xFF in _INTERRUPT_GATES:
+        clear |= x86.IF
+    vmm.set_guest_flags(flags & ~clear)
+    return True

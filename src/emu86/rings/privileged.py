@@ -121,7 +121,7 @@ def _lgdt(vmm: "Vmm", insn: "Insn") -> None:
 
 
 def _lidt(vmm: "Vmm", insn: "Insn") -> None:
-    vmm.vcpu.idt_base, vmm.vcpu.idt_limit = _table_operand(vmm, insn)
+    vmm.segments.load_idt(*_table_operand(vmm, insn))
 
 
 def _lldt(vmm: "Vmm", insn: "Insn") -> None:

@@ -7,10 +7,10 @@ accessed bit is still clear, DPL 1 and 2, and everything after the guest has wri
 table's page, until the table is read again. Source: SDM Vol. 3A chapters 3 and 5.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from emu86.cpu import layout as at
-from emu86.cpu.engine import ATTRIBUTES, SELECTOR
+from emu86.cpu.engine import ATTRIBUTES, BASE, LIMIT, SELECTOR
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Hidden
 from emu86.rings.fault import GuestFault, gp
@@ -19,6 +19,18 @@ from emu86.spec import x86
 if TYPE_CHECKING:
     from emu86.rings.vmm import Vmm
 
+_HFLAGS: Final = at.HFLAGS // 4
+_DERIVED: Final = (
+    at.HF_CPL | at.HF_CS32 | at.HF_SS32 | at.HF_ADDSEG | at.HF_INHIBIT_IRQ
+)  # fmt: skip
+_CS_SELECTOR: Final = SELECTOR[x86.CS]
+_CS_BASE: Final = BASE[x86.CS]
+_CS_LIMIT: Final = LIMIT[x86.CS]
+_CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
+_SS_SELECTOR: Final = SELECTOR[x86.SS]
+_SS_BASE: Final = BASE[x86.SS]
+_SS_LIMIT: Final = LIMIT[x86.SS]
+_SS_ATTRIBUTES: Final = ATTRIBUTES[x86.SS]
 _NATIVE: Final = x86.DESC_P | x86.DESC_S | x86.DESC_A
 
 
@@ -75,20 +87,25 @@ class Descriptor:
 class ShadowTable:
     """The hardware's copy of the guest's GDT or LDT, at a fixed linear address."""
 
-    def __init__(self, vmm: "Vmm", page: int, register: int) -> None:
-        self.vmm = vmm
+    def __init__(self, segments: "Segments", page: int, register: int) -> None:
+        self.segments = segments
+        self.vmm = vmm = segments.vmm
         self.first = page * 512
         self.entries = vmm.hidden.q
         self.linear = Hidden.linear(page)
         self.register = register
         self.base = self.limit = 0
-        self.raw = b""
+        self.filled = 0
         self.stale = False
         self.pages: set[int] = set()
+        # Descriptors read while the table's pages are watched, by selector & FFF8h.
+        self.known: dict[int, Descriptor] = {}
+        self._encoded: dict[int, int] = {}
 
     def load(self, base: int, limit: int) -> None:
         """Follow LGDT or LLDT: `limit` in bytes, -1 for no table at all."""
         self.base, self.limit = base, limit
+        self._encoded.clear()
         self._clear()
         self.vmm.engine.set_table(self.register, self.linear, max(limit, 0))
         self.stale = limit >= 0
@@ -100,10 +117,11 @@ class ShadowTable:
             self.stale = True
 
     def _clear(self) -> None:
-        count = len(self.raw) // 8
-        self.vmm.hidden.np[self.first : self.first + count] = 0
-        self.raw = b""
+        self.vmm.hidden.np[self.first : self.first + self.filled] = 0
+        self.filled = 0
         self.pages.clear()
+        self.known.clear()
+        self.segments.forget_plans()
 
     def refresh(self) -> None:
         """Read the guest's table again and watch its pages."""
@@ -116,7 +134,7 @@ class ShadowTable:
         raw = b""
         try:
             while at < end:
-                gpa = mem.translate(at & x86.MASK32)
+                gpa = mem.code(at & x86.MASK32)
                 part = min(end - at, x86.PAGE_SIZE - (at & 0xFFF))
                 page = gpa >> 12
                 if not mem.ram.backed(page):
@@ -127,19 +145,43 @@ class ShadowTable:
                 at += part
         except PageFault:
             pass  # what cannot be read stays out, and traps
-        self.raw = raw
-        words = memoryview(raw).cast("I") if len(raw) % 8 == 0 else b""
-        inner = vmm.segments.inner
-        for i in range(0, len(words), 2):
-            high = words[i + 1]
-            if high & _NATIVE == _NATIVE:
-                dpl = high & x86.DESC_DPL
-                if dpl == 0 and not inner:
-                    high |= 1 << x86.DESC_DPL_SHIFT
-                elif dpl != x86.DESC_DPL:
-                    continue
-                high &= ~x86.DESC_L
-                self.entries[self.first + i // 2] = words[i] | high << 32
+        words = memoryview(raw[: len(raw) & ~7]).cast("Q")
+        encoded, entries, first = self._encoded, self.entries, self.first
+        for i, word in enumerate(words):
+            entry = encoded.get(word)
+            if entry is None:
+                entry = encoded[word] = self._encode(word)
+            if entry:
+                entries[first + i] = entry
+        self.filled = len(words)
+
+    def _encode(self, word: int) -> int:
+        """Return the shadow of a descriptor, or 0 if it must trap."""
+        high = word >> 32
+        if high & _NATIVE != _NATIVE:
+            return 0
+        dpl = high & x86.DESC_DPL
+        if dpl == 0 and not self.segments.inner:
+            high |= 1 << x86.DESC_DPL_SHIFT
+        elif dpl != x86.DESC_DPL:
+            return 0
+        return word & x86.MASK32 | (high & ~x86.DESC_L) << 32
+
+
+class Plan(NamedTuple):
+    """What a transfer to a code segment (and a stack segment) loads, checked before.
+
+    Valid until a descriptor table is written or loaded. mode: the engine's HF_CS32 and
+    HF_SS32; ss: the stack's selector; offset, kind: of an interrupt's gate.
+    """
+
+    cs: int
+    cs_hidden: tuple[int, int, int]  # base, limit, attributes
+    mode: int
+    ss: int = 0
+    ss_hidden: tuple[int, int, int] = (0, 0, 0)
+    offset: int = 0
+    kind: int = 0
 
 
 class Segments:
@@ -153,13 +195,41 @@ class Segments:
         self.memory = vmm.memory
         self.vcpu = vmm.vcpu
         self.inner = False  # the guest runs in its ring 1 or 2: DPL 0 is out of reach
-        self.gdt = ShadowTable(vmm, Hidden.GDT, at.GDTR)
-        self.ldt = ShadowTable(vmm, Hidden.LDT, at.LDTR)
+        self.returns: dict[int, Plan] = {}  # by CS, SS: IRET to ring 0 or 3
+        self.gates: dict[int, Plan] = {}  # by vector and SS: events in ring 0 or 3
+        self.idt_pages: set[int] = set()
+        self.gdt = ShadowTable(self, Hidden.GDT, at.GDTR)
+        self.ldt = ShadowTable(self, Hidden.LDT, at.LDTR)
         vmm.mmu.use.table_written = self._written
 
     def _written(self, page: int) -> None:
         self.gdt.written(page)
         self.ldt.written(page)
+        if page in self.idt_pages:
+            self.idt_pages.clear()
+            self.gates.clear()
+
+    def forget_plans(self) -> None:
+        """A descriptor table has changed."""
+        self.returns.clear()
+        self.gates.clear()
+
+    def load_idt(self, base: int, limit: int) -> None:
+        """LIDT."""
+        self.vcpu.idt_base, self.vcpu.idt_limit = base, limit
+        self.idt_pages.clear()
+        self.gates.clear()
+
+    def watch_idt(self, linear: int) -> bool:
+        """Watch the page of a gate, so that its plan can be kept; tell if possible."""
+        gpa = self.memory.code(linear)
+        page = gpa >> x86.PAGE_SHIFT
+        if not self.memory.ram.backed(page) or gpa & 0xFFF > x86.PAGE_SIZE - 8:
+            return False
+        if page not in self.idt_pages:
+            self.vmm.mmu.use.watch(page)
+            self.idt_pages.add(page)
+        return True
 
     def load_gdt(self, base: int, limit: int) -> None:
         """LGDT."""
@@ -193,22 +263,28 @@ class Segments:
 
     def descriptor(self, selector: int, vector: int = x86.VEC_GP) -> Descriptor:
         """Read a descriptor; `vector`(selector) if it lies beyond its table."""
-        if selector & 4:
-            base, limit = self.vcpu.ldtr.base, self.vcpu.ldtr.limit
-        else:
-            base, limit = self.vcpu.gdt_base, self.vcpu.gdt_limit
         offset = selector & 0xFFF8
-        if offset + 7 > limit:
+        table = self.ldt if selector & 4 else self.gdt
+        found = table.known.get(offset)
+        if found is not None:
+            return found
+        if offset + 7 > table.limit:
             raise GuestFault(vector, selector & 0xFFFC)
+        if table.stale:
+            table.refresh()
         read32 = self.memory.read32
-        return Descriptor(read32(base + offset), read32(base + offset + 4))
+        low = read32(table.base + offset & x86.MASK32)
+        found = Descriptor(low, read32(table.base + offset + 4 & x86.MASK32))
+        if offset < 8 * table.filled:
+            table.known[offset] = found
+        return found
 
     def set_high(self, selector: int, descriptor: Descriptor, bits: int) -> None:
         """Set bits (accessed, busy) in a descriptor's high doubleword in memory."""
         if descriptor.high & bits != bits:
             descriptor.high |= bits
             descriptor.attributes |= bits & x86.DESC_ATTRIBUTES
-            base = self.vcpu.ldtr.base if selector & 4 else self.vcpu.gdt_base
+            base = (self.ldt if selector & 4 else self.gdt).base
             where = base + (selector & 0xFFF8) + 4
             self.memory.write32(where & x86.MASK32, descriptor.high)
 
@@ -229,6 +305,41 @@ class Segments:
     def clear(self, index: int, selector: int = 0) -> None:
         """Load a null selector."""
         self.engine.set_segment(index, selector, 0, 0, 0)
+
+    def plan(self, ss: int = 0, offset: int = 0, kind: int = 0) -> Plan:
+        """Keep what CS and SS hold now."""
+        d, q = self.d, self.q
+        code, stack = (
+            (q[BASE[i]], d[LIMIT[i]], d[ATTRIBUTES[i]]) for i in (x86.CS, x86.SS)
+        )
+        mode = at.HF_CS32 if code[2] & x86.DESC_B else 0
+        mode |= at.HF_SS32 if stack[2] & x86.DESC_B else 0
+        return Plan(d[SELECTOR[x86.CS]], code, mode, ss, stack, offset, kind)
+
+    def watched(self, *selectors: int) -> bool:
+        """Tell whether a write to any of these descriptors would be told."""
+        return all(
+            (s & 0xFFF8) < 8 * (self.ldt if s & 4 else self.gdt).filled
+            for s in selectors
+        )
+
+    def follow(self, plan: Plan, cpl: int, *, stack: bool) -> None:
+        """Load CS (and SS) of a plan for the guest's ring `cpl`, 0 or 3."""
+        d, q = self.d, self.q
+        d[_CS_SELECTOR] = plan.cs
+        q[_CS_BASE], d[_CS_LIMIT], d[_CS_ATTRIBUTES] = plan.cs_hidden
+        mode = d[_HFLAGS] & ~_DERIVED | plan.mode | (cpl or 1)
+        if stack:
+            d[_SS_SELECTOR] = plan.ss
+            q[_SS_BASE], d[_SS_LIMIT], d[_SS_ATTRIBUTES] = plan.ss_hidden
+        if (
+            not plan.mode & at.HF_CS32
+            or q[_SS_BASE]
+            or q[BASE[x86.DS]]
+            or q[BASE[x86.ES]]
+        ):
+            mode |= at.HF_ADDSEG
+        d[_HFLAGS] = mode
 
     def enter(self) -> None:
         """Make the engine's CPL follow the guest's, which CS's selector tells."""

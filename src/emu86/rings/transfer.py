@@ -4,9 +4,10 @@ Each checks everything before it changes anything, so that a fault leaves the gu
 instruction. Source: SDM Vol. 2A/2B, operation sections; Vol. 3A section 5.8.
 """
 
+import struct
 from typing import TYPE_CHECKING
 
-from emu86.cpu.engine import RIP, SELECTOR
+from emu86.cpu.engine import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
 from emu86.rings.fault import GuestFault, gp
 from emu86.rings.segments import Descriptor
 from emu86.rings.stack import Stack, tss_stack
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 # What IRET may change: at any CPL, at CPL <= IOPL, and at CPL 0 (SDM Vol. 2A IRET).
 _ALWAYS = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.RF | x86.AC | x86.ID
+_FROM_RING0 = _ALWAYS | x86.IF | x86.IOPL
+_USER = 3
+_FRAME = struct.Struct("<5I")  # EIP, CS, EFLAGS, and for an outer ring ESP, SS
+_CS_SELECTOR = SELECTOR[x86.CS]
+_DATA_ATTRIBUTES = tuple(ATTRIBUTES[i] for i in (x86.ES, x86.DS, x86.FS, x86.GS))
 _CALL_GATES = (x86.SYS_CALL16, x86.SYS_CALL32)
 _TSS = (x86.SYS_TSS16, x86.SYS_TSS32)
 
@@ -182,6 +188,8 @@ def _return_outward(
 
 def iret(vmm: "Vmm", size: int) -> None:
     """IRET and IRETD in protected mode."""
+    if size == 4 and _iret_as_before(vmm):  # noqa: PLR2004
+        return
     flags = vmm.guest_flags()
     if flags & x86.NT:
         back = vmm.memory.read(vmm.vcpu.tr.base, 2)
@@ -191,7 +199,8 @@ def iret(vmm: "Vmm", size: int) -> None:
     eip = stack.peek(0, size)
     selector = stack.peek(size, size) & 0xFFFF
     image = stack.peek(2 * size, size)
-    cpl = vmm.segments.cpl
+    segments = vmm.segments
+    cpl = segments.cpl
     if image & x86.VM and size == 4 and cpl == 0:  # noqa: PLR2004
         vmm.unsupported("IRET to virtual-8086 mode")
         return
@@ -201,17 +210,65 @@ def iret(vmm: "Vmm", size: int) -> None:
         change |= x86.IF
     if cpl == 0:
         change |= x86.IOPL
-        if size == 4:  # noqa: PLR2004
-            change |= x86.VIF | x86.VIP
     fresh = flags & ~change | image & change
-    if selector & 3 == cpl:
+    rpl = selector & 3
+    wide = vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
+    if rpl == cpl:
         stack.drop(3 * size)
-        vmm.segments.load_code(selector, found, cpl)
+        segments.load_code(selector, found, cpl)
         stack.commit()
         vmm.q[RIP] = eip
-        vmm.segments.enter()
+        segments.enter()
+        if cpl == 0 and segments.watched(selector):
+            segments.returns[selector] = segments.plan()
     else:
         esp = stack.peek(3 * size, size)
         ss = stack.peek(4 * size, size) & 0xFFFF
         _return_outward(vmm, selector, found, eip, ss, esp, size)
+        wide &= vmm.d[ATTRIBUTES[x86.SS]]
+        watched = segments.watched(selector, ss)
+        if cpl == 0 and rpl == _USER and wide and watched:
+            segments.returns[selector | ss << 16] = segments.plan(ss)
     vmm.set_guest_flags(fresh)
+
+
+def _iret_as_before(vmm: "Vmm") -> bool:
+    """Do an IRETD from ring 0 that a plan stands for; False: go the long way."""
+    q, d = vmm.q, vmm.d
+    if (
+        d[_CS_SELECTOR] & 3
+        or q[RFLAGS] & x86.NT
+        or not d[ATTRIBUTES[x86.SS]] & x86.DESC_B
+    ):
+        return False
+    linear = (q[BASE[x86.SS]] + q[x86.ESP]) & x86.MASK32
+    offset = linear & 0xFFF
+    if offset > x86.PAGE_SIZE - _FRAME.size:
+        return False
+    start = vmm.memory.page(linear)
+    if start < 0:
+        return False
+    eip, cs, image, esp, ss = _FRAME.unpack_from(vmm.memory.bytes, start + offset)
+    cs &= 0xFFFF
+    segments = vmm.segments
+    rpl = cs & 3
+    if rpl:
+        plan = segments.returns.get(cs | (ss & 0xFFFF) << 16)
+    else:
+        plan = segments.returns.get(cs)
+    if plan is None or image & x86.VM:
+        return False
+    if rpl:
+        for attributes in _DATA_ATTRIBUTES:
+            # Whatever is not DPL 3 or conforming goes (`Segments.drop_outer`).
+            if d[attributes] & x86.DESC_DPL != x86.DESC_DPL:
+                segments.drop_outer(rpl)
+                break
+        q[x86.ESP] = esp
+        segments.follow(plan, rpl, stack=True)
+    else:
+        q[x86.ESP] = (q[x86.ESP] + 12) & x86.MASK32
+        segments.follow(plan, 0, stack=False)
+    q[RIP] = eip
+    vmm.set_guest_flags(image & _FROM_RING0)
+    return True

@@ -138,7 +138,7 @@ class Vmm:
         self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
         self._sites: dict[int, dict[int, Insn]] = {}
         self.mmu.use.forget_code = self._forget
-        self.mmu.use.global_changed = self.unlearn
+        self.mmu.use.global_changed = self._global_changed
         engine.on_exception = self.on_exception
         engine.on_invalid = self.on_invalid
         engine.on_in = self.on_in
@@ -219,10 +219,10 @@ class Vmm:
         after = q[RIP]
         last = (after - 1) & x86.MASK32
         linear = (last + q[BASE[x86.CS]]) & x86.MASK32
-        gpa = self.memory.translate(linear)
+        gpa = self.memory.code(linear)
         if vector == x86.VEC_BP and self.scanner.is_patched(gpa):
             q[RIP] = last
-            insn = self._decode()
+            insn = self._site()
             if not isinstance(insn.record, Record):
                 raise undefined()
             self._emulate(insn)
@@ -522,6 +522,11 @@ class Vmm:
         self.memory.forget(gva)
         if gva >> x86.PAGE_SHIFT in self._learned:
             self.unlearn()
+
+    def _global_changed(self) -> None:
+        """Translations that outlive MOV to CR3 have changed all the same."""
+        self.memory.flush()
+        self.unlearn()
 
     def unlearn(self) -> None:
         """Take every site back from the compiled hook."""
