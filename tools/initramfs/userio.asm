@@ -37,7 +37,7 @@ start:  catch   SIGSEGV
         popf
         pushf
         pop     eax
-        and     eax, 0x3200
+        and     eax, 0x2200             ; IF, IOPL's high bit: a VMM may show IOPL 1
         cmp     eax, 0x200
         jne     bad
 
@@ -67,7 +67,7 @@ start:  catch   SIGSEGV
         cli
         pushf
         pop     eax
-        and     eax, 0x3200
+        and     eax, 0x2200             ; IF, IOPL's high bit: a VMM may show IOPL 1
         cmp     eax, 0x200
         jne     bad
         step
