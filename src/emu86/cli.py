@@ -7,7 +7,9 @@ it, so that help and mistakes answer at once.
 import contextlib
 import json
 import math
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -198,6 +200,33 @@ def run(
     ctx.exit(_status(stop, console, until))
 
 
+@commands.command()
+def exits() -> None:
+    """Show the exit table: every instruction that the VMM handles."""
+    from emu86.report import show_records  # noqa: PLC0415 - see above
+    from emu86.rings.table import RECORDS  # noqa: PLC0415
+
+    show_records(RECORDS)
+
+
+@commands.command()
+@click.argument("code", metavar="HEX...", nargs=-1, required=True)
+def explain(code: tuple[str, ...]) -> None:
+    """Explain one instruction by its bytes, as in: emu86 explain 0f 22 d8.
+
+    It is taken as 32-bit code.
+    """
+    text = "".join(code)
+    try:
+        data = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        raise ConfigError(f"explain: {text!r} is not hexadecimal") from None
+    from emu86.report import explain as describe  # noqa: PLC0415 - see above
+
+    for line in describe(data):
+        click.echo(line)
+
+
 def _tell(
     machine: "emu86.Machine", stop: "emu86.Stop", console: Console, until: str | None
 ) -> None:
@@ -307,6 +336,10 @@ def _main() -> int:
         return _MISTAKE
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
+    except BrokenPipeError:
+        # What is still buffered has no reader; Python would complain when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
     return status if isinstance(status, int) else 0
 
 

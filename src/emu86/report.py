@@ -1,20 +1,25 @@
-"""What a run cost, as tables for a person."""
+"""What a run cost, and what the VMM handles, for a person to read."""
 
+import textwrap
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from emu86.errors import ConfigError
+
 if TYPE_CHECKING:
     from emu86 import Stats
+    from emu86.rings.record import Record
 
 
 def show_stats(stats: "Stats") -> None:
     """Print the statistics of a run on standard error."""
-    terminal = Console(stderr=True, highlight=False)
+    terminal = Console(stderr=True, highlight=False, markup=False)
     terminal.print(exit_table(stats))
     for line in summary(stats):
-        terminal.print(line, markup=False, soft_wrap=True)
+        terminal.print(line, soft_wrap=True)
 
 
 def exit_table(stats: "Stats") -> Table:
@@ -55,3 +60,48 @@ def summary(stats: "Stats") -> list[str]:
         f"shadow entries: {shadow}",
         f"the guest itself ran {stats.guest_share or 0:.0%} of {stats.wall_s:.2f} s",
     ]
+
+
+def show_records(records: "Iterable[Record]") -> None:
+    """Print the exit table on standard output."""
+    table = Table(title="The exit table", title_justify="left")
+    for heading in ("instruction", "encoding", "kind", "reaches the VMM by", "SDM"):
+        table.add_column(heading)
+    for record in records:
+        table.add_row(
+            record.mnemonic, record.encoding, record.kind, record.traps, record.sdm
+        )
+    Console(highlight=False, markup=False).print(table)
+
+
+def explain(code: bytes) -> Iterator[str]:
+    """Tell, line by line, what becomes of the first instruction in `code`.
+
+    Raises ConfigError when there is none.
+    """
+    import capstone  # noqa: PLC0415 - these take long to import
+
+    from emu86.rings.decode import decode  # noqa: PLC0415
+    from emu86.rings.table import find  # noqa: PLC0415
+
+    disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
+    found = next(disassembler.disasm_lite(code, 0, 1), None)
+    insn = decode(code, wide=True)
+    if found is None or insn is None:
+        raise ConfigError(f"explain: {code.hex(' ') or 'nothing'} is no instruction")
+    _, length, mnemonic, operands = found
+    yield f"{code[:length].hex(' ')}  {mnemonic} {operands}".rstrip()
+    if len(code) > length:
+        yield f"(then {code[length:].hex(' ')}, not looked at)"
+    record = find(insn)
+    if record is None:
+        yield "Runs natively: neither privileged nor sensitive, the VMM never sees it."
+        return
+    yield f"{record.mnemonic} ({record.encoding}): {record.kind}"
+    yield f"Reaches the VMM by: {record.traps}"
+    if record.patched:
+        whose = {1: "the guest's kernel", 3: "its users"}
+        where = " and ".join(whose[ring] for ring in record.patched)
+        yield f"Patched before it first runs, in {where}"
+    yield f"See: SDM {record.sdm}"
+    yield from textwrap.wrap(record.doc, 79)

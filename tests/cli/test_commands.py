@@ -1,5 +1,6 @@
 """What needs no machine."""
 
+import os
 import subprocess
 import sys
 
@@ -40,3 +41,78 @@ def test_help_needs_nothing_heavy():
         check=True,
     )
     assert result.stdout == "[]\n"
+
+
+def test_exits_shows_the_table():
+    result = emu86("exits")
+    assert result.returncode == 0
+    for mnemonic in ("CLI", "POPF", "LGDT", "INS"):
+        assert mnemonic in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        (["0f22d8"], ["0f 22 d8  mov cr3, eax", "MOV to CR", "privileged", "#GP(0)"]),
+        (["0x9D"], ["popfd", "POPF", "sensitive", "Patched before it first runs"]),
+        (["fa", "90"], ["fa  cli", "(then 90, not looked at)"]),
+        (["90"], ["Runs natively"]),
+    ],
+)
+def test_explain(code, parts):
+    result = emu86("explain", *code)
+    assert (result.returncode, result.stderr) == (0, "")
+    for part in parts:
+        assert part in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "mistake"),
+    [
+        (["xyz"], "'xyz' is not hexadecimal"),
+        (["0f"], "0f is no instruction"),
+        (["0fff"], "0f ff is no instruction"),
+        ([""], "nothing is no instruction"),
+        ([], "Missing argument"),
+    ],
+)
+def test_what_cannot_be_explained(code, mistake):
+    result = emu86("explain", *code)
+    assert result.returncode == 2
+    assert result.stderr.startswith("emu86: ")
+    assert mistake in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["exits"], ["explain", "fa"]])
+def test_nobody_reads(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [sys.executable, "-m", "emu86", *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=30,
+        check=False,
+    )
+    os.close(writing)
+    assert result.stderr == b""
+
+
+def test_every_record_explains_itself():
+    from emu86 import report
+    from emu86.rings.table import RECORDS
+
+    for record in RECORDS:
+        opcode = record.opcodes[0]
+        code = opcode.to_bytes(2, "big").lstrip(b"\0")
+        modrm = bytes([(record.reg & 7 if record.reg >= 0 else 0) << 3])
+        for operand in (modrm, bytes([modrm[0] | 0xC0])):
+            try:
+                lines = list(report.explain(code + operand + bytes(8)))
+            except report.ConfigError:
+                continue  # this form, memory or register, does not exist
+            assert any(line.startswith(f"{record.mnemonic} (") for line in lines)
+            break
+        else:
+            pytest.fail(f"{record.mnemonic} has no explanation")
