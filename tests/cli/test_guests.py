@@ -1,5 +1,6 @@
 """Real guests on the real machine, by the real command."""
 
+import lzma
 import os
 import select
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 GUESTS = Path(__file__).parents[2] / "build" / "guests"
 EMU86 = [sys.executable, "-m", "emu86", "run"]
 PROMPT = b"emu86# "
-PATIENCE = 200
+PATIENCE = 120
 
 
 class Session:
@@ -128,6 +129,19 @@ def test_linux_reboots(linux):
         status, words = session.end()
         assert status == 0
         assert "reset" in words
+
+
+@pytest.mark.guest
+def test_vmlinux(linux, tmp_path):
+    image = linux[1].read_bytes()
+    # setup_sects, payload_offset and payload_length of the boot protocol
+    start = (image[0x1F1] + 1) * 512 + int.from_bytes(image[0x248:0x24C], "little")
+    payload = image[start:][: int.from_bytes(image[0x24C:0x250], "little")]
+    vmlinux = tmp_path / "vmlinux"
+    vmlinux.write_bytes(lzma.LZMADecompressor().decompress(payload))
+    with Session("--kernel", vmlinux, *linux[2:]) as session:
+        assert "Linux version" in session.until(b"Kernel command line: console=ttyS0")
+        session.until(b"Freeing initrd memory: 2")
 
 
 @pytest.mark.guest

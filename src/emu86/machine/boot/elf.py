@@ -12,6 +12,8 @@ from emu86.machine.boot import linux
 from emu86.machine.boot.placement import Entry, Placement
 
 _EHDR_SIZE: Final = 52
+_CLASS32: Final = 1  # EI_CLASS
+_LITTLE_ENDIAN: Final = 1  # EI_DATA
 _SECTION_FIELDS: Final = (
     (0x20, 4),  # e_shoff
     (0x30, 2),  # e_shnum
@@ -53,10 +55,12 @@ def place_segments(places: Placement, image: bytes) -> int:
     from elftools.common.exceptions import ELFError  # noqa: PLC0415
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415
 
-    if image[4:6] != b"\x01\x01":
-        raise ConfigError("kernel: is no 32-bit little-endian ELF file")
     if len(image) < _EHDR_SIZE:
         raise ConfigError("kernel: truncated in its ELF header")
+    if image[4] != _CLASS32:
+        raise ConfigError("kernel: is a 64-bit ELF file, this machine is 32-bit")
+    if image[5] != _LITTLE_ENDIAN:
+        raise ConfigError("kernel: is a big-endian ELF file, this machine is an i386")
     # Sections mean nothing to a loader: with them hidden, a kernel stripped of them
     # loads, however its section header is.
     header = bytearray(image)
