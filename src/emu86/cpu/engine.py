@@ -46,7 +46,7 @@ _DERIVED: Final = (
 _NONE: Final = 0xFFFFFFFF
 _LAZY: Final = x86.ARITHMETIC_FLAGS | x86.DF
 _CONTEXT_HEADER: Final = 40
-_PROBE_BASE: Final = 0x100000
+_FIRST_JUMP: Final = 0x100000
 
 _VOID, _PTR = None, ctypes.c_void_p
 _U32, _U64, _INT = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
@@ -138,6 +138,7 @@ class Engine:
         self._handle = int(self._uc._uch.value)  # noqa: SLF001
         self._uch = _PTR(self._handle)
         self._keep: list[object] = []
+        self.wraps = False  # addresses from 4 GiB on, those of 0 on again, are in use
         self._error: BaseException | None = None
         self._inside = False
         self._flags_word = ctypes.c_uint64()
@@ -170,11 +171,19 @@ class Engine:
         self.on_out: Callable[[int, int, int], None] = _unset
         self.on_cpuid: Callable[[], None] = _unset
         self.on_block: Callable[[int, int], None] | None = None
+        self._run_a_block()
         self._uc.ctl_exits_enabled(True)  # noqa: FBT003
         self._uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
         self._uc.reg_write(x86_const.UC_X86_REG_FPCW, 0x037F)
         self._uc.reg_write(x86_const.UC_X86_REG_FPTAG, 0xFFFF)
         self._load()
+
+    def _run_a_block(self) -> None:
+        """Run a jump: before a first block has ended, no new one is told of."""
+        self._uc.mem_map(_FIRST_JUMP, x86.PAGE_SIZE)
+        self._uc.mem_write(_FIRST_JUMP, b"\xeb\x00")
+        self._uc.emu_start(_FIRST_JUMP, _FIRST_JUMP + 2)
+        self._uc.mem_unmap(_FIRST_JUMP, x86.PAGE_SIZE)
 
     # -- memory ---------------------------------------------------------------------
 
@@ -194,6 +203,8 @@ class Engine:
         """Drop the TLB's translation of one page, or of all where only that works."""
         if self.can.flush_page:
             _quick.tlb_flush_page_x86_64(self._cpu, _U64(address))
+            if self.wraps:
+                _quick.tlb_flush_page_x86_64(self._cpu, _U64(address + (1 << 32)))
         else:
             self.flush_tlb()
 

@@ -252,7 +252,25 @@ class ShadowMmu:
         for i in range(4):
             pool[(base + 1) * 512 + i] = hpa(base + 2 + i) | _LINK
         root = self.roots[key] = Root(hpa(base), (base + 2) * 512)
+        if self.engine.wraps:
+            self._wrap(root)
         return root
+
+    def wrap(self) -> None:
+        """Let addresses from 4 GiB on be those from 0 on, as they are for the guest.
+
+        The engine's go on: an access over the end, or a segment's base and an offset
+        whose sum wraps. Few guests do that, so only once it is seen.
+        """
+        if not self.engine.wraps:
+            self.engine.wraps = True
+            for root in self.roots.values():
+                self._wrap(root)
+
+    def _wrap(self, root: Root) -> None:
+        pointers = root.directory - 512
+        for i in range(4):
+            self.pool[pointers + 4 + i] = self.pool[pointers + i]
 
     def _allocate(self, pages: int) -> int:
         """Take zeroed pages from the pool; callers keep within `_room`."""

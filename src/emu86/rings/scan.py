@@ -75,6 +75,7 @@ class Scanner:
             self.restore()
             return
         self.blocks += 1
+        linear &= x86.MASK32
         vmm = self.vmm
         ring = vmm.d[_HFLAGS] & 3
         try:

@@ -247,8 +247,8 @@ class Vmm:
         gva = self.q[_CR2]
         error = self.d[ERROR_CODE]
         if gva > x86.MASK32:
-            # Only segment loads reach there, and the shadow tables are always mapped.
             gva &= x86.MASK32
+            self.mmu.wrap()
         outcome = self.mmu.miss(gva, error)
         if outcome == Miss.FILLED:
             self._reason = "#PF fill"
