@@ -23,7 +23,7 @@ from emu86.spec import x86
 
 SMALLEST: Final = 1 << 20
 LARGEST: Final = 3 << 30
-_SLICE: Final = 20_000_000 * word.QUARTERS  # virtual time between looks at the host
+_SLICE: Final = 4_000_000 * word.QUARTERS  # virtual time between looks at the host
 _IDLE_POLL: Final = 0.25  # seconds
 
 
@@ -176,6 +176,8 @@ class Machine:
                 board.advance()
                 control[word.PENDING] = board.pic.intr
                 control[word.STOP_AT] = control[word.NOW] + _SLICE
+                if self._stop_asked:
+                    continue  # asked before the line above: it undid what `stop` did
                 if board.pic.intr:
                     vmm.interrupt()
                 if self.vcpu.halted and not self._idle(deadline):
