@@ -320,16 +320,17 @@ class Engine:
             self._add(uc_const.UC_HOOK_BLOCK, _ON_BLOCK(self._tick))
             self._add_insn(x86_const.UC_X86_INS_RDTSC, _ON_INSTRUCTION(self._rdtsc))
             return
-        from emu86.cpu import native  # noqa: PLC0415 (numba takes 0.2 s to import)
+        from emu86.cpu import native  # noqa: PLC0415 (nothing to compile otherwise)
 
+        compiled = native.hooks()
         self._keep.append(python)
         address = ctypes.cast(python, _PTR).value
         assert address is not None
         self.control[word.ON_EXCEPTION] = address
         shared = _PTR(ctypes.addressof(self._control))
-        self._add(uc_const.UC_HOOK_INTR, _PTR(native.on_exception.address), shared)
-        self._add(uc_const.UC_HOOK_BLOCK, _PTR(native.on_block.address), shared)
-        rdtsc = _PTR(native.on_rdtsc.address)
+        self._add(uc_const.UC_HOOK_INTR, _PTR(compiled.on_exception), shared)
+        self._add(uc_const.UC_HOOK_BLOCK, _PTR(compiled.on_block), shared)
+        rdtsc = _PTR(compiled.on_rdtsc)
         self._add_insn(x86_const.UC_X86_INS_RDTSC, rdtsc, shared)
 
     def _add(self, kind: int, callback: Any, data: Any = None, *extra: Any) -> None:
