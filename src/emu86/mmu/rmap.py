@@ -9,6 +9,8 @@ Changing the use narrows every mapping of the page, so no alias escapes it.
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import numpy as np
+
 from emu86.cpu import control as word
 from emu86.cpu.engine import Engine
 from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, Hidden, Ram
@@ -86,6 +88,12 @@ class PageUse:
             index = table.base + (page & 1023)
             if pool[index]:
                 yield index, table
+
+    def code_pages(self) -> list[int]:
+        """Return the pages that may have been executed."""
+        state = self.ram.state_np
+        pages: list[int] = np.flatnonzero((state == CODE) | (state == MIXED)).tolist()
+        return pages
 
     def _narrow(self, page: int, forbid: int, grant: int) -> None:
         """In each mapping clear the bits `forbid`, then set `grant`."""

@@ -1,7 +1,8 @@
-"""Decode the instructions that a VMM must emulate: prefixes, opcode, ModRM, address.
+"""Decode instructions: prefixes, opcode, ModRM, address, length.
 
-Not a general disassembler: lengths are right for the instructions of the exit table, all
-of which have at most a ModRM operand and one immediate. Source: SDM Vol. 2A chapter 2.
+Lengths are right for every instruction of 32- and 16-bit code, because a scan for what
+must be patched has to step over all others; operands are told for those of the exit
+table only. Source: SDM Vol. 2A chapter 2, Vol. 2D appendix A (opcode map).
 """
 
 from typing import Final
@@ -12,15 +13,36 @@ _SEGMENT_PREFIX: Final = {
     0x26: x86.ES, 0x2E: x86.CS, 0x36: x86.SS, 0x3E: x86.DS, 0x64: x86.FS, 0x65: x86.GS,
 }  # fmt: skip
 _LONGEST: Final = 15
-# One-byte opcodes with ModRM: MOV Sreg, LES, LDS, FF group, POP r/m.
-_MODRM: Final = frozenset({0x62, 0x63, 0x8C, 0x8E, 0xC4, 0xC5, 0xFF, 0x8F})
+_ESCAPE: Final = 0x0F
+_ESCAPE_38: Final = 0x0F38
+_ESCAPE_3A: Final = 0x0F3A
+_TEST: Final = (0xF6, 0xF7)  # group 3: /0 and /1 have an immediate, the others none
+_ALU: Final = range(0, 0x40, 8)  # ADD to CMP: four with ModRM, then AL and eAX with imm
+_MODRM: Final = frozenset(
+    {base + i for base in _ALU for i in range(4)}
+    | {0x62, 0x63, 0x69, 0x6B, *range(0x80, 0x90), 0xC0, 0xC1, *range(0xC4, 0xC8)}
+    | {*range(0xD0, 0xD4), *range(0xD8, 0xE0), *_TEST, 0xFE, 0xFF}
+)
 # Two-byte opcodes without ModRM.
 _NO_MODRM: Final = frozenset(
-    {0x05, 0x06, 0x07, 0x08, 0x09, 0x0B, 0x30, 0x31, 0x32, 0x33, 0x34, 0x35,
-     0x77, 0xA0, 0xA1, 0xA2, 0xA8, 0xA9, 0xAA}
-)  # fmt: skip
-_IMM8: Final = frozenset({0xCD, 0xE4, 0xE5, 0xE6, 0xE7})
-_IMM16: Final = frozenset({0xCA})
+    {*range(0x04, 0x0D), 0x0E, *range(0x30, 0x38), 0x77, *range(0x80, 0x90)}
+    | {0xA0, 0xA1, 0xA2, 0xA8, 0xA9, 0xAA, *range(0xC8, 0xD0)}
+)
+# Bytes of immediate; z stands for the operand size and a for the address size.
+_Z: Final = -1
+_A: Final = -2
+_IMMEDIATE: Final = {
+    **{base + 4: 1 for base in _ALU}, **{base + 5: _Z for base in _ALU},
+    0x68: _Z, 0x69: _Z, 0x6A: 1, 0x6B: 1, **dict.fromkeys(range(0x70, 0x80), 1),
+    0x80: 1, 0x81: _Z, 0x82: 1, 0x83: 1, **dict.fromkeys(range(0xA0, 0xA4), _A),
+    0xA8: 1, 0xA9: _Z, **dict.fromkeys(range(0xB0, 0xB8), 1),
+    **dict.fromkeys(range(0xB8, 0xC0), _Z), 0xC0: 1, 0xC1: 1, 0xC2: 2, 0xC6: 1,
+    0xC7: _Z, 0xC8: 3, 0xCA: 2, 0xCD: 1, 0xD4: 1, 0xD5: 1,
+    **dict.fromkeys(range(0xE0, 0xE8), 1), 0xE8: _Z, 0xE9: _Z, 0xEB: 1,
+    0x0F0F: 1, **dict.fromkeys(range(0x0F70, 0x0F74), 1), 0x0FA4: 1, 0x0FAC: 1,
+    **dict.fromkeys(range(0x0F80, 0x0F90), _Z), 0x0FBA: 1, 0x0FC2: 1, 0x0FC4: 1,
+    0x0FC5: 1, 0x0FC6: 1, _ESCAPE_3A: 1,
+}  # fmt: skip
 _FAR: Final = frozenset({0x9A, 0xEA})
 # mod 0-2, 16-bit: (base, index) by r/m.
 _BASES16: Final = (
@@ -33,10 +55,11 @@ class Insn:
     """One decoded instruction.
 
     opcode: one byte, or 0F00h + the second byte; modrm: its byte, or -1; reg, rm: the
-    fields; memory: whether r/m is memory; size: operand size, 2 or 4; address_size: 2 or
-    4; segment: of the memory operand (or of a string's source); base, index: register
-    numbers or -1; scale: a shift; displacement, immediate: as encoded, not sign-extended
-    unless they are addresses; rep: 0, F2h or F3h; lock: a LOCK prefix stands there.
+    fields; memory: whether r/m is memory; size: operand size, 2 or 4; address_size: 2
+    or 4; segment: of the memory operand (or of a string's source); base, index:
+    register numbers or -1; scale: a shift; displacement, immediate: as encoded, not
+    sign-extended unless they are addresses; rep: 0, F2h or F3h; lock: a LOCK prefix
+    stands there.
     """
 
     __slots__ = (
@@ -70,8 +93,8 @@ def _signed(value: int, size: int) -> int:
 def decode(code: bytes, *, wide: bool) -> Insn | None:
     """Decode the instruction at the start of `code` (15 bytes are enough).
 
-    wide: CS.D, the default operand and address size is 32 bits. None: `code` is too short
-    or the instruction longer than 15 bytes.
+    wide: CS.D, the default operand and address size is 32 bits. None: `code` is too
+    short or the instruction longer than 15 bytes.
     """
     insn = Insn()
     insn.size = insn.address_size = 4 if wide else 2
@@ -82,38 +105,44 @@ def decode(code: bytes, *, wide: bool) -> Insn | None:
             if byte in _SEGMENT_PREFIX:
                 insn.segment = _SEGMENT_PREFIX[byte]
                 insn.override = True
-            elif byte == 0x66:  # noqa: PLR2004
+            elif byte == 0x66:
                 insn.size = 2 if wide else 4
-            elif byte == 0x67:  # noqa: PLR2004
+            elif byte == 0x67:
                 insn.address_size = 2 if wide else 4
             elif byte in (0xF2, 0xF3):
                 insn.rep = byte
-            elif byte == 0xF0:  # noqa: PLR2004
+            elif byte == 0xF0:
                 insn.lock = True
             else:
                 break
             at += 1
         at += 1
-        insn.opcode = byte
+        opcode = byte
         modrm = byte in _MODRM
-        if byte == 0x0F:  # noqa: PLR2004
-            insn.opcode = 0x0F00 | code[at]
+        if byte == _ESCAPE:
+            opcode = 0x0F00 | code[at]
             modrm = code[at] not in _NO_MODRM
             at += 1
+            if opcode in (_ESCAPE_38, _ESCAPE_3A):
+                at += 1
+        insn.opcode = opcode
         if modrm:
             at = _modrm(insn, code, at)
-        size = insn.size
-        if byte in _IMM8:
-            insn.immediate = code[at]
-            at += 1
-        elif byte in _IMM16:
-            insn.immediate = code[at] | code[at + 1] << 8
-            at += 2
-        elif byte in _FAR:
-            insn.immediate = int.from_bytes(code[at : at + size], "little")
-            at += size
-            insn.selector = code[at] | code[at + 1] << 8
-            at += 2
+        count = _IMMEDIATE.get(opcode, 0)
+        if count < 0:
+            count = insn.size if count == _Z else insn.address_size
+        elif opcode in _TEST and insn.reg < 2:
+            count = insn.size if opcode & 1 else 1
+        if opcode in _FAR:
+            count = insn.size
+            insn.selector = code[at + count] | code[at + count + 1] << 8
+            insn.immediate = int.from_bytes(code[at : at + count], "little")
+            count += 2
+        elif count:
+            if at + count > len(code):
+                return None
+            insn.immediate = int.from_bytes(code[at : at + count], "little")
+        at += count
     except IndexError:
         return None
     insn.length = at
@@ -126,14 +155,14 @@ def _modrm(insn: Insn, code: bytes, at: int) -> int:
     at += 1
     mod, insn.reg, insn.rm = modrm >> 6, modrm >> 3 & 7, modrm & 7
     # MOV to and from CR and DR take any mod as 3 (SDM Vol. 2B).
-    if mod == 3 or 0x0F20 <= insn.opcode <= 0x0F23:  # noqa: PLR2004
+    if mod == 3 or 0x0F20 <= insn.opcode <= 0x0F23:
         return at
     insn.memory = True
     rm = insn.rm
     size = mod
-    if insn.address_size == 2:  # noqa: PLR2004
+    if insn.address_size == 2:
         insn.base, insn.index = _BASES16[rm]
-        if rm == 6 and mod == 0:  # noqa: PLR2004
+        if rm == 6 and mod == 0:
             insn.base, size = -1, 2
     else:
         size = (0, 1, 4)[mod]
@@ -150,5 +179,7 @@ def _modrm(insn: Insn, code: bytes, at: int) -> int:
     if size:
         if at + size > len(code):
             raise IndexError
-        insn.displacement = _signed(int.from_bytes(code[at : at + size], "little"), size)
+        insn.displacement = _signed(
+            int.from_bytes(code[at : at + size], "little"), size
+        )
     return at + size

@@ -103,7 +103,7 @@ def _write_dr(vmm: "Vmm", insn: "Insn") -> None:
     if number == 6:  # noqa: PLR2004
         value = value & 0xE00F | 0xFFFF0FF0
     elif number == 7:  # noqa: PLR2004
-        value = value & 0xFFFF2BFF | 0x400
+        value = value & 0xFFFF23FF | 0x400
     vmm.vcpu.dr[number] = value
 
 
@@ -297,8 +297,10 @@ RECORDS = (
         "Virtual time in nanoseconds, that is a 1 GHz TSC. The hook is compiled code.",
     ),
     Record(
-        "RDPMC", "0F 33", (0x0F33,), "privileged", "#GP(0)", _rdpmc, "Vol. 2B RDPMC",
+        "RDPMC", "0F 33", (0x0F33,), "privileged", "never, the engine says #UD: patched",
+        _rdpmc, "Vol. 2B RDPMC",
         "The models have no performance counters, so every counter number is #GP(0).",
+        patched=(1, 3),
     ),
 )  # fmt: skip
 

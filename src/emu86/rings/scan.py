@@ -11,8 +11,6 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-import capstone
-
 from emu86.cpu import layout as at
 from emu86.cpu.engine import ATTRIBUTES
 from emu86.mmu.memory import PageFault
@@ -25,10 +23,11 @@ if TYPE_CHECKING:
 
 INT3: Final = 0xCC
 _HFLAGS: Final = at.HFLAGS // 4
-# 0F 01 with a register operand holds instructions that no CPU model here has; only SMSW
-# and LMSW are meant.
+# What the engine runs and no CPU model here has: 0F 01 with a register operand, but for
+# SMSW and LMSW, and LES and LDS with one, which are VEX prefixes to the engine.
 _GROUP7: Final = 0x0F01
 _GROUP7_REGISTERS: Final = (4, 6)
+_VEX: Final = (0xC4, 0xC5)
 # With IOPL raised POPF and the kernel's IRET run natively.
 _NATIVE_WITH_IOPL: Final = ("POPF", "IRET")
 
@@ -41,9 +40,10 @@ def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
         if ring in record.patched and record.mnemonic not in skip
         for opcode in record.opcodes
     } | {_GROUP7}
-    one = [o for o in opcodes if o < 0x0F00]  # noqa: PLR2004
-    two = [o & 0xFF for o in opcodes if o >= 0x0F00]  # noqa: PLR2004
-    text = b"[" + b"".join(re.escape(bytes([o])) for o in one) + b"]|\x0f["
+    one = [o for o in opcodes if o < 0x0F00]
+    two = [o & 0xFF for o in opcodes if o >= 0x0F00]
+    text = b"[\xc4\xc5][\xc0-\xff]|"
+    text += b"[" + b"".join(re.escape(bytes([o])) for o in one) + b"]|\x0f["
     return re.compile(text + b"".join(re.escape(bytes([o])) for o in two) + b"]", re.S)
 
 
@@ -58,16 +58,8 @@ class Scanner:
         self.sites: dict[int, set[int]] = {}  # guest page -> GPAs of patched sites
         self._pending: tuple[int, int] | None = None  # GPA, the byte that stood there
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
-        self._skip = {1: kernel_skip, 2: kernel_skip, 3: ()}
-        kernel = _prefilter(1, kernel_skip)
-        self._filter = {1: kernel, 2: kernel, 3: _prefilter(3, ())}
-        self._lengths = {
-            wide: capstone.Cs(capstone.CS_ARCH_X86, mode)
-            for wide, mode in (
-                (True, capstone.CS_MODE_32),
-                (False, capstone.CS_MODE_16),
-            )
-        }
+        self._skip = {1: kernel_skip, 3: ()}
+        self._filter = {1: _prefilter(1, kernel_skip), 3: _prefilter(3, ())}
 
     def on_block(self, linear: int, size: int) -> None:
         """Take a block that the engine has translated and not yet run."""
@@ -77,42 +69,42 @@ class Scanner:
         self.blocks += 1
         linear &= x86.MASK32
         vmm = self.vmm
-        ring = vmm.d[_HFLAGS] & 3
+        # Where the guest's CPL is the engine's own, its rings 1 and 2 are as its users.
+        ring = 3 if vmm.d[_HFLAGS] & 3 == 3 or vmm.segments.inner else 1
         try:
             code = vmm.memory.read_bytes(linear, size)
         except PageFault:
             return
-        pattern = self._filter[ring or 1]
-        if not pattern.search(code):
+        if not self._filter[ring].search(code):
             return
         self.decoded += 1
-        found = self._first_site(code, ring or 1)
+        found = self._first_site(code, ring)
         if found is not None:
             self._patch(linear + found & x86.MASK32, linear, size)
 
     def _first_site(self, code: bytes, ring: int) -> int | None:
         """Return the offset of the first instruction to patch."""
         wide = bool(self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
-        patched_at = 3 if ring == 3 else 1  # noqa: PLR2004
         skip = self._skip[ring]
         offset = 0
-        for _address, length, _name, _text in self._lengths[wide].disasm_lite(code, 0):
-            insn = decode(code[offset : offset + length], wide=wide)
-            if insn is not None:
-                record = find(insn)
-                if record is not None:
-                    wanted = patched_at in record.patched
-                    if wanted and record.mnemonic not in skip:
-                        self.patched[record.mnemonic] += 1
-                        return offset
-                if (
-                    insn.opcode == _GROUP7
-                    and not insn.memory
-                    and insn.reg not in _GROUP7_REGISTERS
-                ):
-                    self.patched["#UD"] += 1
+        end = len(code)
+        while offset < end:
+            insn = decode(code[offset : offset + 15], wide=wide)
+            if insn is None:
+                break
+            record = find(insn)
+            if record is not None:
+                wanted = ring in record.patched
+                if wanted and record.mnemonic not in skip:
+                    self.patched[record.mnemonic] += 1
                     return offset
-            offset += length
+            if not insn.memory and (
+                insn.opcode in _VEX
+                or (insn.opcode == _GROUP7 and insn.reg not in _GROUP7_REGISTERS)
+            ):
+                self.patched["#UD"] += 1
+                return offset
+            offset += insn.length
         return None
 
     def _patch(self, site: int, linear: int, size: int) -> None:
@@ -133,6 +125,16 @@ class Scanner:
             self._pending = None
             self.vmm.memory.bytes[gpa] = byte
 
+    def change_ring(self) -> None:
+        """Scan all code again: the guest enters or leaves its rings 1 and 2.
+
+        Its rings 0 and 1 are one to the engine, which shares their translations.
+        """
+        vmm = self.vmm
+        for page in vmm.mmu.use.code_pages():
+            vmm.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
+        vmm.unlearn()
+
     @property
     def pending(self) -> bool:
         """Whether a patched block waits to be translated: nothing may come between."""
@@ -141,9 +143,7 @@ class Scanner:
     def is_patched(self, gpa: int) -> bool:
         """Tell whether an INT3 at `gpa` is the VMM's."""
         sites = self.sites.get(gpa >> x86.PAGE_SHIFT)
-        return (
-            sites is not None and gpa in sites and self.vmm.memory.bytes[gpa] != INT3
-        )
+        return sites is not None and gpa in sites and self.vmm.memory.bytes[gpa] != INT3
 
     def forget(self, page: int) -> None:
         """Drop what was known of a guest page: its code is gone."""

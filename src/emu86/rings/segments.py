@@ -350,6 +350,7 @@ class Segments:
             self.inner = inner
             for table in (self.gdt, self.ldt):
                 table.load(table.base, table.limit)
+            self.vmm.scanner.change_ring()
         self.vmm.sync_iopl(cpl)
 
     # -- loads -----------------------------------------------------------------------------

@@ -285,17 +285,19 @@ class Vmm:
         record = insn.record
         assert isinstance(record, Record)
         self._reason = record.mnemonic
-        if record.ring0_only and self.segments.cpl:
-            raise gp(0)
         if insn.lock:
             raise undefined()
+        if record.ring0_only and self.segments.cpl:
+            raise gp(0)
         # It runs now, so the shadow of the STI before it ends with it.
         self.d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
         stepped = self.q[RFLAGS] & x86.TF
         eip = (self.q[RIP] + insn.length) & x86.MASK32
         if not record.handler(self, insn):
             self.q[RIP] = eip
-        if stepped:
+        # A load of SS holds the trap off, too: Vol. 3A section 6.8.3.
+        shadow = record.kind == "segment" and self.d[_HFLAGS] & at.HF_INHIBIT_IRQ
+        if stepped and not shadow:
             self._trap_flag()
 
     def advance(self, insn: Insn) -> None:
@@ -319,6 +321,7 @@ class Vmm:
     def _trap_flag(self) -> None:
         """Single-step trap: DR6.BS (SDM Vol. 3B section 17.3.1.4)."""
         self.vcpu.dr[6] |= 1 << 14
+        self.vcpu.halted = False
         self.reflect(x86.VEC_DB, None)
 
     def reflect(self, vector: int, error: int | None) -> None:
@@ -365,8 +368,12 @@ class Vmm:
         return flags
 
     def set_guest_flags(self, value: int) -> None:
-        """Write the guest's EFLAGS; VM is ignored."""
-        self.iopl = value >> 12 & 3
+        """Write the guest's EFLAGS; VM is ignored, and IOPL if it is raised.
+
+        A kernel with its IOPL raised sets flags natively, which cannot change IOPL.
+        """
+        if not self.raised:
+            self.iopl = value >> 12 & 3
         self.engine.set_flags(value & x86.FLAGS_DEFINED & ~(x86.VM | x86.VIF | x86.VIP))
         self.sync_iopl(self.segments.cpl)
 
