@@ -110,6 +110,10 @@ class Scanner:
     def _patch(self, site: int, linear: int, size: int) -> None:
         vmm = self.vmm
         gpa = vmm.memory.translate(site)
+        if not vmm.memory.ram.backed(gpa >> x86.PAGE_SHIFT):
+            # All ones, then RAM: no INT3 can be put there.
+            vmm.unsupported("a far jump out of what is no RAM")
+            return
         self.sites.setdefault(gpa >> x86.PAGE_SHIFT, set()).add(gpa)
         start = vmm.memory.translate(linear)
         ram = vmm.memory.bytes
