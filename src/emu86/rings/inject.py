@@ -165,7 +165,8 @@ def _as_before(vmm: "Vmm", vector: int, error: int | None, *, software: bool) ->
     if plan is None or (software and plan.kind >> 8 < cpl):
         return False
     memory = vmm.memory
-    frame = [q[RIP], d[_CS_SELECTOR], vmm.guest_flags()]
+    # A conditional jump over either end of 4 GiB leaves RIP beyond it.
+    frame = [q[RIP] & x86.MASK32, d[_CS_SELECTOR], vmm.guest_flags()]
     flags = frame[2]
     if error is not None:
         frame.insert(0, error)

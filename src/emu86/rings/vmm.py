@@ -247,6 +247,11 @@ class Vmm:
         gva = self.q[_CR2]
         error = self.d[ERROR_CODE]
         if gva > x86.MASK32:
+            if self.q[RIP] > x86.MASK32:
+                # A conditional jump over either end of 4 GiB.
+                self.q[RIP] &= x86.MASK32
+                self._reason = "#PF fill"
+                return
             gva &= x86.MASK32
             self.mmu.wrap()
         outcome = self.mmu.miss(gva, error)
