@@ -26,11 +26,12 @@ class LeafTable:
     base: index of its first entry in the pool; page_table: GPA of the guest's page table,
     or -1 if a 4 MiB page (or no paging) maps the range; frame: first guest page then;
     pde: the guest PDE it was made for; copy: the page table when last compared;
-    slots: PDE indices at which it is linked; local: it holds entries that are not global.
+    slots: PDE indices at which it is linked; local, shared: it holds entries that are
+    not global, and such that are.
     """
 
     __slots__ = (
-        "base", "copy", "copy32", "frame", "local", "page_table", "rights", "slots",
+        "base", "copy", "copy32", "frame", "local", "page_table", "rights", "shared", "slots",
     )  # fmt: skip
 
     def __init__(self, base: int, page_table: int, frame: int, rights: int) -> None:
@@ -39,7 +40,7 @@ class LeafTable:
         self.frame = frame
         self.rights = rights
         self.slots: set[int] = set()
-        self.local = False
+        self.local = self.shared = False
         self.copy = bytearray(x86.PAGE_SIZE if page_table >= 0 else 0)
         self.copy32 = memoryview(self.copy).cast("I")
 

@@ -23,6 +23,8 @@ _LINK: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A
 _LEAF: Final = x86.PTE_P | x86.PTE_A | x86.PTE_D
 _NX: Final = x86.PTE_NX
 _HOST_CR3: Final = CR + 3
+_USED: Final = x86.PTE_P | x86.PTE_A
+_AROUND: Final = 16  # entries filled together, aligned
 _EVERYTHING: Final = -1  # the "CR3" of a guest without paging
 
 PAGING_CR0: Final = x86.CR0_PG | x86.CR0_WP
@@ -183,9 +185,43 @@ class ShadowMmu:
         self.stats.fills += 1
         if table.page_table >= 0:
             table.copy32[gva >> 12 & 1023] = pte
-            if not (pte & x86.PTE_G and self.cr4 & x86.CR4_PGE):
+            if pte & x86.PTE_G and self.cr4 & x86.CR4_PGE:
+                table.shared = True
+            else:
                 table.local = True
+                self._fill_around(table, gva >> 12 & 1023)
         return Miss.FILLED
+
+    def _fill_around(self, table: LeafTable, at: int) -> None:
+        """Fill the neighbours of an entry that the guest has used before.
+
+        Their accessed bit is set already, so that the guest sees nothing of it; a page
+        not yet dirty stays read-only, and no page changes its use.
+        """
+        pool, base, copy = self.pool, table.base, table.copy32
+        words = self.ram.words
+        state, pages = self.use.state, self.ram.pages
+        first = at & ~(_AROUND - 1)
+        start = (table.page_table >> 2) + first
+        for j in range(first, first + _AROUND):
+            pte = words[start + j - first]
+            if pool[base + j] or pte & _USED != _USED:
+                continue
+            page = pte >> 12
+            if page >= pages:
+                continue
+            use = state[page]
+            if use == DATA:
+                entry = pte & x86.PAGE_MASK | _LEAF | _NX
+                if pte & x86.PTE_D:
+                    entry |= pte & table.rights & x86.PTE_RW
+            elif use == CODE:
+                entry = pte & x86.PAGE_MASK | _LEAF
+            else:
+                continue
+            pool[base + j] = entry | pte & table.rights & x86.PTE_US
+            self.use.add(page, base + j)
+            copy[j] = pte
 
     def slot(self, gva: int) -> int:
         """Return the pool index of the entry of a page whose table is linked."""
@@ -314,6 +350,7 @@ class ShadowMmu:
             if large:
                 self.use.large.setdefault(frame >> 10, []).append(table)
                 self._fill_large(table, dirty=bool(dirty))
+                table.shared = bool(found.pte & x86.PTE_G)
             elif page_table < self.ram.size:
                 table.copy[:] = self.ram.map[page_table : page_table + x86.PAGE_SIZE]
         elif not large and self._sync_table(table):
@@ -350,7 +387,8 @@ class ShadowMmu:
         at = root.directory + 2 * slot
         self.pool[at] = self.pool[at + 1] = 0
         self.stats.drops += 1
-        self.use.global_changed()
+        if table.shared:
+            self.use.global_changed()
         if all(other.tables.get(slot) is not table for other in self.roots.values()):
             table.slots.discard(slot)
 
