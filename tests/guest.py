@@ -22,7 +22,7 @@ from emu86.cpu.engine import Abilities
 
 LOG = 0x300000
 RECORD = 256
-SWEEP = 0x1000  # first selector of descriptors that a test gives
+SWEEP = 0x200  # first selector of descriptors that a test gives
 MEMORY = 16 << 20
 
 
@@ -37,8 +37,8 @@ class Case:
 
 
 _FIELDS = tuple(
-    "gs fs es ds edi esi ebp _ ebx edx ecx eax vector error eip cs eflags esp ss".split()
-    + "tr ldtr cr0 cr2 cr3 cr4 traced".split()
+    ["gs", "fs", "es", "ds", "edi", "esi", "ebp", "_", "ebx", "edx", "ecx", "eax", "vector", "error", "eip", "cs", "eflags", "esp", "ss"]
+    + ["tr", "ldtr", "cr0", "cr2", "cr3", "cr4", "traced"]
 )  # fmt: skip
 _SCRATCH, _TRACE = 16, 20
 

@@ -17,6 +17,7 @@ _ESCAPE: Final = 0x0F
 _ESCAPE_38: Final = 0x0F38
 _ESCAPE_3A: Final = 0x0F3A
 _TEST: Final = (0xF6, 0xF7)  # group 3: /0 and /1 have an immediate, the others none
+_EXTRQ: Final = 0x0F78  # SSE4a, which the engine has: after 66h or F2h, 2 bytes
 _ALU: Final = range(0, 0x40, 8)  # ADD to CMP: four with ModRM, then AL and eAX with imm
 _MODRM: Final = frozenset(
     {base + i for base in _ALU for i in range(4)}
@@ -133,6 +134,8 @@ def decode(code: bytes, *, wide: bool) -> Insn | None:
             count = insn.size if count == _Z else insn.address_size
         elif opcode in _TEST and insn.reg < 2:
             count = insn.size if opcode & 1 else 1
+        elif opcode == _EXTRQ and (insn.rep == 0xF2 or insn.size != (4 if wide else 2)):
+            count = 2
         if opcode in _FAR:
             count = insn.size
             insn.selector = code[at + count] | code[at + count + 1] << 8
