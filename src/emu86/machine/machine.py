@@ -172,7 +172,7 @@ class Machine:
         """Run the guest, serving time and interrupts between two stretches of it."""
         vmm, board, control, engine = self.vmm, self.board, self._control, self._engine
         while True:
-            if not vmm.scanner.pending:
+            if vmm.scanner.waiting is None:
                 # Before the questions below: who answers one later puts 0 there.
                 control[word.STOP_AT] = control[word.NOW] + _SLICE
             if vmm.end is not None:
@@ -185,7 +185,7 @@ class Machine:
                 return Stop("interrupted")
             if deadline is not None and time.monotonic() >= deadline:
                 return Stop("timeout")
-            if not vmm.scanner.pending:
+            if vmm.scanner.waiting is None:
                 self._feed()
                 board.advance()
                 control[word.PENDING] = board.pic.intr

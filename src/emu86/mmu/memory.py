@@ -27,28 +27,28 @@ class GuestMemory:
         self.ram = mmu.ram
         self.bytes = mmu.ram.bytes
         # Linear page number -> GPA of the page, for supervisor accesses.
-        self._read: dict[int, int] = {}
+        self.read_pages: dict[int, int] = {}
         self._write: dict[int, int] = {}
-        self._read_global: dict[int, int] = {}
+        self._global_pages: dict[int, int] = {}
         mmu.use.narrowed = self._write.clear
         mmu.switched = self.switch
 
     def flush(self) -> None:
         """Forget the cached translations."""
-        self._read.clear()
+        self.read_pages.clear()
         self._write.clear()
-        self._read_global.clear()
+        self._global_pages.clear()
 
     def switch(self) -> None:
         """MOV to CR3: forget the cached translations but those of global pages."""
-        self._read.clear()
-        self._read.update(self._read_global)
+        self.read_pages.clear()
+        self.read_pages.update(self._global_pages)
         self._write.clear()
 
     def forget(self, gva: int) -> None:
         """Forget the cached translation of one page."""
-        self._read.pop(gva >> 12, None)
-        self._read_global.pop(gva >> 12, None)
+        self.read_pages.pop(gva >> 12, None)
+        self._global_pages.pop(gva >> 12, None)
         self._write.pop(gva >> 12, None)
 
     def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
@@ -66,16 +66,16 @@ class GuestMemory:
 
     def page(self, gva: int) -> int:
         """Return the GPA of the page of a supervisor read, or -1 if nothing is there."""
-        start = self._read.get(gva >> 12, -1)
+        start = self.read_pages.get(gva >> 12, -1)
         if start >= 0:
             return start
         mmu = self.mmu
         start = self.translate(gva) & x86.PAGE_MASK
         if not self.ram.backed(start >> 12):
             return -1
-        self._read[gva >> 12] = start
+        self.read_pages[gva >> 12] = start
         if mmu.is_global(gva):
-            self._read_global[gva >> 12] = start
+            self._global_pages[gva >> 12] = start
         return start
 
     def page_to_write(self, gva: int, size: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from emu86.cpu.engine import CR, Engine
 from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED, Hidden, Ram
 from emu86.mmu.rmap import LeafTable, PageUse
-from emu86.mmu.walk import LARGE_RESERVED, Walk, denied, touch, walk
+from emu86.mmu.walk import denied, touch, walk
 from emu86.spec import x86
 
 _LINK: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A
@@ -37,6 +37,12 @@ class Miss(IntEnum):
     FILLED = 0  # resume
     GUEST_FAULT = 1  # the guest's own #PF; `ShadowMmu.fault` is its error code
     NO_BACKING = 2  # no RAM there: memory-mapped I/O, or a write that is lost
+
+
+# Enum members looked up by name cost more than the rest of a small exit.
+FILLED: Final = Miss.FILLED
+GUEST_FAULT: Final = Miss.GUEST_FAULT
+NO_BACKING: Final = Miss.NO_BACKING
 
 
 class Root:
@@ -140,57 +146,60 @@ class ShadowMmu:
 
     def miss(self, gva: int, error: int) -> Miss:
         """Answer the hardware's #PF at `gva` with error code `error` (SDM 3A 4.7)."""
-        write = bool(error & x86.PF_W)
-        user = bool(error & x86.PF_U)
+        write = error & x86.PF_W
         if not self.cr0 & x86.CR0_PG:
             page = gva >> x86.PAGE_SHIFT
-            found = Walk(
-                mapped=True, fault=0, page=page, rights=x86.PTE_RW | x86.PTE_US
-            )
             pde, pte = page & 0xFFC00, x86.PTE_D
+            rights = x86.PTE_RW | x86.PTE_US
             large = True
         else:
+            user = bool(error & x86.PF_U)
             found = walk(self.ram, self.cr3, self.cr4, gva)
             wp = bool(self.cr0 & x86.CR0_WP)
-            code = denied(found, write=write, user=user, wp=wp)
+            code = denied(found, write=bool(write), user=user, wp=wp)
             if code is not None:
                 self.fault = code
-                return Miss.GUEST_FAULT
-            pde, pte = touch(self.ram, found, write=write)
-            large = found.pde_at == found.pte_at
-        page = found.page
+                return GUEST_FAULT
+            _mapped, _fault, page, rights, pde, pte, pde_at, pte_at = found
+            large = pde_at == pte_at
+            wanted = x86.PTE_A | x86.PTE_D if write else x86.PTE_A
+            if pte & wanted != wanted or not pde & x86.PTE_A:
+                pde, pte = touch(self.ram, found, write=bool(write))
         slot = gva >> 22
         root = self.root
         table = root.tables.get(slot)
         if table is None or root.copy32[slot] != pde:
-            table = self._link(root, slot, pde, found, large=large)
-        index = table.base + (gva >> 12 & 1023)
-        rights = found.rights & (x86.PTE_RW | x86.PTE_US)
+            table = self._link(root, slot, pde, page, rights, large=large)
+        at = gva >> 12 & 1023
+        index = table.base + at
+        rights &= x86.PTE_RW | x86.PTE_US
         if not pte & x86.PTE_D:
             rights &= ~x86.PTE_RW
         elif write and not rights & x86.PTE_RW:
             # CR0.WP is 0: the kernel may write, so no user may use this entry.
             rights = x86.PTE_RW
-        if not self.ram.backed(page):
-            if write:
-                return Miss.NO_BACKING
-            entry = self.unbacked(page)
-            if entry == 0:
-                return Miss.NO_BACKING
-            self.pool[index] = entry | rights & x86.PTE_US
+        use = self.use
+        if page < self.ram.pages and use.state[page] != UNBACKED:
+            if use.state[page] == DATA and not error & x86.PF_I:
+                entry = page << x86.PAGE_SHIFT | _LEAF | rights | _NX
+            else:
+                entry = self._entry(page, rights, index, error)
+            self.pool[index] = entry
+            use.add(page, index)
         else:
-            fetch = error & x86.PF_I
-            self.pool[index] = self._entry(page, rights, index, write, bool(fetch))
-            self.use.add(page, index)
+            entry = 0 if write else self.unbacked(page)
+            if entry == 0:
+                return NO_BACKING
+            self.pool[index] = entry | rights & x86.PTE_US
         self.stats.fills += 1
         if table.page_table >= 0:
-            table.copy32[gva >> 12 & 1023] = pte
+            table.copy32[at] = pte
             if pte & x86.PTE_G and self.cr4 & x86.CR4_PGE:
                 table.shared = True
             else:
                 table.local = True
-                self._fill_around(table, gva >> 12 & 1023)
-        return Miss.FILLED
+                self._fill_around(table, at)
+        return FILLED
 
     def _fill_around(self, table: LeafTable, at: int) -> None:
         """Fill the neighbours of an entry that the guest has used before.
@@ -248,25 +257,18 @@ class ShadowMmu:
 
     mmio_pages: frozenset[int] = frozenset()
 
-    def _entry(
-        self, page: int, rights: int, index: int, write: bool, fetch: bool  # noqa: FBT001
-    ) -> int:
+    def _entry(self, page: int, rights: int, index: int, error: int) -> int:
         """Make the entry for a backed page, changing the page's use if it must."""
         use = self.use
         state = use.state[page]
-        if state != DATA:
-            if state == CODE:
-                if write:
-                    use.write(page)
-            elif state == TABLE:
-                if write:
-                    use.unwatch(page)
-                elif fetch:
-                    use.execute(page)
-            state = use.state[page]
-        elif fetch:
+        if state == CODE:
+            if error & x86.PF_W:
+                use.write(page)
+        elif state == TABLE and error & x86.PF_W:
+            use.unwatch(page)
+        elif state in (DATA, TABLE) and error & x86.PF_I:
             use.execute(page)
-            state = CODE
+        state = use.state[page]
         entry = page << x86.PAGE_SHIFT | _LEAF | rights
         if state == DATA:
             return entry | _NX
@@ -320,7 +322,7 @@ class ShadowMmu:
         return base
 
     def _link(
-        self, root: Root, slot: int, pde: int, found: Walk, *, large: bool
+        self, root: Root, slot: int, pde: int, page: int, rights: int, *, large: bool
     ) -> LeafTable:
         """Put the leaf table for `pde` at `slot`, from the cache or new."""
         if slot in root.tables:
@@ -329,8 +331,8 @@ class ShadowMmu:
         key: tuple[int, ...]
         if large:
             dirty = pde & x86.PTE_D if self.cr0 & x86.CR0_PG else x86.PTE_D
-            rights = found.rights & (x86.PTE_RW | x86.PTE_US)
-            frame = found.page & ~0x3FF
+            rights &= x86.PTE_RW | x86.PTE_US
+            frame = page & ~0x3FF
             key = (frame, rights, dirty)
             page_table = -1
         else:
@@ -350,7 +352,7 @@ class ShadowMmu:
             if large:
                 self.use.large.setdefault(frame >> 10, []).append(table)
                 self._fill_large(table, dirty=bool(dirty))
-                table.shared = bool(found.pte & x86.PTE_G)
+                table.shared = bool(pde & x86.PTE_G)
             elif page_table < self.ram.size:
                 table.copy[:] = self.ram.map[page_table : page_table + x86.PAGE_SIZE]
         elif not large and self._sync_table(table):
@@ -361,9 +363,9 @@ class ShadowMmu:
             root.paged[slot] = table
         root.copy32[slot] = pde
         at = root.directory + 2 * slot
-        page = Hidden.hpa(table.base // 512)
-        self.pool[at] = page | _LINK
-        self.pool[at + 1] = (page + x86.PAGE_SIZE) | _LINK
+        hpa = Hidden.hpa(table.base // 512)
+        self.pool[at] = hpa | _LINK
+        self.pool[at + 1] = (hpa + x86.PAGE_SIZE) | _LINK
         return table
 
     def _fill_large(self, table: LeafTable, *, dirty: bool) -> None:

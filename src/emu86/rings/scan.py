@@ -9,6 +9,7 @@ bytes. The INT3's exit decodes what stands in RAM.
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu import layout as at
@@ -27,24 +28,47 @@ _HFLAGS: Final = at.HFLAGS // 4
 # SMSW and LMSW, and LES and LDS with one, which are VEX prefixes to the engine.
 _GROUP7: Final = 0x0F01
 _GROUP7_REGISTERS: Final = (4, 6)
+_TWO_BYTES: Final = 0x0F00
+# What may follow the bytes of a pattern to the end of the block.
+_END_BLOCKS: Final = {
+    "POPF": b"", "IRET": b"", "INT1": b"", "POP SS": b"", "MOV to SS": b".{0,5}",
+    "LSS": b".{1,6}", "JMP far": b".{4,6}", "CALL far": b".{4,6}",
+    "JMP far, indirect": b".{0,5}", "CALL far, indirect": b".{0,5}",
+    "RET far": b"(?:..)?",
+}  # fmt: skip
 _VEX: Final = (0xC4, 0xC5)
 # With IOPL raised POPF and the kernel's IRET run natively.
 _NATIVE_WITH_IOPL: Final = ("POPF", "IRET")
 
 
+def _class(values: Iterable[int]) -> bytes:
+    """Return a regular expression for one byte out of `values`."""
+    return b"[" + b"".join(re.escape(bytes([value])) for value in values) + b"]"
+
+
+def _modrm(reg: int) -> bytes:
+    """Return an expression for the ModRM bytes with this reg field."""
+    return _class(mod << 6 | reg << 3 | rm for mod in range(4) for rm in range(8))
+
+
 def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
-    """Return a pattern that every block with a site to patch at `ring` matches."""
-    opcodes = {
-        opcode
-        for record in RECORDS
-        if ring in record.patched and record.mnemonic not in skip
-        for opcode in record.opcodes
-    } | {_GROUP7}
-    one = [o for o in opcodes if o < 0x0F00]
-    two = [o & 0xFF for o in opcodes if o >= 0x0F00]
-    text = b"[\xc4\xc5][\xc0-\xff]|"
-    text += b"[" + b"".join(re.escape(bytes([o])) for o in one) + b"]|\x0f["
-    return re.compile(text + b"".join(re.escape(bytes([o])) for o in two) + b"]", re.S)
+    """Return a pattern that every block with a site to patch at `ring` matches.
+
+    The engine ends a block after an instruction that may change CS, SS or EFLAGS, so
+    those are looked for at the end of a block only: their opcodes are common bytes.
+    """
+    registers = _class(range(0xC0, 0x100))
+    parts = {b"\x0f\x01" + registers, _class(_VEX) + registers}
+    for record in RECORDS:
+        if ring not in record.patched or record.mnemonic in skip:
+            continue
+        for opcode in record.opcodes:
+            code = opcode.to_bytes(2 if opcode >= _TWO_BYTES else 1, "big")
+            more = _modrm(record.reg) if record.reg >= 0 else b""
+            tail = _END_BLOCKS.get(record.mnemonic)
+            end = b"" if tail is None else tail + b"\\Z"
+            parts.add(re.escape(code) + more + end)
+    return re.compile(b"|".join(sorted(parts)), re.DOTALL)
 
 
 class Scanner:
@@ -56,14 +80,16 @@ class Scanner:
         self.decoded = 0
         self.patched: Counter[str] = Counter()
         self.sites: dict[int, set[int]] = {}  # guest page -> GPAs of patched sites
-        self._pending: tuple[int, int] | None = None  # GPA, the byte that stood there
+        # A patched block waits to be translated and nothing may come between: the
+        # site's GPA, the byte that stood there.
+        self.waiting: tuple[int, int] | None = None
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
         self._skip = {1: kernel_skip, 3: ()}
         self._filter = {1: _prefilter(1, kernel_skip), 3: _prefilter(3, ())}
 
     def on_block(self, linear: int, size: int) -> None:
         """Take a block that the engine has translated and not yet run."""
-        if self._pending is not None:
+        if self.waiting is not None:
             self.restore()
             return
         self.blocks += 1
@@ -117,16 +143,16 @@ class Scanner:
         self.sites.setdefault(gpa >> x86.PAGE_SHIFT, set()).add(gpa)
         start = vmm.memory.translate(linear)
         ram = vmm.memory.bytes
-        self._pending = gpa, ram[gpa]
+        self.waiting = gpa, ram[gpa]
         ram[gpa] = INT3
         vmm.engine.drop_code(start, min(size, x86.PAGE_SIZE - (start & 0xFFF)))
         vmm.engine.stop()
 
     def restore(self) -> None:
         """Put the guest's byte back, once the patched block has been translated."""
-        if self._pending is not None:
-            gpa, byte = self._pending
-            self._pending = None
+        if self.waiting is not None:
+            gpa, byte = self.waiting
+            self.waiting = None
             self.vmm.memory.bytes[gpa] = byte
 
     def change_ring(self) -> None:
@@ -138,11 +164,6 @@ class Scanner:
         for page in vmm.mmu.use.code_pages():
             vmm.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
         vmm.unlearn()
-
-    @property
-    def pending(self) -> bool:
-        """Whether a patched block waits to be translated: nothing may come between."""
-        return self._pending is not None
 
     def is_patched(self, gpa: int) -> bool:
         """Tell whether an INT3 at `gpa` is the VMM's."""

@@ -92,7 +92,7 @@ def _return(vmm: "Vmm", insn: "Insn") -> bool:
 
 
 def _iret(vmm: "Vmm", insn: "Insn") -> bool:
-    iret(vmm, insn.size)
+    iret(vmm, insn.size, _next(vmm, insn))
     return True
 
 

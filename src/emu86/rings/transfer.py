@@ -186,14 +186,14 @@ def _return_outward(
     segments.enter()
 
 
-def iret(vmm: "Vmm", size: int) -> None:
+def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
     """IRET and IRETD in protected mode."""
     if size == 4 and _iret_as_before(vmm):  # noqa: PLR2004
         return
     flags = vmm.guest_flags()
     if flags & x86.NT:
         back = vmm.memory.read(vmm.vcpu.tr.base, 2)
-        switch_task(vmm, back, IRET, vmm.q[RIP])
+        switch_task(vmm, back, IRET, next_eip)
         return
     stack = Stack(vmm)
     eip = stack.peek(0, size)

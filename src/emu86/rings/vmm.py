@@ -17,12 +17,13 @@ from emu86.cpu.engine import (
     IS_INT,
     RFLAGS,
     RIP,
+    SELECTOR,
     Engine,
 )
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
 from emu86.mmu.ram import CODE, Hidden, Ram
-from emu86.mmu.shadow import PAGING_CR0, PAGING_CR4, Miss, ShadowMmu
+from emu86.mmu.shadow import FILLED, GUEST_FAULT, PAGING_CR0, PAGING_CR4, ShadowMmu
 from emu86.rings.decode import Insn, decode
 from emu86.rings.fault import GuestFault, TripleFault, gp, undefined
 from emu86.rings.inject import as_fault, inject, software
@@ -34,6 +35,9 @@ from emu86.rings.table import find
 from emu86.spec import x86
 
 _HFLAGS: Final = at.HFLAGS // 4
+_CS_SELECTOR: Final = SELECTOR[x86.CS]
+_CS_BASE: Final = BASE[x86.CS]
+_CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
 _CR2: Final = CR + 2
 _INTO: Final = 0xCE
 _HOST_CR0: Final = (
@@ -48,6 +52,10 @@ _IO_COST: Final = 1000 * word.QUARTERS  # an ISA bus cycle takes about a microse
 _EXIT_COST: Final = 1000 * word.QUARTERS
 _POLL: Final = 20_000 * word.QUARTERS
 _LONGEST: Final = 16  # more than any instruction is long: the engine stops before blocks
+
+# What of EFLAGS the engine holds. No breakpoint fires, so RF does nothing, and the
+# engine's PUSHF would show it.
+_KEPT_FLAGS: Final = x86.FLAGS_DEFINED & ~(x86.VM | x86.VIF | x86.VIP | x86.RF)
 
 TECHNIQUES: Final = ("trap", "patch", "iopl")
 
@@ -119,6 +127,7 @@ class Vmm:
         technique: str,
     ) -> None:
         self.engine = engine
+        self._control = engine.control
         self.q = engine.q
         self.d = engine.d
         self.vcpu = vcpu
@@ -140,6 +149,7 @@ class Vmm:
         self.timing = False
         self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
         self._sites: dict[int, dict[int, Insn]] = {}
+        self._code_pages = self.memory.read_pages
         self.mmu.use.forget_code = self._forget
         self.mmu.use.global_changed = self._global_changed
         engine.on_exception = self.on_exception
@@ -157,27 +167,71 @@ class Vmm:
     def on_exception(self, vector: int) -> None:
         """Take an exception or a software interrupt of the guest."""
         start = perf_counter_ns() if self.timing else 0
-        control = self.engine.control
-        now = control[word.NOW] = control[word.NOW] + _EXIT_COST
+        control = self._control
+        now = control[word.NOW] + _EXIT_COST
+        control[word.NOW] = now
         if now >= control[word.STOP_AT]:
             self.engine.stop()  # there may never be a block that would
-        if self.scanner.pending:
+        if self.scanner.waiting is not None:
             self.scanner.restore()
+        d = self.d
+        software = d[IS_INT]
         self._reason = ""
         try:
-            if self.d[IS_INT]:
-                self._software(vector)
-            elif vector == x86.VEC_PF:
+            if vector == x86.VEC_PF and not software:
                 self._page_fault()
-            elif vector in _SEGMENT_VECTORS:
-                self._protection(vector)
             else:
-                self._exception(vector)
+                insn = self._seen(vector, software)
+                if insn is not None:
+                    self._emulate(insn)
+                elif software:
+                    self._software(vector)
+                elif vector in _SEGMENT_VECTORS:
+                    self._protection(vector)
+                else:
+                    self._exception(vector)
         except (GuestFault, PageFault) as raised:
             self.reflect(*as_fault(self, raised))
         if self.pic.intr:
             self.interrupt()
-        self._account(start)
+        stat = self.exits.get(self._reason)
+        if stat is None:
+            stat = self.exits[self._reason] = [0, 0]
+        stat[0] += 1
+        if start:
+            stat[1] += perf_counter_ns() - start
+        if self.observers:
+            self._tell_exit()
+
+    def _seen(self, vector: int, software: int) -> Insn | None:
+        """Return the instruction of this exit if its site has been decoded before.
+
+        That is a #GP(0) at a privileged instruction or the INT3 of a patched one.
+        """
+        q, d = self.q, self.d
+        if software:
+            if vector != x86.VEC_BP:
+                return None
+            eip = (q[RIP] - 1) & x86.MASK32
+        elif vector == x86.VEC_GP and not d[ERROR_CODE]:
+            eip = q[RIP]
+        else:
+            return None
+        linear = (eip + q[_CS_BASE]) & x86.MASK32
+        start = self._code_pages.get(linear >> x86.PAGE_SHIFT)
+        if start is None:
+            return None
+        sites = self._sites.get(start >> x86.PAGE_SHIFT)
+        if sites is None:
+            return None
+        offset = linear & 0xFFF
+        if not d[_CS_ATTRIBUTES] & x86.DESC_B:
+            offset |= x86.PAGE_SIZE
+        insn = sites.get(offset)
+        if insn is None or insn.record is None:
+            return None
+        q[RIP] = eip
+        return insn
 
     def on_invalid(self) -> None:
         """Take an invalid opcode."""
@@ -219,6 +273,10 @@ class Vmm:
         stat[0] += 1
         if start:
             stat[1] += perf_counter_ns() - start
+        if self.observers:
+            self._tell_exit()
+
+    def _tell_exit(self) -> None:
         for observer in self.observers:
             observer.vm_exit(self._reason, self.d[at.SEGMENTS // 4 + 6], self.q[RIP])
 
@@ -255,13 +313,15 @@ class Vmm:
             gva &= x86.MASK32
             self.mmu.wrap()
         outcome = self.mmu.miss(gva, error)
-        if outcome == Miss.FILLED:
+        if outcome is FILLED:
             self._reason = "#PF fill"
-            for observer in self.observers:
-                observer.shadow_fill(gva)
-        elif outcome == Miss.GUEST_FAULT:
+            if self.observers:
+                for observer in self.observers:
+                    observer.shadow_fill(gva)
+        elif outcome is GUEST_FAULT:
             self._reason = "#PF guest"
-            raise PageFault(gva, self.mmu.fault)
+            self.vcpu.cr2 = gva
+            self.reflect(x86.VEC_PF, self.mmu.fault)
         else:
             self._reason = "#PF I/O"
             write = bool(error & x86.PF_W)
@@ -287,22 +347,24 @@ class Vmm:
         self._emulate(insn)
 
     def _emulate(self, insn: Insn) -> None:
-        record = insn.record
-        assert isinstance(record, Record)
+        record: Record = insn.record  # type: ignore[assignment]
+        q, d = self.q, self.d
         self._reason = record.mnemonic
         if insn.lock:
             raise undefined()
-        if record.ring0_only and self.segments.cpl:
+        if record.ring0_only and d[_CS_SELECTOR] & 3:
             raise gp(0)
         # It runs now, so the shadow of the STI before it ends with it.
-        self.d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
-        stepped = self.q[RFLAGS] & x86.TF
-        eip = (self.q[RIP] + insn.length) & x86.MASK32
+        if d[_HFLAGS] & at.HF_INHIBIT_IRQ:
+            d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
+        stepped = q[RFLAGS] & x86.TF
+        eip = (q[RIP] + insn.length) & x86.MASK32
         if not record.handler(self, insn):
-            self.q[RIP] = eip
-        # A load of SS holds the trap off, too: Vol. 3A section 6.8.3.
-        shadow = record.kind == "segment" and self.d[_HFLAGS] & at.HF_INHIBIT_IRQ
-        if stepped and not shadow:
+            q[RIP] = eip
+        if stepped:
+            # A load of SS holds the trap off, too: Vol. 3A section 6.8.3.
+            if record.kind == "segment" and d[_HFLAGS] & at.HF_INHIBIT_IRQ:
+                return
             self._trap_flag()
 
     def advance(self, insn: Insn) -> None:
@@ -345,7 +407,7 @@ class Vmm:
             self.q[RFLAGS] & x86.IF
             and not self.d[_HFLAGS] & at.HF_INHIBIT_IRQ
             and not self.stepper.active
-            and not self.scanner.pending
+            and self.scanner.waiting is None
             and self.end is None
         ):
             self.vcpu.halted = False
@@ -379,7 +441,7 @@ class Vmm:
         """
         if not self.raised:
             self.iopl = value >> 12 & 3
-        self.engine.set_flags(value & x86.FLAGS_DEFINED & ~(x86.VM | x86.VIF | x86.VIP))
+        self.engine.set_flags(value & _KEPT_FLAGS)
         self.sync_iopl(self.segments.cpl)
 
     def sync_iopl(self, cpl: int) -> None:
