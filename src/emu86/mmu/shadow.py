@@ -207,6 +207,8 @@ class ShadowMmu:
         Their accessed bit is set already, so that the guest sees nothing of it; a page
         not yet dirty stays read-only, and no page changes its use.
         """
+        if table.page_table >= self.ram.size:
+            return
         pool, base, copy = self.pool, table.base, table.copy32
         words = self.ram.words
         state, pages = self.use.state, self.ram.pages
