@@ -371,7 +371,7 @@ first_ldt:
     times 64 - ($ - first_ldt) db 0
 
 first_tss:
-    dd 0, STACK0, DATA0, STACK1, DATA1, STACK2, DATA2
+    dd 0, STACK0, DATA0, STACK1, DATA1, STACK2, DATA2, {cr3}
     times 0x66 - ($ - first_tss) db 0
     dw 0x68
     dd 0, 0, 0
@@ -388,9 +388,16 @@ third_tss:
     dw task16 - mb, 0x2, 1, 2, 3, 4, 0xE000, 6, 7, 8
     dw DATA0, CODE16, DATA16, DATA0, LDT0
     times 4096 - ($ - third_tss) db 0
-bits 16
+bits 16  ; a 16-bit TSS leaves the upper halves undefined
 task16:
+    movzx eax, ax
+    movzx ecx, cx
+    movzx edx, dx
+    movzx ebx, bx
     movzx esp, sp
+    movzx ebp, bp
+    movzx esi, si
+    movzx edi, di
     int 0x40
 bits 32
 

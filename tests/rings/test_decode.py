@@ -120,10 +120,8 @@ def test_memory_operands_are_capstones(wide, prefix):
                         continue
                     assert find(insn) is not None
                     known = next(other.disasm(code, 0, 1), None)
-                    if (
-                        known is None
-                        or known.mnemonic in ("les", "lds")
-                        and modrm > 0xBF
+                    if known is None or (
+                        known.mnemonic in ("les", "lds") and modrm > 0xBF
                     ):
                         continue
                     (memory,) = (
