@@ -25,6 +25,8 @@ from emu86.spec import x86
 SMALLEST: Final = 1 << 20
 LARGEST: Final = 3 << 30
 _SLICE: Final = 4_000_000 * word.QUARTERS  # virtual time between looks at the host
+# Virtual time of one RDTSC: what its exit would take. Delay loops end sooner for it.
+_TSC_COST: Final = 500 * word.QUARTERS
 _IDLE_POLL: Final = 0.25  # seconds
 
 
@@ -82,7 +84,7 @@ class Machine:
         self._ram = Ram(memory)
         self._engine.map(0, self._ram.bytes)
         self._control = self._engine.control
-        self._control[word.TSC_COST] = 100 * word.QUARTERS
+        self._control[word.TSC_COST] = _TSC_COST
         self.vcpu = VCpu(MODELS[cpu], hypervisor="emu86 VMM" if hypervisor else "")
         self.board = Board(
             self._control, memory, self._end, self._transmit, debug_exit=debug_exit

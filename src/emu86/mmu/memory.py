@@ -125,22 +125,23 @@ class GuestMemory:
 
     def read_bytes(self, gva: int, size: int) -> bytes:
         """Read up to `size` bytes, fewer if a later page is not mapped."""
-        out = bytearray()
+        out = b""
         while size:
             part = min(size, x86.PAGE_SIZE - (gva & 0xFFF))
             try:
-                gpa = self.translate(gva)
+                start = self.page(gva)
             except PageFault:
                 if out:
                     break
                 raise
-            if self.ram.backed(gpa >> 12):
-                out += self.bytes[gpa : gpa + part]
+            if start >= 0:
+                start |= gva & 0xFFF
+                out += self.ram.map[start : start + part]
             else:
                 out += b"\xff" * part
             gva = (gva + part) & x86.MASK32
             size -= part
-        return bytes(out)
+        return out
 
     def write(self, gva: int, value: int, size: int, *, user: bool = False) -> None:
         """Write `size` bytes with supervisor (or user) rights."""
