@@ -515,7 +515,7 @@ def on_qemu(cases, *, sweeps=(), paging=False, **setup):
         kernel.write_bytes(image(cases, sweeps=sweeps, paging=paging, **setup))
         command = [qemu, "-M", "isapc", "-cpu", "pentium3,-apic", "-m", "16"]
         command += ["-display", "none", "-no-reboot", "-kernel", kernel]
-        command += ["-debugcon", f"file:{log}", "-serial", "none", "-monitor", "none"]
+        command += ["-debugcon", f"file:{log}", "-serial", "null", "-monitor", "none"]
         command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
         command = ["timeout", "20", *command]
         subprocess.run(command, check=False, capture_output=True)
