@@ -220,15 +220,20 @@ class Engine:
     # -- state ----------------------------------------------------------------------
 
     def flags(self) -> int:
-        """Return EFLAGS, 32 bits, whole."""
+        """Return EFLAGS, 22 bits, whole.
+
+        A rotate through carry that faults on its operand leaves rubbish in the lazy
+        flags, beyond the arithmetic ones too.
+        """
         if not self._inside:
-            return self.q[RFLAGS] & x86.MASK32
+            return self.q[RFLAGS] & x86.FLAGS_DEFINED
+        rest = self.q[RFLAGS] & ~_LAZY & x86.FLAGS_DEFINED
         if self.d[CC_OP] == 1:
-            flags = self.q[RFLAGS] & ~_LAZY & x86.MASK32 | self.q[CC_SRC]
-            return flags | (x86.DF if self.d[DIRECTION] != 1 else 0)
+            rest |= self.q[CC_SRC] & x86.ARITHMETIC_FLAGS
+            return rest | (x86.DF if self.d[DIRECTION] != 1 else 0)
         self._store()
         _quick.uc_reg_read(self._uch, x86_const.UC_X86_REG_EFLAGS, self._flags_ref)
-        return self._flags_word.value & x86.MASK32
+        return rest | self._flags_word.value & _LAZY
 
     def set_flags(self, value: int) -> None:
         """Write EFLAGS, 32 bits."""
