@@ -336,9 +336,9 @@ class Vmm:
     def _protection(self, vector: int) -> None:
         """#TS, #NP, #SS, #GP: something to emulate, or the guest's own fault."""
         error = self.d[ERROR_CODE]
-        if error & 0xFFFC and self.segments.refresh(error):
-            self._reason = "shadow GDT"
-            return
+        if error & 0xFFFC:
+            # Not tried again natively: a far call may push into the page of the table.
+            self.segments.refresh(error)
         insn = self._site()
         record = insn.record
         if not isinstance(record, Record):
