@@ -1,6 +1,6 @@
 """emu86: run unmodified x86 guests without VT-x, and see every trap."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emu86.errors import ConfigError
 
@@ -20,11 +20,12 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import the engine only when it is asked for: `emu86 --help` answers at once."""
     if name not in _HOMES:
         message = f"module 'emu86' has no attribute {name!r}"
         raise AttributeError(message)
     from importlib import import_module  # noqa: PLC0415
 
-    return getattr(import_module(_HOMES[name]), name)
+    home: object = getattr(import_module(_HOMES[name]), name)
+    return home

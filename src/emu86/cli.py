@@ -264,7 +264,7 @@ def _status(stop: "emu86.Stop", console: Console, until: str | None) -> int:
 
 def _waiting(machine: "emu86.Machine") -> int:
     """How many bytes of console input the guest has not taken yet, about."""
-    return len(machine.board.uart.waiting) + 4096 * len(machine._input)
+    return machine.console_waiting
 
 
 def _write(path: str, text: str, mode: str = "w") -> None:

@@ -1,24 +1,23 @@
 """Floor 1: the real CPU. The only module that imports Unicorn and knows its secrets.
 
-An `Engine` is a bare x86-64 machine that always runs in long mode (32-bit guests live in
-compatibility-mode segments). It gives its state as two views, `q` (64-bit words) and `d`
-(32-bit words), indexed by the constants below, and calls back for every event.
+An `Engine` is a bare x86-64 machine that always runs in long mode (32-bit guests live
+in compatibility-mode segments). It gives its state as two views, `q` (64-bit words) and
+`d` (32-bit words), indexed by the constants below, and calls back for every event.
 
 Unicorn's private state is used only after `Abilities.probe` has seen it work on this
-build; otherwise the same views are filled and written back around every callback through
-`uc_context_save` and `uc_context_restore`, which is slower and needs nothing private
-except the blob's layout. `docs/hardware.md` lists the facts relied on.
+build; otherwise the same views are filled and written back around every callback
+through `uc_context_save` and `uc_context_restore`, which is slower and needs nothing
+private except the blob's layout. `docs/hardware.md` lists the facts relied on.
 """
 
 import ctypes
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
 from unicorn import unicorn_const as uc_const
-from unicorn import x86_const
+from unicorn import x86_const as x86_const  # noqa: PLC0414 (re-exported to probe)
 
 from emu86.cpu import control as word
 from emu86.cpu import layout as at
@@ -68,10 +67,13 @@ _ON_EDGE: Final = ctypes.CFUNCTYPE(
 
 _lib: Any = binding.uclib
 # The same library without releasing the GIL: for short calls out of a hook.
-_quick: Any = ctypes.PyDLL(_lib._name)  # noqa: SLF001
+_quick: Any = ctypes.PyDLL(_lib._name)
 for _name in ("uc_reg_read", "uc_reg_write", "uc_emu_stop", "uc_ctl", "uc_hook_add"):
     getattr(_quick, _name).argtypes = None
 _lib.uc_emu_start.argtypes = (_PTR, _U64, _U64, _U64, ctypes.c_size_t)
+
+
+UnicornError: Final = binding.UcError
 
 
 class EngineError(RuntimeError):
@@ -135,7 +137,9 @@ class Engine:
     def __init__(self, can: Abilities | None = None) -> None:
         self.can = abilities() if can is None else can
         self._uc = binding.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
-        self._handle = int(self._uc._uch.value)  # noqa: SLF001
+        handle = self._uc._uch.value
+        assert handle is not None
+        self._handle = int(handle)
         self._uch = _PTR(self._handle)
         self._keep: list[object] = []
         self.wraps = False  # addresses from 4 GiB on, those of 0 on again, are in use
@@ -172,7 +176,7 @@ class Engine:
         self.on_cpuid: Callable[[], None] = _unset
         self.on_block: Callable[[int, int], None] | None = None
         self._run_a_block()
-        self._uc.ctl_exits_enabled(True)  # noqa: FBT003
+        self._uc.ctl_exits_enabled(True)
         self._uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
         self._uc.reg_write(x86_const.UC_X86_REG_FPCW, 0x037F)
         self._uc.reg_write(x86_const.UC_X86_REG_FPTAG, 0xFFFF)
@@ -426,6 +430,11 @@ class Engine:
         control[word.NOW] += size
         if control[word.NOW] >= control[word.STOP_AT]:
             self.stop()
+        elif control[word.PENDING]:
+            self._load()
+            flags = self.q[RFLAGS] & (x86.IF | x86.TF)
+            if flags == x86.IF and not self.d[HFLAGS] & at.HF_INHIBIT_IRQ:
+                self.stop()
 
     def _rdtsc(self, _uc: int, _data: int) -> int:
         """Do what native.on_rdtsc does."""

@@ -42,12 +42,12 @@ class CpuModel:
         A leaf above the highest gives the highest basic leaf's data, as on Intel CPUs.
         `hypervisor` (12 characters, or empty) sets ECX bit 31 and answers 40000000h.
         """
-        if hypervisor and leaf == 0x40000000:  # noqa: PLR2004
+        if hypervisor and leaf == 0x40000000:
             return (leaf, *_words(hypervisor.ljust(12, "\0")))  # type: ignore[return-value]
-        if self.brand and 0x80000000 <= leaf <= 0x80000004:  # noqa: PLR2004
-            if leaf == 0x80000000:  # noqa: PLR2004
+        if self.brand and 0x80000000 <= leaf <= 0x80000004:
+            if leaf == 0x80000000:
                 return 0x80000004, 0, 0, 0
-            if leaf == 0x80000001:  # noqa: PLR2004
+            if leaf == 0x80000001:
                 return 0, 0, 0, 0
             part = 16 * (leaf - 0x80000002)
             text = self.brand.ljust(48, "\0")[part : part + 16]
@@ -55,7 +55,7 @@ class CpuModel:
         if leaf == 0:
             b, d, c = _words("GenuineIntel")
             return 1, b, c, d
-        if leaf == 1 or not self.brand or leaf < 0x80000000:  # noqa: PLR2004
+        if leaf == 1 or not self.brand or leaf < 0x80000000:
             return self.signature, 0, 1 << 31 if hypervisor else 0, self.features
         return 0, 0, 0, 0
 
@@ -78,7 +78,9 @@ class CpuModel:
 
 def _words(text: str) -> tuple[int, ...]:
     raw = text.encode("ascii")
-    return tuple(int.from_bytes(raw[i : i + 4], "little") for i in range(0, len(raw), 4))
+    return tuple(
+        int.from_bytes(raw[i : i + 4], "little") for i in range(0, len(raw), 4)
+    )
 
 
 _PENTIUM: Final = FPU | DE | PSE | TSC | MSR | CX8

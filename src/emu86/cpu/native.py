@@ -5,9 +5,9 @@ code (the virtual clock, about 1 ns a block), RDTSC, and the two privileged inst
 that a kernel executes most, CLI and STI. Everything else goes on to Python. Each does
 exactly what its Python twin in `engine` or `rings` does: tests compare the two.
 
-They are written in LLVM's assembly and compiled by llvmlite at start-up (15 ms): a tenth
-of what numba takes to import, and without the second call that its C wrappers make.
-All share one control block of int64 words, named in `control`.
+They are written in LLVM's assembly and compiled by llvmlite at start-up (15 ms): a
+tenth of what numba takes to import, and without the second call that its C wrappers
+make. All share one control block of int64 words, named in `control`.
 """
 
 from typing import Any, Final
@@ -44,7 +44,8 @@ def _enter(start: str, words: dict[str, int], fields: dict[str, int]) -> str:
     )
 
 
-# Stops the engine before the block whose `size` bytes spend the budget.
+# Stops the engine before the block whose `size` bytes spend the budget, and before the
+# first that could take the interrupt that waits. With TF set an exit follows anyway.
 _ON_BLOCK: Final = f"""
 define void @on_block(ptr %uc, i64 %address, i32 %size, ptr %control) {{
   {_word("now_at", word.NOW)}
@@ -55,7 +56,25 @@ define void @on_block(ptr %uc, i64 %address, i32 %size, ptr %control) {{
   store i64 %now, ptr %now_at
   %limit = load i64, ptr %stop_at
   %due = icmp sge i64 %now, %limit
-  br i1 %due, label %stop, label %done
+  br i1 %due, label %stop, label %look
+look:
+  {_word("pending_at", word.PENDING)}
+  %pending = load i64, ptr %pending_at
+  %waits = icmp ne i64 %pending, 0
+  br i1 %waits, label %ask, label %done
+ask:
+  {_word("state_at", word.STATE)}
+  %state = load ptr, ptr %state_at
+  {_field("rflags_at", at.RFLAGS)}
+  {_field("hflags_at", at.HFLAGS)}
+  %rflags = load i64, ptr %rflags_at
+  %if_tf = and i64 %rflags, {x86.IF | x86.TF}
+  %on = icmp eq i64 %if_tf, {x86.IF}
+  %hflags = load i32, ptr %hflags_at
+  %shadow = and i32 %hflags, {at.HF_INHIBIT_IRQ}
+  %open = icmp eq i32 %shadow, 0
+  %takes = and i1 %on, %open
+  br i1 %takes, label %stop, label %done
 stop:
   {_word("emu_stop_at", word.UC_EMU_STOP)}
   %emu_stop = load ptr, ptr %emu_stop_at

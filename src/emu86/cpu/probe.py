@@ -8,8 +8,6 @@ import mmap
 import struct
 from typing import Final
 
-from unicorn import UcError, x86_const
-
 from emu86.cpu import engine
 from emu86.cpu import layout as at
 from emu86.spec import x86
@@ -49,30 +47,34 @@ def probe() -> engine.Abilities:
 def _state_is_live() -> bool:
     """Tell whether the live view shows what the public API wrote."""
     bare = engine.Engine(engine.Abilities.none())
-    uc = bare._uc  # noqa: SLF001
-    handle = bare._handle  # noqa: SLF001
+    uc = bare._uc
+    handle = bare._handle
     for name in ("tlb_flush_page_x86_64", "tb_invalidate_phys_range_x86_64"):
-        if not hasattr(engine._quick, name):  # noqa: SLF001
+        if not hasattr(engine._quick, name):
             return False
     cpu = ctypes.c_uint64.from_address(handle + at.UC_CPU).value
     maps = _readable()
-    if not any(low <= cpu and cpu + at.CPU_STATE + at.SIZE <= high for low, high in maps):
+    if not any(
+        low <= cpu and cpu + at.CPU_STATE + at.SIZE <= high for low, high in maps
+    ):
         return False
     registers = ("RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R15")
     try:
         for i, name in enumerate(registers):
-            number = getattr(x86_const, f"UC_X86_REG_{name}")
+            number = getattr(engine.x86_const, f"UC_X86_REG_{name}")
             uc.reg_write(number, 0x0123456789ABCD00 + i)
-        uc.reg_write(x86_const.UC_X86_REG_RIP, 0x12345678)
-        uc.reg_write(x86_const.UC_X86_REG_GDTR, (0, 0xFFFF800011223000, 0x2FF, 0))
-        uc.reg_write(x86_const.UC_X86_REG_CR2, 0x55667788)
-        uc.reg_write(x86_const.UC_X86_REG_DR0, 0x99AABBCC)
-    except UcError:
+        uc.reg_write(engine.x86_const.UC_X86_REG_RIP, 0x12345678)
+        uc.reg_write(
+            engine.x86_const.UC_X86_REG_GDTR, (0, 0xFFFF800011223000, 0x2FF, 0)
+        )
+        uc.reg_write(engine.x86_const.UC_X86_REG_CR2, 0x55667788)
+        uc.reg_write(engine.x86_const.UC_X86_REG_DR0, 0x99AABBCC)
+    except engine.UnicornError:
         return False
     state = ctypes.string_at(cpu + at.CPU_STATE, at.SIZE)
-    blob = bare._blob.value  # noqa: SLF001
+    blob = bare._blob.value
     assert blob is not None
-    bare._load()  # noqa: SLF001
+    bare._load()
     if state != ctypes.string_at(blob + 40, at.SIZE):
         return False
     places = [8 * i for i in range(8)] + [64, 120]
@@ -90,19 +92,16 @@ def _state_is_live() -> bool:
 
 
 def _readable() -> list[tuple[int, int]]:
-    """Return this process's readable address ranges."""
-    ranges = []
+    """Return this process's readable and writable address ranges, joined."""
+    merged: list[tuple[int, int]] = []
     with open("/proc/self/maps") as maps:  # noqa: PTH123
         for line in maps:
             span, rights, *_ = line.split()
-            if rights.startswith("rw"):
-                low, high = span.split("-")
-                ranges.append((int(low, 16), int(high, 16)))
-    merged: list[tuple[int, int]] = []
-    for low, high in ranges:
-        if merged and merged[-1][1] == low:
-            merged[-1] = (merged[-1][0], high)
-        else:
+            if not rights.startswith("rw"):
+                continue
+            low, high = (int(end, 16) for end in span.split("-"))
+            if merged and merged[-1][1] == low:
+                low = merged.pop()[0]
             merged.append((low, high))
     return merged
 
@@ -142,7 +141,7 @@ class _Program:
         self.cpu.stop()
 
     def _out(self, port: int, _width: int, _value: int) -> None:
-        if port == 0x10:  # noqa: PLR2004
+        if port == 0x10:
             self.tables[self.window_entry] = _PAGE_B | x86.PTE_P
             self.cpu.flush_page(_WINDOW)
         else:
@@ -158,7 +157,7 @@ class _Program:
         cpu.run()
         seen = cpu.q[x86.ECX] & 0xFF, cpu.q[x86.EDX] & 0xFF
         count = self.memory[_PAGE_A + 8]
-        return seen == (0xAA, 0xBB), count == 2  # noqa: PLR2004
+        return seen == (0xAA, 0xBB), count == 2
 
     def drops_code(self) -> bool:
         """Tell whether code rewritten behind the engine's back runs when dropped."""

@@ -1,9 +1,9 @@
 """Floor 2: the virtual CPU, what the guest believes it runs on.
 
 General registers, EIP, EFLAGS and the segment registers with their hidden parts are the
-hardware's own (`engine`); here is what the hardware must not hold. The guest's CPL needs
-no home: CS keeps the selector that the guest loaded, whose RPL is the virtual CPL, while
-the engine's own CPL is 1 for virtual 0.
+hardware's own (`engine`); here is what the hardware must not hold. The guest's CPL
+needs no home: CS keeps the selector that the guest loaded, whose RPL is the virtual
+CPL, while the engine's own CPL is 1 for virtual 0.
 """
 
 from dataclasses import dataclass, field

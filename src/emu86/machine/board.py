@@ -8,7 +8,13 @@ from emu86.devices.bus import Bus
 from emu86.devices.i8042 import I8042
 from emu86.devices.pic import PicPair
 from emu86.devices.pit import Pit
-from emu86.devices.ports import DebugExit, PostCode, PowerControl, SystemControlA
+from emu86.devices.ports import (
+    Coprocessor,
+    DebugExit,
+    PostCode,
+    PowerControl,
+    SystemControlA,
+)
 from emu86.devices.rtc import Rtc
 from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
@@ -50,7 +56,7 @@ class Board:
             lambda: end("reset", "by the keyboard controller"),
             _ignore,
         )
-        self._ferr = line(layout.IRQ_FERR)
+        self.coprocessor = Coprocessor(line(layout.IRQ_FERR))
 
         self.ports = Bus()
         attach = self.ports.attach
@@ -62,6 +68,7 @@ class Board:
         attach(layout.I8042, self.keyboard, "8042")
         attach(layout.RTC, self.rtc, "MC146818")
         attach(layout.COM1, self.uart, "16550A")
+        attach(layout.COPROCESSOR, self.coprocessor, "coprocessor error")
         attach(layout.POST_CODE, PostCode(), "POST code")
         attach(
             layout.SYSTEM_CONTROL_A,
@@ -82,7 +89,7 @@ class Board:
         )
         self._next: int | None = None
 
-    # -- rings.vmm.Bus --------------------------------------------------------------------
+    # -- rings.vmm.Bus -----------------------------------------------------------------
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port."""
@@ -116,11 +123,10 @@ class Board:
             self.memory.write(gpa + i, 1, byte, now)
 
     def coprocessor_error(self) -> None:
-        """Pulse FERR#, as a 387 wired to IRQ 13 does."""
-        self._ferr(True)  # noqa: FBT003
-        self._ferr(False)  # noqa: FBT003
+        """Assert FERR#, which port F0h clears."""
+        self.coprocessor.fail()
 
-    # -- time -----------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------
 
     def schedule(self) -> None:
         """Learn the next deadline, and have the engine stop for it."""
@@ -128,8 +134,7 @@ class Board:
         self._next = min(deadlines) if deadlines else None
         if self._next is not None:
             stop_at = self._next * word.QUARTERS
-            if stop_at < self._control[word.STOP_AT]:
-                self._control[word.STOP_AT] = stop_at
+            self._control[word.STOP_AT] = min(self._control[word.STOP_AT], stop_at)
 
     def deadline(self) -> int | None:
         """Return the next deadline, absolute virtual ns, or None."""
@@ -148,5 +153,5 @@ class Board:
         return bool(self.uart.mcr & _MCR_RTS)
 
 
-def _ignore(_level: bool) -> None:  # noqa: FBT001
+def _ignore(_level: bool) -> None:
     """Gate A20 is always open: no guest of 32-bit protected mode closes it."""

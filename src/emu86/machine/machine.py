@@ -102,7 +102,7 @@ class Machine:
         self._wall = 0.0
         self._loaded = False
 
-    # -- loading --------------------------------------------------------------------------
+    # -- loading -----------------------------------------------------------------------
 
     def load_kernel(
         self,
@@ -118,15 +118,11 @@ class Machine:
         """
         image = boot.read("kernel", kernel)
         initrds = () if initrd is None else (boot.read("initrd", initrd),)
-        self._enter(
-            boot.load(self._ram.bytes, image, cmdline=append, initrds=initrds)
-        )
+        self._enter(boot.load(self._ram.bytes, image, cmdline=append, initrds=initrds))
 
     def load_flat(self, data: bytes, address: int, entry: int | None = None) -> None:
         """Place raw bytes at `address` and start at `entry` (default: there)."""
-        self._enter(boot.flat.load(
-                self._ram.bytes, data, address=address, entry=entry
-            ))
+        self._enter(boot.flat.load(self._ram.bytes, data, address=address, entry=entry))
 
     def _enter(self, entry: Entry) -> None:
         vmm, q = self.vmm, self.vmm.q
@@ -143,10 +139,10 @@ class Machine:
         self.vmm.mmu.configure(self.vcpu.cr0, 0, 0)
         self._loaded = True
 
-    # -- running ----------------------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------
 
     def run(self, until: bytes | None = None, timeout: float | None = None) -> Stop:
-        """Run until the console has shown `until`, `timeout` wall seconds or the end."""
+        """Run until the console shows `until`, `timeout` wall seconds or the end."""
         if not self._loaded:
             message = "kernel: none was loaded"
             raise ConfigError(message)
@@ -159,7 +155,8 @@ class Machine:
         self._until = until or b""
         self._seen = bool(until) and until in self._tail  # type: ignore[operator]
         self._tail = b""
-        # Reference counting frees what an exit makes; looking for cycles is 5 % of a run.
+        # Reference counting frees what an exit makes; looking for cycles is 5 % of a
+        # run.
         collecting = gc.isenabled()
         gc.disable()
         try:
@@ -253,7 +250,7 @@ class Machine:
         self._control[word.STOP_AT] = 0
         self._wake.set()
 
-    # -- console ----------------------------------------------------------------------------
+    # -- console -----------------------------------------------------------------------
 
     def on_console(self, callback: Callable[[bytes], None]) -> None:
         """Have `callback` told of every byte the guest sends on COM1."""
@@ -264,6 +261,11 @@ class Machine:
         if data:
             self._input.append(data)
             self._look_up()
+
+    @property
+    def console_waiting(self) -> int:
+        """How many bytes typed on COM1 the guest has not taken yet."""
+        return sum(map(len, self._input)) + len(self.board.uart.waiting)
 
     def _transmit(self, byte: int) -> None:
         data = bytes((byte,))
@@ -276,7 +278,7 @@ class Machine:
                 self._until = b""
                 self._engine.stop()
 
-    # -- looking inside ------------------------------------------------------------------------
+    # -- looking inside ----------------------------------------------------------------
 
     @property
     def now(self) -> int:
@@ -285,7 +287,7 @@ class Machine:
 
     @property
     def registers(self) -> dict[str, int]:
-        """The registers as the guest would see them: general, EIP, EFLAGS, segments, CR."""
+        """The registers as the guest sees them: general, EIP, EFLAGS, segments, CR."""
         q, d, vcpu = self.vmm.q, self.vmm.d, self.vcpu
         values = {name: q[i] & x86.MASK32 for i, name in enumerate(x86.GPR_NAMES)}
         values["eip"] = q[RIP] & x86.MASK32

@@ -21,10 +21,11 @@ class ExitStat:
 class Stats:
     """The statistics of a machine since it was built.
 
-    exits: by reason; blocks: scanned before they first ran; decoded: of these, those that
-    had to be disassembled; patched: sites by mnemonic; shadow: entries filled, dropped,
-    resynchronised, CR3 loads and rebuilds; guest_share: part of the wall time that the
-    guest itself ran (0 to 1), if exits were measured; wall_s, virtual_s: seconds.
+    exits: by reason; blocks: scanned before they first ran; decoded: of these, those
+    that had to be disassembled; patched: sites by mnemonic; shadow: entries filled,
+    dropped, resynchronised, CR3 loads and rebuilds; guest_share: part of the wall time
+    that the guest itself ran (0 to 1), if exits were measured; wall_s, virtual_s:
+    seconds.
     """
 
     exits: dict[str, ExitStat]

@@ -10,7 +10,7 @@ from emu86.mmu.walk import denied, touch, walk
 from emu86.spec import x86
 
 
-class PageFault(Exception):
+class PageFault(Exception):  # noqa: N818 (the SDM's word)
     """The guest's tables forbid an access of the emulation's."""
 
     def __init__(self, gva: int, error: int) -> None:
@@ -52,7 +52,7 @@ class GuestMemory:
         self._write.pop(gva >> 12, None)
 
     def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
-        """Return the GPA of `gva`, setting accessed and dirty bits as an access does."""
+        """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
         mmu = self.mmu
         if not mmu.cr0 & x86.CR0_PG:
             return gva
@@ -65,7 +65,7 @@ class GuestMemory:
         return found.page << 12 | gva & 0xFFF
 
     def page(self, gva: int) -> int:
-        """Return the GPA of the page of a supervisor read, or -1 if nothing is there."""
+        """Return the GPA of the page of a supervisor read, or -1 if none is there."""
         start = self.read_pages.get(gva >> 12, -1)
         if start >= 0:
             return start
@@ -120,7 +120,9 @@ class GuestMemory:
         """Read a doubleword with supervisor rights."""
         if gva & 3 == 0:
             start = self.page(gva & x86.MASK32)
-            return self.ram.words[start + (gva & 0xFFF) >> 2] if start >= 0 else x86.MASK32
+            return (
+                self.ram.words[start + (gva & 0xFFF) >> 2] if start >= 0 else x86.MASK32
+            )
         return self.read(gva, 4)
 
     def read_bytes(self, gva: int, size: int) -> bytes:

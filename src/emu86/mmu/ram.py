@@ -1,8 +1,8 @@
 """Guest-physical memory, shared with the engine without copies, and the VMM's own.
 
-Guest RAM stands at the same address in the engine's physical space (HPA = GPA). The VMM's
-pages (shadow tables, shadow descriptor tables) stand above 4 GiB, where no 32-bit guest
-table can point.
+Guest RAM stands at the same address in the engine's physical space (HPA = GPA). The
+VMM's pages (shadow tables, shadow descriptor tables) stand above 4 GiB, where no 32-bit
+guest table can point.
 """
 
 import mmap
@@ -25,7 +25,7 @@ HIDDEN: Final = 1 << 32  # HPA of the VMM's own memory
 
 
 class Ram:
-    """`size` bytes of guest RAM from GPA 0 (a multiple of 4 KiB) without the PC's hole."""
+    """`size` bytes of guest RAM from GPA 0 (whole pages) without the PC's hole."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -1,9 +1,9 @@
 """Which shadow entries map a guest page, and what that page may be used for.
 
 Every guest page is data (writable, not executable), code (executable, not writable), a
-descriptor table (not writable) or, if it keeps changing between the first two, mixed: both
-at once, through one mapping only, at the engine's slow path (`docs/hardware.md`, M3).
-Changing the use narrows every mapping of the page, so no alias escapes it.
+descriptor table (not writable) or, if it keeps changing between the first two, mixed:
+both at once, through one mapping only, at the engine's slow path (`docs/hardware.md`,
+M3). Changing the use narrows every mapping of the page, so no alias escapes it.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,15 +23,16 @@ WINDOW: Final = 1_000_000 * word.QUARTERS  # virtual time
 class LeafTable:
     """1024 shadow entries, for one 4 MiB of linear space under one guest PDE.
 
-    base: index of its first entry in the pool; page_table: GPA of the guest's page table,
-    or -1 if a 4 MiB page (or no paging) maps the range; frame: first guest page then;
-    pde: the guest PDE it was made for; copy: the page table when last compared;
+    base: index of its first entry in the pool; page_table: GPA of the guest's page
+    table, or -1 if a 4 MiB page (or no paging) maps the range; frame: first guest page
+    then; pde: the guest PDE it was made for; copy: the page table when last compared;
     slots: PDE indices at which it is linked; local, shared: it holds entries that are
     not global, and such that are.
     """
 
     __slots__ = (
-        "base", "copy", "copy32", "frame", "local", "page_table", "rights", "shared", "slots",
+        "base", "copy", "copy32", "frame", "local", "page_table", "rights", "shared",
+        "slots",
     )  # fmt: skip
 
     def __init__(self, base: int, page_table: int, frame: int, rights: int) -> None:
@@ -142,7 +143,7 @@ class PageUse:
             self._narrow(page, 0, x86.PTE_NX)
 
     def watch(self, page: int) -> None:
-        """Note that a page holds descriptors: its next write is told to `table_written`.
+        """Have the next write to this page of descriptors told to `table_written`.
 
         A code page stays one, as it cannot be written either.
         """

@@ -1,9 +1,10 @@
-"""The tables that the hardware walks, kept true to the guest's as far as a TLB would be.
+"""The tables that the hardware walks, as true to the guest's as a TLB would be.
 
-The format is 4-level (the engine runs in long mode): one root per guest CR3 and one pair
-of shadow page tables per 4 MiB that a guest PDE maps, cached across CR3 writes. Nothing of
-the guest's tables is write-protected: the SDM (Vol. 3A section 4.10) lets a TLB be stale
-until INVLPG or MOV CR3, and that is when an entry is compared with what it was made from.
+The format is 4-level (the engine runs in long mode): one root per guest CR3 and one
+pair of shadow page tables per 4 MiB that a guest PDE maps, cached across CR3 writes.
+Nothing of the guest's tables is write-protected: the SDM (Vol. 3A section 4.10) lets a
+TLB be stale until INVLPG or MOV CR3, and that is when an entry is compared with what it
+was made from.
 """
 
 from collections.abc import Callable
@@ -142,7 +143,7 @@ class ShadowMmu:
             self.stats.drops += 1
             self.engine.flush_page(gva & x86.PAGE_MASK)
 
-    # -- misses -------------------------------------------------------------------------
+    # -- misses ------------------------------------------------------------------------
 
     def miss(self, gva: int, error: int) -> Miss:
         """Answer the hardware's #PF at `gva` with error code `error` (SDM 3A 4.7)."""
@@ -281,7 +282,7 @@ class ShadowMmu:
         use.claim(page, index)
         return entry
 
-    # -- tables -------------------------------------------------------------------------
+    # -- tables ------------------------------------------------------------------------
 
     def _new_root(self, key: int) -> Root:
         base = self._allocate(6)

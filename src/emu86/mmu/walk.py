@@ -18,7 +18,8 @@ class Walk(NamedTuple):
 
     page: guest page number; rights: RW and US bits of the PDE and the PTE combined;
     pde, pte: the entries (pte is the PDE again for a 4 MiB page); pde_at, pte_at: their
-    GPAs. When the walk ends early, `mapped` is False and `fault` is the error code's part.
+    GPAs. When the walk ends early, `mapped` is False and `fault` is the error code's
+    part.
     """
 
     mapped: bool
@@ -50,12 +51,12 @@ def walk(ram: Ram, cr3: int, cr4: int, gva: int) -> Walk:
         if pde & LARGE_RESERVED:
             return _RESERVED
         page = (pde >> 12 & 0xFFC00) | (gva >> 12 & 0x3FF)
-        return Walk(True, 0, page, pde, pde, pde, pde_at, pde_at)  # noqa: FBT003
+        return Walk(True, 0, page, pde, pde, pde, pde_at, pde_at)
     pte_at = (pde & x86.PAGE_MASK) + (gva >> 10 & 0xFFC)
     pte = ram.read32(pte_at)
     if not pte & x86.PTE_P:
         return _NOT_PRESENT
-    return Walk(True, 0, pte >> 12, pde & pte, pde, pte, pde_at, pte_at)  # noqa: FBT003
+    return Walk(True, 0, pte >> 12, pde & pte, pde, pte, pde_at, pte_at)
 
 
 def denied(found: Walk, *, write: bool, user: bool, wp: bool) -> int | None:
@@ -71,7 +72,7 @@ def denied(found: Walk, *, write: bool, user: bool, wp: bool) -> int | None:
 
 
 def touch(ram: Ram, found: Walk, *, write: bool) -> tuple[int, int]:
-    """Set the accessed and dirty bits as the access does; return the new PDE and PTE."""
+    """Set the accessed and dirty bits as the access does; return PDE and PTE."""
     pde, pte = found.pde, found.pte
     wanted = x86.PTE_A | x86.PTE_D if write else x86.PTE_A
     if found.pde_at == found.pte_at:

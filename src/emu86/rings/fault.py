@@ -3,7 +3,7 @@
 from emu86.spec import x86
 
 
-class GuestFault(Exception):
+class GuestFault(Exception):  # noqa: N818 (the SDM's word)
     """An exception that the guest must take: vector, and error code if it pushes one.
 
     The error code's EXT bit and the double-fault rules are the injector's business.
@@ -16,7 +16,7 @@ class GuestFault(Exception):
         self.error = error
 
 
-class TripleFault(Exception):
+class TripleFault(Exception):  # noqa: N818 (the SDM's word)
     """A fault while delivering a double fault: the CPU shuts down, a PC resets."""
 
 

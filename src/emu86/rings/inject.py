@@ -71,9 +71,14 @@ def software(vmm: "Vmm", vector: int, start: int) -> None:
 
 
 def deliver(
-    vmm: "Vmm", vector: int, error: int | None, *, external: bool, software: bool = False
+    vmm: "Vmm",
+    vector: int,
+    error: int | None,
+    *,
+    external: bool,
+    software: bool = False,
 ) -> None:
-    """Go through gate `vector`; changes nothing but memory below the stack if it fails."""
+    """Go through gate `vector`; if it fails only memory below the stack changed."""
     if _as_before(vmm, vector, error, software=software):
         return
     ext = _EXT if external else 0
@@ -111,7 +116,7 @@ def deliver(
     if not found.present:
         raise GuestFault(x86.VEC_NP, (selector & 0xFFFC) | ext)
     size = 4 if kind & 8 else 2
-    offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)  # noqa: PLR2004
+    offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)
     level = cpl if found.conforming else found.dpl
     flags = vmm.guest_flags()
     image = flags
@@ -142,7 +147,7 @@ def deliver(
     vmm.q[RIP] = offset
     segments.enter()
     if (
-        size == 4  # noqa: PLR2004
+        size == 4
         and level == 0
         and cpl in (0, _USER)
         and vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
@@ -174,7 +179,7 @@ def _as_before(vmm: "Vmm", vector: int, error: int | None, *, software: bool) ->
         frame[-1] |= x86.RF
     if cpl:
         tr = vmm.vcpu.tr
-        if tr.limit < 9 or tr.kind != x86.SYS_TSS32_BUSY:  # noqa: PLR2004
+        if tr.limit < 9 or tr.kind != x86.SYS_TSS32_BUSY:
             return False
         if memory.read(tr.base + 8, 2) != plan.ss:
             return False

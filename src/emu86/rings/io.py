@@ -40,7 +40,7 @@ def _width(insn: "Insn") -> int:
 
 
 def _port(vmm: "Vmm", insn: "Insn") -> int:
-    by_register = insn.opcode >= 0xEC or insn.opcode < 0x70  # noqa: PLR2004
+    by_register = insn.opcode >= 0xEC or insn.opcode < 0x70
     return vmm.q[x86.EDX] & 0xFFFF if by_register else insn.immediate
 
 
@@ -61,7 +61,7 @@ def _string(vmm: "Vmm", insn: "Insn", register: int, *, store: bool) -> bool:
     q = vmm.q
     port, width = _port(vmm, insn), _width(insn)
     _check(vmm, port, width)
-    mask = 0xFFFF if insn.address_size == 2 else x86.MASK32  # noqa: PLR2004
+    mask = 0xFFFF if insn.address_size == 2 else x86.MASK32
     segment = x86.ES if store else insn.segment
     step = -width if vmm.engine.flags() & x86.DF else width
     for _ in range(_BATCH if insn.rep else 1):
@@ -69,7 +69,7 @@ def _string(vmm: "Vmm", insn: "Insn", register: int, *, store: bool) -> bool:
             return False
         where = (q[BASE[segment]] + (q[register] & mask)) & x86.MASK32
         if store:
-            user = vmm.segments.cpl == 3  # noqa: PLR2004
+            user = vmm.segments.cpl == 3
             vmm.memory.translate(where, write=True, user=user)
             operand.write(vmm, where, vmm.port_read(port, width), width)
         else:

@@ -1,8 +1,8 @@
 """Accesses to what is not RAM, one instruction at a time.
 
 The page is mapped to a scratch page holding what the device answers, the guest's own
-instruction runs once under TF, and what it wrote to the scratch page goes to the bus. No
-instruction needs to be emulated, whatever it is.
+instruction runs once under TF, and what it wrote to the scratch page goes to the bus.
+No instruction needs to be emulated, whatever it is.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from emu86.rings.vmm import Vmm
 
 _ONES: Final = b"\xff" * x86.PAGE_SIZE
-_ENTRY: Final = (
-    x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A | x86.PTE_D | x86.PTE_NX
-)
+_ENTRY: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A | x86.PTE_D | x86.PTE_NX
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ def address(vmm: "Vmm", insn: "Insn") -> int:
         offset += q[insn.base]
     if insn.index >= 0:
         offset += q[insn.index] << insn.scale
-    offset &= 0xFFFF if insn.address_size == 2 else x86.MASK32  # noqa: PLR2004
+    offset &= 0xFFFF if insn.address_size == 2 else x86.MASK32
     return (vmm.q[BASE[insn.segment]] + offset) & x86.MASK32
 
 

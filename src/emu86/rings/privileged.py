@@ -53,11 +53,11 @@ def _read_cr(vmm: "Vmm", insn: "Insn") -> None:
     number = insn.reg
     if number == 0:
         value = vcpu.cr0
-    elif number == 2:  # noqa: PLR2004
+    elif number == 2:
         value = vcpu.cr2
-    elif number == 3:  # noqa: PLR2004
+    elif number == 3:
         value = vcpu.cr3
-    elif number == 4:  # noqa: PLR2004
+    elif number == 4:
         value = vcpu.cr4
     else:
         raise undefined()
@@ -69,11 +69,11 @@ def _write_cr(vmm: "Vmm", insn: "Insn") -> None:
     number = insn.reg
     if number == 0:
         vmm.write_cr0(value)
-    elif number == 2:  # noqa: PLR2004
+    elif number == 2:
         vmm.vcpu.cr2 = value
-    elif number == 3:  # noqa: PLR2004
+    elif number == 3:
         vmm.write_cr3(value)
-    elif number == 4:  # noqa: PLR2004
+    elif number == 4:
         vmm.write_cr4(value)
     else:
         raise undefined()
@@ -100,9 +100,9 @@ def _read_dr(vmm: "Vmm", insn: "Insn") -> None:
 def _write_dr(vmm: "Vmm", insn: "Insn") -> None:
     number = _debug_register(vmm, insn.reg)
     value = vmm.q[insn.rm] & x86.MASK32
-    if number == 6:  # noqa: PLR2004
+    if number == 6:
         value = value & 0xE00F | 0xFFFF0FF0
-    elif number == 7:  # noqa: PLR2004
+    elif number == 7:
         value = value & 0xFFFF23FF | 0x400
     vmm.vcpu.dr[number] = value
 
@@ -113,7 +113,7 @@ def _table_operand(vmm: "Vmm", insn: "Insn") -> tuple[int, int]:
     where = operand.address(vmm, insn)
     limit = operand.read(vmm, where, 2)
     base = operand.read(vmm, where + 2, 4)
-    return base & (x86.MASK32 if insn.size == 4 else 0xFFFFFF), limit  # noqa: PLR2004
+    return base & (x86.MASK32 if insn.size == 4 else 0xFFFFFF), limit
 
 
 def _lgdt(vmm: "Vmm", insn: "Insn") -> None:
@@ -191,7 +191,7 @@ RECORDS = (
         "CLI", "FA", (0xFA,), "privileged", "#GP(0): CPL 1 > IOPL 0", _cli,
         "Vol. 2A CLI",
         "Clears the virtual IF. No interrupt ever reaches the engine, so its own IF"
-        " mirrors the virtual one and PUSHF reads true. With IOPL raised it never traps.",
+        " mirrors the virtual one and PUSHF reads true. IOPL raised: never traps.",
     ),
     Record(
         "STI", "FB", (0xFB,), "privileged", "#GP(0): CPL 1 > IOPL 0", _sti,
@@ -208,7 +208,7 @@ RECORDS = (
     Record(
         "MOV from CR", "0F 20 /r", (0x0F20,), "privileged", "#GP(0)", _read_cr,
         "Vol. 2B MOV—Move to/from Control Registers",
-        "Reads the virtual CR0, CR2, CR3 or CR4; the hardware's own hold the VMM's values.",
+        "Reads the virtual CR0, CR2, CR3 or CR4; the hardware's hold the VMM's.",
         ring0_only=True,
     ),
     Record(
@@ -250,7 +250,7 @@ RECORDS = (
     ),
     Record(
         "LTR", "0F 00 /3", (0x0F00,), "privileged", "#GP(0)", _ltr, "Vol. 2A LTR",
-        "Sets the virtual TR and marks the TSS busy; the injector takes stacks from it.",
+        "Sets the virtual TR and marks the TSS busy; the injector uses its stacks.",
         reg=3, ring0_only=True,
     ),
     Record(
@@ -297,7 +297,7 @@ RECORDS = (
         "Virtual time in nanoseconds, that is a 1 GHz TSC. The hook is compiled code.",
     ),
     Record(
-        "RDPMC", "0F 33", (0x0F33,), "privileged", "never, the engine says #UD: patched",
+        "RDPMC", "0F 33", (0x0F33,), "privileged", "never (#UD): patched",
         _rdpmc, "Vol. 2B RDPMC",
         "The models have no performance counters, so every counter number is #GP(0).",
         patched=(1, 3),

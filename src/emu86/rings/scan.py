@@ -1,10 +1,10 @@
 """Find the sensitive instructions of a block before it first runs, and patch them.
 
 The engine tells of every block that it has just translated. If the block holds an
-instruction that must not run natively, its first byte becomes INT3 in RAM for exactly as
-long as it takes to translate the block once more; then the byte is put back. So the patch
-lives in the translation alone: a guest that reads or rewrites its code sees its own
-bytes. The INT3's exit decodes what stands in RAM.
+instruction that must not run natively, its first byte becomes INT3 in RAM for exactly
+as long as it takes to translate the block once more; then the byte is put back. So the
+patch lives in the translation alone: a guest that reads or rewrites its code sees its
+own bytes. The INT3's exit decodes what stands in RAM.
 """
 
 import re

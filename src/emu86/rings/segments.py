@@ -1,10 +1,11 @@
-"""Segments: the guest's descriptor tables, and the shadow tables the hardware loads from.
+"""Segments: the guest's descriptor tables, and those the hardware loads from.
 
-A shadow table holds the guest's code and data descriptors with DPL 0 raised to 1, so that
-most segment loads run natively. What it leaves out makes the load trap, and then it is
-done here by the guest's own tables and rules: system descriptors, descriptors whose
-accessed bit is still clear, DPL 1 and 2, and everything after the guest has written to a
-table's page, until the table is read again. Source: SDM Vol. 3A chapters 3 and 5.
+A shadow table holds the guest's code and data descriptors with DPL 0 raised to 1, so
+that most segment loads run natively. What it leaves out makes the load trap, and then
+it is done here by the guest's own tables and rules: system descriptors, descriptors
+whose accessed bit is still clear, DPL 1 and 2, and everything after the guest has
+written to a table's page, until the table is read again. Source: SDM Vol. 3A chapters 3
+and 5.
 """
 
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -254,7 +255,7 @@ class Segments:
         self.ldt.load(ldtr.base, ldtr.limit)
 
     def refresh(self, selector: int) -> bool:
-        """Read the table of `selector` again if the guest wrote to it; tell if it did."""
+        """Read the table of `selector` again if it was written to; tell if it was."""
         table = self.ldt if selector & 4 else self.gdt
         if not table.stale:
             return False
@@ -288,7 +289,7 @@ class Segments:
             where = base + (selector & 0xFFF8) + 4
             self.memory.write32(where & x86.MASK32, descriptor.high)
 
-    # -- what the guest sees -------------------------------------------------------------
+    # -- what the guest sees -----------------------------------------------------------
 
     @property
     def cpl(self) -> int:
@@ -353,7 +354,7 @@ class Segments:
             self.vmm.scanner.change_ring()
         self.vmm.sync_iopl(cpl)
 
-    # -- loads -----------------------------------------------------------------------------
+    # -- loads -------------------------------------------------------------------------
 
     def load(self, index: int, selector: int) -> None:
         """MOV, POP and LxS of a data segment register or SS: SDM Vol. 2B MOV.
@@ -384,7 +385,7 @@ class Segments:
         self.engine.sync_mode(self.d[at.HFLAGS // 4] & 3)
 
     def check_stack(self, selector: int, cpl: int, vector: int) -> Descriptor:
-        """Read a descriptor for SS at `cpl`; `vector` is #GP, or #TS for a new stack."""
+        """Read a descriptor for SS at `cpl`; `vector`: #GP, or #TS for a new stack."""
         if selector & 0xFFFC == 0:
             raise GuestFault(vector, 0)
         found = self.descriptor(selector, vector)
@@ -419,7 +420,7 @@ class Segments:
         self.hold(x86.SS, selector, found)
 
     def drop_outer(self, cpl: int) -> None:
-        """On a return to `cpl`: null the data segments it may not use (Vol. 3A 5.8.6)."""
+        """Null the data segments that a return to `cpl` may not use (Vol. 3A 5.8.6)."""
         d = self.d
         conforming = x86.DESC_CODE | x86.DESC_CE
         for index in (x86.ES, x86.DS, x86.FS, x86.GS):

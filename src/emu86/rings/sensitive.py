@@ -35,7 +35,7 @@ def _popf(vmm: "Vmm", insn: "Insn") -> None:
         change |= x86.IF
     if cpl == 0:
         change |= x86.IOPL
-    if insn.size == 2:  # noqa: PLR2004
+    if insn.size == 2:
         change &= 0xFFFF
     stack.commit()
     vmm.set_guest_flags((flags & ~change | image & change) & ~x86.RF)
@@ -157,7 +157,7 @@ RECORDS = (
     Record(
         "PUSHF", "9C", (0x9C,), "sensitive", "never: reads true", _pushf,
         "Vol. 2B PUSHF",
-        "Would show the VMM's IF and IOPL; here the hardware's flags are the guest's, so"
+        "Would show the VMM's IF and IOPL; the hardware's flags are the guest's, so"
         " it needs no patch. With IOPL raised the raised IOPL shows.",
     ),
     Record(

@@ -1,8 +1,8 @@
 """Instructions that load segment registers: they trap when the shadow tables refuse.
 
 Most loads run natively from the shadow tables. Those that a compressed ring would get
-wrong (SS with RPL 1, far transfers that store the real CPL in CS, IRET that loses IF) are
-patched in the guest's kernel.
+wrong (SS with RPL 1, far transfers that store the real CPL in CS, IRET that loses IF)
+are patched in the guest's kernel.
 """
 
 from typing import TYPE_CHECKING
@@ -161,7 +161,7 @@ RECORDS = (
         "#GP(selector) for RPL 0; not to outer rings: patched", _iret,
         "Vol. 2A IRET/IRETD",
         "At CPL 1 with IOPL 0 a return to user code would keep IF as the kernel has it."
-        " At CPL 3 the engine takes VM = 1 from the stack, which hardware ignores. Patched"
+        " At CPL 3 the engine takes VM = 1 from the stack, which a CPU ignores. Patched"
         " in both.",
         patched=(1, 3),
     ),

@@ -103,7 +103,7 @@ def _read(vmm: "Vmm", base: int, *, wide: bool) -> dict[str, int]:
             state[name] |= 0xFFFF0000
     at = base + (_SEGMENTS32 if wide else _SEGMENTS16)
     for i, name in enumerate(x86.SEGMENT_NAMES):
-        inside = wide or i < 4  # noqa: PLR2004
+        inside = wide or i < 4
         state[name] = memory.read(at + size * i, 2) if inside else 0
     state["ldt"] = memory.read(base + (_LDT32 if wide else _LDT16), 2)
     state["cr3"] = memory.read32(base + _CR3) if wide else 0

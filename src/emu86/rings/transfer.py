@@ -1,7 +1,7 @@
 """Far transfers of control: JMP, CALL, RET and IRET between segments and rings.
 
-Each checks everything before it changes anything, so that a fault leaves the guest at the
-instruction. Source: SDM Vol. 2A/2B, operation sections; Vol. 3A section 5.8.
+Each checks everything before it changes anything, so that a fault leaves the guest at
+the instruction. Source: SDM Vol. 2A/2B, operation sections; Vol. 3A section 5.8.
 """
 
 import struct
@@ -88,7 +88,7 @@ def _through_gate(
         switch_task(vmm, target, how, next_eip)
         return
     size = 4 if kind == x86.SYS_CALL32 else 2
-    offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)  # noqa: PLR2004
+    offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)
     found = _target(vmm, target)
     if not found.code or found.dpl > cpl:
         raise gp(target)
@@ -179,7 +179,7 @@ def _return_outward(
         vmm.q[x86.ESP] = esp
     else:
         vmm.q[x86.ESP] = vmm.q[x86.ESP] & 0xFFFF0000 | esp & 0xFFFF
-    if size == 4 and stack_segment.attributes & x86.DESC_B == 0:  # noqa: PLR2004
+    if size == 4 and stack_segment.attributes & x86.DESC_B == 0:
         vmm.q[x86.ESP] = esp & 0xFFFF0000 | esp & 0xFFFF
     vmm.q[RIP] = eip
     segments.drop_outer(rpl)
@@ -188,7 +188,7 @@ def _return_outward(
 
 def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
     """IRET and IRETD in protected mode."""
-    if size == 4 and _iret_as_before(vmm):  # noqa: PLR2004
+    if size == 4 and _iret_as_before(vmm):
         return
     flags = vmm.guest_flags()
     if flags & x86.NT:
@@ -201,11 +201,11 @@ def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
     image = stack.peek(2 * size, size)
     segments = vmm.segments
     cpl = segments.cpl
-    if image & x86.VM and size == 4 and cpl == 0:  # noqa: PLR2004
+    if image & x86.VM and size == 4 and cpl == 0:
         vmm.unsupported("IRET to virtual-8086 mode")
         return
     found = _return_target(vmm, selector)
-    change = _ALWAYS if size == 4 else _ALWAYS & 0xFFFF  # noqa: PLR2004
+    change = _ALWAYS if size == 4 else _ALWAYS & 0xFFFF
     if cpl <= (flags & x86.IOPL) >> 12:
         change |= x86.IF
     if cpl == 0:

@@ -50,8 +50,6 @@ _IO_COST: Final = 1000 * word.QUARTERS  # an ISA bus cycle takes about a microse
 # An exit takes the guest time too, or one that does nothing but fault would stand still
 # and never come to the next look at the host.
 _EXIT_COST: Final = 1000 * word.QUARTERS
-_POLL: Final = 20_000 * word.QUARTERS
-_LONGEST: Final = 16  # more than any instruction is long: the engine stops before blocks
 
 # What of EFLAGS the engine holds. No breakpoint fires, so RF does nothing, and the
 # engine's PUSHF would show it.
@@ -109,7 +107,7 @@ class Observer(Protocol):
         """Tell of a shadow entry made for `gva`."""
         ...
 
-    def pio(self, port: int, width: int, value: int, write: bool) -> None:  # noqa: FBT001
+    def pio(self, port: int, width: int, value: int, write: bool) -> None:
         """Tell of a port access."""
         ...
 
@@ -412,20 +410,14 @@ class Vmm:
         ):
             self.vcpu.halted = False
             vector = self.pic.acknowledge()
+            self.engine.control[word.PENDING] = self.pic.intr
             self.exits.setdefault("interrupt", [0, 0])[0] += 1
             try:
                 inject(self, vector)
             except TripleFault:
                 self.finish("triple fault", f"at {self.where()}")
-        else:
-            # Look again when the shadow is over, or soon: with IOPL raised the guest
-            # sets IF without an exit.
-            control = self.engine.control
-            shadow = self.d[_HFLAGS] & at.HF_INHIBIT_IRQ
-            again = control[word.NOW] + (_LONGEST if shadow else _POLL)
-            control[word.STOP_AT] = min(control[word.STOP_AT], again)
 
-    # -- what handlers use ----------------------------------------------------------------
+    # -- what handlers use -------------------------------------------------------------
 
     def guest_flags(self) -> int:
         """Return the guest's EFLAGS, 32 bits."""
@@ -508,7 +500,7 @@ class Vmm:
         value = self.bus.port_read(port, width)
         self._after_io()
         for observer in self.observers:
-            observer.pio(port, width, value, False)  # noqa: FBT003
+            observer.pio(port, width, value, False)
         return value
 
     def port_write(self, port: int, width: int, value: int) -> None:
@@ -517,13 +509,11 @@ class Vmm:
         self.bus.port_write(port, width, value)
         self._after_io()
         for observer in self.observers:
-            observer.pio(port, width, value, True)  # noqa: FBT003
+            observer.pio(port, width, value, True)
 
     def _after_io(self) -> None:
         control = self.engine.control
         control[word.PENDING] = self.pic.intr
-        if self.pic.intr and self.q[RFLAGS] & x86.IF:
-            control[word.STOP_AT] = 0
 
     def is_mmio(self, page: int) -> bool:
         """Tell whether a device's memory is at this guest page."""
@@ -552,7 +542,7 @@ class Vmm:
         """Return the guest's CS:EIP for messages."""
         return f"{self.d[at.SEGMENTS // 4 + 6]:04x}:{self.q[RIP] & x86.MASK32:08x}"
 
-    # -- decoded sites ----------------------------------------------------------------------
+    # -- decoded sites -----------------------------------------------------------------
 
     def _decode(self) -> Insn:
         """Decode the instruction at CS:EIP."""

@@ -1,1 +1,1 @@
-"""Floor 0: constants of the architecture, each with its SDM section. Imports nothing."""
+"""Floor 0: constants of the architecture, with their SDM sections."""

@@ -1,7 +1,8 @@
 """Bits and layouts of IA-32, as plain ints.
 
 Source: Intel 64 and IA-32 Architectures Software Developer's Manual (SDM); the section
-stands beside each group. Everything a table in memory holds is 32 bits wide unless said.
+stands beside each group. Everything a table in memory holds is 32 bits wide unless
+said.
 """
 
 from typing import Final
