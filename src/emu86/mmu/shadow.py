@@ -161,8 +161,9 @@ class ShadowMmu:
             if code is not None:
                 self.fault = code
                 return GUEST_FAULT
-            _mapped, _fault, page, rights, pde, pte, pde_at, pte_at = found
-            large = pde_at == pte_at
+            _mapped, _fault, page, rights, pde, pte, _pde_at, _pte_at = found
+            # A directory that maps itself has its last PDE for a PTE.
+            large = bool(pde & x86.PDE_PS and self.cr4 & x86.CR4_PSE)
             wanted = x86.PTE_A | x86.PTE_D if write else x86.PTE_A
             if pte & wanted != wanted or not pde & x86.PTE_A:
                 pde, pte = touch(self.ram, found, write=bool(write))
