@@ -18,6 +18,7 @@ from emu86.spec import x86
 
 FLIPS: Final = 8  # changes within the window that make a page mixed
 WINDOW: Final = 1_000_000 * word.QUARTERS  # virtual time
+_MANY: Final = 64  # pages, from which one flush of the whole TLB is cheaper
 
 
 class LeafTable:
@@ -59,6 +60,8 @@ class PageUse:
         self.mapped: list[set[int] | None] = [None] * ram.pages
         self.watched: set[int] = set()  # pages whose descriptors are in a shadow table
         self.flips: dict[int, tuple[int, int]] = {}
+        self.contended = -1  # the mixed page of the last claim that took it from another
+        self.shared: set[int] = set()  # mixed pages that a step uses by several mappings
         self.forget_code: Callable[[int], None] = lambda _page: None
         self.table_written: Callable[[int], None] = lambda _page: None
         self.narrowed: Callable[[], None] = lambda: None
@@ -100,22 +103,30 @@ class PageUse:
     def _narrow(self, page: int, forbid: int, grant: int) -> None:
         """In each mapping clear the bits `forbid`, then set `grant`."""
         pool = self.pool
-        flush = self.engine.flush_page
+        narrowed = []
         for index, table in self.entries(page):
             entry = pool[index]
             changed = (entry & ~forbid) | grant
             if changed != entry:
                 pool[index] = changed
-                for slot in table.slots:
-                    flush(slot << 22 | (index & 1023) << 12)
-        self.narrowed()
+                narrowed.append((index, table))
+        self._flush(narrowed)
 
     def _drop(self, page: int, keep: int = -1) -> None:
         """Remove every mapping but the one at pool entry `keep`."""
-        flush = self.engine.flush_page
-        for index, table in list(self.entries(page)):
-            if index != keep:
-                self.pool[index] = 0
+        dropped = [entry for entry in self.entries(page) if entry[0] != keep]
+        for index, _table in dropped:
+            self.pool[index] = 0
+        self.mapped[page] = {keep} if keep >= 0 else None
+        self._flush(dropped)
+
+    def _flush(self, entries: list[tuple[int, LeafTable]]) -> None:
+        """Drop what the TLB has of these entries: a guest may map one a million times."""
+        if sum(len(table.slots) for _index, table in entries) > _MANY:
+            self.engine.flush_tlb()
+        else:
+            flush = self.engine.flush_page
+            for index, table in entries:
                 for slot in table.slots:
                     flush(slot << 22 | (index & 1023) << 12)
         self.narrowed()
@@ -170,10 +181,21 @@ class PageUse:
 
     def claim(self, page: int, index: int) -> None:
         """Give a mixed page to one mapping: the engine sees rewriting only there."""
-        others = [i for i, _table in self.entries(page) if i != index]
-        if others:
+        if page not in self.shared and self.held(page, index):
+            self.contended = page
             self.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
             self._drop(page, index)
+
+    def held(self, page: int, index: int) -> bool:
+        """Tell whether a mapping other than `index` has the page."""
+        return any(other != index for other, _table in self.entries(page))
+
+    def unshare(self, page: int) -> None:
+        """End of a step that used several mappings of a mixed page."""
+        self.shared.discard(page)
+        self.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
+        self.forget_code(page)
+        self._drop(page)
 
     def touched(self, page: int, gpa: int, size: int) -> None:
         """Prepare for the VMM itself to write `size` bytes at `gpa` in `page`."""

@@ -41,6 +41,8 @@ class Stepper:
     def __init__(self, vmm: "Vmm") -> None:
         self.vmm = vmm
         self.windows: list[_Window] = []
+        self.pages: list[int] = []  # mixed pages that the step has shared
+        self._resets = 0
         self._decoders = {
             wide: _detailed(mode)
             for wide, mode in (
@@ -52,7 +54,17 @@ class Stepper:
     @property
     def active(self) -> bool:
         """Whether a step is in progress."""
-        return bool(self.windows)
+        return bool(self.windows or self.pages)
+
+    def share(self, page: int) -> None:
+        """Let the instruction at EIP use several mappings of a mixed page.
+
+        One that writes to the page it stands in by another address, say: a mixed page
+        has one mapping, so fetch and store would take it from each other for ever.
+        """
+        self.pages.append(page)
+        self.vmm.mmu.use.shared.add(page)
+        self.vmm.q[RFLAGS] |= x86.TF
 
     def start(self, gva: int, gpa: int, index: int, *, write: bool) -> bool:
         """Open a window on `gpa` for the instruction at EIP; False: too many.
@@ -61,6 +73,9 @@ class Stepper:
         stores after misses on its load, and is known by its operand.
         """
         vmm = self.vmm
+        if self._resets != vmm.mmu.stats.resets:
+            self.windows.clear()  # they went with the shadow tables
+            self._resets = vmm.mmu.stats.resets
         if len(self.windows) == Hidden.SCRATCHES:
             return False
         page = Hidden.SCRATCH + len(self.windows)
@@ -98,7 +113,7 @@ class Stepper:
 
     def cancel(self) -> None:
         """Close the windows without effect: a fault came in between."""
-        if self.windows:
+        if self.active:
             self._close()
 
     def finish(self) -> None:
@@ -116,10 +131,14 @@ class Stepper:
 
     def _close(self) -> None:
         vmm = self.vmm
-        for window in self.windows:
-            vmm.hidden.q[window.index] = 0
-            vmm.engine.flush_page(window.gva & x86.PAGE_MASK)
+        if self._resets == vmm.mmu.stats.resets:
+            for window in self.windows:
+                vmm.hidden.q[window.index] = 0
+                vmm.engine.flush_page(window.gva & x86.PAGE_MASK)
         self.windows.clear()
+        for page in self.pages:
+            vmm.mmu.use.unshare(page)
+        self.pages.clear()
         if not vmm.guest_tf:
             vmm.q[RFLAGS] &= ~x86.TF
 

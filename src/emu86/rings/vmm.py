@@ -142,6 +142,7 @@ class Vmm:
         self.scanner = Scanner(self, iopl_raised=self.raised)
         self.stepper = Stepper(self)
         self.guest_tf = 0  # the guest's TF while a step has set the hardware's
+        self._contender = -1  # EIP at the last claim of a mixed page from another
         self._learned: set[int] = set()  # linear pages with sites in the compiled hook
         self.end: tuple[str, str] | None = None
         self.timing = False
@@ -293,6 +294,7 @@ class Vmm:
             self._emulate(insn)
             return
         self._reason = f"INT {vector:02X}h"
+        self.stepper.cancel()
         byte = self.memory.bytes[gpa] if self.memory.ram.backed(gpa >> 12) else 0xFF
         one_byte = (vector == x86.VEC_BP and byte == INT3) or (
             vector == x86.VEC_OF and byte == _INTO
@@ -313,6 +315,8 @@ class Vmm:
         outcome = self.mmu.miss(gva, error)
         if outcome is FILLED:
             self._reason = "#PF fill"
+            if self.mmu.use.contended >= 0:
+                self._contention()
             if self.observers:
                 for observer in self.observers:
                     observer.shadow_fill(gva)
@@ -331,6 +335,16 @@ class Vmm:
             if not self.stepper.start(gva, gpa, index, write=write):
                 raise undefined()
 
+    def _contention(self) -> None:
+        """Two mappings of a mixed page take it from each other for one instruction."""
+        use, eip = self.mmu.use, self.q[RIP]
+        page, use.contended = use.contended, -1
+        if self._contender == eip:
+            if not self.stepper.active:
+                self.guest_tf = self.q[RFLAGS] & x86.TF
+            self.stepper.share(page)
+        self._contender = eip
+
     def _protection(self, vector: int) -> None:
         """#TS, #NP, #SS, #GP: something to emulate, or the guest's own fault."""
         error = self.d[ERROR_CODE]
@@ -348,6 +362,8 @@ class Vmm:
         record: Record = insn.record  # type: ignore[assignment]
         q, d = self.q, self.d
         self._reason = record.mnemonic
+        if self.stepper.active:
+            self.stepper.cancel()  # it is done here, whole
         if insn.lock:
             raise undefined()
         if record.ring0_only and d[_CS_SELECTOR] & 3:
