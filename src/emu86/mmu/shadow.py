@@ -280,6 +280,8 @@ class ShadowMmu:
             return entry & ~x86.PTE_RW
         if state == TABLE:
             return (entry & ~x86.PTE_RW) | _NX
+        if not error & (x86.PF_W | x86.PF_I) and use.held(page, index):
+            return (entry & ~x86.PTE_RW) | _NX
         use.claim(page, index)
         return entry
 
