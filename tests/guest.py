@@ -36,9 +36,10 @@ class Case:
     flags: int = 0x2
 
 
-_FIELDS = tuple(
-    ["gs", "fs", "es", "ds", "edi", "esi", "ebp", "_", "ebx", "edx", "ecx", "eax", "vector", "error", "eip", "cs", "eflags", "esp", "ss"]
-    + ["tr", "ldtr", "cr0", "cr2", "cr3", "cr4", "traced"]
+_FIELDS = (
+    "gs", "fs", "es", "ds", "edi", "esi", "ebp", "_", "ebx", "edx", "ecx", "eax",
+    "vector", "error", "eip", "cs", "eflags", "esp", "ss", "tr", "ldtr", "cr0", "cr2",
+    "cr3", "cr4", "traced",
 )  # fmt: skip
 _SCRATCH, _TRACE = 16, 20
 

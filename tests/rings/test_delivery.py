@@ -1,5 +1,7 @@
 """Interrupts and exceptions through the guest's IDT, beside QEMU."""
 
+# ruff: noqa: E501 (lines of assembly)
+
 import pytest
 
 from assembler import assemble

@@ -1,5 +1,7 @@
 """Far transfers, gates and task switches, beside QEMU."""
 
+# ruff: noqa: E501 (lines of assembly)
+
 import pytest
 
 from guest import Case, check, on_emu86

@@ -1,6 +1,9 @@
 """Single steps, breakpoints, and the interrupt shadow."""
 
+# ruff: noqa: E501 (lines of assembly)
+
 import pytest
+
 from guest import Case, check, on_emu86
 
 STEPS = tuple(
@@ -115,7 +118,6 @@ SHADOW = tuple(
         "STI twice": "sti\nsti\nnop\nnop",
         "STI and an emulated instruction": "sti\nmov eax, cr0\nnop\nnop",
         "STI and a patched instruction": "sti\nstr eax\nnop\nnop",
-        "STI and MOV SS": "mov ebx, ss\nsti\nmov ss, ebx\nnop\nnop",
         "STI and I/O": "sti\nin al, 0x80\nnop\nnop",
         "STI and a jump": "sti\njmp .a\n.a: nop\nnop",
         "STI and a string": "mov edi, SCRATCH\nmov ecx, 3\nsti\nrep stosb\nnop",
@@ -125,7 +127,6 @@ SHADOW = tuple(
         "IRET and CLI": "push dword 0x202\npush cs\npush .a\niretd\n.a: cli\nnop",
         "STI and HLT": "sti\nhlt\nnop",
         "STI, RET": "call .f\nnop\nnop\njmp .end\n.f: sti\nret\n.end:",
-        "MOV SS with IF": "mov ebx, ss\nsti\nmov ss, ebx\nmov esp, STACK0\nnop\nnop",
         "to ring 3": "push dword DATA3\npush dword STACK3\npush dword 0x3202\n"
         "push dword CODE3\npush .a\niretd\n.a: nop\nnop\n",
         "STI at ring 3 with IOPL 3": "push dword DATA3\npush dword STACK3\n"
@@ -140,12 +141,20 @@ def test_the_interrupt_shadow():
     check(SHADOW, "public API only", ignore=("eflags", "eax"))
 
 
-def test_an_interrupt_waits_no_longer_than_20_microseconds_with_iopl_raised():
-    """STI does not trap then, so the VMM must look by itself."""
+def test_mov_ss_after_sti():
+    """Vol. 2B STI: of two in a row, the first holds off, the second may or may not."""
+    code = f"{UART}\nmov ebx, ss\nsti\nmov ss, ebx\n.a: nop\n.b: nop\nnop\nint 0x41"
+    (record,) = on_emu86((Case("SS", f"{code}"),))
+    assert record["vector"] == 0x4C
+    assert record["eip"] in {0x2A, 0x2B}
+
+
+def test_an_interrupt_comes_at_once_with_iopl_raised():
+    """STI does not trap then, so the engine itself must look for what waits."""
     code = f"{UART}\nsti\nxor ecx, ecx\n.a: inc ecx\njmp .a"
     (record,) = on_emu86((Case("STI", code),), options={"technique": "iopl"})
     assert record["vector"] == 0x4C
-    assert record["ecx"] < 80_000  # quarter nanoseconds by the byte
+    assert record["ecx"] <= 1
 
 
 def test_hlt_under_tf_is_left_by_the_trap():
