@@ -17,10 +17,6 @@ TSC_COST: Final = 8  # quarter nanoseconds that one RDTSC takes
 COUNT_CLI: Final = 10
 COUNT_STI: Final = 11
 COUNT_RDTSC: Final = 12
-TIMING: Final = 13  # not 0: the compiled hooks measure themselves
-NS_CLI: Final = 14
-NS_STI: Final = 15
-NS_RDTSC: Final = 16
 # A direct-mapped cache of decoded sites: pairs (linear address, kind).
 SITES: Final = 64
 SITE_MASK: Final = 4095

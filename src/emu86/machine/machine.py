@@ -19,7 +19,8 @@ from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.stats import Stats
 from emu86.mmu.ram import Ram
-from emu86.rings.vmm import TECHNIQUES, Observer, Vmm
+from emu86.rings.vmm import TECHNIQUES, Vmm
+from emu86.rings.wiring import Observer
 from emu86.spec import x86
 
 SMALLEST: Final = 1 << 20
@@ -352,12 +353,12 @@ class Machine:
     def subscribe(self, observer: Observer) -> None:
         """Have `observer` told of exits, events, port accesses and shadow fills."""
         self.vmm.observers.append(observer)
-        self.vmm.unlearn()
+        self.vmm.sites.unlearn()
 
     def measure(self) -> None:
-        """Time every exit from now on, for `stats`."""
+        """Time every exit from now on, for `stats`; CLI and STI too take Python's way."""
         self.vmm.timing = True
-        self._control[word.TIMING] = 1
+        self.vmm.sites.unlearn()
 
     @property
     def stats(self) -> Stats:

@@ -42,15 +42,13 @@ class Stats:
         """Collect the statistics of a VMM that has run `wall` seconds."""
         control = vmm.engine.control
         totals = {reason: list(stat) for reason, stat in vmm.exits.items()}
-        for reason, count, ns in (
-            ("CLI", word.COUNT_CLI, word.NS_CLI),
-            ("STI", word.COUNT_STI, word.NS_STI),
-            ("RDTSC", word.COUNT_RDTSC, word.NS_RDTSC),
+        for reason, count in (
+            ("CLI", word.COUNT_CLI),
+            ("STI", word.COUNT_STI),
+            ("RDTSC", word.COUNT_RDTSC),
         ):
             if control[count]:
-                stat = totals.setdefault(reason, [0, 0])
-                stat[0] += control[count]
-                stat[1] += control[ns]
+                totals.setdefault(reason, [0, 0])[0] += control[count]
         exits = {
             reason: ExitStat(*stat)
             for reason, stat in sorted(totals.items(), key=lambda item: -item[1][0])

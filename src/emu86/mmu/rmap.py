@@ -60,8 +60,12 @@ class PageUse:
         self.mapped: list[set[int] | None] = [None] * ram.pages
         self.watched: set[int] = set()  # pages whose descriptors are in a shadow table
         self.flips: dict[int, tuple[int, int]] = {}
-        self.contended = -1  # the mixed page of the last claim that took it from another
-        self.shared: set[int] = set()  # mixed pages that a step uses by several mappings
+        self.contended = (
+            -1
+        )  # the mixed page of the last claim that took it from another
+        self.shared: set[int] = (
+            set()
+        )  # mixed pages that a step uses by several mappings
         self.forget_code: Callable[[int], None] = lambda _page: None
         self.table_written: Callable[[int], None] = lambda _page: None
         self.narrowed: Callable[[], None] = lambda: None

@@ -32,7 +32,7 @@ def _iopl_allows(vmm: "Vmm") -> None:
 def _cli(vmm: "Vmm", insn: "Insn") -> None:
     _iopl_allows(vmm)
     vmm.q[RFLAGS] &= ~x86.IF
-    vmm.learn(insn, word.SITE_CLI)
+    vmm.sites.learn(insn, word.SITE_CLI)
 
 
 def _sti(vmm: "Vmm", insn: "Insn") -> None:
@@ -40,7 +40,7 @@ def _sti(vmm: "Vmm", insn: "Insn") -> None:
     if not vmm.q[RFLAGS] & x86.IF:
         vmm.q[RFLAGS] |= x86.IF
         vmm.d[_HFLAGS] |= at.HF_INHIBIT_IRQ
-    vmm.learn(insn, word.SITE_STI)
+    vmm.sites.learn(insn, word.SITE_STI)
 
 
 def _hlt(vmm: "Vmm", _insn: "Insn") -> None:

@@ -163,7 +163,7 @@ class Scanner:
         vmm = self.vmm
         for page in vmm.mmu.use.code_pages():
             vmm.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
-        vmm.unlearn()
+        vmm.sites.unlearn()
 
     def is_patched(self, gpa: int) -> bool:
         """Tell whether an INT3 at `gpa` is the VMM's."""

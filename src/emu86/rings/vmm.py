@@ -5,7 +5,7 @@ Everything the hardware reports comes in at `on_exception`, `on_invalid`, `on_in
 """
 
 from time import perf_counter_ns
-from typing import Final, Protocol
+from typing import Final
 
 from emu86.cpu import control as word
 from emu86.cpu import layout as at
@@ -22,16 +22,17 @@ from emu86.cpu.engine import (
 )
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
-from emu86.mmu.ram import CODE, Hidden, Ram
+from emu86.mmu.ram import Hidden, Ram
 from emu86.mmu.shadow import FILLED, GUEST_FAULT, PAGING_CR0, PAGING_CR4, ShadowMmu
-from emu86.rings.decode import Insn, decode
+from emu86.rings.decode import Insn
 from emu86.rings.fault import GuestFault, TripleFault, gp, undefined
 from emu86.rings.inject import as_fault, inject, software
 from emu86.rings.mmio import Stepper
 from emu86.rings.record import Record
 from emu86.rings.scan import INT3, Scanner
 from emu86.rings.segments import Segments
-from emu86.rings.table import find
+from emu86.rings.sites import Sites
+from emu86.rings.wiring import Bus, Interrupts, Observer
 from emu86.spec import x86
 
 _HFLAGS: Final = at.HFLAGS // 4
@@ -56,60 +57,6 @@ _EXIT_COST: Final = 1000 * word.QUARTERS
 _KEPT_FLAGS: Final = x86.FLAGS_DEFINED & ~(x86.VM | x86.VIF | x86.VIP | x86.RF)
 
 TECHNIQUES: Final = ("trap", "patch", "iopl")
-
-
-class Bus(Protocol):
-    """What the VMM needs of the board: ports and memory-mapped I/O."""
-
-    def port_read(self, port: int, width: int) -> int:
-        """Read a port, `width` 1, 2 or 4 bytes."""
-        ...
-
-    def port_write(self, port: int, width: int, value: int) -> None:
-        """Write a port."""
-        ...
-
-    def mmio_read(self, gpa: int, width: int) -> bytes:
-        """Read device memory."""
-        ...
-
-    def mmio_write(self, gpa: int, data: bytes) -> None:
-        """Write device memory."""
-        ...
-
-    def coprocessor_error(self) -> None:
-        """Raise the FERR# line (IRQ 13)."""
-        ...
-
-
-class Interrupts(Protocol):
-    """The interrupt controller as the CPU's INTR and INTA pins see it."""
-
-    intr: bool
-
-    def acknowledge(self) -> int:
-        """Take the interrupt that `intr` announces; return its vector."""
-        ...
-
-
-class Observer(Protocol):
-    """What may watch a VMM; all of it is told after the fact."""
-
-    def vm_exit(self, reason: str, cs: int, eip: int) -> None:
-        """Tell of an exit: its reason, and where the guest is afterwards."""
-        ...
-
-    def inject(self, vector: int, error: int | None) -> None:
-        """Tell of an event on its way through the guest's IDT."""
-        ...
-
-    def shadow_fill(self, gva: int) -> None:
-        """Tell of a shadow entry made for `gva`."""
-        ...
-
-    def pio(self, port: int, width: int, value: int, write: bool) -> None:
-        """Tell of a port access."""
-        ...
 
 
 class Vmm:
@@ -143,12 +90,10 @@ class Vmm:
         self.stepper = Stepper(self)
         self.guest_tf = 0  # the guest's TF while a step has set the hardware's
         self._contender = -1  # EIP at the last claim of a mixed page from another
-        self._learned: set[int] = set()  # linear pages with sites in the compiled hook
         self.end: tuple[str, str] | None = None
         self.timing = False
         self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
-        self._sites: dict[int, dict[int, Insn]] = {}
-        self._code_pages = self.memory.read_pages
+        self.sites = Sites(self)
         self.mmu.use.forget_code = self._forget
         self.mmu.use.global_changed = self._global_changed
         engine.on_exception = self.on_exception
@@ -180,7 +125,7 @@ class Vmm:
             if vector == x86.VEC_PF and not software:
                 self._page_fault()
             else:
-                insn = self._seen(vector, software)
+                insn = self.sites.seen(vector, software)
                 if insn is not None:
                     self._emulate(insn)
                 elif software:
@@ -201,36 +146,6 @@ class Vmm:
             stat[1] += perf_counter_ns() - start
         if self.observers:
             self._tell_exit()
-
-    def _seen(self, vector: int, software: int) -> Insn | None:
-        """Return the instruction of this exit if its site has been decoded before.
-
-        That is a #GP(0) at a privileged instruction or the INT3 of a patched one.
-        """
-        q, d = self.q, self.d
-        if software:
-            if vector != x86.VEC_BP:
-                return None
-            eip = (q[RIP] - 1) & x86.MASK32
-        elif vector == x86.VEC_GP and not d[ERROR_CODE]:
-            eip = q[RIP]
-        else:
-            return None
-        linear = (eip + q[_CS_BASE]) & x86.MASK32
-        start = self._code_pages.get(linear >> x86.PAGE_SHIFT)
-        if start is None:
-            return None
-        sites = self._sites.get(start >> x86.PAGE_SHIFT)
-        if sites is None:
-            return None
-        offset = linear & 0xFFF
-        if not d[_CS_ATTRIBUTES] & x86.DESC_B:
-            offset |= x86.PAGE_SIZE
-        insn = sites.get(offset)
-        if insn is None or insn.record is None:
-            return None
-        q[RIP] = eip
-        return insn
 
     def on_invalid(self) -> None:
         """Take an invalid opcode."""
@@ -288,7 +203,7 @@ class Vmm:
         gpa = self.memory.code(linear)
         if vector == x86.VEC_BP and self.scanner.is_patched(gpa):
             q[RIP] = last
-            insn = self._site()
+            insn = self.sites.at_eip()
             if not isinstance(insn.record, Record):
                 raise undefined()
             self._emulate(insn)
@@ -351,7 +266,7 @@ class Vmm:
         if error & 0xFFFC:
             # Not tried again natively: a far call may push into the page of the table.
             self.segments.refresh(error)
-        insn = self._site()
+        insn = self.sites.at_eip()
         record = insn.record
         if not isinstance(record, Record):
             self._reason = x86.VECTOR_NAMES[vector]
@@ -472,7 +387,7 @@ class Vmm:
         vcpu.cr0 = value
         if changed & PAGING_CR0:
             self.mmu.configure(vcpu.cr0, vcpu.cr3, vcpu.cr4)
-            self.unlearn()
+            self.sites.unlearn()
         self._sync_host()
 
     def write_cr3(self, value: int) -> None:
@@ -489,7 +404,7 @@ class Vmm:
         vcpu.cr4 = value
         if changed & PAGING_CR4:
             self.mmu.configure(vcpu.cr0, vcpu.cr3, vcpu.cr4)
-            self.unlearn()
+            self.sites.unlearn()
         self._sync_host()
 
     def _sync_host(self) -> None:
@@ -558,80 +473,20 @@ class Vmm:
         """Return the guest's CS:EIP for messages."""
         return f"{self.d[at.SEGMENTS // 4 + 6]:04x}:{self.q[RIP] & x86.MASK32:08x}"
 
-    # -- decoded sites -----------------------------------------------------------------
-
-    def _decode(self) -> Insn:
-        """Decode the instruction at CS:EIP."""
-        q = self.q
-        linear = (q[RIP] + q[BASE[x86.CS]]) & x86.MASK32
-        wide = bool(self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
-        insn = decode(self.memory.read_bytes(linear, 15), wide=wide)
-        if insn is None:
-            return Insn()
-        insn.record = find(insn)
-        return insn
-
-    def _site(self) -> Insn:
-        """Return the decoded instruction at CS:EIP, from the cache of its code page."""
-        q = self.q
-        linear = (q[RIP] + q[BASE[x86.CS]]) & x86.MASK32
-        gpa = self.memory.code(linear)
-        page, offset = gpa >> x86.PAGE_SHIFT, gpa & 0xFFF
-        if not self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B:
-            offset |= x86.PAGE_SIZE
-        sites = self._sites.get(page)
-        if sites is not None:
-            insn = sites.get(offset)
-            if insn is not None:
-                return insn
-        insn = self._decode()
-        # A mixed page is rewritten without the VMM's knowledge.
-        if (
-            self.memory.ram.backed(page)
-            and self.memory.ram.state[page] == CODE
-            and (gpa & 0xFFF) + insn.length <= x86.PAGE_SIZE
-        ):
-            self._sites.setdefault(page, {})[offset] = insn
-        return insn
-
-    def learn(self, insn: Insn, kind: int) -> None:
-        """Let the compiled hook handle this CLI or STI from now on."""
-        if insn.length != 1 or self.timing or self.observers:
-            return
-        linear = (self.q[RIP] + self.q[BASE[x86.CS]]) & x86.MASK32
-        if self.segments.cpl == 0 and self.mmu.is_global(linear):
-            slot = word.site_slot(linear)
-            self.engine.control[slot] = linear
-            self.engine.control[slot + 1] = kind
-            self._learned.add(linear >> x86.PAGE_SHIFT)
+    # -- what the memory tells ------------------------------------------------------
 
     def invalidate(self, gva: int) -> None:
         """INVLPG."""
         self.mmu.invalidate(gva)
         self.memory.forget(gva)
-        if gva >> x86.PAGE_SHIFT in self._learned:
-            self.unlearn()
+        self.sites.invalidate(gva)
 
     def _global_changed(self) -> None:
         """Translations that outlive MOV to CR3 have changed all the same."""
         self.memory.flush()
-        self.unlearn()
-
-    def unlearn(self) -> None:
-        """Take every site back from the compiled hook."""
-        if not self._learned:
-            return
-        self._learned.clear()
-        count = 2 * (word.SITE_MASK + 1)
-        self.engine.control[word.SITES : word.SITES + count] = _NO_SITES
+        self.sites.unlearn()
 
     def _forget(self, page: int) -> None:
-        """Drop what is cached of the code of a guest page."""
-        if self._sites.pop(page, None) is not None:
-            self.unlearn()
+        """The code of a guest page has changed."""
+        self.sites.forget(page)
         self.scanner.forget(page)
-
-
-_NO_SITES: Final = memoryview(bytes(16 * (word.SITE_MASK + 1))).cast("q")
-
-__all__ = ["TECHNIQUES", "Bus", "Observer", "Ram", "Vmm"]

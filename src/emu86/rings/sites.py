@@ -1,0 +1,125 @@
+"""Sites: the places in the guest's code where exits happen, decoded once.
+
+A decoded instruction is kept by guest page for as long as that page is code. CLI and STI
+at pages that stay mapped (global ones) are given to the compiled hook besides.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from emu86.cpu import control as word
+from emu86.cpu.engine import ATTRIBUTES, BASE, ERROR_CODE, RIP, SELECTOR
+from emu86.mmu.ram import CODE
+from emu86.rings.decode import Insn, decode
+from emu86.rings.table import find
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.vmm import Vmm
+
+_CS_BASE: Final = BASE[x86.CS]
+_CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
+_CS_SELECTOR: Final = SELECTOR[x86.CS]
+_NO_SITES: Final = memoryview(bytes(16 * (word.SITE_MASK + 1))).cast("q")
+
+
+class Sites:
+    """The decoded sites of one VMM."""
+
+    def __init__(self, vmm: "Vmm") -> None:
+        self.vmm = vmm
+        self._q, self._d = vmm.q, vmm.d
+        self._control = vmm.engine.control
+        self._memory = vmm.memory
+        self._pages = vmm.memory.read_pages  # linear page -> GPA of the page
+        # Guest page -> offset in it (plus 4096 in 16-bit code) -> instruction.
+        self._sites: dict[int, dict[int, Insn]] = {}
+        self._learned: set[int] = set()  # linear pages known to the compiled hook
+
+    def seen(self, vector: int, software: int) -> Insn | None:
+        """Return the instruction of an exit if its site has been decoded before.
+
+        That is a #GP(0) at a privileged instruction or the INT3 of a patched one
+        (`software` is 1 then); EIP is at the instruction afterwards.
+        """
+        q, d = self._q, self._d
+        if software:
+            if vector != x86.VEC_BP:
+                return None
+            eip = (q[RIP] - 1) & x86.MASK32
+        elif vector == x86.VEC_GP and not d[ERROR_CODE]:
+            eip = q[RIP]
+        else:
+            return None
+        linear = (eip + q[_CS_BASE]) & x86.MASK32
+        start = self._pages.get(linear >> x86.PAGE_SHIFT)
+        if start is None:
+            return None
+        sites = self._sites.get(start >> x86.PAGE_SHIFT)
+        if sites is None:
+            return None
+        offset = linear & 0xFFF
+        if not d[_CS_ATTRIBUTES] & x86.DESC_B:
+            offset |= x86.PAGE_SIZE
+        insn = sites.get(offset)
+        if insn is None or insn.record is None:
+            return None
+        q[RIP] = eip
+        return insn
+
+    def at_eip(self) -> Insn:
+        """Return the instruction at CS:EIP, decoding and keeping it if it is new."""
+        q = self._q
+        linear = (q[RIP] + q[_CS_BASE]) & x86.MASK32
+        gpa = self._memory.code(linear)
+        page, offset = gpa >> x86.PAGE_SHIFT, gpa & 0xFFF
+        wide = bool(self._d[_CS_ATTRIBUTES] & x86.DESC_B)
+        if not wide:
+            offset |= x86.PAGE_SIZE
+        sites = self._sites.get(page)
+        if sites is not None:
+            insn = sites.get(offset)
+            if insn is not None:
+                return insn
+        decoded = decode(self._memory.read_bytes(linear, 15), wide=wide)
+        insn = decoded or Insn()
+        if decoded is not None:
+            insn.record = find(insn)
+        # A mixed page is rewritten without the VMM's knowledge.
+        if (
+            self._memory.ram.backed(page)
+            and self._memory.ram.state[page] == CODE
+            and (gpa & 0xFFF) + insn.length <= x86.PAGE_SIZE
+        ):
+            self._sites.setdefault(page, {})[offset] = insn
+        return insn
+
+    def forget(self, page: int) -> None:
+        """Drop what is kept of a guest page: its code has changed."""
+        if self._sites.pop(page, None) is not None:
+            self.unlearn()
+
+    def learn(self, insn: Insn, kind: int) -> None:
+        """Let the compiled hook handle the CLI or STI at CS:EIP from now on.
+
+        Not while exits are timed or watched, which only Python does.
+        """
+        vmm = self.vmm
+        if insn.length != 1 or vmm.timing or vmm.observers:
+            return
+        linear = (self._q[RIP] + self._q[_CS_BASE]) & x86.MASK32
+        if self._d[_CS_SELECTOR] & 3 == 0 and vmm.mmu.is_global(linear):
+            slot = word.site_slot(linear)
+            self._control[slot] = linear
+            self._control[slot + 1] = kind
+            self._learned.add(linear >> x86.PAGE_SHIFT)
+
+    def invalidate(self, gva: int) -> None:
+        """INVLPG: a page with learned sites may be another one now."""
+        if gva >> x86.PAGE_SHIFT in self._learned:
+            self.unlearn()
+
+    def unlearn(self) -> None:
+        """Take every site back from the compiled hook."""
+        if self._learned:
+            self._learned.clear()
+            self._control[word.SITES : word.SITES + len(_NO_SITES)] = _NO_SITES
