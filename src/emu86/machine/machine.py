@@ -154,7 +154,7 @@ class Machine:
         if timeout is not None:
             alarm.start()
         self._until = until or b""
-        self._seen = bool(until) and until in self._tail  # type: ignore[operator]
+        self._seen = False
         self._tail = b""
         # Reference counting frees what an exit makes; looking for cycles is 5 % of a
         # run.
@@ -356,7 +356,7 @@ class Machine:
         self.vmm.sites.unlearn()
 
     def measure(self) -> None:
-        """Time every exit from now on, for `stats`; CLI and STI too take Python's way."""
+        """Time every exit from now on; CLI and STI take Python's way, too."""
         self.vmm.timing = True
         self.vmm.sites.unlearn()
 
