@@ -23,6 +23,7 @@ from emu86.spec import x86
 _LINK: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A
 _LEAF: Final = x86.PTE_P | x86.PTE_A | x86.PTE_D
 _NX: Final = x86.PTE_NX
+_FRAME: Final = 0xFFFFFFFFFF000
 _HOST_CR3: Final = CR + 3
 _USED: Final = x86.PTE_P | x86.PTE_A
 _AROUND: Final = 16  # entries filled together, aligned
@@ -235,6 +236,26 @@ class ShadowMmu:
             pool[base + j] = entry | pte & table.rights & x86.PTE_US
             self.use.add(page, base + j)
             copy[j] = pte
+
+    def executed(self, gva: int, size: int) -> bytes:
+        """Return `size` bytes of code at `gva` as the engine fetches them.
+
+        By the shadow: the guest may have changed its tables without a word since.
+        """
+        out = b""
+        while size:
+            part = min(size, x86.PAGE_SIZE - (gva & 0xFFF))
+            start = self.fetched(gva)
+            ones = start >= self.ram.size
+            out += b"\xff" * part if ones else self.ram.map[start : start + part]
+            gva = (gva + part) & x86.MASK32
+            size -= part
+        return out
+
+    def fetched(self, gva: int) -> int:
+        """Return the GPA that the engine fetches from at `gva`; beyond RAM for ones."""
+        entry = self.pool[self.slot(gva)] & _FRAME
+        return entry | gva & 0xFFF
 
     def slot(self, gva: int) -> int:
         """Return the pool index of the entry of a page whose table is linked."""

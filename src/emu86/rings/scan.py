@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 from emu86.cpu import layout as at
 from emu86.cpu.engine import ATTRIBUTES
-from emu86.mmu.memory import PageFault
 from emu86.rings.decode import decode
 from emu86.rings.table import RECORDS, find
 from emu86.spec import x86
@@ -97,10 +96,7 @@ class Scanner:
         vmm = self.vmm
         # Where the guest's CPL is the engine's own, its rings 1 and 2 are as its users.
         ring = 3 if vmm.d[_HFLAGS] & 3 == 3 or vmm.segments.inner else 1
-        try:
-            code = vmm.memory.read_bytes(linear, size)
-        except PageFault:
-            return
+        code = vmm.mmu.executed(linear, size)
         if not self._filter[ring].search(code):
             return
         self.decoded += 1
@@ -135,13 +131,13 @@ class Scanner:
 
     def _patch(self, site: int, linear: int, size: int) -> None:
         vmm = self.vmm
-        gpa = vmm.memory.translate(site)
+        gpa = vmm.mmu.fetched(site)
         if not vmm.memory.ram.backed(gpa >> x86.PAGE_SHIFT):
             # All ones, then RAM: no INT3 can be put there.
             vmm.unsupported("a far jump out of what is no RAM")
             return
         self.sites.setdefault(gpa >> x86.PAGE_SHIFT, set()).add(gpa)
-        start = vmm.memory.translate(linear)
+        start = vmm.mmu.fetched(linear)
         ram = vmm.memory.bytes
         self.waiting = gpa, ram[gpa]
         ram[gpa] = INT3
