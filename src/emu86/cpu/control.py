@@ -27,6 +27,9 @@ SITE_STI: Final = 2
 
 QUARTERS: Final = 4  # quarter nanoseconds in a nanosecond
 NEVER: Final = 1 << 62
+# An exit takes the guest time too, or one that does nothing but fault would stand still
+# and never come to the next look at the host. Whoever handles it, it is the same.
+EXIT_COST: Final = 1000 * QUARTERS
 
 
 def site_slot(linear: int) -> int:

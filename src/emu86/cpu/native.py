@@ -113,7 +113,7 @@ _ON_RDTSC: Final = f"""
 # or STI. With TF set, or an interrupt waiting for STI, it is Python's.
 _ON_EXCEPTION: Final = f"""
 {_enter("define void @on_exception(ptr %uc, i32 %vector, ptr %control)",
-        {"python_at": word.ON_EXCEPTION, "pending_at": word.PENDING,
+        {"python_at": word.ON_EXCEPTION, "pending_at": word.PENDING, "now_at": word.NOW,
          "cli_count": word.COUNT_CLI, "sti_count": word.COUNT_STI},
         {"error_at": at.ERROR_CODE, "hflags_at": at.HFLAGS, "rflags_at": at.RFLAGS,
          "rip_at": at.RIP, "base_at": _CS_BASE, "old_at": at.OLD_EXCEPTION})}
@@ -171,12 +171,25 @@ done:
   %seen = load i64, ptr %count_at
   %count = add i64 %seen, 1
   store i64 %count, ptr %count_at
+  %old = load i64, ptr %now_at
+  %now = add i64 %old, {word.EXIT_COST}
+  store i64 %now, ptr %now_at
   store i64 %new_flags, ptr %rflags_at
   store i32 %new_hflags, ptr %hflags_at
   %after = add i64 %rip, 1
   %eip = and i64 %after, {x86.MASK32}
   store i64 %eip, ptr %rip_at
   store i32 -1, ptr %old_at
+  {_word("stop_at", word.STOP_AT)}
+  %limit = load i64, ptr %stop_at
+  %due = icmp sge i64 %now, %limit
+  br i1 %due, label %stop, label %resume
+stop:
+  {_word("emu_stop_at", word.UC_EMU_STOP)}
+  %emu_stop = load ptr, ptr %emu_stop_at
+  call i32 %emu_stop(ptr %uc)
+  ret void
+resume:
   ret void
 python:
   %callback = load ptr, ptr %python_at

@@ -48,9 +48,6 @@ _MIRRORED_CR0: Final = x86.CR0_MP | x86.CR0_EM | x86.CR0_TS
 _MIRRORED_CR4: Final = x86.CR4_TSD | x86.CR4_OSFXSR | x86.CR4_OSXMMEXCPT
 _SEGMENT_VECTORS: Final = (x86.VEC_TS, x86.VEC_NP, x86.VEC_SS, x86.VEC_GP)
 _IO_COST: Final = 1000 * word.QUARTERS  # an ISA bus cycle takes about a microsecond
-# An exit takes the guest time too, or one that does nothing but fault would stand still
-# and never come to the next look at the host.
-_EXIT_COST: Final = 1000 * word.QUARTERS
 
 # What of EFLAGS the engine holds. No breakpoint fires, so RF does nothing, and the
 # engine's PUSHF would show it.
@@ -112,7 +109,7 @@ class Vmm:
         """Take an exception or a software interrupt of the guest."""
         start = perf_counter_ns() if self.timing else 0
         control = self._control
-        now = control[word.NOW] + _EXIT_COST
+        now = control[word.NOW] + word.EXIT_COST
         control[word.NOW] = now
         if now >= control[word.STOP_AT]:
             self.engine.stop()  # there may never be a block that would
@@ -150,7 +147,7 @@ class Vmm:
     def on_invalid(self) -> None:
         """Take an invalid opcode."""
         start = perf_counter_ns() if self.timing else 0
-        self.engine.control[word.NOW] += _EXIT_COST
+        self.engine.control[word.NOW] += word.EXIT_COST
         self._reason = "#UD"
         self.reflect(x86.VEC_UD, None)
         self._account(start)
@@ -172,7 +169,7 @@ class Vmm:
 
     def on_cpuid(self) -> None:
         """Take CPUID at any CPL."""
-        self.engine.control[word.NOW] += _EXIT_COST
+        self.engine.control[word.NOW] += word.EXIT_COST
         self._reason = "CPUID"
         q = self.q
         leaf = q[x86.EAX] & x86.MASK32
