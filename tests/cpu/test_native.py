@@ -1,0 +1,162 @@
+"""The compiled hooks do what their Python twins do: the same guest ends the same."""
+
+import hashlib
+
+import pytest
+from assembler import assemble
+
+from emu86 import Machine, firmware
+from emu86.cpu.engine import Abilities
+
+# Global pages, the timer at about 1 kHz and CLI, STI, RDTSC, CPUID in a loop. An
+# interrupt's time is in the sum, so a difference of one instruction shows.
+TIMER = """
+    org 0x100000
+    bits 32
+    start:
+    mov esp, 0x90000
+    mov edi, 0x80000
+    mov eax, 0x103
+    mov ecx, 1024
+    .map: stosd
+    add eax, 4096
+    loop .map
+    mov dword [0x81000], 0x80003
+    mov eax, 0x81000
+    mov cr3, eax
+    mov eax, 0x80
+    mov cr4, eax
+    mov eax, cr0
+    or eax, 0x80000000
+    mov cr0, eax
+    lidt [idtr]
+    mov eax, handler
+    mov [idt + 0x20 * 8], ax
+    mov ax, cs
+    mov [idt + 0x20 * 8 + 2], ax
+    mov word [idt + 0x20 * 8 + 4], 0x8E00
+    shr eax, 16
+    mov [idt + 0x20 * 8 + 6], ax
+    mov al, 0x11
+    out 0x20, al
+    mov al, 0x20
+    out 0x21, al
+    mov al, 4
+    out 0x21, al
+    mov al, 1
+    out 0x21, al
+    mov al, 0xFE
+    out 0x21, al
+    mov al, 0x34
+    out 0x43, al
+    mov al, 0xA9
+    out 0x40, al
+    mov al, 4
+    out 0x40, al
+    sti
+    mov ecx, 30000
+    .loop:
+    cli
+    inc dword [0x82000]
+    sti
+    nop
+    test cl, 0x1F
+    jnz .next
+    rdtsc
+    add [0x82004], eax
+    pushfd
+    cli
+    popfd
+    .next:
+    loop .loop
+    cli
+    mov al, 0
+    out 0xf4, al
+    hlt
+    handler:
+    push eax
+    add [0x8200C], ecx
+    rol dword [0x8200C], 1
+    inc dword [0x82008]
+    mov al, 0x20
+    out 0x20, al
+    pop eax
+    iretd
+    align 8
+    idtr: dw 0x7FF
+    dd idt
+    idt: times 2048 db 0
+"""
+
+
+class Watch:
+    """An observer, for whom CLI and STI go to Python."""
+
+    def __init__(self):
+        self.exits = 0
+
+    def vm_exit(self, reason, cs, eip):
+        self.exits += 1
+
+    def inject(self, vector, error): ...
+    def shadow_fill(self, gva): ...
+    def pio(self, port, width, value, write): ...
+
+
+def end(machine):
+    """Run to the end; everything the guest could know by then."""
+    assert machine.run(timeout=60).reason == "debug exit"
+    ram = hashlib.sha256(machine.read_physical(0, 4 << 20)).hexdigest()
+    return machine.registers, ram, machine.now
+
+
+def timer_guest(**options):
+    machine = Machine(memory=4 << 20, debug_exit=True, **options)
+    machine.load_flat(assemble(TIMER), 0x100000)
+    return machine
+
+
+@pytest.mark.parametrize("technique", ["patch", "iopl"])
+def test_compiled_hooks_and_python_agree(technique):
+    plain, watched = timer_guest(technique=technique), timer_guest(technique=technique)
+    watch = Watch()
+    watched.subscribe(watch)
+    assert end(plain) == end(watched)
+    ours, theirs = plain.stats.exits, watched.stats.exits
+    assert {name: stat.count for name, stat in ours.items()} == {
+        name: stat.count for name, stat in theirs.items()
+    }
+    assert watch.exits > 10
+    assert int.from_bytes(plain.read_physical(0x82000, 4), "little") == 30000
+    ticks = int.from_bytes(plain.read_physical(0x82008, 4), "little")
+    assert ticks > 10 or technique == "iopl"
+
+
+def test_subscribing_later_changes_nothing():
+    whole, halved = timer_guest(), timer_guest()
+    seen = []
+    halved.on_console(seen.append)
+    halved.measure()
+    assert end(whole) == end(halved)
+
+
+def test_public_api_alone_gives_the_same():
+    assert end(timer_guest()) == end(timer_guest(abilities=Abilities.none()))
+
+
+def script(**options):
+    """The teaching kernel's script."""
+    machine = Machine(memory=16 << 20, **options)
+    machine.load_kernel(firmware.path("teach"), append="script")
+    shown = bytearray()
+    machine.on_console(shown.extend)
+    stop = machine.run(timeout=60)
+    assert stop.reason == "poweroff"
+    ram = hashlib.sha256(machine.read_physical(0, 16 << 20)).hexdigest()
+    return machine.registers, ram, bytes(shown)
+
+
+def test_the_teaching_kernel_without_private_state():
+    live, public = script(), script(abilities=Abilities.none())
+    assert b"checks passed" in live[2]
+    assert live == public
