@@ -163,6 +163,7 @@ class Machine:
         try:
             return self._loop(deadline)
         finally:
+            self.vmm.scanner.restore()
             if collecting:
                 gc.enable()
             alarm.cancel()

@@ -1,7 +1,7 @@
 """Sites: the places in the guest's code where exits happen, decoded once.
 
-A decoded instruction is kept by guest page for as long as that page is code. CLI and STI
-at pages that stay mapped (global ones) are given to the compiled hook besides.
+A decoded instruction is kept by guest page for as long as that page is code. CLI and
+STI at pages that stay mapped (global ones) are given to the compiled hook besides.
 """
 
 from typing import TYPE_CHECKING, Final
