@@ -1,0 +1,160 @@
+"""Write into the documentation what the source already says.
+
+docs/exits.md is made whole from the exit table. In every other page, what follows
+
+    <!-- source: src/emu86/machine/machine.py Machine._loop -->
+
+is replaced by the source of that function, class or constant. With --check nothing is
+written, and a page that is not up to date is named.
+"""
+
+import argparse
+import ast
+import re
+import sys
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from emu86.rings.record import Record
+from emu86.rings.table import RECORDS
+
+ROOT: Final = Path(__file__).parent.parent
+_EXCERPT: Final = re.compile(
+    r"(?P<mark><!-- source: (?P<file>\S+) (?P<name>\S+) -->\n\n)```python\n.*?^```$",
+    re.DOTALL | re.MULTILINE,
+)
+_WIDTH: Final = 88
+_KINDS: Final = {
+    "privileged": "Privileged: they trap outside ring 0",
+    "sensitive": "Sensitive: they do not trap, yet tell or lose something",
+    "segment": "Segment loads and far transfers",
+    "io": "Port I/O",
+}
+_WHOSE: Final = {1: "kernel", 3: "users"}
+_INTRODUCTION: Final = f"""\
+<!-- Written by tools/make_docs.py from src/emu86/rings: edit the records there. -->
+
+# The exit table
+
+One record for each instruction that the VMM handles: {len(RECORDS)} of them. The
+dispatch, `emu86 exits`, `emu86 explain` and this page are made from the same records
+(`src/emu86/rings/table.py`). Exits that belong to no instruction come at the end.
+
+*Patched in* says whose sites become `INT3` before they first run: those of the guest's
+kernel, those of its users, or both. SDM is Intel's *Software Developer's Manual*.
+"""
+_OTHERS: Final = """\
+## Exits of no instruction
+
+- **#PF fill**: the shadow tables lacked an entry that the guest's own tables allow. It
+  is made, with up to fifteen neighbours, and the guest goes on.
+- **#PF guest**: the guest's own tables forbid the access. Its #PF goes through its IDT.
+- **#PF I/O**: no RAM is there. The instruction runs once on a scratch page under TF,
+  and what it wrote goes to the bus.
+- **interrupt**: the 8259A had one, IF was set, and it went through the guest's IDT.
+- **INT n** (as *INT 80h*), **#UD**, **#DE**, **#GP** and the other exceptions: the
+  guest's own, delivered through its IDT by the rules of SDM Vol. 3A chapter 6.
+- **CPUID**: the engine has a hook for it at any CPL; the CPU model answers.
+"""
+
+
+def exits_page(records: Iterable[Record]) -> str:
+    """Return docs/exits.md."""
+    parts = [_INTRODUCTION]
+    for kind, heading in _KINDS.items():
+        chosen = [record for record in records if record.kind == kind]
+        parts.append(f"## {heading}\n")
+        rows = ["| instruction | encoding | patched in |", "|---|---|---|"]
+        rows += [
+            f"| {record.mnemonic} | `{record.encoding}` | {_patched(record)} |"
+            for record in chosen
+        ]
+        parts.append("\n".join(rows) + "\n")
+        parts += [_paragraph(record) for record in chosen]
+    return "\n".join([*parts, _OTHERS])
+
+
+def _patched(record: Record) -> str:
+    return " and ".join(_WHOSE[ring] for ring in record.patched) or "-"
+
+
+def _paragraph(record: Record) -> str:
+    text = (
+        f"**{record.mnemonic}** reaches the VMM by: {record.traps}."
+        f" {record.doc} (SDM {record.sdm})"
+    )
+    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines) + "\n"
+
+
+def source_of(file: Path, name: str) -> str:
+    """Return the source of a function, class or constant, `Class.method` included.
+
+    Raises LookupError if the file has no such name.
+    """
+    text = file.read_text()
+    found: ast.AST = ast.parse(text)
+    for part in name.split("."):
+        found = _member(found, part, f"{file}: {name}")
+    assert isinstance(found, ast.stmt)
+    first = min(
+        [found.lineno, *(d.lineno for d in getattr(found, "decorator_list", []))]
+    )
+    lines = text.splitlines()[first - 1 : found.end_lineno]
+    return textwrap.dedent("\n".join(lines))
+
+
+def _member(owner: ast.AST, name: str, what: str) -> ast.stmt:
+    for node in getattr(owner, "body", []):
+        match node:
+            case ast.FunctionDef() | ast.ClassDef() if node.name == name:
+                return node
+            case ast.AnnAssign(target=ast.Name(id=found)) if found == name:
+                return node
+            case ast.Assign(targets=[ast.Name(id=found)]) if found == name:
+                return node
+    raise LookupError(what)
+
+
+def with_excerpts(page: str) -> str:
+    """Return a page with its excerpts as the source is now."""
+
+    def fresh(match: re.Match[str]) -> str:
+        code = source_of(ROOT / match["file"], match["name"])
+        return f"{match['mark']}```python\n{code}\n```"
+
+    return _EXCERPT.sub(fresh, page)
+
+
+def pages() -> dict[Path, str]:
+    """Return every page as it should be."""
+    exits = ROOT / "docs" / "exits.md"
+    made = {exits: exits_page(RECORDS)}
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        if path != exits:
+            made[path] = with_excerpts(path.read_text())
+    return made
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    stale = 0
+    for path, text in pages().items():
+        if path.exists() and path.read_text() == text:
+            continue
+        stale += 1
+        if check:
+            print(f"{path.relative_to(ROOT)} is not up to date: tools/make_docs.py")
+        else:
+            path.write_text(text)
+            print(f"{path.relative_to(ROOT)} written")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
