@@ -1,5 +1,7 @@
 """A user's ports: IOPL and the TSS's permission bitmap (SDM Vol. 1 section 19.5)."""
 
+# ruff: noqa: E501 (lines of assembly)
+
 import pytest
 
 from guest import Case, check

@@ -395,6 +395,7 @@ class Engine:
 
     def _in(self, _uc: int, port: int, width: int, _data: int) -> int:
         try:
+            self._load()
             return self.on_in(port & 0xFFFF, width)
         except BaseException as error:  # noqa: BLE001 (raised again by run)
             self._fail(error)
@@ -402,6 +403,7 @@ class Engine:
 
     def _out(self, _uc: int, port: int, width: int, value: int, _data: int) -> None:
         try:
+            self._load()
             self.on_out(port & 0xFFFF, width, value)
         except BaseException as error:  # noqa: BLE001 (raised again by run)
             self._fail(error)
