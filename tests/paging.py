@@ -1,0 +1,171 @@
+"""32-bit paging as the SDM tells it, and hardware that walks the shadow tables.
+
+The model is written from Vol. 3A chapter 4 alone. The hardware knows 4-level paging
+(section 4.5) and has a TLB that forgets nothing until it is told to: what it grants by a
+translation that should have been flushed shows.
+"""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from emu86.cpu import control as word
+from emu86.cpu.engine import CR
+from emu86.mmu.memory import GuestMemory
+from emu86.mmu.ram import Hidden, Ram
+from emu86.mmu.shadow import Miss, ShadowMmu
+
+P, RW, US, A, D, PS, G = 1, 2, 4, 32, 64, 128, 256
+NX = 1 << 63
+PG, WP = 1 << 31, 1 << 16
+PSE, PGE = 1 << 4, 1 << 7
+READ, WRITE, FETCH = "read", "write", "fetch"
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What one walk gives: a page number, and the rights of both entries together."""
+
+    page: int
+    writable: bool
+    user: bool
+    is_global: bool
+    large: bool
+
+
+def walk(read, cr3, cr4, gva):
+    """Section 4.3: the translation of `gva`, or the P and RSVD bits of its error code.
+
+    Also the addresses and values of the entries used.
+    """
+    at = (cr3 & 0xFFFFF000) + 4 * (gva >> 22)
+    pde = read(at)
+    if not pde & P:
+        return 0, [(at, pde)]
+    if pde & PS and cr4 & PSE:
+        if pde & 0x003FF000:
+            return 1 | 8, [(at, pde)]
+        page = (pde >> 22 << 10) | (gva >> 12 & 1023)
+        found = Translation(page, bool(pde & RW), bool(pde & US), bool(pde & G), True)
+        return found, [(at, pde)]
+    entry_at = (pde & 0xFFFFF000) + 4 * (gva >> 12 & 1023)
+    pte = read(entry_at)
+    if not pte & P:
+        return 0, [(at, pde), (entry_at, pte)]
+    both = pde & pte
+    found = Translation(
+        pte >> 12, bool(both & RW), bool(both & US), bool(pte & G), False
+    )
+    return found, [(at, pde), (entry_at, pte)]
+
+
+def grants(found, access, user, cr0):
+    """Section 4.6: whether a translation allows an access."""
+    if user and not found.user:
+        return False
+    if access != WRITE or found.writable:
+        return True
+    return not user and not cr0 & WP
+
+
+def error_code(found, access, user):
+    """Section 4.7: the error code of an access that `found` (a walk's) does not allow."""
+    code = found if isinstance(found, int) else 1
+    return code | (2 if access == WRITE else 0) | (4 if user else 0)
+
+
+class FakeEngine:
+    """The engine as the shadow MMU uses it: control registers, flushes, a TLB."""
+
+    def __init__(self):
+        self.q = [0] * 1024
+        self.control = [0] * word.WORDS
+        self.wraps = False
+        self.tlb = {}
+        self.memory = None
+        self.dropped = []
+
+    def map(self, _address, memory):
+        self.memory = memory.cast("B").cast("Q")
+
+    def flush_tlb(self):
+        self.tlb.clear()
+
+    def flush_page(self, gva):
+        self.tlb.pop(gva >> 12, None)
+
+    def drop_code(self, address, size):
+        self.dropped.append((address, size))
+
+    def hidden(self, hpa):
+        """The 64-bit word at a host-physical address of the VMM's own memory."""
+        return self.memory[(hpa - (1 << 32)) >> 3]
+
+    def entry(self, gva):
+        """Walk the shadow tables: the leaf entry for `gva` with the rights of all."""
+        table = self.q[CR + 3]
+        rights = RW | US
+        for shift in (39, 30, 21, 12):
+            entry = self.hidden((table & 0xFFFFFFFFFF000) + 8 * (gva >> shift & 511))
+            if not entry & P:
+                return 0
+            rights &= entry
+            table = entry
+        return entry & ~(RW | US) | rights
+
+    def access(self, gva, access, user):
+        """One access: the entry that grants it, or None for a page fault."""
+        for entry in (self.tlb.get(gva >> 12, 0), self.entry(gva)):
+            if not entry & P or (user and not entry & US):
+                continue
+            if access == WRITE and not entry & RW:
+                continue
+            if access == FETCH and entry & NX:
+                continue
+            self.tlb[gva >> 12] = entry
+            return entry
+        self.tlb.pop(gva >> 12, None)
+        return None
+
+
+class Bench:
+    """A shadow MMU on a fake engine, and accesses through both."""
+
+    def __init__(self, pages=64):
+        self.engine = FakeEngine()
+        self.ram = Ram(pages << 12)
+        self.mmu = ShadowMmu(self.engine, self.ram, Hidden(self.engine))
+        self.memory = GuestMemory(self.mmu)
+        self.sites = SimpleNamespace(invalidate=lambda _gva: None)
+        self.mmu.use.global_changed = self.memory.flush
+
+    def write32(self, gpa, value):
+        """Write guest RAM behind everybody's back, as the guest's own stores do."""
+        self.ram.words[gpa >> 2] = value
+
+    def access(self, gva, access=READ, *, user=False):
+        """An access by the guest: ("ok", its page), ("fault", code) or ("bus", page)."""
+        for _ in range(6):
+            entry = self.engine.access(gva, access, user)
+            if entry is not None:
+                return "ok", entry >> 12 & 0xFFFFFFFFFF
+            code = (2 if access == WRITE else 0) | (4 if user else 0)
+            code |= 16 if access == FETCH else 0
+            outcome = self.mmu.miss(gva, code)
+            if outcome == Miss.GUEST_FAULT:
+                return "fault", self.mmu.fault
+            if outcome == Miss.NO_BACKING:
+                return "bus", None
+        raise AssertionError("the access is tried for ever")
+
+    def leaves(self):
+        """Every leaf entry that any shadow root reaches: (root, gva, entry)."""
+        for root in self.mmu.roots.values():
+            saved = self.engine.q[CR + 3]
+            self.engine.q[CR + 3] = root.hpa
+            for slot in root.tables:
+                for i in range(1024):
+                    gva = slot << 22 | i << 12
+                    entry = self.engine.entry(gva)
+                    if entry & P:
+                        yield root, gva, entry
+            self.engine.q[CR + 3] = saved
