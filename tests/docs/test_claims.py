@@ -1,0 +1,83 @@
+"""What the README says of the technique `trap`, and of what does not work."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from emu86 import Machine, firmware
+from emu86.spec import x86
+
+GUESTS = Path(__file__).parents[2] / "build" / "guests"
+USER_CS = 0x73
+WRONG = ("POPF", "SGDT", "SIDT", "STR", "LAR", "LSL", "VERR", "VERW", "IN", "OUT")
+
+
+def test_trap_and_the_teaching_kernel():
+    machine = Machine(technique="trap")
+    shown = bytearray()
+    machine.on_console(shown.extend)
+    machine.load_kernel(firmware.path("teach"), append="script")
+    assert machine.run(until=b"A writes line 1\r\n", timeout=60).reason == "until"
+    wrong = " ".join(re.findall(r"WRONG: (.*)", shown.decode()))
+    for name in [
+        "POPF",
+        "SGDT",
+        "SIDT",
+        "STR",
+        "LAR",
+        "LSL",
+        "VERR",
+        "VERW",
+        "IN",
+        "OUT",
+    ]:
+        assert re.search(rf"\b{name}\b", wrong), name
+    # The task now waits for the timer with its interrupts off.
+    machine.run(timeout=0.5)
+    assert machine.registers["cs"] & 3 == 3
+    assert not machine.registers["eflags"] & x86.IF
+
+
+@pytest.mark.guest
+@pytest.mark.skipif(not (GUESTS / "vmlinuz").exists(), reason="make guests")
+@pytest.mark.parametrize("technique", ["trap", "patch"])
+def test_a_loop_in_debian(technique):
+    machine = Machine(technique=technique)
+    machine.load_kernel(
+        GUESTS / "vmlinuz", initrd=GUESTS / "initrd.cpio", append="console=ttyS0"
+    )
+    assert machine.run(until=b"emu86# ", timeout=200).reason == "until"
+    machine.console_input(b"echo ready; i=0; while :; do i=$((i+1)); done\n")
+    assert machine.run(until=b"\nready", timeout=60).reason == "until"
+    machine.run(timeout=1)
+    while machine.registers["cs"] != USER_CS:
+        machine.run(timeout=0.01)
+    assert bool(machine.registers["eflags"] & x86.IF) == (technique == "patch")
+    machine.console_input(b"\x03")
+    stop = machine.run(until=b"emu86# ", timeout=5 if technique == "trap" else 60)
+    assert stop.reason == ("timeout" if technique == "trap" else "until")
+
+
+def test_a_selector_with_rpl_1_is_not_refused():
+    machine = Machine(memory=1 << 20)
+    code = "66 b8 19 00  8e d8  8c db  fa f4"  # mov ax, 19h; mov ds, ax; mov ebx, ds
+    machine.load_flat(bytes.fromhex(code), 0x10000)
+    assert machine.run(timeout=20).reason == "halted"
+    assert machine.registers["ebx"] == 0x19
+
+
+def test_a_data_segment_has_no_limit():
+    # The GDT at 20000h: null, flat code, flat data, and data of 16 bytes at 0.
+    gdt = bytes.fromhex(
+        "0000000000000000 ffff0000009bcf00 ffff00000093cf00 0f00000000934000"
+    )
+    code = "0f 01 15 20 00 01 00  66 b8 18 00  8e d8  a1 00 10 00 00  fa f4"
+    machine = Machine(memory=1 << 20)
+    machine.load_flat(bytes.fromhex(code), 0x10000)
+    machine.write_physical(0x20000, gdt)
+    machine.write_physical(0x10020, bytes.fromhex("1f00 00000200"))
+    machine.write_physical(0x1000, b"\x2a\0\0\0")
+    assert machine.run(timeout=20).reason == "halted"
+    assert machine.registers["ds"] == 0x18
+    assert machine.registers["eax"] == 0x2A
