@@ -1,6 +1,6 @@
 """The control block: int64 words that Python and the compiled hooks share.
 
-Kept apart from `native` so that the fallback without compiled hooks needs no numba.
+Kept apart from `native` so that the fallback without compiled hooks needs no compiler.
 """
 
 from typing import Final
@@ -17,6 +17,22 @@ TSC_COST: Final = 8  # quarter nanoseconds that one RDTSC takes
 COUNT_CLI: Final = 10
 COUNT_STI: Final = 11
 COUNT_RDTSC: Final = 12
+COUNT_INVLPG: Final = 13
+FLUSH_PAGE: Final = 14  # address of the engine's one-page TLB flush, or 0
+CPU: Final = 15  # what it wants as first argument
+# For INVLPG: addresses in this process of the current shadow root's 2048 PDEs (0: no
+# paging), of the guest's page directory and of the VMM's copy of that; and what to add
+# to a host-physical address to get one of this process.
+SHADOW_PDES: Final = 16
+GUEST_PDES: Final = 17
+KNOWN_PDES: Final = 18
+HIDDEN_BIAS: Final = 19
+LEARNED: Final = 20  # a set of learned pages: bit (linear page number & 63)
+COUNT_DROPPED: Final = 21  # shadow entries dropped by the compiled INVLPG
+# Linear pages that the compiled INVLPG has dropped and Python's caches do not know of.
+DROPPED_COUNT: Final = 24
+DROPPED: Final = 25
+DROPPED_MOST: Final = 32
 # A direct-mapped cache of decoded sites: pairs (linear address, kind).
 SITES: Final = 64
 SITE_MASK: Final = 4095
@@ -24,6 +40,8 @@ WORDS: Final = SITES + 2 * (SITE_MASK + 1)
 
 SITE_CLI: Final = 1
 SITE_STI: Final = 2
+SITE_INVLPG: Final = 8  # plus the number of the register that holds the address
+INVLPG_LENGTH: Final = 3
 
 QUARTERS: Final = 4  # quarter nanoseconds in a nanosecond
 NEVER: Final = 1 << 62

@@ -169,6 +169,11 @@ class Engine:
         stop = ctypes.cast(_lib.uc_emu_stop, _PTR).value
         assert stop is not None
         control[word.UC_EMU_STOP] = stop
+        if self.can.flush_page:
+            flush = ctypes.cast(_lib.tlb_flush_page_x86_64, _PTR).value
+            assert flush is not None
+            control[word.FLUSH_PAGE] = flush
+            control[word.CPU] = cpu
         self.on_exception: Callable[[int], None] = _unset
         self.on_invalid: Callable[[], None] = _unset
         self.on_in: Callable[[int, int], int] = _unset

@@ -1,9 +1,10 @@
 """The few handlers that run between two blocks of guest code, as machine code.
 
 They exist because they run hundreds of millions of times in a boot: counting retired
-code (the virtual clock, about 1 ns a block), RDTSC, and the two privileged instructions
-that a kernel executes most, CLI and STI. Everything else goes on to Python. Each does
-exactly what its Python twin in `engine` or `rings` does: tests compare the two.
+code (the virtual clock, about 1 ns a block), RDTSC, and the three privileged
+instructions that a kernel executes most, CLI, STI and INVLPG. Everything else goes on
+to Python. Each does exactly what its Python twin in `engine` or `rings` does: tests
+compare the two.
 
 They are written in LLVM's assembly and compiled by llvmlite at start-up (15 ms): a
 tenth of what numba takes to import, and without the second call that its C wrappers
@@ -18,6 +19,7 @@ from emu86.cpu import control as word
 from emu86.cpu import layout as at
 from emu86.spec import x86
 
+_DS_BASE: Final = at.SEGMENTS + at.SEGMENT_SIZE * x86.DS + 8
 _CS_BASE: Final = at.SEGMENTS + at.SEGMENT_SIZE * x86.CS + 8
 
 
@@ -109,13 +111,100 @@ _ON_RDTSC: Final = f"""
 }}
 """  # fmt: skip
 
-# Handles a #GP(0) at CPL 1 (that is no INT 0Dh) whose site the VMM has learned as CLI
-# or STI. With TF set, or an interrupt waiting for STI, it is Python's.
+# INVLPG [register], DS based at 0: drops the page's shadow entry unless something about
+# it is unusual: no paging, a PDE that has changed or maps 4 MiB, a page with learned
+# sites, or more pages dropped than Python has been told of.
+_INVLPG: Final = f"""
+invlpg:
+  %register = sub i64 %kind, {word.SITE_INVLPG}
+  %register_at = getelementptr i64, ptr %state, i64 %register
+  %register_value = load i64, ptr %register_at
+  %gva = and i64 %register_value, {x86.MASK32}
+  %gva_page = lshr i64 %gva, 12
+  {_word("learned_at", word.LEARNED)}
+  {_word("pdes_at", word.SHADOW_PDES)}
+  {_word("dropped_at", word.DROPPED_COUNT)}
+  %ds_base = load i64, ptr %ds_base_at
+  %learned = load i64, ptr %learned_at
+  %pdes = load i64, ptr %pdes_at
+  %dropped_count = load i64, ptr %dropped_at
+  %bit = and i64 %gva_page, 63
+  %learned_bits = lshr i64 %learned, %bit
+  %is_learned.64 = and i64 %learned_bits, 1
+  %is_unlearned = icmp eq i64 %is_learned.64, 0
+  %is_flat = icmp eq i64 %ds_base, 0
+  %is_paging = icmp ne i64 %pdes, 0
+  %has_room = icmp slt i64 %dropped_count, {word.DROPPED_MOST}
+  %usual.0 = and i1 %is_unlearned, %is_flat
+  %usual.1 = and i1 %is_paging, %has_room
+  %usual = and i1 %usual.0, %usual.1
+  br i1 %usual, label %directory, label %python
+directory:
+  %pde_index = lshr i64 %gva, 22
+  {_word("guest_pdes_at", word.GUEST_PDES)}
+  {_word("known_pdes_at", word.KNOWN_PDES)}
+  %guest_pdes = load ptr, ptr %guest_pdes_at
+  %known_pdes = load ptr, ptr %known_pdes_at
+  %guest_pde_at = getelementptr i32, ptr %guest_pdes, i64 %pde_index
+  %known_pde_at = getelementptr i32, ptr %known_pdes, i64 %pde_index
+  %guest_pde = load i32, ptr %guest_pde_at
+  %known_pde = load i32, ptr %known_pde_at
+  %large = and i32 %guest_pde, {x86.PDE_PS}
+  %is_small = icmp eq i32 %large, 0
+  %is_same = icmp eq i32 %guest_pde, %known_pde
+  %plain = and i1 %is_small, %is_same
+  br i1 %plain, label %leaf, label %python
+leaf:
+  %shadow_pdes = inttoptr i64 %pdes to ptr
+  %shadow_index = lshr i64 %gva, 21
+  %shadow_pde_at = getelementptr i64, ptr %shadow_pdes, i64 %shadow_index
+  %shadow_pde = load i64, ptr %shadow_pde_at
+  %table_hpa = and i64 %shadow_pde, -4096
+  %is_linked = icmp ne i64 %table_hpa, 0
+  br i1 %is_linked, label %entry, label %note
+entry:
+  {_word("bias_at", word.HIDDEN_BIAS)}
+  %bias = load i64, ptr %bias_at
+  %table_address = add i64 %table_hpa, %bias
+  %table = inttoptr i64 %table_address to ptr
+  %entry_index = and i64 %gva_page, 511
+  %entry_at = getelementptr i64, ptr %table, i64 %entry_index
+  %entry_value = load i64, ptr %entry_at
+  %is_filled = icmp ne i64 %entry_value, 0
+  br i1 %is_filled, label %drop, label %note
+drop:
+  store i64 0, ptr %entry_at
+  {_word("drops_at", word.COUNT_DROPPED)}
+  %drops = load i64, ptr %drops_at
+  %more_drops = add i64 %drops, 1
+  store i64 %more_drops, ptr %drops_at
+  {_word("flush_at", word.FLUSH_PAGE)}
+  {_word("cpu_at", word.CPU)}
+  %flush = load ptr, ptr %flush_at
+  %cpu = load ptr, ptr %cpu_at
+  %flushed = and i64 %gva, {x86.PAGE_MASK}
+  call void %flush(ptr %cpu, i64 %flushed)
+  br label %note
+note:
+  %note_slot = add i64 %dropped_count, {word.DROPPED}
+  %note_at = getelementptr i64, ptr %control, i64 %note_slot
+  store i64 %gva_page, ptr %note_at
+  %more_dropped = add i64 %dropped_count, 1
+  store i64 %more_dropped, ptr %dropped_at
+  br label %dropped
+dropped:
+  br label %done
+"""
+
+# Handles a #GP(0) at CPL 1 (that is no INT 0Dh) whose site the VMM has learned as CLI,
+# STI or INVLPG. With TF set, or an interrupt waiting for STI, it is Python's.
 _ON_EXCEPTION: Final = f"""
 {_enter("define void @on_exception(ptr %uc, i32 %vector, ptr %control)",
         {"python_at": word.ON_EXCEPTION, "pending_at": word.PENDING, "now_at": word.NOW,
-         "cli_count": word.COUNT_CLI, "sti_count": word.COUNT_STI},
-        {"error_at": at.ERROR_CODE, "hflags_at": at.HFLAGS, "rflags_at": at.RFLAGS,
+         "cli_count": word.COUNT_CLI, "sti_count": word.COUNT_STI,
+         "invlpg_count": word.COUNT_INVLPG},
+        {"ds_base_at": _DS_BASE, "error_at": at.ERROR_CODE, "hflags_at": at.HFLAGS,
+         "rflags_at": at.RFLAGS,
          "rip_at": at.RIP, "base_at": _CS_BASE, "old_at": at.OLD_EXCEPTION})}
   %is_gp = icmp eq i32 %vector, {x86.VEC_GP}
   br i1 %is_gp, label %gp, label %python
@@ -149,7 +238,10 @@ site:
   %kind = load i64, ptr %kind_at
   %open = and i32 %hflags, {~at.HF_INHIBIT_IRQ}
   %is_cli = icmp eq i64 %kind, {word.SITE_CLI}
-  br i1 %is_cli, label %cli, label %sti
+  br i1 %is_cli, label %cli, label %not_cli
+not_cli:
+  %is_sti = icmp eq i64 %kind, {word.SITE_STI}
+  br i1 %is_sti, label %sti, label %invlpg
 cli:
   %cli_flags = and i64 %rflags, {~x86.IF}
   br label %done
@@ -164,10 +256,14 @@ set:
   %sti_hflags = select i1 %was_off, i32 %shadow, i32 %open
   %sti_flags = or i64 %rflags, {x86.IF}
   br label %done
+{_INVLPG}
 done:
-  %new_flags = phi i64 [ %cli_flags, %cli ], [ %sti_flags, %set ]
-  %new_hflags = phi i32 [ %open, %cli ], [ %sti_hflags, %set ]
-  %count_at = phi ptr [ %cli_count, %cli ], [ %sti_count, %set ]
+  %new_flags = phi i64 [ %cli_flags, %cli ], [ %sti_flags, %set ],
+                       [ %rflags, %dropped ]
+  %new_hflags = phi i32 [ %open, %cli ], [ %sti_hflags, %set ], [ %open, %dropped ]
+  %count_at = phi ptr [ %cli_count, %cli ], [ %sti_count, %set ],
+                      [ %invlpg_count, %dropped ]
+  %length = phi i64 [ 1, %cli ], [ 1, %set ], [ {word.INVLPG_LENGTH}, %dropped ]
   %seen = load i64, ptr %count_at
   %count = add i64 %seen, 1
   store i64 %count, ptr %count_at
@@ -176,7 +272,7 @@ done:
   store i64 %now, ptr %now_at
   store i64 %new_flags, ptr %rflags_at
   store i32 %new_hflags, ptr %hflags_at
-  %after = add i64 %rip, 1
+  %after = add i64 %rip, %length
   %eip = and i64 %after, {x86.MASK32}
   store i64 %eip, ptr %rip_at
   store i32 -1, ptr %old_at

@@ -46,9 +46,12 @@ class Stats:
             ("CLI", word.COUNT_CLI),
             ("STI", word.COUNT_STI),
             ("RDTSC", word.COUNT_RDTSC),
+            ("INVLPG", word.COUNT_INVLPG),
         ):
             if control[count]:
                 totals.setdefault(reason, [0, 0])[0] += control[count]
+        shadow = asdict(vmm.mmu.stats)
+        shadow["drops"] += control[word.COUNT_DROPPED]
         exits = {
             reason: ExitStat(*stat)
             for reason, stat in sorted(totals.items(), key=lambda item: -item[1][0])
@@ -62,7 +65,7 @@ class Stats:
             blocks=vmm.scanner.blocks,
             decoded=vmm.scanner.decoded,
             patched=dict(vmm.scanner.patched.most_common()),
-            shadow=asdict(vmm.mmu.stats),
+            shadow=shadow,
             guest_share=share,
             wall_s=wall,
             virtual_s=control[word.NOW] / word.QUARTERS / 1e9,

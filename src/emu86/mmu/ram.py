@@ -5,6 +5,7 @@ VMM's pages (shadow tables, shadow descriptor tables) stand above 4 GiB, where n
 guest table can point.
 """
 
+import ctypes
 import mmap
 from typing import Final
 
@@ -24,6 +25,11 @@ HOLE: Final = range(0xA0, 0x100)  # page numbers of the PC's adapter and ROM spa
 HIDDEN: Final = 1 << 32  # HPA of the VMM's own memory
 
 
+def _address(memory: mmap.mmap) -> int:
+    """Return where in this process the memory is."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
 class Ram:
     """`size` bytes of guest RAM from GPA 0 (whole pages) without the PC's hole."""
 
@@ -33,6 +39,7 @@ class Ram:
         self.map = mmap.mmap(-1, size)
         self.bytes = memoryview(self.map)
         self.words = self.bytes.cast("I")
+        self.address = _address(self.map)
         self.words_np = np.frombuffer(self.map, np.uint32)
         self.state = bytearray(self.pages)
         for page in HOLE:
@@ -78,6 +85,7 @@ class Hidden:
         self.map = mmap.mmap(-1, self.PAGES << x86.PAGE_SHIFT)
         self.bytes = memoryview(self.map)
         self.q = self.bytes.cast("Q")
+        self.address = _address(self.map)
         self.np = np.frombuffer(self.map, np.uint64)
         engine.map(HIDDEN, self.bytes)
         start = self.ONES << x86.PAGE_SHIFT

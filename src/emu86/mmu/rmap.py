@@ -125,7 +125,7 @@ class PageUse:
         self._flush(dropped)
 
     def _flush(self, entries: list[tuple[int, LeafTable]]) -> None:
-        """Drop what the TLB has of these entries: a guest may map one a million times."""
+        """Drop what the TLB has of these entries, of which there may be a million."""
         if sum(len(table.slots) for _index, table in entries) > _MANY:
             self.engine.flush_tlb()
         else:

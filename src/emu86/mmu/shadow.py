@@ -7,6 +7,7 @@ TLB be stale until INVLPG or MOV CR3, and that is when an entry is compared with
 was made from.
 """
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,8 +15,9 @@ from typing import Final
 
 import numpy as np
 
+from emu86.cpu import control as word
 from emu86.cpu.engine import CR, Engine
-from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED, Hidden, Ram
+from emu86.mmu.ram import CODE, DATA, HIDDEN, MIXED, TABLE, UNBACKED, Hidden, Ram
 from emu86.mmu.rmap import LeafTable, PageUse
 from emu86.mmu.walk import denied, touch, walk
 from emu86.spec import x86
@@ -50,7 +52,15 @@ NO_BACKING: Final = Miss.NO_BACKING
 class Root:
     """A shadow root: one guest CR3 (or none, without paging)."""
 
-    __slots__ = ("copy", "copy32", "directory", "hpa", "paged", "tables")
+    __slots__ = (
+        "copy",
+        "copy32",
+        "copy_address",
+        "directory",
+        "hpa",
+        "paged",
+        "tables",
+    )
 
     def __init__(self, hpa: int, directory: int) -> None:
         self.hpa = hpa
@@ -59,6 +69,7 @@ class Root:
         self.paged: dict[int, LeafTable] = {}  # those made from a guest page table
         self.copy = bytearray(x86.PAGE_SIZE)
         self.copy32 = memoryview(self.copy).cast("I")
+        self.copy_address = ctypes.addressof(ctypes.c_char.from_buffer(self.copy))
 
 
 @dataclass(slots=True)
@@ -80,6 +91,7 @@ class ShadowMmu:
         self.ram = ram
         self.hidden = hidden
         self.pool = hidden.q
+        engine.control[word.HIDDEN_BIAS] = hidden.address - HIDDEN
         self.use = PageUse(engine, ram, hidden)
         self.stats = ShadowStats()
         self.cr0 = self.cr3 = self.cr4 = 0
@@ -110,7 +122,7 @@ class ShadowMmu:
             root = self._new_root(key)
         self.root = root
         self._sync_root(root, key)
-        self.engine.q[_HOST_CR3] = root.hpa
+        self._enter(root)
         self.engine.flush_tlb()
         self.switched()
 
@@ -123,9 +135,21 @@ class ShadowMmu:
         self._next = Hidden.POOL
         paging = self.cr0 & x86.CR0_PG
         self.root = self._new_root(self.cr3 & x86.PAGE_MASK if paging else _EVERYTHING)
-        self.engine.q[_HOST_CR3] = self.root.hpa
+        self._enter(self.root)
         self.engine.flush_tlb()
         self.use.global_changed()
+
+    def _enter(self, root: Root) -> None:
+        """Have the engine, and its compiled INVLPG, walk `root`."""
+        self.engine.q[_HOST_CR3] = root.hpa
+        control = self.engine.control
+        directory = self.cr3 & x86.PAGE_MASK
+        paging = self.cr0 & x86.CR0_PG and directory < self.ram.size
+        control[word.SHADOW_PDES] = (
+            self.hidden.address + 8 * root.directory if paging else 0
+        )
+        control[word.GUEST_PDES] = self.ram.address + directory
+        control[word.KNOWN_PDES] = root.copy_address
 
     def invalidate(self, gva: int) -> None:
         """INVLPG: drop the translation of one page, and of its PDE if that changed."""

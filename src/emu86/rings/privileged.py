@@ -146,6 +146,9 @@ def _invlpg(vmm: "Vmm", insn: "Insn") -> None:
     if not insn.memory:
         raise undefined()
     vmm.invalidate(operand.address(vmm, insn))
+    plain = insn.index < 0 and not insn.displacement and insn.segment == x86.DS
+    if plain and insn.base >= 0 and vmm.engine.can.flush_page:
+        vmm.sites.learn(insn, word.SITE_INVLPG + insn.base)
 
 
 def _nothing(_vmm: "Vmm", _insn: "Insn") -> None:

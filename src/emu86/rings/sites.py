@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _CS_BASE: Final = BASE[x86.CS]
 _CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
+_MASK64: Final = (1 << 64) - 1
 _NO_SITES: Final = memoryview(bytes(16 * (word.SITE_MASK + 1))).cast("q")
 
 
@@ -99,19 +100,24 @@ class Sites:
             self.unlearn()
 
     def learn(self, insn: Insn, kind: int) -> None:
-        """Let the compiled hook handle the CLI or STI at CS:EIP from now on.
+        """Let the compiled hook handle the instruction at CS:EIP from now on.
 
         Not while exits are timed or watched, which only Python does.
         """
         vmm = self.vmm
-        if insn.length != 1 or vmm.timing or vmm.observers:
+        wanted = word.INVLPG_LENGTH if kind >= word.SITE_INVLPG else 1
+        if insn.length != wanted or vmm.timing or vmm.observers:
             return
         linear = (self._q[RIP] + self._q[_CS_BASE]) & x86.MASK32
         if self._d[_CS_SELECTOR] & 3 == 0 and vmm.mmu.is_global(linear):
             slot = word.site_slot(linear)
             self._control[slot] = linear
             self._control[slot + 1] = kind
-            self._learned.add(linear >> x86.PAGE_SHIFT)
+            page = linear >> x86.PAGE_SHIFT
+            self._learned.add(page)
+            bits = self._control[word.LEARNED] & _MASK64 | 1 << (page & 63)
+            # The control block's words are signed.
+            self._control[word.LEARNED] = bits - (bits >> 63 << 64)
 
     def invalidate(self, gva: int) -> None:
         """INVLPG: a page with learned sites may be another one now."""
@@ -122,4 +128,5 @@ class Sites:
         """Take every site back from the compiled hook."""
         if self._learned:
             self._learned.clear()
+            self._control[word.LEARNED] = 0
             self._control[word.SITES : word.SITES + len(_NO_SITES)] = _NO_SITES

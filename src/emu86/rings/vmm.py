@@ -115,6 +115,8 @@ class Vmm:
             self.engine.stop()  # there may never be a block that would
         if self.scanner.waiting is not None:
             self.scanner.restore()
+        if control[word.DROPPED_COUNT]:
+            self._take_dropped()
         d = self.d
         software = d[IS_INT]
         self._reason = ""
@@ -329,6 +331,8 @@ class Vmm:
 
     def interrupt(self) -> None:
         """Inject the interrupt that waits, if the guest lets it in now."""
+        if self._control[word.DROPPED_COUNT]:
+            self._take_dropped()
         if (
             self.q[RFLAGS] & x86.IF
             and not self.d[_HFLAGS] & at.HF_INHIBIT_IRQ
@@ -477,6 +481,14 @@ class Vmm:
         self.mmu.invalidate(gva)
         self.memory.forget(gva)
         self.sites.invalidate(gva)
+
+    def _take_dropped(self) -> None:
+        """Learn which pages the compiled INVLPG has dropped."""
+        control = self._control
+        count = control[word.DROPPED_COUNT]
+        control[word.DROPPED_COUNT] = 0
+        for i in range(word.DROPPED, word.DROPPED + count):
+            self.memory.forget(control[i] << x86.PAGE_SHIFT)
 
     def _global_changed(self) -> None:
         """Translations that outlive MOV to CR3 have changed all the same."""
