@@ -1,0 +1,45 @@
+"""Thousands of random programs: none hangs, crashes or leaves what is not its own.
+
+`python -m fuzz.batch KIND FIRST COUNT [TECHNIQUE]` in tests/ runs other seeds;
+EMU86_FUZZ multiplies how many run here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fuzz.programs import KINDS
+
+_TESTS = Path(__file__).parents[1]
+_SCALE = float(os.environ.get("EMU86_FUZZ", "1"))
+_BATCHES = [
+    *((kind, 400, "patch") for kind in KINDS),
+    *((kind, 100, "trap") for kind in ("ring0", "ring3", "mix", "mix3", "damaged")),
+    *((kind, 100, "iopl") for kind in ("ring0", "ring3", "mix", "mix3", "damaged")),
+    *((kind, 60, "public") for kind in ("ring0", "mix", "mix3", "ports")),
+]
+
+
+@pytest.mark.parametrize(("kind", "count", "technique"), _BATCHES)
+def test_no_program_hangs_or_crashes_the_vmm(kind, count, technique):
+    count = max(int(count * _SCALE), 1)
+    done = subprocess.run(
+        [sys.executable, "-m", "fuzz.batch", kind, "0", str(count), technique],
+        cwd=_TESTS,
+        env=os.environ | {"PYTHONPATH": str(_TESTS)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60 + 2 * count,
+    )
+    seeds = [line for line in done.stderr.splitlines() if line.startswith("seed ")]
+    told = [line for line in done.stderr.splitlines() if not line.startswith("seed ")]
+    last = seeds[-1] if seeds else "no seed"
+    assert done.returncode == 0, f"{kind} {last} {technique}:\n" + "\n".join(told)
+    reasons = json.loads(done.stdout)["reasons"]
+    assert sum(reasons.values()) == count
+    assert len(reasons) > 1, "the programs do nothing"
