@@ -25,7 +25,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench: guests
-	$(BIN)/python tools/bench.py $(ARGS)
+	$(BIN)/python -m bench $(ARGS)
 
 guests: $(READY) debian
 	$(BIN)/python tools/fetch_guests.py

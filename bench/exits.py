@@ -1,0 +1,171 @@
+"""What exits cost, by what the guest did.
+
+First the firmware image `exits`: one operation at a time, many times over, and the time
+between two of its lines: all of it is in there, the engine's way out and back too. Then
+a Linux boot as `Machine.stats` measures it: time inside the VMM only, by exit reason,
+and dearer than without a stopwatch in each exit. While exits are measured the
+compiled hook leaves all to Python.
+"""
+
+import sys
+from statistics import median
+from time import process_time
+from typing import Final
+
+from bench.tools import GUESTS, BenchError, say, show, terminal
+from emu86 import Machine, firmware
+from emu86.report import exit_table, summary
+from emu86.spec import x86
+
+COUNT: Final = 20_000
+ROUNDS: Final = 3
+_EMPTY: Final = "nothing"
+
+
+class Sections:
+    """What the firmware says, cut at its lines; one timestamp at either end of each.
+
+    A section lasts from the end of its line to the first byte of the next, so that
+    printing is in none of them.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.cost: dict[str, tuple[float, int]] = {}  # name: CPU seconds, exits
+        self._machine = machine
+        self._name = ""
+        self._line = b""
+        self._began = (0.0, 0)
+        machine.on_console(self._console)
+
+    def _console(self, data: bytes) -> None:
+        now = process_time()
+        if self._name:
+            exits = self._exits()
+            self.cost[self._name] = (now - self._began[0], exits - self._began[1])
+            self._name = ""
+        self._line += data
+        if data == b"\n":
+            words = self._line.decode().split()
+            self._line = b""
+            if len(words) == 3 and words[0] == "section" and words[1] != "end":
+                self._name = words[1]
+                exits = self._exits()
+                self._began = (process_time(), exits)
+
+    def _exits(self) -> int:
+        return sum(stat.count for stat in self._machine.stats.exits.values())
+
+
+def operations(technique: str, count: int) -> dict[str, tuple[float, float]]:
+    """CPU microseconds and exits of one operation, by its name."""
+    machine = Machine(memory=16 << 20, technique=technique)
+    machine.load_kernel(firmware.path("exits"), append=str(count))
+    sections = Sections(machine)
+    stop = machine.run(timeout=300)
+    cost = sections.cost
+    if stop.reason != "poweroff" or _EMPTY not in cost:
+        raise BenchError(f"the firmware image exits ended with {stop}")
+    empty = cost.pop(_EMPTY)[0]
+    return {
+        name: ((spent - empty) / count * 1e6, exits / count)
+        for name, (spent, exits) in cost.items()
+    }
+
+
+# Paging with one global 4 MiB page (SDM Vol. 3A section 4.3): code at 8000h, directory
+# at 4000h.
+_DIRECTORY: Final = 0x4000
+_PAGING_ON: Final = bytes.fromhex(
+    "b800400000 0f22d8"  # mov eax, 4000h; mov cr3, eax
+    "b890000000 0f22e0"  # mov eax, PSE + PGE; mov cr4, eax
+    "b811000080 0f22c0"  # mov eax, PG + ET + PE; mov cr0, eax
+)
+COMPILED: Final = {"cli_sti": "fafb", "invlpg": "0f0138"}
+
+
+def compiled(body: bytes, count: int) -> float:
+    """CPU microseconds of `body`, done `count` times, that the compiled hook handles.
+
+    It does so on global pages only, such as those of Linux's kernel. Those of the
+    firmware image are not global, so there Python does it.
+    """
+    costs = []
+    for each in (body, b""):
+        machine = Machine(memory=4 << 20)
+        pde = x86.PTE_P | x86.PTE_RW | x86.PDE_PS | x86.PTE_G
+        machine.write_physical(_DIRECTORY, pde.to_bytes(4, "little"))
+        # mov ecx, count; again: body; loop again; cli; hlt
+        back = -2 - len(each) & 0xFF
+        code = _PAGING_ON + b"\xb9" + count.to_bytes(4, "little")
+        code += each + bytes((0xE2, back, 0xFA, 0xF4))
+        machine.load_flat(code, 0x8000)
+        begin = process_time()
+        stop = machine.run(timeout=300)
+        costs.append(process_time() - begin)
+        if stop.reason != "halted":
+            raise BenchError(f"the loop of {body.hex()} ended with {stop}")
+    return (costs[0] - costs[1]) / count * 1e6
+
+
+def firmware_table(count: int, rounds: int) -> None:
+    """Print what one operation costs, by technique."""
+    techniques = ("patch", "iopl")
+    runs = {
+        name: [operations(name, count) for _ in range(rounds)] for name in techniques
+    }
+
+    def cells(technique: str, name: str) -> list[str]:
+        cost = median(run[name][0] for run in runs[technique])
+        return [f"{cost:.2f}", f"{runs[technique][0][name][1]:.2f}"]
+
+    show(
+        f"one operation, {count:,} of each, CPU time, median of {rounds} runs",
+        ("operation", *(f"{t} {what}" for t in techniques for what in ("µs", "exits"))),
+        [
+            [name, *(cell for t in techniques for cell in cells(t, name))]
+            for name in runs["patch"][0]
+        ],
+    )
+
+
+def compiled_table(count: int, rounds: int) -> None:
+    """Print what the operations cost that need no Python."""
+    show(
+        f"in the compiled hook, {count:,} of each, CPU time, median of {rounds} runs",
+        ("operation", "patch µs"),
+        [
+            (name, f"{median(costs):.2f}")
+            for name, costs in (
+                (name, [compiled(bytes.fromhex(body), count) for _ in range(rounds)])
+                for name, body in COMPILED.items()
+            )
+        ],
+    )
+
+
+def linux_table() -> None:
+    """Print the exits of the fixed Linux workload, measured one by one."""
+    machine = Machine(memory=256 << 20)
+    machine.load_kernel(
+        GUESTS / "vmlinuz", append="console=ttyS0", initrd=GUESTS / "workload.cpio"
+    )
+    machine.measure()
+    stop = machine.run(until=b"GUEST-DONE", timeout=300)
+    if stop.reason != "until":
+        raise BenchError(f"the Linux workload ended with {stop}")
+    say("")
+    say("the Linux workload, technique patch, every exit measured by perf_counter_ns")
+    terminal.print(exit_table(machine.stats))
+    for line in summary(machine.stats):
+        say(line)
+
+
+def main(count: int = COUNT, rounds: int = ROUNDS) -> None:
+    """Measure and print."""
+    firmware_table(count, rounds)
+    compiled_table(10 * count, rounds)
+    linux_table()
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
