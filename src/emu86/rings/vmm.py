@@ -127,6 +127,9 @@ class Vmm:
                 insn = self.sites.seen(vector, software)
                 if insn is not None:
                     self._emulate(insn)
+                elif self.q[RFLAGS] & x86.VM:
+                    # An IRET that was not patched takes VM from its stack at any CPL.
+                    self.unsupported("virtual-8086 mode")
                 elif software:
                     self._software(vector)
                 elif vector in _SEGMENT_VECTORS:
