@@ -32,8 +32,9 @@ def exit_table(stats: "Stats") -> Table:
     rows = sorted(stats.exits.items(), key=lambda row: row[1].ns, reverse=True)
     for reason, cost in rows:
         if cost.count:
-            mean = f"{cost.ns / cost.count / 1000:.2f}"
-            share = f"{cost.ns / wall:.1%}" if wall else "-"
+            timed = cost.ns and wall
+            mean = f"{cost.ns / cost.count / 1000:.2f}" if timed else "-"
+            share = f"{cost.ns / wall:.1%}" if timed else "-"
             table.add_row(reason, f"{cost.count:,}", mean, share)
     table.add_section()
     count = sum(cost.count for cost in stats.exits.values())
