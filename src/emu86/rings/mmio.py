@@ -42,6 +42,7 @@ class Stepper:
         self.vmm = vmm
         self.windows: list[_Window] = []
         self.pages: list[int] = []  # mixed pages that the step has shared
+        self._contender = -1  # EIP at the last contention
         self._resets = 0
         self._decoders = {
             wide: _detailed(mode)
@@ -56,15 +57,23 @@ class Stepper:
         """Whether a step is in progress."""
         return bool(self.windows or self.pages)
 
-    def share(self, page: int) -> None:
-        """Let the instruction at EIP use several mappings of a mixed page.
+    def contend(self) -> None:
+        """One mapping of a mixed page has taken it from another.
 
-        One that writes to the page it stands in by another address, say: a mixed page
-        has one mapping, so fetch and store would take it from each other for ever.
+        If it happens twice at one instruction, that needs both: it writes to the page
+        it stands in by another address, say, and fetch and store would take it from
+        each other for ever. So it is stepped with both.
         """
-        self.pages.append(page)
-        self.vmm.mmu.use.shared.add(page)
-        self.vmm.q[RFLAGS] |= x86.TF
+        vmm = self.vmm
+        use, eip = vmm.mmu.use, vmm.q[RIP]
+        page, use.contended = use.contended, -1
+        if self._contender == eip:
+            if not self.active:
+                vmm.guest_tf = vmm.q[RFLAGS] & x86.TF
+            self.pages.append(page)
+            use.shared.add(page)
+            vmm.q[RFLAGS] |= x86.TF
+        self._contender = eip
 
     def start(self, gva: int, gpa: int, index: int, *, write: bool) -> bool:
         """Open a window on `gpa` for the instruction at EIP; False: too many.

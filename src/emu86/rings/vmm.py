@@ -29,6 +29,7 @@ from emu86.rings.fault import GuestFault, TripleFault, gp, undefined
 from emu86.rings.inject import as_fault, inject, software
 from emu86.rings.mmio import Stepper
 from emu86.rings.record import Record
+from emu86.rings.rotate import settle_flags
 from emu86.rings.scan import INT3, Scanner
 from emu86.rings.segments import Segments
 from emu86.rings.sites import Sites
@@ -86,7 +87,6 @@ class Vmm:
         self.scanner = Scanner(self, iopl_raised=self.raised)
         self.stepper = Stepper(self)
         self.guest_tf = 0  # the guest's TF while a step has set the hardware's
-        self._contender = -1  # EIP at the last claim of a mixed page from another
         self.end: tuple[str, str] | None = None
         self.timing = False
         self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
@@ -229,11 +229,13 @@ class Vmm:
                 return
             gva &= x86.MASK32
             self.mmu.wrap()
-        outcome = self.mmu.miss(gva, error)
+        # A rotate through carry loads with intent to store, as hardware does.
+        rotates = not error & x86.PF_I and settle_flags(self)
+        outcome = self.mmu.miss(gva, error | x86.PF_W if rotates else error)
         if outcome is FILLED:
             self._reason = "#PF fill"
             if self.mmu.use.contended >= 0:
-                self._contention()
+                self.stepper.contend()
             if self.observers:
                 for observer in self.observers:
                     observer.shadow_fill(gva)
@@ -251,16 +253,6 @@ class Vmm:
             index = self.mmu.slot(gva)
             if not self.stepper.start(gva, gpa, index, write=write):
                 raise undefined()
-
-    def _contention(self) -> None:
-        """Two mappings of a mixed page take it from each other for one instruction."""
-        use, eip = self.mmu.use, self.q[RIP]
-        page, use.contended = use.contended, -1
-        if self._contender == eip:
-            if not self.stepper.active:
-                self.guest_tf = self.q[RFLAGS] & x86.TF
-            self.stepper.share(page)
-        self._contender = eip
 
     def _protection(self, vector: int) -> None:
         """#TS, #NP, #SS, #GP: something to emulate, or the guest's own fault."""
