@@ -2,7 +2,9 @@
 
 The engine brings its lazy flags to EFLAGS form before such a rotate loads its operand,
 and forgets that it did when the load faults: the carry that the instruction takes when
-it runs again is rubbish. The SDM (Vol. 2B RCL) leaves the flags as they were.
+it runs again is rubbish. The SDM (Vol. 2B RCL) leaves the flags as they were. A store
+that faults where the load did not (the page was read, but not yet written) is past
+mending: the engine has put the new carry over the old one by then.
 """
 
 from typing import TYPE_CHECKING, Final

@@ -33,6 +33,7 @@ _SS_BASE: Final = BASE[x86.SS]
 _SS_LIMIT: Final = LIMIT[x86.SS]
 _SS_ATTRIBUTES: Final = ATTRIBUTES[x86.SS]
 _NATIVE: Final = x86.DESC_P | x86.DESC_S | x86.DESC_A
+_MANY: Final = 0x10000  # encoded descriptors kept, whatever the guest writes
 
 
 class Descriptor:
@@ -148,6 +149,8 @@ class ShadowTable:
             pass  # what cannot be read stays out, and traps
         words = memoryview(raw[: len(raw) & ~7]).cast("Q")
         encoded, entries, first = self._encoded, self.entries, self.first
+        if len(encoded) > _MANY:
+            encoded.clear()
         for i, word in enumerate(words):
             entry = encoded.get(word)
             if entry is None:
@@ -435,4 +438,7 @@ class Segments:
     def _was_zero(self, index: int) -> bool:
         """Tell DPL 0 from DPL 1 by the guest's table: the register does not keep it."""
         selector = self.d[SELECTOR[index]]
-        return selector & 0xFFFC != 0 and self.descriptor(selector).dpl == 0
+        try:
+            return selector & 0xFFFC != 0 and self.descriptor(selector).dpl == 0
+        except (GuestFault, PageFault):
+            return True  # gone from the table since
