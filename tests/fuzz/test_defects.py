@@ -88,6 +88,14 @@ def test_a_conditional_jump_over_the_beginning(ring):
     assert machine.registers["cr2"] >> 16 == 0xFFFC
 
 
+def test_a_conditional_jump_over_the_beginning_to_what_is_mapped():
+    """FFFF_FFFF_C004_0010h was filled at C0040010h, and missed again for ever."""
+    # stc; jc C0040010h; (10h:) cli; hlt
+    machine, stop = end("f9 0f82090000c0 909090909090909090 fa f4", paging=True)
+    assert stop.reason == "halted"
+    assert machine.registers["eip"] == 0xC0040012
+
+
 def test_a_patch_site_that_is_not_in_ram():
     """FFh where no RAM is and 2Dh in RAM: a far jump that no INT3 can stand for."""
     machine = flat("b8ffffffff ffe0")  # mov eax, FFFFFFFFh; jmp eax
@@ -170,6 +178,24 @@ def test_code_behind_a_page_table_entry_that_was_changed():
     code = "a100400400 c7051061010000000000 e8ec3f0000 fa f4"
     ram = [(0x44000, bytes.fromhex("0f01e0 c3"))]  # smsw eax; ret
     assert end(code, paging=True, ram=ram)[1].reason == "halted"
+
+
+def test_a_rotate_through_carry_of_a_page_not_there_yet():
+    """The carry was lost, and the flags were rubbish, too wide for a frame."""
+    # ror eax, 1; stc; jmp +0; rcl dword [60000h], 1; pushf; pop esi; cli; hlt
+    code = "d1c8 f9 eb00 d11500000600 9c 5e fa f4"
+    machine, stop = end(code, paging=True, ram=[(0x60000, b"UUUU")])
+    assert stop.reason == "halted"
+    assert machine.read_physical(0x60000, 4) == b"\xab\xaa\xaa\xaa"
+    assert machine.registers["esi"] & ~0x8D5 == 2
+
+
+def test_a_user_in_virtual_8086_mode_where_nothing_is_patched():
+    """IRET takes VM from the stack at any CPL: the VMM took CS & 3 for the CPL."""
+    # push 0 (gs, fs, ds, es), 23h (ss), 2000h, 20202h, 4000h (cs), 40h; iretd
+    code = "6a006a006a006a00 6a23 6800200000 6802020200 6800400000 6a40 cf"
+    stop = end(code, ring=3, technique="trap")[1]
+    assert stop.reason == "unsupported"
 
 
 @pytest.mark.parametrize(
