@@ -276,7 +276,7 @@ def _write(path: str, text: str, mode: str = "w") -> None:
             with Path(path).open(mode) as file:
                 file.write(text)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--stats-json: {path}: {error}") from None
+        raise ConfigError(f"--stats-json: {path}: {error.strerror}") from None
 
 
 def _as_json(machine: "emu86.Machine", stop: "emu86.Stop") -> str:

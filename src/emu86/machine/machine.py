@@ -101,6 +101,7 @@ class Machine:
         self._tail = b""
         self._seen = False
         self._wall = 0.0
+        self._slept = 0.0
         self._loaded = False
 
     # -- loading -----------------------------------------------------------------------
@@ -210,9 +211,11 @@ class Machine:
             if deadline is not None:
                 wait = min(wait, deadline - time.monotonic())
             began = time.monotonic()
-            if wait > 0 and self._wake.wait(wait):
-                slept = int((time.monotonic() - began) * 1e9) * word.QUARTERS
-                self._control[word.NOW] += slept
+            woken = wait > 0 and self._wake.wait(wait)
+            slept = time.monotonic() - began
+            self._slept += slept
+            if woken:
+                self._control[word.NOW] += int(slept * 1e9) * word.QUARTERS
                 return False
             if due is None:
                 self._control[word.NOW] += int(_IDLE_POLL * 1e9) * word.QUARTERS
@@ -364,4 +367,4 @@ class Machine:
     @property
     def stats(self) -> Stats:
         """Counts and times since the start."""
-        return Stats.of(self.vmm, self._wall)
+        return Stats.of(self.vmm, self._wall, self._slept)

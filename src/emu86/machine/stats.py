@@ -38,8 +38,8 @@ class Stats:
     virtual_s: float
 
     @classmethod
-    def of(cls, vmm: "Vmm", wall: float) -> "Stats":
-        """Collect the statistics of a VMM that has run `wall` seconds."""
+    def of(cls, vmm: "Vmm", wall: float, slept: float) -> "Stats":
+        """Collect the statistics of a VMM that ran `wall` seconds, `slept` idle."""
         control = vmm.engine.control
         totals = {reason: list(stat) for reason, stat in vmm.exits.items()}
         for reason, count in (
@@ -59,7 +59,7 @@ class Stats:
         spent = sum(stat.ns for stat in exits.values()) / 1e9
         share = None
         if vmm.timing and wall:
-            share = max(0.0, 1 - spent / wall)
+            share = max(0.0, 1 - (spent + slept) / wall)
         return cls(
             exits=exits,
             blocks=vmm.scanner.blocks,
