@@ -275,8 +275,10 @@ def _write(path: str, text: str, mode: str = "w") -> None:
         else:
             with Path(path).open(mode) as file:
                 file.write(text)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ConfigError(f"--stats-json: {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"--stats-json: {path!r}: {error}") from None
 
 
 def _as_json(machine: "emu86.Machine", stop: "emu86.Stop") -> str:
