@@ -101,7 +101,7 @@ def watch(command: Sequence[str], marks: Sequence[bytes], timeout: float) -> Chi
                 text = text[at + len(waiting.pop(0)) :]
         wall = time.perf_counter() - begin
         if "--until" not in command:
-            process.send_signal(signal.SIGTERM)
+            os.kill(process.pid, signal.SIGTERM)  # send_signal would reap it
         while os.read(output, 65536):
             pass
         _, status, usage = os.wait4(process.pid, 0)
