@@ -35,7 +35,7 @@ debian:
 
 # pip's own upgrade notice would be noise; hashes make the lock file the last word.
 $(READY): requirements.lock pyproject.toml
-	test -x $(BIN)/python || python3 -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet \
 		--require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet \

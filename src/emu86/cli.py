@@ -1,6 +1,6 @@
 """The command line: `emu86 run` and its siblings.
 
-What takes long to import (numba, NumPy, Unicorn) is imported by the command that needs
+What takes long to import (NumPy, LLVM, Unicorn) is imported by the command that needs
 it, so that help and mistakes answer at once.
 """
 

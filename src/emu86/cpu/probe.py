@@ -8,6 +8,7 @@ import mmap
 import struct
 from typing import Final
 
+from emu86.cpu import control as word
 from emu86.cpu import engine
 from emu86.cpu import layout as at
 from emu86.spec import x86
@@ -163,13 +164,13 @@ class _Program:
         """Tell whether code rewritten behind the engine's back runs when dropped."""
         cpu = self.cpu
         self.memory[_CODE : _CODE + len(_RETURN)] = _RETURN
-        cpu.control[0], cpu.control[1] = 0, len(_RETURN) + 1
+        cpu.control[word.NOW], cpu.control[word.STOP_AT] = 0, len(_RETURN) + 1
         cpu.hook()
         cpu.run()
         first = cpu.q[x86.EAX]
         self.memory[_CODE + 1] = 2
         cpu.drop_code(_CODE, len(_RETURN))
-        cpu.control[0] = 0
+        cpu.control[word.NOW] = 0
         cpu.q[engine.RIP] = _CODE
         cpu.run()
         return (first, cpu.q[x86.EAX]) == (1, 2)

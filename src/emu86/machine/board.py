@@ -94,14 +94,14 @@ class Board:
     def port_read(self, port: int, width: int) -> int:
         """Read a port."""
         value = self.ports.read(port, width, self._control[word.NOW] >> 2)
-        if port in self._timed_ports:
+        if width > 1 or port in self._timed_ports:
             self.schedule()
         return value
 
     def port_write(self, port: int, width: int, value: int) -> None:
         """Write a port."""
         self.ports.write(port, width, value, self._control[word.NOW] >> 2)
-        if port in self._timed_ports:
+        if width > 1 or port in self._timed_ports:
             self.schedule()
 
     def mmio_read(self, gpa: int, width: int) -> bytes:

@@ -118,15 +118,23 @@ class Machine:
         append: its command line; initrd: Linux's initial file system or a Multiboot
         module. Raises ConfigError, one clear line, for anything that cannot be started.
         """
+        self._must_be_new()
         image = boot.read("kernel", kernel)
         initrds = () if initrd is None else (boot.read("initrd", initrd),)
         self._enter(boot.load(self._ram.bytes, image, cmdline=append, initrds=initrds))
 
     def load_flat(self, data: bytes, address: int, entry: int | None = None) -> None:
         """Place raw bytes at `address` and start at `entry` (default: there)."""
+        self._must_be_new()
         self._enter(boot.flat.load(self._ram.bytes, data, address=address, entry=entry))
 
+    def _must_be_new(self) -> None:
+        if self.now:
+            message = "kernel: this machine has run; another guest needs a new one"
+            raise ConfigError(message)
+
     def _enter(self, entry: Entry) -> None:
+        """Set the CPU up as the boot protocol has it."""
         vmm, q = self.vmm, self.vmm.q
         for i, name in enumerate(x86.GPR_NAMES):
             q[i] = entry.registers.get(name, 0)
@@ -150,7 +158,8 @@ class Machine:
             raise ConfigError(message)
         start = time.monotonic()
         deadline = None if timeout is None else start + timeout
-        alarm = threading.Timer(timeout or 0, self._look_up)
+        longest = threading.TIMEOUT_MAX
+        alarm = threading.Timer(min(timeout or 0, longest), self._look_up)
         alarm.daemon = True
         if timeout is not None:
             alarm.start()
@@ -177,11 +186,11 @@ class Machine:
             if vmm.scanner.waiting is None:
                 # Before the questions below: who answers one later puts 0 there.
                 control[word.STOP_AT] = control[word.NOW] + _SLICE
-            if vmm.end is not None:
-                return self._ended(*vmm.end)
             if self._seen:
                 self._seen = False
                 return Stop("until")
+            if vmm.end is not None:
+                return self._ended(*vmm.end)
             if self._stop_asked:
                 self._stop_asked = False
                 return Stop("interrupted")
@@ -193,16 +202,17 @@ class Machine:
                 control[word.PENDING] = board.pic.intr
                 if board.pic.intr:
                     vmm.interrupt()
-                if self.vcpu.halted and not self._idle(deadline):
+                if self.vcpu.halted:
+                    self._idle(deadline)
                     continue
                 board.schedule()
             engine.run()
 
-    def _idle(self, deadline: float | None) -> bool:
-        """Pass the time of a halted CPU; True if the guest can run now."""
+    def _idle(self, deadline: float | None) -> None:
+        """Pass the time of a halted CPU to its next interrupt, or end the run."""
         if not self.vmm.q[RFLAGS] & x86.IF:
             self._end("halted", f"at {self.vmm.where()}, interrupts off")
-            return False
+            return
         due = self.board.deadline()
         if self.realtime:
             wait = _IDLE_POLL
@@ -216,20 +226,20 @@ class Machine:
             self._slept += slept
             if woken:
                 self._control[word.NOW] += int(slept * 1e9) * word.QUARTERS
-                return False
+                return
             if due is None:
                 self._control[word.NOW] += int(_IDLE_POLL * 1e9) * word.QUARTERS
-                return False
+                return
         elif due is None:
             if not (self._input and self.board.hears()):
                 self._end("halted", f"at {self.vmm.where()}, waiting for nothing")
-            return False
+            return
         now = self._control[word.NOW]
         wake = due * word.QUARTERS
         if self.realtime:
             wake = min(wake, now + int(_IDLE_POLL * 1e9) * word.QUARTERS)
         self._control[word.NOW] = max(now, wake)
-        return False
+        return
 
     def _feed(self) -> None:
         """Send waiting console input to the serial line when the guest hears it."""
@@ -246,7 +256,7 @@ class Machine:
         self.vmm.finish(reason, detail)
 
     def stop(self) -> None:
-        """End the run soon, from any thread."""
+        """End the run soon, from any thread; before a run, that run at its start."""
         self._stop_asked = True
         self._look_up()
 
@@ -315,7 +325,10 @@ class Machine:
             self.vmm.q[x86.GPR_NAMES.index(name)] = value & x86.MASK32
 
     def read_physical(self, gpa: int, size: int) -> bytes:
-        """Read guest RAM; ones where there is none."""
+        """Read guest RAM; ones where there is none. ValueError below 0."""
+        if gpa < 0:
+            message = f"{gpa:#x} is no address"
+            raise ValueError(message)
         inside = self._ram.bytes[gpa : min(gpa + size, self._ram.size)]
         return bytes(inside).ljust(size, b"\xff")
 
@@ -325,9 +338,11 @@ class Machine:
             message = f"{len(data)} bytes at {gpa:#x} are not all in RAM"
             raise ValueError(message)
         first, last = gpa >> 12, (gpa + max(len(data), 1) - 1) >> 12
+        if not all(self._ram.backed(page) for page in range(first, last + 1)):
+            message = f"{len(data)} bytes at {gpa:#x} are not all in RAM"
+            raise ValueError(message)
         for page in range(first, last + 1):
-            if self._ram.backed(page):
-                self.vmm.mmu.use.touched(page, page << 12, x86.PAGE_SIZE)
+            self.vmm.mmu.use.touched(page, page << 12, x86.PAGE_SIZE)
         self._ram.bytes[gpa : gpa + len(data)] = data
 
     def read_virtual(self, gva: int, size: int) -> bytes:

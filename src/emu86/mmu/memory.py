@@ -30,14 +30,15 @@ class GuestMemory:
         self.read_pages: dict[int, int] = {}
         self._write: dict[int, int] = {}
         self._global_pages: dict[int, int] = {}
+        self._large: set[int] = set()  # gva >> 22 where a 4 MiB page was used
         mmu.use.narrowed = self._write.clear
-        mmu.switched = self.switch
 
     def flush(self) -> None:
         """Forget the cached translations."""
         self.read_pages.clear()
         self._write.clear()
         self._global_pages.clear()
+        self._large.clear()
 
     def switch(self) -> None:
         """MOV to CR3: forget the cached translations but those of global pages."""
@@ -46,7 +47,10 @@ class GuestMemory:
         self._write.clear()
 
     def forget(self, gva: int) -> None:
-        """Forget the cached translation of one page."""
+        """Forget the cached translation of one page, which may be a 4 MiB one."""
+        if gva >> 22 in self._large:
+            self.flush()
+            return
         self.read_pages.pop(gva >> 12, None)
         self._global_pages.pop(gva >> 12, None)
         self._write.pop(gva >> 12, None)
@@ -62,6 +66,8 @@ class GuestMemory:
         if code is not None:
             raise PageFault(gva, code)
         touch(self.ram, found, write=write)
+        if found.large:
+            self._large.add(gva >> 22)
         return found.page << 12 | gva & 0xFFF
 
     def page(self, gva: int) -> int:

@@ -40,7 +40,6 @@ class Ram:
         self.bytes = memoryview(self.map)
         self.words = self.bytes.cast("I")
         self.address = _address(self.map)
-        self.words_np = np.frombuffer(self.map, np.uint32)
         self.state = bytearray(self.pages)
         for page in HOLE:
             if page < self.pages:

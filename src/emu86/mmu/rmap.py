@@ -60,12 +60,10 @@ class PageUse:
         self.mapped: list[set[int] | None] = [None] * ram.pages
         self.watched: set[int] = set()  # pages whose descriptors are in a shadow table
         self.flips: dict[int, tuple[int, int]] = {}
-        self.contended = (
-            -1
-        )  # the mixed page of the last claim that took it from another
-        self.shared: set[int] = (
-            set()
-        )  # mixed pages that a step uses by several mappings
+        # The mixed page of the last claim that took it from another mapping, or -1.
+        self.contended = -1
+        # Mixed pages that a step uses by several mappings.
+        self.shared: set[int] = set()
         self.forget_code: Callable[[int], None] = lambda _page: None
         self.table_written: Callable[[int], None] = lambda _page: None
         self.narrowed: Callable[[], None] = lambda: None

@@ -145,6 +145,7 @@ class ShadowMmu:
         control = self.engine.control
         directory = self.cr3 & x86.PAGE_MASK
         paging = self.cr0 & x86.CR0_PG and directory < self.ram.size
+        paging = paging and not self.engine.wraps  # a page has two addresses then
         control[word.SHADOW_PDES] = (
             self.hidden.address + 8 * root.directory if paging else 0
         )
@@ -161,6 +162,7 @@ class ShadowMmu:
         if pde != self.root.copy32[slot]:
             self._unlink(self.root, slot)
             self.engine.flush_tlb()
+            self.use.global_changed()  # and of 4 MiB, not of this page alone
             return
         index = table.base + (gva >> 12 & 1023)
         if table.page_table >= 0 and self.pool[index]:
@@ -260,6 +262,8 @@ class ShadowMmu:
             pool[base + j] = entry | pte & table.rights & x86.PTE_US
             self.use.add(page, base + j)
             copy[j] = pte
+            if pte & x86.PTE_G:
+                table.shared = True
 
     def executed(self, gva: int, size: int) -> bytes:
         """Return `size` bytes of code at `gva` as the engine fetches them.
@@ -353,6 +357,7 @@ class ShadowMmu:
         """
         if not self.engine.wraps:
             self.engine.wraps = True
+            self.engine.control[word.SHADOW_PDES] = 0
             for root in self.roots.values():
                 self._wrap(root)
 
@@ -403,11 +408,12 @@ class ShadowMmu:
             if large:
                 self.use.large.setdefault(frame >> 10, []).append(table)
                 self._fill_large(table, dirty=bool(dirty))
-                table.shared = bool(pde & x86.PTE_G)
             elif page_table < self.ram.size:
                 table.copy[:] = self.ram.map[page_table : page_table + x86.PAGE_SIZE]
         elif not large and self._sync_table(table):
             self.engine.flush_tlb()
+        if large and pde & x86.PTE_G:
+            table.shared = True
         table.slots.add(slot)
         root.tables[slot] = table
         if not large:

@@ -25,7 +25,9 @@ _CLEARED_BY_TRAP = x86.TF | x86.NT | x86.RF | x86.VM
 _GATES = (*_INTERRUPT_GATES, x86.SYS_TRAP16, x86.SYS_TRAP32, x86.SYS_TASK_GATE)
 
 
-def inject(vmm: "Vmm", vector: int, error: int | None = None) -> None:
+def inject(
+    vmm: "Vmm", vector: int, error: int | None = None, *, interrupt: bool = False
+) -> None:
     """Deliver an exception or a hardware interrupt, with what comes of failing.
 
     A second fault on the way is delivered instead, or as #DF where table 6-5 of SDM
@@ -33,12 +35,16 @@ def inject(vmm: "Vmm", vector: int, error: int | None = None) -> None:
     """
     while True:
         try:
-            deliver(vmm, vector, error, external=True)
+            deliver(vmm, vector, error, fault=not interrupt and vector in x86.FAULTS)
         except (GuestFault, PageFault) as raised:
-            if vector == x86.VEC_DF:
+            if vector == x86.VEC_DF and not interrupt:
                 raise TripleFault from raised
             second, code = as_fault(vmm, raised)
-            first_contributes = vector in x86.CONTRIBUTORY or vector == x86.VEC_PF
+            # An interrupt is benign, whatever its vector (SDM Vol. 3A table 6-4).
+            first_contributes = not interrupt and (
+                vector in x86.CONTRIBUTORY or vector == x86.VEC_PF
+            )
+            interrupt = False
             doubles = second in x86.CONTRIBUTORY or (
                 vector == x86.VEC_PF and second == x86.VEC_PF
             )
@@ -64,7 +70,7 @@ def software(vmm: "Vmm", vector: int, start: int) -> None:
     start: EIP of the instruction, where a fault of the delivery leaves the guest.
     """
     try:
-        deliver(vmm, vector, None, external=False, software=True)
+        deliver(vmm, vector, None, software=True)
     except (GuestFault, PageFault):
         vmm.q[RIP] = start
         raise
@@ -75,13 +81,17 @@ def deliver(
     vector: int,
     error: int | None,
     *,
-    external: bool,
+    fault: bool = False,
     software: bool = False,
 ) -> None:
-    """Go through gate `vector`; if it fails only memory below the stack changed."""
-    if _as_before(vmm, vector, error, software=software):
+    """Go through gate `vector`; if it fails only memory below the stack changed.
+
+    fault: the saved EFLAGS has RF set (SDM Vol. 3B 17.3.1.1); software: INT n, whose
+    gate must allow the CPL and whose error codes have EXT clear.
+    """
+    if _as_before(vmm, vector, error, fault=fault, software=software):
         return
-    ext = _EXT if external else 0
+    ext = 0 if software else _EXT
     where = vector << 3 | _IDT | ext
     vcpu, segments = vmm.vcpu, vmm.segments
     if vector * 8 + 7 > vcpu.idt_limit:
@@ -109,8 +119,8 @@ def deliver(
         raise GuestFault(x86.VEC_GP, ext)
     try:
         found = segments.descriptor(selector)
-    except GuestFault as fault:
-        raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext) from fault
+    except GuestFault as beyond:
+        raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext) from beyond
     if not found.code or found.dpl > cpl:
         raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext)
     if not found.present:
@@ -119,15 +129,13 @@ def deliver(
     offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)
     level = cpl if found.conforming else found.dpl
     flags = vmm.guest_flags()
-    image = flags
-    if error is not None or vector in x86.FAULTS:
-        image |= x86.RF if not software and vector in x86.FAULTS else 0
+    image = flags | x86.RF if fault else flags
     if level < cpl:
         ss, esp = tss_stack(vmm, level)
         try:
             stack_segment = segments.check_stack(ss, level, x86.VEC_TS)
-        except GuestFault as fault:
-            raise GuestFault(fault.vector, (fault.error or 0) | ext) from fault
+        except GuestFault as bad:
+            raise GuestFault(bad.vector, (bad.error or 0) | ext) from bad
         stack = Stack.inner(vmm, stack_segment, esp)
         stack.push(vmm.d[SELECTOR[x86.SS]], size)
         stack.push(vmm.q[x86.ESP], size)
@@ -141,6 +149,8 @@ def deliver(
     if error is not None:
         stack.push(error, size)
     if stack_segment is not None:
+        segments.mark(ss, stack_segment)
+        segments.mark(selector, found)
         segments.load_stack(ss, stack_segment)
     segments.load_code(selector, found, level)
     stack.commit()
@@ -162,7 +172,9 @@ def deliver(
     vmm.set_guest_flags(flags & ~clear)
 
 
-def _as_before(vmm: "Vmm", vector: int, error: int | None, *, software: bool) -> bool:
+def _as_before(
+    vmm: "Vmm", vector: int, error: int | None, *, fault: bool, software: bool
+) -> bool:
     """Deliver to ring 0 through a gate that a plan stands for; False: the long way."""
     q, d, segments = vmm.q, vmm.d, vmm.segments
     cpl = d[_CS_SELECTOR] & 3
@@ -175,7 +187,7 @@ def _as_before(vmm: "Vmm", vector: int, error: int | None, *, software: bool) ->
     flags = frame[2]
     if error is not None:
         frame.insert(0, error)
-    if not software and vector in x86.FAULTS:
+    if fault:
         frame[-1] |= x86.RF
     if cpl:
         tr = vmm.vcpu.tr

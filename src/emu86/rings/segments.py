@@ -115,8 +115,12 @@ class ShadowTable:
     def written(self, page: int) -> None:
         """Empty the table: the guest is writing to a page of its own."""
         if page in self.pages:
-            self._clear()
-            self.stale = True
+            self.renew()
+
+    def renew(self) -> None:
+        """Empty the table, to be read again when it is needed."""
+        self._clear()
+        self.stale = self.limit >= 0
 
     def _clear(self) -> None:
         self.vmm.hidden.np[self.first : self.first + self.filled] = 0
@@ -142,6 +146,7 @@ class ShadowTable:
                 if not mem.ram.backed(page):
                     break
                 vmm.mmu.use.watch(page)
+                self.segments.hold_page(at & x86.MASK32, gpa)
                 self.pages.add(page)
                 raw += mem.bytes[gpa : gpa + part]
                 at += part
@@ -202,6 +207,10 @@ class Segments:
         self.returns: dict[int, Plan] = {}  # by CS, SS: IRET to ring 0 or 3
         self.gates: dict[int, Plan] = {}  # by vector and SS: events in ring 0 or 3
         self.idt_pages: set[int] = set()
+        # Linear pages of the tables read, by where they were then; local: some of them
+        # are not global, so that MOV to CR3 can put another page there.
+        self.held: dict[int, int] = {}
+        self.local = False
         self.gdt = ShadowTable(self, Hidden.GDT, at.GDTR)
         self.ldt = ShadowTable(self, Hidden.LDT, at.LDTR)
         vmm.mmu.use.table_written = self._written
@@ -212,6 +221,29 @@ class Segments:
         if page in self.idt_pages:
             self.idt_pages.clear()
             self.gates.clear()
+
+    def hold_page(self, linear: int, gpa: int) -> None:
+        """Note that descriptors at `linear` were read from `gpa`'s page."""
+        page = linear >> x86.PAGE_SHIFT
+        self.held[page] = gpa & x86.PAGE_MASK
+        self.vmm.sites.guard(page)
+        if not self.vmm.mmu.is_global(linear):
+            self.local = True
+
+    def check_mapping(self) -> None:
+        """Have the tables read again if one of their pages is another page now."""
+        lookup = self.vmm.mmu.lookup
+        for page, start in self.held.items():
+            if lookup(page << x86.PAGE_SHIFT) != start:
+                break
+        else:
+            return
+        self.held.clear()
+        self.local = False
+        self.gdt.renew()
+        self.ldt.renew()
+        self.idt_pages.clear()
+        self.gates.clear()
 
     def forget_plans(self) -> None:
         """A descriptor table has changed."""
@@ -232,6 +264,7 @@ class Segments:
             return False
         if page not in self.idt_pages:
             self.vmm.mmu.use.watch(page)
+            self.hold_page(linear, gpa)
             self.idt_pages.add(page)
         return True
 
@@ -286,11 +319,15 @@ class Segments:
     def set_high(self, selector: int, descriptor: Descriptor, bits: int) -> None:
         """Set bits (accessed, busy) in a descriptor's high doubleword in memory."""
         if descriptor.high & bits != bits:
-            descriptor.high |= bits
-            descriptor.attributes |= bits & x86.DESC_ATTRIBUTES
             base = (self.ldt if selector & 4 else self.gdt).base
             where = base + (selector & 0xFFF8) + 4
-            self.memory.write32(where & x86.MASK32, descriptor.high)
+            self.memory.write32(where & x86.MASK32, descriptor.high | bits)
+            descriptor.high |= bits
+            descriptor.attributes |= bits & x86.DESC_ATTRIBUTES
+
+    def mark(self, selector: int, descriptor: Descriptor) -> None:
+        """Set a descriptor's accessed bit, which may fault, before it is loaded."""
+        self.set_high(selector, descriptor, x86.DESC_A)
 
     # -- what the guest sees -----------------------------------------------------------
 

@@ -35,6 +35,7 @@ class Sites:
         # Guest page -> offset in it (plus 4096 in 16-bit code) -> instruction.
         self._sites: dict[int, dict[int, Insn]] = {}
         self._learned: set[int] = set()  # linear pages known to the compiled hook
+        self._guarded = 0
 
     def seen(self, vector: int, software: int) -> Insn | None:
         """Return the instruction of an exit if its site has been decoded before.
@@ -109,15 +110,29 @@ class Sites:
         if insn.length != wanted or vmm.timing or vmm.observers:
             return
         linear = (self._q[RIP] + self._q[_CS_BASE]) & x86.MASK32
-        if self._d[_CS_SELECTOR] & 3 == 0 and vmm.mmu.is_global(linear):
+        kept = self._sites.get(self._memory.code(linear) >> x86.PAGE_SHIFT, {})
+        # What is not kept is in a mixed page or on two: `forget` would not hear of it.
+        if (
+            kept.get(linear & 0xFFF) is insn
+            and self._d[_CS_SELECTOR] & 3 == 0
+            and vmm.mmu.is_global(linear)
+        ):
             slot = word.site_slot(linear)
             self._control[slot] = linear
             self._control[slot + 1] = kind
             page = linear >> x86.PAGE_SHIFT
             self._learned.add(page)
-            bits = self._control[word.LEARNED] & _MASK64 | 1 << (page & 63)
-            # The control block's words are signed.
-            self._control[word.LEARNED] = bits - (bits >> 63 << 64)
+            self._tell(self._control[word.LEARNED] | 1 << (page & 63))
+
+    def guard(self, page: int) -> None:
+        """Leave INVLPG of this linear page to Python: something hangs on it."""
+        self._guarded |= 1 << (page & 63)
+        self._tell(self._control[word.LEARNED] | self._guarded)
+
+    def _tell(self, bits: int) -> None:
+        bits &= _MASK64
+        # The control block's words are signed.
+        self._control[word.LEARNED] = bits - (bits >> 63 << 64)
 
     def invalidate(self, gva: int) -> None:
         """INVLPG: a page with learned sites may be another one now."""
@@ -128,5 +143,5 @@ class Sites:
         """Take every site back from the compiled hook."""
         if self._learned:
             self._learned.clear()
-            self._control[word.LEARNED] = 0
+            self._tell(self._guarded)
             self._control[word.SITES : word.SITES + len(_NO_SITES)] = _NO_SITES

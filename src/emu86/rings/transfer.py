@@ -127,6 +127,8 @@ def _call_inward(
         stack.push(value, size)
     stack.push(vmm.d[SELECTOR[x86.CS]], size)
     stack.push(next_eip, size)
+    segments.mark(ss, stack_segment)
+    segments.mark(selector, found)
     segments.load_stack(ss, stack_segment)
     segments.load_code(selector, found, level)
     stack.commit()
@@ -173,14 +175,14 @@ def _return_outward(
     segments = vmm.segments
     rpl = selector & 3
     stack_segment = segments.check_stack(ss, rpl, x86.VEC_GP)
+    segments.mark(ss, stack_segment)
+    segments.mark(selector, found)
     segments.load_stack(ss, stack_segment)
     segments.load_code(selector, found, rpl)
-    if stack_segment.attributes & x86.DESC_B:
+    if size == 4 or stack_segment.attributes & x86.DESC_B:
         vmm.q[x86.ESP] = esp
     else:
         vmm.q[x86.ESP] = vmm.q[x86.ESP] & 0xFFFF0000 | esp & 0xFFFF
-    if size == 4 and stack_segment.attributes & x86.DESC_B == 0:
-        vmm.q[x86.ESP] = esp & 0xFFFF0000 | esp & 0xFFFF
     vmm.q[RIP] = eip
     segments.drop_outer(rpl)
     segments.enter()

@@ -92,6 +92,7 @@ class Vmm:
         self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
         self.sites = Sites(self)
         self.mmu.use.forget_code = self._forget
+        self.mmu.switched = self._switched
         self.mmu.use.global_changed = self._global_changed
         engine.on_exception = self.on_exception
         engine.on_invalid = self.on_invalid
@@ -108,17 +109,8 @@ class Vmm:
     def on_exception(self, vector: int) -> None:
         """Take an exception or a software interrupt of the guest."""
         start = perf_counter_ns() if self.timing else 0
-        control = self._control
-        now = control[word.NOW] + word.EXIT_COST
-        control[word.NOW] = now
-        if now >= control[word.STOP_AT]:
-            self.engine.stop()  # there may never be a block that would
-        if self.scanner.waiting is not None:
-            self.scanner.restore()
-        if control[word.DROPPED_COUNT]:
-            self._take_dropped()
-        d = self.d
-        software = d[IS_INT]
+        self._begin()
+        software = self.d[IS_INT]
         self._reason = ""
         try:
             if vector == x86.VEC_PF and not software:
@@ -140,22 +132,29 @@ class Vmm:
             self.reflect(*as_fault(self, raised))
         if self.pic.intr:
             self.interrupt()
-        stat = self.exits.get(self._reason)
-        if stat is None:
-            stat = self.exits[self._reason] = [0, 0]
-        stat[0] += 1
-        if start:
-            stat[1] += perf_counter_ns() - start
-        if self.observers:
-            self._tell_exit()
+        self._account(start)
 
     def on_invalid(self) -> None:
         """Take an invalid opcode."""
         start = perf_counter_ns() if self.timing else 0
-        self.engine.control[word.NOW] += word.EXIT_COST
+        self._begin()
         self._reason = "#UD"
         self.reflect(x86.VEC_UD, None)
+        if self.pic.intr:
+            self.interrupt()
         self._account(start)
+
+    def _begin(self) -> None:
+        """Do what comes first in every exit."""
+        control = self._control
+        now = control[word.NOW] + word.EXIT_COST
+        control[word.NOW] = now
+        if now >= control[word.STOP_AT]:
+            self.engine.stop()  # there may never be a block that would
+        if self.scanner.waiting is not None:
+            self.scanner.restore()
+        if control[word.DROPPED_COUNT]:
+            self._take_dropped()
 
     def on_in(self, port: int, width: int) -> int:
         """Take an IN or INS that the hardware runs."""
@@ -189,12 +188,8 @@ class Vmm:
         stat[0] += 1
         if start:
             stat[1] += perf_counter_ns() - start
-        if self.observers:
-            self._tell_exit()
-
-    def _tell_exit(self) -> None:
         for observer in self.observers:
-            observer.vm_exit(self._reason, self.d[at.SEGMENTS // 4 + 6], self.q[RIP])
+            observer.vm_exit(self._reason, self.d[_CS_SELECTOR], self.q[RIP])
 
     def _software(self, vector: int) -> None:
         """INT n, INT3, INTO, or the INT3 of a patched site."""
@@ -340,7 +335,7 @@ class Vmm:
             self.engine.control[word.PENDING] = self.pic.intr
             self.exits.setdefault("interrupt", [0, 0])[0] += 1
             try:
-                inject(self, vector)
+                inject(self, vector, interrupt=True)
             except TripleFault:
                 self.finish("triple fault", f"at {self.where()}")
 
@@ -476,6 +471,8 @@ class Vmm:
         self.mmu.invalidate(gva)
         self.memory.forget(gva)
         self.sites.invalidate(gva)
+        if gva >> x86.PAGE_SHIFT in self.segments.held:
+            self.segments.check_mapping()
 
     def _take_dropped(self) -> None:
         """Learn which pages the compiled INVLPG has dropped."""
@@ -485,10 +482,17 @@ class Vmm:
         for i in range(word.DROPPED, word.DROPPED + count):
             self.memory.forget(control[i] << x86.PAGE_SHIFT)
 
+    def _switched(self) -> None:
+        """MOV to CR3: what is not global may be elsewhere now."""
+        self.memory.switch()
+        if self.segments.local:
+            self.segments.check_mapping()
+
     def _global_changed(self) -> None:
         """Translations that outlive MOV to CR3 have changed all the same."""
         self.memory.flush()
         self.sites.unlearn()
+        self.segments.check_mapping()
 
     def _forget(self, page: int) -> None:
         """The code of a guest page has changed."""

@@ -147,6 +147,3 @@ SEGMENT_NAMES: Final = ("es", "cs", "ss", "ds", "fs", "gs")
 MSR_TSC: Final = 0x10
 MSR_PLATFORM_ID: Final = 0x17
 MSR_BIOS_SIGN_ID: Final = 0x8B
-MSR_SYSENTER_CS: Final = 0x174
-MSR_SYSENTER_ESP: Final = 0x175
-MSR_SYSENTER_EIP: Final = 0x176
