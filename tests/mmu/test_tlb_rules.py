@@ -1,0 +1,349 @@
+"""Random guests of the TLB: write tables, invalidate, switch, access.
+
+The rules are SDM Vol. 3A section 4.10: what may still be used after the tables have
+changed, and what may not. The shadow must never grant what neither the tables as they
+are nor a translation that a TLB may still hold allows.
+"""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+import paging
+from emu86.mmu.memory import PageFault
+from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED
+from emu86.rings.vmm import Vmm
+from paging import (
+    FETCH,
+    NX,
+    PG,
+    PGE,
+    PS,
+    PSE,
+    READ,
+    RW,
+    US,
+    WP,
+    WRITE,
+    A,
+    Bench,
+    D,
+    G,
+    P,
+)
+
+DIRECTORIES = (0x10000, 0x11000)
+TABLES = (0x12000, 0x13000, 0x14000)
+FRAMES = (0x20, 0x21, 0x22, 0x23, 0x12, 0x90)  # pages; one is a table, one has no RAM
+MARKED = (0x20, 0x21, 0x22, 0x23, 0x12, 0, 0x2F)  # with those of the 4 MiB page at 0
+SLOTS = (0, 1, 2)
+PAGES = (0, 0x20, 0x21, 0x2F)  # of a slot; two are in the 4 MiB page at 0, too
+GVAS = st.builds(
+    lambda slot, page: slot << 22 | page << 12, *map(st.sampled_from, (SLOTS, PAGES))
+)
+BITS = st.sets(st.sampled_from([RW, US, A, D, G])).map(sum)
+PRESENT = st.sampled_from([P, P, P, P, 0])
+ENTRY = st.builds(
+    lambda frame, bits, p: frame << 12 | bits | p,
+    st.sampled_from(FRAMES),
+    BITS,
+    PRESENT,
+)
+PDE = st.one_of(
+    st.builds(
+        lambda table, bits, p: table | bits | p, st.sampled_from(TABLES), BITS, PRESENT
+    ),
+    st.builds(
+        lambda frame, bits, p: frame | PS | bits | p,
+        st.sampled_from([0, 0x400000]),
+        BITS,
+        PRESENT,
+    ),
+)
+ACCESS = st.tuples(st.sampled_from([READ, WRITE, FETCH]), st.booleans(), st.booleans())
+
+
+class Guest(RuleBasedStateMachine):
+    """One guest on two page directories and three page tables, which they share."""
+
+    def __init__(self):
+        super().__init__()
+        self.bench = Bench(pages=0x90)
+        self.cr0, self.cr3, self.cr4 = PG | WP, DIRECTORIES[0], PSE | PGE
+        # Page -> translations a TLB may hold of it since it was last invalidated.
+        self.held = {}
+        self.vmm = self.bench.vmm
+
+    @initialize()
+    def start(self):
+        for directory in DIRECTORIES:
+            for slot in SLOTS:
+                self.bench.write32(directory + 4 * slot, TABLES[slot] | P | RW | US | A)
+        for i, table in enumerate(TABLES):
+            for j, page in enumerate(PAGES):
+                frame = FRAMES[(i + j) % 4]
+                self.bench.write32(table + 4 * page, frame << 12 | P | RW | US | A)
+        self.configure()
+
+    def configure(self):
+        self.bench.mmu.configure(self.cr0, self.cr3, self.cr4)
+        self.held.clear()
+
+    def now(self, gva):
+        return paging.walk(self.bench.ram.read32, self.cr3, self.cr4, gva)
+
+    def remember(self):
+        """Before tables or CR3 change: a TLB may hold any translation of now."""
+        for slot in SLOTS:
+            for page in PAGES:
+                gva = slot << 22 | page << 12
+                found, used = self.now(gva)
+                # Speculation fills too, but not without an accessed bit (4.10.2.3).
+                if not isinstance(found, int) and used[-1][1] & A:
+                    dirty = bool(used[-1][1] & D)
+                    self.held.setdefault(gva >> 12, set()).add((found, dirty))
+
+    # -- what the guest does -----------------------------------------------------------
+
+    @rule(table=st.sampled_from(TABLES), page=st.sampled_from(PAGES), entry=ENTRY)
+    def write_pte(self, table, page, entry):
+        self.remember()
+        self.bench.write32(table + 4 * page, entry)
+
+    @rule(
+        directory=st.sampled_from(DIRECTORIES), slot=st.sampled_from(SLOTS), entry=PDE
+    )
+    def write_pde(self, directory, slot, entry):
+        self.remember()
+        self.bench.write32(directory + 4 * slot, entry)
+
+    @rule(
+        table=st.sampled_from(TABLES),
+        page=st.sampled_from(PAGES),
+        bit=st.sampled_from([P, RW, US, A, D, G]),
+    )
+    def flip_a_bit(self, table, page, bit):
+        self.remember()
+        at = table + 4 * page
+        self.bench.write32(at, self.bench.ram.read32(at) ^ bit)
+
+    @rule(gva=GVAS)
+    def invlpg(self, gva):
+        Vmm.invalidate(self.vmm, gva)
+        self.remember_not(gva)
+
+    def remember_not(self, gva):
+        """INVLPG drops the page's translations; a large one's with all of its pages."""
+        large = [t for t in self.held.get(gva >> 12, ()) if t[0].large]
+        self.held.pop(gva >> 12, None)
+        for found in large:
+            for page, held in self.held.items():
+                if page >> 10 == gva >> 22:
+                    held.discard(found)
+
+    @rule(cr3=st.sampled_from(DIRECTORIES))
+    def mov_to_cr3(self, cr3):
+        self.remember()
+        self.cr3 = cr3
+        self.bench.mmu.switch(cr3)
+        for held in self.held.values():
+            local = {t for t in held if not (t[0].is_global and self.cr4 & PGE)}
+            held.difference_update(local)
+
+    @rule(bit=st.sampled_from([PGE, PSE]))
+    def toggle_cr4(self, bit):
+        self.cr4 ^= bit
+        self.configure()
+
+    @rule()
+    def toggle_wp(self):
+        self.cr0 ^= WP
+        self.configure()
+
+    # -- accesses ----------------------------------------------------------------------
+
+    def judge(self, gva, access, user, got):
+        found, used = self.before
+        kind, value = got
+        if kind == "fault":
+            assert isinstance(found, int) or not paging.grants(
+                found, access, user, self.cr0
+            )
+            assert value == paging.error_code(found, access, user)
+            return
+        fresh = not isinstance(found, int) and paging.grants(
+            found, access, user, self.cr0
+        )
+        held = [
+            t for t, dirty in self.held.get(gva >> 12, ())
+            if paging.grants(t, access, user, self.cr0) and (dirty or access != WRITE)
+        ]  # fmt: skip
+        pages = {t.page for t in held} | ({found.page} if fresh else set())
+        if kind == "bus":
+            assert any(page >= 0x90 for page in pages)
+            value = None
+        elif value >> 20:  # the VMM's page of ones
+            assert any(page >= 0x90 for page in pages)
+        else:
+            assert value in pages, (hex(value), pages)
+        if fresh and not held:
+            for at, before in used:
+                after = self.bench.ram.read32(at)
+                assert after & A
+                assert (after | A | D) == (before | A | D)
+            if access == WRITE:
+                assert self.bench.ram.read32(used[-1][0]) & D
+        # Whatever it was used for, a TLB may have it now.
+        if fresh:
+            self.held.setdefault(gva >> 12, set()).add((found, access == WRITE))
+
+    @rule(gva=GVAS, access=st.sampled_from([READ, WRITE, FETCH]), user=st.booleans())
+    def access(self, gva, access, user):
+        self.before = self.now(gva)
+        self.judge(gva, access, user, self.bench.access(gva, access, user=user))
+
+    @rule(gva=GVAS, write=st.booleans(), user=st.booleans())
+    def access_by_the_vmm(self, gva, write, user):
+        """What an emulated instruction reads and writes follows the same rules."""
+        access = WRITE if write else READ
+        self.before = self.now(gva)
+        memory = self.bench.memory
+        words = self.bench.ram.words
+        saved = {page: words[page << 10] for page in MARKED}
+        for page in MARKED:
+            if page != 0x12:  # a table
+                words[page << 10] = 0xABC00000 | page
+        marks = {words[page << 10]: page for page in MARKED}
+        try:
+            if write:
+                memory.write(gva, 0xDEF00000, 4, user=user)
+                hit = [page for page in MARKED if words[page << 10] == 0xDEF00000]
+                got = ("ok", hit[0]) if hit else ("bus", None)
+            else:
+                value = memory.read(gva, 4, user=user)
+                got = ("ok", marks[value]) if value in marks else ("ok", 1 << 20)
+        except PageFault as fault:
+            got = "fault", fault.error
+        for page in MARKED:
+            if page != 0x12 or got == ("ok", 0x12):
+                words[page << 10] = saved[page]
+        self.judge(gva, access, user, got)
+
+    @rule(
+        gva=GVAS,
+        first=ACCESS,
+        entry=st.one_of(ENTRY, st.sampled_from([P, RW, US, A, D, G])),
+        large=st.none() | PDE,
+        then=st.sampled_from(["", "invlpg", "invlpg", "cr3", "cr3 twice"]),
+        second=ACCESS,
+    )
+    def access_change_access(self, gva, first, entry, large, then, second):
+        """The use of a page, a change of what maps it, perhaps a word, another use."""
+        self.use(gva, *first)
+        _found, used = self.now(gva)
+        self.remember()
+        at, old = used[-1]
+        if large is not None:
+            self.bench.write32(used[0][0], large)
+        elif at < 0x15000:
+            self.bench.write32(at, entry if entry >> 12 else old ^ entry)
+        if then == "invlpg":
+            self.invlpg(gva)
+        elif then == "cr3":
+            self.mov_to_cr3(self.cr3)
+        elif then:
+            self.mov_to_cr3(DIRECTORIES[0] ^ DIRECTORIES[1] ^ self.cr3)
+            self.mov_to_cr3(DIRECTORIES[0] ^ DIRECTORIES[1] ^ self.cr3)
+        self.use(gva, *second)
+
+    @rule(gva=GVAS, other=GVAS)
+    def rewrite_and_run(self, gva, other):
+        """Code that keeps being rewritten becomes mixed; then by another address."""
+        for _ in range(9):
+            self.access(gva, WRITE, False)
+            self.access(gva, FETCH, False)
+        self.access(other, WRITE, False)
+        self.access(other, FETCH, False)
+
+    def use(self, gva, access, user, by_vmm):
+        if by_vmm and access != FETCH:
+            self.access_by_the_vmm(gva, access == WRITE, user)
+        else:
+            self.access(gva, access, user)
+
+    @rule(page=st.sampled_from([0x20, 0x21, 0x22]))
+    def a_table_of_descriptors(self, page):
+        self.bench.mmu.use.watch(page)
+
+    @rule(page=st.sampled_from([0x20, 0x21, 0x22]))
+    def the_vmm_writes(self, page):
+        self.bench.mmu.use.touched(page, page << 12, 4)
+
+    # -- what always holds -------------------------------------------------------------
+
+    @invariant()
+    def no_page_is_written_and_executed(self):
+        state = self.bench.ram.state
+        both = {}
+        for root, gva, entry in self.bench.leaves():
+            hpa = entry & 0xFFFFFFFFFF000
+            if hpa >= 1 << 32:
+                assert not entry & RW
+                continue
+            page = hpa >> 12
+            assert page < 0x90
+            assert state[page] != UNBACKED
+            if state[page] == DATA:
+                assert entry & NX
+            elif state[page] == CODE:
+                assert not entry & RW
+            elif state[page] == TABLE:
+                assert entry & NX
+                assert not entry & RW
+            elif entry & RW or not entry & NX:
+                assert state[page] == MIXED
+                # Aliases by one shared table are one mapping.
+                place = self.bench.place(root, gva)
+                assert both.setdefault(page, place) == place
+
+    @invariant()
+    def the_tlb_has_no_more_than_the_shadow(self):
+        """What the shadow has narrowed must have been flushed."""
+        engine, state = self.bench.engine, self.bench.ram.state
+        for entry in engine.tlb.values():
+            hpa = entry & 0xFFFFFFFFFF000
+            if hpa >> 32 or not entry & P:
+                continue
+            if state[hpa >> 12] == DATA:
+                assert entry & NX
+            elif state[hpa >> 12] in (CODE, TABLE):
+                assert not entry & RW
+
+
+Guest.TestCase.settings = settings(
+    max_examples=400,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    report_multiple_bugs=False,
+)
+TestTlbRules = Guest.TestCase
+
+
+def test_invlpg_drops_a_large_page_whole():
+    """Section 4.10.4.1: whatever address in it is given, for the emulation as well."""
+    bench = Bench(pages=0x90)
+    bench.write32(0x10000, PS | P | RW)
+    bench.write32(0x12000 + 4 * 0x20, 0x21000 | P | RW)
+    bench.write32(0x20000, 0x1111)
+    bench.write32(0x21000, 0x2222)
+    bench.mmu.configure(PG, 0x10000, PSE)
+    assert bench.memory.read(0x20000, 4) == 0x1111
+    assert bench.access(0x20000) == ("ok", 0x20)
+    bench.memory.write(0x20004, 1, 4)
+    bench.write32(0x10000, 0x12000 | P | RW)
+    Vmm.invalidate(bench.vmm, 0x21000)
+    assert bench.access(0x20000) == ("ok", 0x21)
+    assert bench.memory.read(0x20000, 4) == 0x2222
+    bench.memory.write(0x20004, 0x55, 4)
+    assert bench.ram.read32(0x21004) == 0x55
