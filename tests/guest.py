@@ -471,7 +471,8 @@ def machine(kernel, **options):
     return built
 
 
-def _records(raw, count):
+def records(raw, count):
+    """The records of a log."""
     found = []
     for i in range(count):
         words = struct.unpack_from("<64I", raw, i * RECORD)
@@ -498,7 +499,7 @@ def on_emu86(cases, *, sweeps=(), paging=False, options=None, **setup):
     )
     stop = built.run(timeout=60)
     assert stop.reason == "debug exit", stop
-    return _records(built.read_physical(LOG, len(cases) * RECORD), len(cases))
+    return records(built.read_physical(LOG, len(cases) * RECORD), len(cases))
 
 
 @cache
@@ -522,7 +523,7 @@ def on_qemu(cases, *, sweeps=(), paging=False, **setup):
         subprocess.run(command, check=False, capture_output=True)
         raw = log.read_bytes()
     assert len(raw) == len(cases) * RECORD, "QEMU's guest did not reach its end"
-    return _records(raw, len(cases))
+    return records(raw, len(cases))
 
 
 def differences(cases, ours, theirs, ignore=(), *, hidden=0):

@@ -171,7 +171,7 @@ class Bench:
             saved = self.engine.q[CR + 3]
             self.engine.q[CR + 3] = root.hpa
             for slot in root.tables:
-                for i in range(self.ram.pages):  # no test uses more
+                for i in range(self.ram.pages):
                     gva = slot << 22 | i << 12
                     entry = self.engine.entry(gva)
                     if entry & P:

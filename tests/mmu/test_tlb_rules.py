@@ -321,7 +321,7 @@ class Guest(RuleBasedStateMachine):
 
 
 Guest.TestCase.settings = settings(
-    max_examples=400,
+    max_examples=250,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

@@ -2,10 +2,11 @@
 
 The page is mapped to a scratch page holding what the device answers, the guest's own
 instruction runs once under TF, and what it wrote to the scratch page goes to the bus.
-No instruction needs to be emulated, whatever it is.
+No instruction needs to be emulated, whatever it is. A page that is only read is mapped
+read-only, so that the hardware itself tells of a store.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import capstone
@@ -14,25 +15,31 @@ from capstone import x86 as cs_x86
 from emu86.cpu.engine import ATTRIBUTES, BASE, RFLAGS, RIP
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Hidden
+from emu86.rings.decode import decode
 from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.vmm import Vmm
 
 _ONES: Final = b"\xff" * x86.PAGE_SIZE
-_ENTRY: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A | x86.PTE_D | x86.PTE_NX
+_ENTRY: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D | x86.PTE_NX
 
 
 @dataclass(slots=True)
 class _Window:
-    """One page of the access: where it is, its scratch page, what is written there."""
+    """One page of the access: where it is, and its scratch page in the VMM's memory.
+
+    rest: how much of the operand lies beyond the end of the page; read, written: where
+    (GPA) and how many bytes.
+    """
 
     gva: int
-    gpa: int
     index: int
-    scratch: int
-    width: int
-    writes: bool
+    page: int
+    device: bool
+    rest: int = 0
+    read: list[tuple[int, int]] = field(default_factory=list)
+    written: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Stepper:
@@ -78,47 +85,63 @@ class Stepper:
     def start(self, gva: int, gpa: int, index: int, *, write: bool) -> bool:
         """Open a window on `gpa` for the instruction at EIP; False: too many.
 
-        write: the access that missed is a store. An instruction that loads first and
-        stores after misses on its load, and is known by its operand.
+        write: the access that missed is a store. A store to what has been loaded misses
+        once more.
         """
         vmm = self.vmm
         if self._resets != vmm.mmu.stats.resets:
             self.windows.clear()  # they went with the shadow tables
             self._resets = vmm.mmu.stats.resets
-        if len(self.windows) == Hidden.SCRATCHES:
-            return False
-        page = Hidden.SCRATCH + len(self.windows)
-        start = page << x86.PAGE_SHIFT
-        scratch = vmm.hidden.bytes
-        scratch[start : start + x86.PAGE_SIZE] = _ONES
-        width, writes = self._operand(write=write)
-        width = min(width, x86.PAGE_SIZE - (gpa & 0xFFF))
-        device = vmm.is_mmio(gpa >> x86.PAGE_SHIFT)
-        if device and not write:
-            at = start + (gpa & 0xFFF)
-            scratch[at : at + width] = vmm.mmio_read(gpa, width)
-        vmm.hidden.q[index] = Hidden.hpa(page) | _ENTRY
+        width, loads = self._operand(write=write)
+        offset = gpa & 0xFFF
+        for window in self.windows:
+            if window.rest and (window.gva | 0xFFF) + 1 == gva:
+                width = window.rest
+        window = next((w for w in self.windows if w.index == index), None)
+        if window is None:
+            if len(self.windows) == Hidden.SCRATCHES:
+                return False
+            page = Hidden.SCRATCH + len(self.windows)
+            window = _Window(gva, index, page, vmm.is_mmio(gpa >> x86.PAGE_SHIFT))
+            self.windows.append(window)
+            start = page << x86.PAGE_SHIFT
+            vmm.hidden.bytes[start : start + x86.PAGE_SIZE] = _ONES
+        window.rest = max(0, offset + width - x86.PAGE_SIZE)
+        width -= window.rest
+        access = gpa, width
+        if window.device and (loads or not write) and access not in window.read:
+            at = (window.page << x86.PAGE_SHIFT) + offset
+            vmm.hidden.bytes[at : at + width] = vmm.mmio_read(gpa, width)
+            window.read.append(access)
+        if write:
+            window.written.append(access)
+        rights = x86.PTE_RW if window.written else 0
+        vmm.hidden.q[index] = Hidden.hpa(window.page) | _ENTRY | rights
         vmm.engine.flush_page(gva & x86.PAGE_MASK)
-        at = start + (gpa & 0xFFF)
-        self.windows.append(_Window(gva, gpa, index, at, width, device and writes))
         vmm.q[RFLAGS] |= x86.TF
         return True
 
     def _operand(self, *, write: bool) -> tuple[int, bool]:
-        """Return the width in bytes of EIP's memory access and whether it stores."""
+        """Return the width in bytes of EIP's memory access and whether it loads."""
         vmm = self.vmm
         linear = (vmm.q[RIP] + vmm.q[BASE[x86.CS]]) & x86.MASK32
         wide = bool(vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
         try:
             code = vmm.memory.read_bytes(linear, 15)
         except PageFault:
-            return 4, write
+            return 4, False
         wanted = capstone.CS_AC_WRITE if write else capstone.CS_AC_READ
+        other = 0
         for insn in self._decoders[wide].disasm(code, 0, 1):
             for op in insn.operands:
-                if op.type == cs_x86.X86_OP_MEM and op.access & wanted:
-                    return op.size or 4, bool(op.access & capstone.CS_AC_WRITE)
-        return 4, write
+                if op.type == cs_x86.X86_OP_MEM:
+                    if op.access & wanted:
+                        return op.size or 4, bool(op.access & capstone.CS_AC_READ)
+                    other = op.size
+        if other:
+            return other, False
+        pushed = decode(code, wide=wide)  # the stack, which is no operand
+        return (4 if pushed is None else pushed.size), False
 
     def cancel(self) -> None:
         """Close the windows without effect: a fault came in between."""
@@ -129,11 +152,11 @@ class Stepper:
         """Give what the instruction wrote to the bus."""
         vmm = self.vmm
         scratch = vmm.hidden.bytes
-        writes = [
-            (window.gpa, bytes(scratch[window.scratch : window.scratch + window.width]))
-            for window in self.windows
-            if window.writes
-        ]
+        writes = []
+        for window in self.windows:
+            for gpa, width in window.written if window.device else ():
+                at = (window.page << x86.PAGE_SHIFT) + (gpa & 0xFFF)
+                writes.append((gpa, bytes(scratch[at : at + width])))
         self._close()
         for gpa, data in writes:
             vmm.mmio_write(gpa, data)
