@@ -1,129 +1,151 @@
-"""What can be seen of a machine, and changed in it, from outside."""
+"""Looking inside a machine: memory, registers, observers, statistics, repeatability."""
 
 import hashlib
-import json
 
 import pytest
 
-from emu86 import Machine, Stop, firmware
-from flat import MEMORY, flat, guest, send
+from assembler import assemble
+from emu86 import ConfigError, Machine, firmware
+
+# Paging: 0-4 MiB as it is, 400000h -> 200000h, 401000h -> 300000h, 402000h -> F0000000h.
+PAGED = """
+    org 0x100000
+    bits 32
+    mov esp, 0x90000
+    mov edi, 0x81000
+    mov eax, 3
+    mov ecx, 1024
+    .map: stosd
+    add eax, 4096
+    loop .map
+    mov dword [0x80000], 0x81003
+    mov dword [0x80004], 0x82003
+    mov dword [0x82000], 0x200003
+    mov dword [0x82004], 0x300003
+    mov dword [0x82008], 0xF0000003
+    mov eax, 0x80000
+    mov cr3, eax
+    mov eax, cr0
+    or eax, 0x80000000
+    mov cr0, eax
+    mov eax, 0x11111111
+    mov ecx, 0x22222222
+    mov edx, 0x33333333
+    mov ebx, 0x44444444
+    mov ebp, 0x55555555
+    mov esi, 0x66666666
+    mov edi, 0x77777777
+    stc
+    out 0xf4, al
+    jmp $
+"""
+LOOP = """
+    org 0x100000
+    bits 32
+    mov esp, 0x90000
+    again:
+    call work
+    mov dx, 0x3F8
+    out dx, al
+    jmp again
+    work:
+    mov al, 'a'
+    ret
+"""
+
+
+def paged():
+    machine = Machine(memory=4 << 20, debug_exit=True)
+    machine.load_flat(assemble(PAGED), 0x100000)
+    stop = machine.run(timeout=20)
+    assert (stop.reason, stop.code) == ("debug exit", 0x11)
+    return machine
 
 
 def test_registers():
-    built = guest(
-        "mov eax, 1\nmov ecx, 2\nmov edx, 3\nmov ebx, 4\nmov esp, 5\nmov ebp, 6\n"
-        "mov esi, 7\nmov edi, -8\nstc\nend: cli\nhlt\n"
+    told = paged().registers
+    wanted = {"eax": 0x11111111, "ecx": 0x22222222, "ebx": 0x44444444, "ebp": 0x55555555,
+              "esi": 0x66666666, "edi": 0x77777777, "edx": 0x33333333, "esp": 0x90000,
+              "cr3": 0x80000, "cr2": 0, "cr4": 0}  # fmt: skip
+    assert {name: told[name] for name in wanted} == wanted
+    assert told["eflags"] & 0x701 == 1
+    assert told["cr0"] >> 31 == 1
+    assert told["cs"] & 3 == told["ss"] & 3 == 0, "the guest's ring, not the engine's"
+    assert told["cs_base"] == 0
+    assert 0x100000 < told["eip"] < 0x100200
+
+
+def test_registers_can_be_written():
+    machine = Machine(memory=2 << 20, debug_exit=True)
+    code = (
+        "bits 32\nout 0xf5, al\njmp short $\nnop\npushfd\npop ecx\nout 0xf4, al\njmp $"
     )
-    assert built.run(timeout=20).reason == "halted"
-    registers = built.registers
-    names = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
-    assert [registers[n] for n in names] == [1, 2, 3, 4, 5, 6, 7, 0xFFFFFFF8]
-    assert registers["eflags"] == 3
-    assert registers["eip"] == 0x100000 + 8 * 5 + 3
-    assert registers["cs"] & 3 == 0, "ring 0, as the guest sees it"
-    assert registers["cr0"] & 0x80000001 == 1
-    assert registers["cr3"] == registers["cr4"] == 0
-    for name in ("cs", "ss", "ds", "es", "fs", "gs"):
-        assert registers[f"{name}_base"] == 0
-
-
-def test_set_register():
-    built = guest("inc eax\ncli\nhlt\nother: add eax, ecx\njc $\ncli\nhlt\n")
-    built.set_register("eax", 1 << 40 | 0xFFFFFFF0)
-    built.set_register("ecx", 5)
-    built.set_register("eip", 0x100003)
-    built.set_register("eflags", 0x803)
-    assert built.registers["eax"] == 0xFFFFFFF0
-    assert built.registers["eflags"] == 0x803
-    assert built.run(timeout=20).reason == "halted"
-    assert built.registers["eax"] == 0xFFFFFFF5
-    for name in ("cs", "cr0", "rax", ""):
+    machine.load_flat(assemble(code), 0x100000)
+    machine.set_register("esp", 0x90000)
+    machine.set_register("eip", 0x100005)
+    machine.set_register("eax", 0x1_0000_0042)
+    machine.set_register("eflags", 0x8D7)
+    stop = machine.run(timeout=20)
+    assert (stop.reason, stop.code) == ("debug exit", 0x42)
+    assert machine.registers["ecx"] == 0x8D7
+    for name in ("cr0", "cs", "rax", ""):
         with pytest.raises(KeyError):
-            built.set_register(name, 0)
+            machine.set_register(name, 0)
 
 
 def test_physical_memory():
-    built = Machine(memory=MEMORY)
-    built.write_physical(0x1FFE, b"abcd")
-    assert built.read_physical(0x1FFD, 6) == b"\0abcd\0"
-    built.write_physical(MEMORY - 2, b"yz")
-    assert built.read_physical(MEMORY - 2, 4) == b"yz\xff\xff"
-    assert built.read_physical(MEMORY + 10, 2) == b"\xff\xff"
-    assert built.read_physical(0, 0) == b""
-    built.write_physical(0x9FFFE, b"ab")
-    built.write_physical(0x5000, b"")
-
-
-@pytest.mark.parametrize(
-    ("address", "size"),
-    [
-        (0xA0000, 2),
-        (0x9FFFF, 2),
-        (0xBFFFF, 1),
-        (0x9F000, 0x22000),
-        (MEMORY - 1, 2),
-        (MEMORY, 1),
-        (-1, 1),
-        (-4, 8),
-    ],
-)
-def test_writes_outside_of_ram(address, size):
-    """ValueError, and not a byte is written."""
-    built = Machine(memory=MEMORY)
-    before = built.read_physical(0, MEMORY)
-    with pytest.raises(ValueError, match="not all in RAM"):
-        built.write_physical(address, b"z" * size)
-    assert built.read_physical(0, MEMORY) == before
-
-
-@pytest.mark.parametrize("address", [-1, -4, -MEMORY])
-def test_reads_below_0(address):
-    with pytest.raises(ValueError, match="is no address"):
-        Machine(memory=MEMORY).read_physical(address, 8)
-
-
-def test_written_code_is_run():
-    built = guest("l: mov eax, 1\n" + send(b"A") + "jmp l\n")
-    assert built.run(until=b"AA", timeout=20).reason == "until"
-    built.write_physical(0x100001, b"\x02")
-    assert built.run(until=b"AA", timeout=20).reason == "until"
-    built.write_physical(0x100000, b"\xfa\xf4")
-    assert built.run(timeout=20).reason == "halted"
+    machine = paged()
+    machine.write_physical(0x1FFFFE, b"1234")
+    assert machine.read_physical(0x1FFFFE, 4) == b"1234"
+    assert machine.read_physical((4 << 20) - 1, 3)[1:] == b"\xff\xff"
+    assert machine.read_physical(0xF0000000, 4) == b"\xff" * 4
+    assert machine.read_physical(0xA0000, 2) == b"\xff\xff"
+    assert machine.read_physical(0x100000, 0) == b""
+    for address, size in (((4 << 20) - 1, 2), (-1, 1), (1 << 32, 1)):
+        with pytest.raises(ValueError, match="RAM"):
+            machine.write_physical(address, b"x" * size)
+    with pytest.raises(ValueError):
+        machine.read_physical(-1, 1)
 
 
 def test_virtual_memory():
-    built = flat(
-        """
-        mov dword [PT + 0x300 * 4], 0x301000 + 0x67
-        mov dword [PT + 0x301 * 4], 0x300000 + 0x67
-        mov dword [PT + 0x302 * 4], 0
-        mov eax, cr3
-        mov cr3, eax
-        mov eax, [0x300000]
-        jmp fin
-        """,
-        "local",
-    )
-    built.write_physical(0x300000, b"low".ljust(4096, b"-"))
-    built.write_physical(0x301000, b"high".ljust(4096, b"+"))
-    assert built.run(timeout=20) == Stop(
-        "debug exit", int.from_bytes(b"high", "little")
-    )
-    assert built.read_virtual(0x300FFE, 5) == b"++low"
-    built.write_virtual(0x300FFF, b"12")
-    assert built.read_physical(0x301FFF, 1) + built.read_physical(0x300000, 1) == b"12"
-    for touch in (built.read_virtual, lambda at, _: built.write_virtual(at, b"ab")):
-        for address in (0x301FFF, 0x302000, 0x80000000):
-            with pytest.raises(ValueError, match="nothing is mapped"):
-                touch(address, 2)
+    machine = paged()
+    machine.write_virtual(0x400FFE, b"abcd")
+    assert machine.read_physical(0x200FFE, 2) == b"ab"
+    assert machine.read_physical(0x300000, 2) == b"cd"
+    assert machine.read_virtual(0x400FFE, 4) == b"abcd"
+    assert machine.read_virtual(0x401FFE, 4)[2:] == b"\xff\xff"
+    assert machine.read_virtual(0x200FFE, 2) == b"ab"
+    for address, size in ((0x403000, 1), (0x402FFF, 2), (0xFFFFFFFF, 1)):
+        with pytest.raises(ValueError, match="mapped"):
+            machine.read_virtual(address, size)
+        with pytest.raises(ValueError, match="mapped|RAM"):
+            machine.write_virtual(address, b"x" * size)
 
 
-# -- watching --------------------------------------------------------------------------
+def test_looking_leaves_no_trace():
+    """Accessed and dirty bits are the guest's: a debugger's reads set none."""
+    machine = paged()
+    before = machine.read_physical(0x80000, 0x3000)
+    machine.read_virtual(0x401000, 4096)
+    assert machine.registers == machine.registers
+    assert machine.read_physical(0x80000, 0x3000) == before
 
 
-class Recorder:
-    """An observer that writes down all that it is told."""
+@pytest.mark.parametrize("virtual", [False, True])
+def test_code_that_has_run_can_be_written(virtual):
+    machine = Machine(memory=2 << 20)
+    machine.load_flat(assemble(LOOP), 0x100000)
+    assert machine.run(b"aaa", timeout=20).reason == "until"
+    at = 0x100000 + assemble(LOOP).index(b"\xb0a") + 1
+    (machine.write_virtual if virtual else machine.write_physical)(at, b"b")
+    shown = bytearray()
+    machine.on_console(shown.extend)
+    assert machine.run(b"bbb", timeout=20).reason == "until"
+    assert len(shown) <= 5
 
+
+class Watch:
     def __init__(self):
         self.exits, self.events, self.fills, self.ports = [], [], [], []
 
@@ -140,87 +162,78 @@ class Recorder:
         self.ports.append((port, width, value, write))
 
 
-def test_observers():
-    built = flat(
-        """
-        gate 3, taken
-        gate 14, taken2
-        mov eax, [0x345678]
-        cli
-        int3
-    taken:
-        mov al, 0x55
-        out 0x80, al
-        in al, 0x80
-        mov eax, [0x400000]
-    taken2:
-        mov ebx, 0x300000
-        invlpg [ebx]
-        mov eax, 9
-        jmp fin
-        """,
-        "local",
-    )
-    seen = Recorder()
-    built.subscribe(seen)
-    assert built.run(timeout=20).code == 9
-    assert seen.events == [(3, None), (14, 0)]
-    assert seen.ports == [
-        (0x80, 1, 0x55, True),
-        (0x80, 1, 0x55, False),
-        (0xF4, 4, 9, True),
-    ]
-    assert 0x345 in [gva >> 12 for gva in seen.fills]
-    reasons = [reason for reason, _, _ in seen.exits]
-    assert {"CLI", "INVLPG", "OUT", "IN"} <= set(reasons)
-    counted = {name: stat.count for name, stat in built.stats.exits.items()}
-    assert counted == {reason: reasons.count(reason) for reason in set(reasons)}
+def test_observers_and_statistics_agree():
+    machine = Machine(memory=4 << 20, debug_exit=True)
+    machine.load_flat(assemble(PAGED), 0x100000)
+    watch, second = Watch(), Watch()
+    machine.subscribe(watch)
+    machine.subscribe(second)
+    machine.run(timeout=20)
+    assert vars(watch) == vars(second)
+    assert watch.ports == [(0xF4, 1, 0x11, True)]
+    counts = {}
+    for reason, _cs, _eip in watch.exits:
+        counts[reason] = counts.get(reason, 0) + 1
+    stats = machine.stats
+    assert counts == {name: stat.count for name, stat in stats.exits.items()}
+    assert counts["MOV to CR"] == 2
+    assert counts["MOV from CR"] == 1
+    assert watch.events == []
+    assert len(watch.fills) == counts["#PF fill"]
+    assert stats.virtual_s == pytest.approx(machine.now / 1e9, abs=1e-9)
+    plain = stats.to_dict()
+    assert plain["exits"]["MOV to CR"]["count"] == 2
+    assert set(plain) >= {
+        "exits",
+        "blocks",
+        "patched",
+        "shadow",
+        "wall_s",
+        "guest_share",
+    }
 
 
-def test_stats():
-    built = guest("mov ecx, 1000\nl: cli\nsti\nloop l\nmov eax, cr0\ncli\nhlt\n")
-    built.measure()
-    built.run(timeout=20)
-    stats = built.stats
-    assert stats.exits["CLI"].count == 1001
-    assert stats.exits["STI"].count == 1000
-    assert stats.exits["CLI"].ns > 0
-    assert stats.blocks > 0
-    assert stats.wall_s > 0
-    assert stats.virtual_s == pytest.approx(built.now / 1e9)
-    assert 0 <= stats.guest_share <= 1
-    plain = json.loads(json.dumps(stats.to_dict()))
-    assert plain["exits"]["CLI"]["count"] == 1001
+def test_guest_share_is_told_if_measured():
+    machine = Machine(memory=2 << 20, debug_exit=True)
+    machine.load_flat(assemble(LOOP), 0x100000)
+    machine.measure()
+    machine.run(timeout=0.2)
+    assert 0 <= machine.stats.guest_share <= 1
+    assert machine.stats.exits["OUT"].ns > 0
 
 
-def test_stats_count_what_is_not_measured():
-    built = guest("mov ecx, 1000\nl: cli\nsti\nloop l\nmov eax, cr0\ncli\nhlt\n")
-    built.run(timeout=20)
-    assert built.stats.exits["CLI"].count == 1001
-    assert built.stats.exits["STI"].count == 1000
-    assert built.stats.guest_share is None
-
-
-# -- determinism -----------------------------------------------------------------------
-
-
-def teach(*, watched=False):
-    """All that a run of the teaching kernel leaves behind."""
-    built = Machine(memory=MEMORY)
+def script():
+    machine = Machine(memory=16 << 20)
+    machine.load_kernel(firmware.path("teach"), append="script")
     shown = bytearray()
-    built.on_console(shown.extend)
-    if watched:
-        built.subscribe(Recorder())
-    built.load_kernel(firmware.path("teach"), append="script")
-    stop = built.run(until=b"checks passed", timeout=60)
-    assert stop.reason == "until", (stop, bytes(shown[-300:]))
-    stop = built.run(timeout=60)
-    assert stop.reason == "poweroff"
-    memory = hashlib.sha256(built.read_physical(0, MEMORY)).hexdigest()
-    return built.registers, memory, bytes(shown), built.now
+    machine.on_console(shown.extend)
+    assert machine.run(timeout=60).reason == "poweroff"
+    ram = hashlib.sha256(machine.read_physical(0, 16 << 20)).hexdigest()
+    exits = {name: stat.count for name, stat in machine.stats.exits.items()}
+    return machine.registers, ram, machine.now, bytes(shown), exits
 
 
-@pytest.mark.parametrize("watched", [False, True])
-def test_two_runs_are_the_same(watched):
-    """Registers, RAM, console and time, whether or not someone watches."""
-    assert teach() == teach(watched=watched)
+def test_two_runs_are_the_same():
+    assert script() == script()
+
+
+def test_a_run_in_pieces_tells_the_guest_nothing():
+    """Stopping at each line of the console changes no result, only where time is cut."""
+    whole = script()
+    machine = Machine(memory=16 << 20)
+    machine.load_kernel(firmware.path("teach"), append="script")
+    shown = bytearray()
+    machine.on_console(shown.extend)
+    while machine.run(b"\n", timeout=60).resumable:
+        machine.registers  # noqa: B018 (looking changes nothing)
+        machine.read_physical(0x100000, 16)
+    assert bytes(shown) == whole[3]
+
+
+def test_a_machine_without_a_guest_can_be_looked_at():
+    machine = Machine(memory=1 << 20)
+    assert machine.read_physical(0, 16) == bytes(16)
+    assert machine.registers["cr0"] & 1 == 1
+    assert machine.now == 0
+    with pytest.raises(ConfigError):
+        machine.run()
