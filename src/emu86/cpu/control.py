@@ -27,14 +27,16 @@ SHADOW_PDES: Final = 16
 GUEST_PDES: Final = 17
 KNOWN_PDES: Final = 18
 HIDDEN_BIAS: Final = 19
-LEARNED: Final = 20  # a set of learned pages: bit (linear page number & 63)
 COUNT_DROPPED: Final = 21  # shadow entries dropped by the compiled INVLPG
 # Linear pages that the compiled INVLPG has dropped and Python's caches do not know of.
 DROPPED_COUNT: Final = 24
 DROPPED: Final = 25
 DROPPED_MOST: Final = 32
+# A set of linear pages whose INVLPG is Python's, by their number's low 12 bits.
+GUARDED: Final = 64
+GUARDED_WORDS: Final = 64
 # A direct-mapped cache of decoded sites: pairs (linear address, kind).
-SITES: Final = 64
+SITES: Final = 128
 SITE_MASK: Final = 4095
 WORDS: Final = SITES + 2 * (SITE_MASK + 1)
 

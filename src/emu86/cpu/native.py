@@ -121,21 +121,24 @@ invlpg:
   %register_value = load i64, ptr %register_at
   %gva = and i64 %register_value, {x86.MASK32}
   %gva_page = lshr i64 %gva, 12
-  {_word("learned_at", word.LEARNED)}
+  %guarded_low = and i64 %gva_page, {64 * word.GUARDED_WORDS - 1}
+  %guarded_word = lshr i64 %guarded_low, 6
+  %guarded_index = add i64 %guarded_word, {word.GUARDED}
+  %guarded_at = getelementptr i64, ptr %control, i64 %guarded_index
   {_word("pdes_at", word.SHADOW_PDES)}
   {_word("dropped_at", word.DROPPED_COUNT)}
   %ds_base = load i64, ptr %ds_base_at
-  %learned = load i64, ptr %learned_at
+  %guarded = load i64, ptr %guarded_at
   %pdes = load i64, ptr %pdes_at
   %dropped_count = load i64, ptr %dropped_at
   %bit = and i64 %gva_page, 63
-  %learned_bits = lshr i64 %learned, %bit
-  %is_learned.64 = and i64 %learned_bits, 1
-  %is_unlearned = icmp eq i64 %is_learned.64, 0
+  %guarded_bits = lshr i64 %guarded, %bit
+  %guarded_bit = and i64 %guarded_bits, 1
+  %is_free = icmp eq i64 %guarded_bit, 0
   %is_flat = icmp eq i64 %ds_base, 0
   %is_paging = icmp ne i64 %pdes, 0
   %has_room = icmp slt i64 %dropped_count, {word.DROPPED_MOST}
-  %usual.0 = and i1 %is_unlearned, %is_flat
+  %usual.0 = and i1 %is_free, %is_flat
   %usual.1 = and i1 %is_paging, %has_room
   %usual = and i1 %usual.0, %usual.1
   br i1 %usual, label %directory, label %python

@@ -155,6 +155,17 @@ class PageUse:
             self.state[page] = DATA
             self._narrow(page, 0, x86.PTE_NX)
 
+    def settle(self, page: int) -> None:
+        """Make a mixed page code again if it has not changed of late."""
+        if page >= self.ram.pages or self.state[page] != MIXED or page in self.shared:
+            return
+        since, _count = self.flips[page]
+        if self.engine.control[word.NOW] - since > WINDOW:
+            del self.flips[page]
+            self.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
+            self.state[page] = CODE
+            self._narrow(page, x86.PTE_RW, 0)
+
     def watch(self, page: int) -> None:
         """Have the next write to this page of descriptors told to `table_written`.
 

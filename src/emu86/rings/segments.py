@@ -235,9 +235,11 @@ class Segments:
         lookup = self.vmm.mmu.lookup
         for page, start in self.held.items():
             if lookup(page << x86.PAGE_SHIFT) != start:
-                break
-        else:
-            return
+                self._renew()
+                return
+
+    def _renew(self) -> None:
+        """Have every table read again."""
         self.held.clear()
         self.local = False
         self.gdt.renew()
@@ -253,8 +255,7 @@ class Segments:
     def load_idt(self, base: int, limit: int) -> None:
         """LIDT."""
         self.vcpu.idt_base, self.vcpu.idt_limit = base, limit
-        self.idt_pages.clear()
-        self.gates.clear()
+        self._renew()
 
     def watch_idt(self, linear: int) -> bool:
         """Watch the page of a gate, so that its plan can be kept; tell if possible."""
@@ -272,6 +273,7 @@ class Segments:
         """LGDT."""
         self.vcpu.gdt_base, self.vcpu.gdt_limit = base, limit
         self.gdt.load(base, limit)
+        self._renew()
 
     def load_ldt(self, selector: int) -> None:
         """LLDT: raises #GP(selector) or #NP(selector)."""

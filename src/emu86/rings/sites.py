@@ -20,6 +20,7 @@ _CS_BASE: Final = BASE[x86.CS]
 _CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
 _MASK64: Final = (1 << 64) - 1
+_NO_GUARDS: Final = memoryview(bytes(8 * word.GUARDED_WORDS)).cast("q")
 _NO_SITES: Final = memoryview(bytes(16 * (word.SITE_MASK + 1))).cast("q")
 
 
@@ -35,7 +36,8 @@ class Sites:
         # Guest page -> offset in it (plus 4096 in 16-bit code) -> instruction.
         self._sites: dict[int, dict[int, Insn]] = {}
         self._learned: set[int] = set()  # linear pages known to the compiled hook
-        self._guarded = 0
+        self._guarded: set[int] = set()
+        self.local = False  # some learned sites' pages are not global
 
     def seen(self, vector: int, software: int) -> Insn | None:
         """Return the instruction of an exit if its site has been decoded before.
@@ -87,6 +89,7 @@ class Sites:
         if decoded is not None:
             insn.record = find(insn)
         # A mixed page is rewritten without the VMM's knowledge.
+        self.vmm.mmu.use.settle(page)
         if (
             self._memory.ram.backed(page)
             and self._memory.ram.state[page] == CODE
@@ -112,27 +115,28 @@ class Sites:
         linear = (self._q[RIP] + self._q[_CS_BASE]) & x86.MASK32
         kept = self._sites.get(self._memory.code(linear) >> x86.PAGE_SHIFT, {})
         # What is not kept is in a mixed page or on two: `forget` would not hear of it.
-        if (
-            kept.get(linear & 0xFFF) is insn
-            and self._d[_CS_SELECTOR] & 3 == 0
-            and vmm.mmu.is_global(linear)
-        ):
-            slot = word.site_slot(linear)
-            self._control[slot] = linear
-            self._control[slot + 1] = kind
-            page = linear >> x86.PAGE_SHIFT
-            self._learned.add(page)
-            self._tell(self._control[word.LEARNED] | 1 << (page & 63))
+        if kept.get(linear & 0xFFF) is not insn or self._d[_CS_SELECTOR] & 3:
+            return
+        if not vmm.mmu.is_global(linear):
+            self.local = True
+        slot = word.site_slot(linear)
+        self._control[slot] = linear
+        self._control[slot + 1] = kind
+        page = linear >> x86.PAGE_SHIFT
+        self._learned.add(page)
+        self._guard(page)
 
     def guard(self, page: int) -> None:
         """Leave INVLPG of this linear page to Python: something hangs on it."""
-        self._guarded |= 1 << (page & 63)
-        self._tell(self._control[word.LEARNED] | self._guarded)
+        self._guarded.add(page)
+        self._guard(page)
 
-    def _tell(self, bits: int) -> None:
-        bits &= _MASK64
+    def _guard(self, page: int) -> None:
+        low = page & (64 * word.GUARDED_WORDS - 1)
+        at = word.GUARDED + (low >> 6)
+        bits = (self._control[at] | 1 << (low & 63)) & _MASK64
         # The control block's words are signed.
-        self._control[word.LEARNED] = bits - (bits >> 63 << 64)
+        self._control[at] = bits - (bits >> 63 << 64)
 
     def invalidate(self, gva: int) -> None:
         """INVLPG: a page with learned sites may be another one now."""
@@ -143,5 +147,9 @@ class Sites:
         """Take every site back from the compiled hook."""
         if self._learned:
             self._learned.clear()
-            self._tell(self._guarded)
+            self.local = False
+            end = word.GUARDED + word.GUARDED_WORDS
+            self._control[word.GUARDED : end] = _NO_GUARDS
+            for page in self._guarded:
+                self._guard(page)
             self._control[word.SITES : word.SITES + len(_NO_SITES)] = _NO_SITES

@@ -485,6 +485,8 @@ class Vmm:
     def _switched(self) -> None:
         """MOV to CR3: what is not global may be elsewhere now."""
         self.memory.switch()
+        if self.sites.local:
+            self.sites.unlearn()
         if self.segments.local:
             self.segments.check_mapping()
 
