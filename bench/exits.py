@@ -84,10 +84,9 @@ COMPILED: Final = {"cli_sti": "fafb", "invlpg": "0f0138"}
 
 
 def compiled(body: bytes, count: int) -> float:
-    """CPU microseconds of `body`, done `count` times, that the compiled hook handles.
+    """CPU microseconds of one `body` that needs no Python, out of `count` of them.
 
-    It does so on global pages only, such as those of Linux's kernel. Those of the
-    firmware image are not global, so there Python does it.
+    It does so for INVLPG of a register only, which the firmware image has not.
     """
     costs = []
     for each in (body, b""):
