@@ -151,7 +151,7 @@ class Bench:
         self.ram.words[gpa >> 2] = value
 
     def access(self, gva, access=READ, *, user=False):
-        """An access by the guest: ("ok", its page), ("fault", code) or ("bus", page)."""
+        """An access of the guest: ("ok", page), ("fault", code) or ("bus", page)."""
         for _ in range(6):
             entry = self.engine.access(gva, access, user)
             if entry is not None:

@@ -1,7 +1,5 @@
 """The time-stamp counter is virtual time."""
 
-# ruff: noqa: E501 (lines of assembly)
-
 from itertools import pairwise
 
 import pytest

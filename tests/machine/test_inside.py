@@ -1,5 +1,7 @@
 """Looking inside a machine: memory, registers, observers, statistics, repeatability."""
 
+# ruff: noqa: E501 (lines of assembly)
+
 import hashlib
 
 import pytest

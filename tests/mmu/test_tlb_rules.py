@@ -321,7 +321,7 @@ class Guest(RuleBasedStateMachine):
 
 
 Guest.TestCase.settings = settings(
-    max_examples=250,
+    max_examples=180,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

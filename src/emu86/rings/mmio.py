@@ -94,11 +94,13 @@ class Stepper:
             self._resets = vmm.mmu.stats.resets
         width, loads = self._operand(write=write)
         offset = gpa & 0xFFF
-        for window in self.windows:
-            if window.rest and (window.gva | 0xFFF) + 1 == gva:
-                width = window.rest
-        window = next((w for w in self.windows if w.index == index), None)
-        if window is None:
+        for other in self.windows:
+            if other.rest and (other.gva | 0xFFF) + 1 == gva:
+                width = other.rest
+        found = [other for other in self.windows if other.index == index]
+        if found:
+            window = found[0]
+        else:
             if len(self.windows) == Hidden.SCRATCHES:
                 return False
             page = Hidden.SCRATCH + len(self.windows)
