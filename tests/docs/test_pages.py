@@ -108,3 +108,14 @@ def test_no_source_is_lost(tmp_path):
     assert make_docs.source_of(file, "C") == "C = 2"
     with pytest.raises(LookupError):
         make_docs.source_of(file, "A.c")
+
+
+def test_the_figures_are_the_benchmarks():
+    """No figure in the README that bench/README.md does not have."""
+    readme = (ROOT / "README.md").read_text()
+    speed = readme.partition("## Speed")[2].partition("\n## ")[0]
+    figures = re.findall(r"\d+\.\d+", speed)
+    bench = (ROOT / "bench/README.md").read_text()
+    assert figures
+    for figure in figures:
+        assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", bench), figure
