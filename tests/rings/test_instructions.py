@@ -242,7 +242,7 @@ def test_every_record_is_here():
 
 @pytest.mark.parametrize("paging", [False, True], ids=["flat", "paged"])
 def test_instructions(paging):
-    check(CASES, "patch", paging=paging)
+    check(CASES if paging else CASES[::3], "patch", paging=paging)
 
 
 @pytest.mark.parametrize("technique", ["iopl", "public API only"])
