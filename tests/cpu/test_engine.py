@@ -14,7 +14,9 @@ from guest import Case, check
 
 def test_every_ability_is_found_on_the_pinned_unicorn():
     found = abilities()
-    assert found == Abilities(live=True, stops=True, flush_page=True, drop_code=True)
+    assert found == Abilities(
+        live=True, stops=True, flush_page=True, drop_code=True, inline=True
+    )
 
 
 def test_an_engine_without_callbacks_says_so():

@@ -21,6 +21,7 @@ from unicorn import x86_const as x86_const  # noqa: PLC0414 (re-exported to prob
 
 from emu86.cpu import control as word
 from emu86.cpu import layout as at
+from emu86.cpu.prologue import Prologues
 from emu86.spec import x86
 
 # Indices into `d` (32-bit words) and `q` (64-bit words) of the state.
@@ -102,12 +103,14 @@ class Abilities:
     live: the state can be viewed without copying. stops: stops fall between blocks, no
     instruction is ever executed twice. flush_page: one page of the TLB can be dropped.
     drop_code: the translations of a range of physical memory can be dropped.
+    inline: the clock can be counted inside of translated blocks.
     """
 
     live: bool
     stops: bool
     flush_page: bool
     drop_code: bool
+    inline: bool = False
 
     @classmethod
     def none(cls) -> "Abilities":
@@ -150,6 +153,8 @@ class Engine:
         self._control = (ctypes.c_int64 * word.WORDS)()
         self.control = memoryview(self._control).cast("B").cast("q")
         self._stop = _quick.uc_emu_stop
+        self._prologues: Prologues | None = None
+        self._stop_at: int | None = None  # what STOP_AT was before `stop`
         if self.can.stops:
             ctypes.c_ubyte.from_address(self._handle + at.UC_NO_EXIT_REQUEST).value = 1
         self._context = self._uc.context_save()
@@ -300,6 +305,10 @@ class Engine:
 
     def stop(self) -> None:
         """End `run` before the next block; only from a callback."""
+        control = self.control
+        if control[word.STOP_AT]:
+            self._stop_at = control[word.STOP_AT]
+            control[word.STOP_AT] = 0  # blocks look at nothing else
         self._stop(self._uch)
 
     def run(self) -> None:
@@ -311,10 +320,17 @@ class Engine:
             status = _lib.uc_emu_start(self._uch, self.q[RIP], 0, 0, 0)
         finally:
             self._inside = False
+        if self._stop_at is not None:
+            self.control[word.STOP_AT], self._stop_at = self._stop_at, None
         self._load()
         if self._error is not None:
             raise self._error
         _check(status, "run")
+
+    @property
+    def shortened(self) -> int:
+        """How many translated blocks count themselves (see `prologue`)."""
+        return 0 if self._prologues is None else self._prologues.count
 
     def hook(self) -> None:
         """Install the callbacks; call once, after the `on_*` attributes are set."""
@@ -323,7 +339,7 @@ class Engine:
         self._add_insn(x86_const.UC_X86_INS_IN, _ON_IN(self._in))
         self._add_insn(x86_const.UC_X86_INS_OUT, _ON_OUT(self._out))
         self._add_insn(x86_const.UC_X86_INS_CPUID, _ON_INSTRUCTION(self._cpuid))
-        if self.on_block is not None:
+        if self.on_block is not None or self._prologues is not None:
             self._add(uc_const.UC_HOOK_EDGE_GENERATED, _ON_EDGE(self._edge))
 
     def _hook_exception(self) -> None:
@@ -344,6 +360,13 @@ class Engine:
         shared = _PTR(ctypes.addressof(self._control))
         self._add(uc_const.UC_HOOK_INTR, _PTR(compiled.on_exception), shared)
         self._add(uc_const.UC_HOOK_BLOCK, _PTR(compiled.on_block), shared)
+        if self.can.inline:
+            check = ctypes.cast(_lib.helper_check_exit_request_x86_64, _PTR).value
+            assert check is not None
+            self.control[word.CHECK_EXIT] = check
+            self._prologues = Prologues(
+                self._handle, ctypes.addressof(self._control), compiled.on_late
+            )
         rdtsc = _PTR(compiled.on_rdtsc)
         self._add_insn(x86_const.UC_X86_INS_RDTSC, rdtsc, shared)
 
@@ -424,10 +447,12 @@ class Engine:
 
     def _edge(self, _uc: int, block: Any, _previous: Any, _data: int) -> None:
         try:
-            assert self.on_block is not None
             made = block.contents
-            self._load()
-            self.on_block(made.pc, made.size)
+            if self._prologues is not None:
+                self._prologues.shorten(made.pc, made.size)
+            if self.on_block is not None:
+                self._load()
+                self.on_block(made.pc, made.size)
         except BaseException as error:  # noqa: BLE001 (raised again by run)
             self._fail(error)
 

@@ -87,6 +87,51 @@ done:
 }}
 """
 
+
+# What `prologue` calls when the clock, counted in the block itself, may be due. Then,
+# in every case, the engine's own look whether to stop, as if the block had called it.
+_ON_LATE: Final = f"""
+define void @on_late(ptr %control, i32 %unused) {{
+  {_word("uc_at", word.UC)}
+  %uc = load ptr, ptr %uc_at
+  {_word("check_at", word.CHECK_EXIT)}
+  %check = load ptr, ptr %check_at
+  {_word("now_at", word.NOW)}
+  {_word("stop_at", word.STOP_AT)}
+  %now = load i64, ptr %now_at
+  %limit = load i64, ptr %stop_at
+  %due = icmp sge i64 %now, %limit
+  br i1 %due, label %stop, label %look
+look:
+  {_word("pending_at", word.PENDING)}
+  %pending = load i64, ptr %pending_at
+  %waits = icmp ne i64 %pending, 0
+  br i1 %waits, label %ask, label %done
+ask:
+  {_word("state_at", word.STATE)}
+  %state = load ptr, ptr %state_at
+  {_field("rflags_at", at.RFLAGS)}
+  {_field("hflags_at", at.HFLAGS)}
+  %rflags = load i64, ptr %rflags_at
+  %if_tf = and i64 %rflags, {x86.IF | x86.TF}
+  %on = icmp eq i64 %if_tf, {x86.IF}
+  %hflags = load i32, ptr %hflags_at
+  %shadow = and i32 %hflags, {at.HF_INHIBIT_IRQ}
+  %open = icmp eq i32 %shadow, 0
+  %takes = and i1 %on, %open
+  br i1 %takes, label %stop, label %done
+stop:
+  {_word("emu_stop_at", word.UC_EMU_STOP)}
+  %emu_stop = load ptr, ptr %emu_stop_at
+  call i32 %emu_stop(ptr %uc)
+  musttail call void %check(ptr %uc, i32 0)
+  ret void
+done:
+  musttail call void %check(ptr %uc, i32 0)
+  ret void
+}}
+"""
+
 # EDX:EAX := virtual nanoseconds plus the TSC's offset; 1: the engine skips its own.
 _ON_RDTSC: Final = f"""
 {_enter("define i32 @on_rdtsc(ptr %uc, ptr %control)",
@@ -304,13 +349,14 @@ class Hooks:
     def __init__(self) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        module = llvm.parse_assembly(_ON_BLOCK + _ON_RDTSC + _ON_EXCEPTION)
+        module = llvm.parse_assembly(_ON_BLOCK + _ON_LATE + _ON_RDTSC + _ON_EXCEPTION)
         module.verify()
         machine = llvm.Target.from_default_triple().create_target_machine(opt=2)
         self._engine: Any = llvm.create_mcjit_compiler(module, machine)
         self._engine.finalize_object()
         address = self._engine.get_function_address
         self.on_block = int(address("on_block"))
+        self.on_late = int(address("on_late"))
         self.on_rdtsc = int(address("on_rdtsc"))
         self.on_exception = int(address("on_exception"))
 

@@ -6,6 +6,7 @@ Each part is proved by what a small program does, never by a version number.
 import ctypes
 import mmap
 import struct
+from dataclasses import replace
 from typing import Final
 
 from emu86.cpu import control as word
@@ -28,6 +29,7 @@ _PROGRAM: Final = bytes.fromhex(
     "eb00"  # jmp +0
     "ebfe"  # jmp $
 )
+_COUNT: Final = bytes.fromhex("ff06ebfc")  # again: inc dword [rsi]; jmp again
 _RETURN: Final = bytes.fromhex("b801000000ebfe")  # mov eax, 1; jmp $
 
 
@@ -42,6 +44,7 @@ def probe() -> engine.Abilities:
         stops=stops,
         flush_page=flushes,
         drop_code=_Program(full).drops_code(),
+        inline=_Program(replace(full, inline=True)).counts_inline(),
     )
 
 
@@ -174,3 +177,17 @@ class _Program:
         cpu.q[engine.RIP] = _CODE
         cpu.run()
         return (first, cpu.q[x86.EAX]) == (1, 2)
+
+    def counts_inline(self) -> bool:
+        """Tell whether blocks can count themselves and stop in time."""
+        cpu = self.cpu
+        self.memory[_CODE : _CODE + len(_COUNT)] = _COUNT
+        cpu.q[x86.ESI] = _PAGE_A
+        cpu.hook()
+        blocks = 100
+        cpu.control[word.STOP_AT] = blocks * len(_COUNT)
+        cpu.run()
+        done = self.memory.cast("I")[_PAGE_A // 4]
+        now = cpu.control[word.NOW]
+        clean = (done, now) == (blocks - 1, blocks * len(_COUNT))
+        return clean and cpu.shortened > 0

@@ -1,0 +1,105 @@
+"""The virtual clock inside of translated blocks.
+
+Unicorn begins every block that it translates with two calls: the block hook, and a
+look whether to stop. Together they are a quarter of a short block. As soon as a block
+has been translated, and before it first runs, the 54 bytes of those calls are
+overwritten with code that counts the block itself and calls out only when there is
+something to look at. Nothing is touched that is not, byte for byte, what Unicorn 2.1.4
+makes on x86-64: any other block keeps its calls, which do the same.
+"""
+
+import ctypes
+import struct
+from typing import Any, Final
+
+from emu86.cpu import control as word
+
+_NEAR: Final = 1 << 16  # a new block begins close behind the one before
+_FAR: Final = 1 << 20
+_CALL: Final = b"\xff\x15"  # call [rip + disp32]
+_LENGTH: Final = 54
+_STOP_AT: Final = 8 * word.STOP_AT
+_PENDING: Final = 8 * word.PENDING
+
+_libc: Any = ctypes.PyDLL(None)
+_libc.memmem.restype = ctypes.c_void_p
+_libc.memmem.argtypes = (
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t,
+)  # fmt: skip
+
+
+class Prologues:
+    """Rewrites the beginnings of one engine's blocks.
+
+    uc: Unicorn's handle; control: address of the control block; late: address of the
+    compiled `on_late`.
+    """
+
+    def __init__(self, uc: int, control: int, late: int) -> None:
+        self.count = 0  # blocks rewritten
+        self._uc = b"\x48\xbf" + struct.pack("<Q", uc)  # mov rdi, uc
+        self._control = b"\x48\xb9" + struct.pack("<Q", control)  # mov rcx, control
+        # mov rax, control; add qword [rax], size
+        self._head = b"\x48\xb8" + struct.pack("<Q", control) + b"\x48\x81\x00"
+        self._tail = (
+            b"\x48\x8b\x10"  # mov rdx, [rax]
+            + bytes((0x48, 0x3B, 0x50, _STOP_AT))  # cmp rdx, [rax + STOP_AT]
+            + b"\x7d\x07"  # jge late
+            + bytes((0x48, 0x83, 0x78, _PENDING, 0))  # cmp qword [rax + PENDING], 0
+            + b"\x74\x15"  # je done
+            # late: mov rdi, rax; mov rdx, late; call rdx
+            + b"\x48\x89\xc7\x48\xba" + struct.pack("<Q", late) + b"\xff\xd2"
+            + b"\xeb\x04\xcc\xcc\xcc\xcc"  # jmp done
+        )  # fmt: skip
+        self._begin = 0  # of the buffer of translated code
+        self._next = 0  # behind the last block
+
+    def shorten(self, pc: int, size: int) -> None:
+        """Rewrite the block at `pc`, 64 bits, with `size` bytes, just translated."""
+        if pc >> 32:
+            return
+        key = self._uc + struct.pack("<BIBI", 0xBE, pc, 0xBA, size) + self._control
+        at = self._find(key)
+        if not at:
+            return
+        self._next = at + _LENGTH
+        code = ctypes.string_at(at, _LENGTH)
+        # The block hook; mov rdi, uc; xor esi, esi; the look whether to stop.
+        if code[30:32] != _CALL or code[36:50] != self._uc + b"\x33\xf6" + _CALL:
+            return
+        new = self._head + struct.pack("<I", size) + self._tail
+        assert len(new) == _LENGTH
+        ctypes.memmove(at, new, _LENGTH)
+        self.count += 1
+
+    def _find(self, key: bytes) -> int:
+        """Return the address of `key` in the newest translated code; 0: nowhere."""
+        if not self._begin:
+            for begin, end in _executable():
+                at = _search(begin, min(end - begin, _NEAR), key)
+                if at:
+                    self._begin = begin
+                    return at
+            return 0
+        # The buffer begins anew when it is full or flushed.
+        return (
+            _search(self._next, _NEAR, key)
+            or _search(self._begin, _NEAR, key)
+            or _search(self._next, _FAR, key)
+        )
+
+
+def _search(at: int, size: int, key: bytes) -> int:
+    return int(_libc.memmem(at, size, key, len(key)) or 0)
+
+
+def _executable() -> list[tuple[int, int]]:
+    """Return the ranges of this process that may be written and run."""
+    ranges = []
+    with open("/proc/self/maps") as maps:  # noqa: PTH123
+        for line in maps:
+            span, rights, *_ = line.split()
+            if rights.startswith("rwx"):
+                low, _, high = span.partition("-")
+                ranges.append((int(low, 16), int(high, 16)))
+    return ranges

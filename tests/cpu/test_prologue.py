@@ -1,0 +1,69 @@
+"""Blocks that count themselves do all that blocks with a hook do."""
+
+import ctypes
+from dataclasses import replace
+
+import pytest
+
+from emu86 import Machine, firmware
+from emu86.cpu import control as word
+from emu86.cpu.engine import Abilities, abilities
+from emu86.cpu.prologue import Prologues
+
+pytestmark = pytest.mark.skipif(
+    not abilities().inline, reason="this build of Unicorn begins its blocks otherwise"
+)
+
+
+def boot(image, append, *, inline, technique="patch", input_=b""):
+    can = replace(abilities(), inline=inline)
+    machine = Machine(memory=16 << 20, technique=technique, abilities=can)
+    machine.load_kernel(firmware.path(image), append=append)
+    shown = bytearray()
+    machine.on_console(shown.extend)
+    machine.console_input(input_)
+    stop = machine.run(timeout=60)
+    counts = {reason: stat.count for reason, stat in machine.stats.exits.items()}
+    return machine, (stop, machine.now, counts, machine.stats.shadow, bytes(shown))
+
+
+@pytest.mark.parametrize("technique", ["patch", "iopl"])
+@pytest.mark.parametrize(
+    ("image", "append"), [("teach", "script"), ("exits", "200"), ("spin", "2")]
+)
+def test_the_same_run_to_the_nanosecond(image, append, technique):
+    hooked, expected = boot(image, append, inline=False, technique=technique)
+    inline, found = boot(image, append, inline=True, technique=technique)
+    assert found == expected
+    assert hooked._engine.shortened == 0
+    assert inline._engine.shortened >= inline.stats.blocks * 0.9
+
+
+def test_a_stop_asked_for_in_a_port_access_is_before_the_next_block():
+    machine = Machine(memory=1 << 20)
+    # again: out 80h, al; inc dword [9000h]; jmp again
+    machine.load_flat(bytes.fromhex("e680ff0500900000ebf6"), 0x8000)
+    machine.board.port_write = lambda *_: machine._engine.stop()
+    machine.vmm.bus = machine.board
+    for done in range(1, 4):
+        machine._engine.run()
+        count = int.from_bytes(machine.read_physical(0x9000, 4), "little")
+        assert count <= done
+        assert machine._control[word.STOP_AT] == word.NEVER
+
+
+def test_unknown_code_is_left_alone():
+    buffer = ctypes.create_string_buffer(b"\x90" * 256, 256)
+    prologues = Prologues(0x1234, 0x5678, 0x9ABC)
+    prologues._begin = prologues._next = ctypes.addressof(buffer)
+    key = prologues._uc + b"\xbe\x00\x10\x00\x00\xba\x05\x00\x00\x00"
+    key += prologues._control
+    buffer[8 : 8 + len(key)] = key
+    before = buffer.raw
+    prologues.shorten(0x1000, 5)
+    assert buffer.raw == before
+    assert prologues.count == 0
+
+
+def test_no_ability_no_change():
+    assert not Abilities.none().inline
