@@ -51,7 +51,7 @@ class Prologues:
             + b"\x48\x89\xc7\x48\xba" + struct.pack("<Q", late) + b"\xff\xd2"
             + b"\xeb\x04\xcc\xcc\xcc\xcc"  # jmp done
         )  # fmt: skip
-        self._begin = 0  # of the buffer of translated code
+        self._begin = self._end = 0  # of the buffer of translated code
         self._next = 0  # behind the last block
 
     def shorten(self, pc: int, size: int) -> None:
@@ -76,20 +76,21 @@ class Prologues:
         """Return the address of `key` in the newest translated code; 0: nowhere."""
         if not self._begin:
             for begin, end in _executable():
-                at = _search(begin, min(end - begin, _NEAR), key)
+                at = _search(begin, _NEAR, end, key)
                 if at:
-                    self._begin = begin
+                    self._begin, self._end = begin, end
                     return at
             return 0
         # The buffer begins anew when it is full or flushed.
         return (
-            _search(self._next, _NEAR, key)
-            or _search(self._begin, _NEAR, key)
-            or _search(self._next, _FAR, key)
+            _search(self._next, _NEAR, self._end, key)
+            or _search(self._begin, _NEAR, self._end, key)
+            or _search(self._next, _FAR, self._end, key)
         )
 
 
-def _search(at: int, size: int, key: bytes) -> int:
+def _search(at: int, size: int, end: int, key: bytes) -> int:
+    size = max(0, min(size, end - at))
     return int(_libc.memmem(at, size, key, len(key)) or 0)
 
 
