@@ -229,7 +229,7 @@ RECORDS = (
     ),
     Record(
         "INT1", "F1", (0xF1,), "sensitive", _NEVER, _icebp, "Vol. 2A INT1",
-        "The engine would stop as at a debugger's breakpoint; it is the guest's #DB.",
+        "The engine takes it for an invalid opcode; it is the guest's #DB.",
         patched=_BOTH,
     ),
 )  # fmt: skip
