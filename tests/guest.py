@@ -123,11 +123,11 @@ entry:
     mov al, 0xff
     out 0x21, al
     out 0xa1, al
-    mov esp, STACK0
-{paging}
 next:
     cli
     cld
+    mov esp, STACK0
+{paging}
     mov ebx, [index]
     cmp ebx, {count}
     jae finish
@@ -423,6 +423,7 @@ times 16 nop
 image_end:
 """
 
+# All the tables again, for what a case may have done to them.
 _PAGING = """
     mov edi, PT
     mov eax, 7
@@ -431,8 +432,14 @@ _PAGING = """
     stosd
     add eax, 4096
     loop .map
-    mov dword [PD], PT + 7
-    mov dword [PD + 4], PT + 0x1000 + 7
+    mov edi, PD
+    mov eax, PT + 7
+    stosd
+    add eax, 4096
+    stosd
+    xor eax, eax
+    mov ecx, 1022
+    rep stosd
     mov eax, PD
     mov cr3, eax
 """
