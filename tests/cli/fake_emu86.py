@@ -12,7 +12,6 @@ The words of --append, run one after another:
 import queue
 import time
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import emu86
 from emu86 import cli
@@ -55,7 +54,6 @@ class Machine:
         self.options = options
         self.stats = Stats()
         self.typed = queue.Queue()
-        self._input = ()
         self.stopped = False
         if options["cpu"] == "z80":
             raise ConfigError("cpu: no model 'z80'")
@@ -73,8 +71,8 @@ class Machine:
             self.typed.put(byte)
 
     @property
-    def board(self):
-        return SimpleNamespace(uart=SimpleNamespace(waiting=bytes(self.typed.qsize())))
+    def console_waiting(self):
+        return self.typed.qsize()
 
     def measure(self):
         self.stats.guest_share = 0.6
