@@ -28,13 +28,15 @@ class CpuModel:
     """One CPU as the guest sees it.
 
     signature: CPUID.1:EAX (family, model, stepping); features: CPUID.1:EDX; brand: the
-    brand string of 80000002h and up, or empty if the model has none.
+    brand string of 80000002h and up, or empty if the model has none; caches: what
+    CPUID.2 gives, or empty.
     """
 
     name: str
     signature: int
     features: int
     brand: str = ""
+    caches: tuple[int, int, int, int] | tuple[()] = ()
 
     def cpuid(self, leaf: int, hypervisor: str = "") -> tuple[int, int, int, int]:
         """Return EAX, EBX, ECX, EDX of a leaf (32 bits each).
@@ -54,7 +56,9 @@ class CpuModel:
             return _words(text)  # type: ignore[return-value]
         if leaf == 0:
             b, d, c = _words("GenuineIntel")
-            return 1, b, c, d
+            return 2 if self.caches else 1, b, c, d
+        if self.caches and leaf != 1 and (not self.brand or leaf < 0x80000000):
+            return self.caches
         if leaf == 1 or not self.brand or leaf < 0x80000000:
             return self.signature, 0, 1 << 31 if hypervisor else 0, self.features
         return 0, 0, 0, 0
@@ -86,12 +90,15 @@ def _words(text: str) -> tuple[int, ...]:
 _PENTIUM: Final = FPU | DE | PSE | TSC | MSR | CX8
 _PENTIUM2: Final = _PENTIUM | PGE | CMOV | MMX | FXSR
 _PENTIUM3: Final = _PENTIUM2 | SSE
+# L1 of 16 and 16 KiB, L2 of 512 KiB, and TLBs: Linux takes a Pentium II without for a
+# Celeron.
+_CACHES: Final = (0x03020101, 0, 0, 0x0C040843)
 MODELS: Final = {
     model.name: model
     for model in (
-        CpuModel("pentium", 0x543, _PENTIUM),
-        CpuModel("pentium2", 0x652, _PENTIUM2),
-        CpuModel("pentium3", 0x673, _PENTIUM3),
+        CpuModel("pentium", 0x52C, _PENTIUM),
+        CpuModel("pentium2", 0x652, _PENTIUM2, caches=_CACHES),
+        CpuModel("pentium3", 0x673, _PENTIUM3, caches=_CACHES),
         CpuModel("pentium4", 0xF29, _PENTIUM3 | SSE2, "emu86 virtual Pentium 4"),
     )
 }
