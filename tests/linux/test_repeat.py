@@ -1,0 +1,38 @@
+"""The same guest does the same twice, to the last byte of RAM and the last exit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from linux.shell import PATIENCE, need_guests
+
+TESTS = Path(__file__).parents[1]
+
+
+def histories(times, seed):
+    """Boot `times` times in a process whose sets are ordered by `seed`."""
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    result = subprocess.run(
+        [sys.executable, TESTS / "linux" / "repeat.py", str(times)],
+        env={**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": path},
+        capture_output=True,
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    return json.loads(result.stdout)
+
+
+@pytest.mark.guest
+def test_a_run_can_be_repeated():
+    need_guests()
+    first, second = histories(2, seed=1)
+    (third,) = histories(1, seed=2)
+    assert len(first["marks"]) == 3
+    for part in first:
+        assert first[part] == second[part], f"{part}, in the same process"
+        assert first[part] == third[part], f"{part}, in another process"
