@@ -134,8 +134,8 @@ HARMLESS = (
     "Broken PMU hardware detected, using software events only.",
     "Failed to access perfctr msr",
     # On a PC whose TSC has but the PIT to check it by, Linux programs the PIT for one
-    # shot at a time and checks all the same, so any timer but the tick's may discredit
-    # the TSC (which it goes on using). On QEMU's PC it does the same if its TSC is good,
+    # shot at a time and checks all the same: any timer but the tick's may discredit
+    # the TSC (which it goes on using). On QEMU's PC it does so too if its TSC is good,
     # that is with -icount shift=0; otherwise it finds it unstable at boot.
     "clocksource: timekeeping watchdog on CPU",
     "tsc: Marking TSC unstable due to clocksource watchdog",
