@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from emu86.rings.vmm import Vmm
 
 _ONES: Final = b"\xff" * x86.PAGE_SIZE
-_ENTRY: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D | x86.PTE_NX
+_ENTRY: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D
 
 
 @dataclass(slots=True)
