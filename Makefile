@@ -1,6 +1,7 @@
 # Each verb does its own set-up: a fresh Debian with python3-venv and make is enough.
 #   make run      boot the teaching kernel       ARGS='--kernel vmlinuz ...' for another
 #   make test     all tests, guests included     ARGS='tests/mmu -k walk' for some
+#   make test-linux  Debian's kernel sentence by sentence, ten minutes
 #   make lint     style, types, floors
 #   make bench    beside qemu-system-i386
 
@@ -9,14 +10,18 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
 
-.PHONY: run test lint bench guests debian lock clean
+.PHONY: run test test-linux lint bench guests debian lock clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
 	@$(BIN)/emu86 run --stats $(ARGS)
 
 test: guests
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --ignore=tests/linux $(ARGS)
+
+# These share booted guests, so they run in one process.
+test-linux: guests
+	$(BIN)/python -m pytest tests/linux $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check
