@@ -17,7 +17,7 @@ run: $(READY)
 	@$(BIN)/emu86 run --stats $(ARGS)
 
 test: guests
-	$(BIN)/python -m pytest -n 2 --ignore=tests/linux $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 # These share booted guests, so they run in one process.
 test-linux: guests

@@ -49,6 +49,7 @@ def test_it_does_what_is_typed(shell):
 @pytest.mark.parametrize(
     ("program", "words"),
     [("ldt", "ldt-ok\ntls-ok\n"), ("sigs", "signals-ok\n"), ("fpu", "fpu-ok\n")],
+    ids=["ldt", "sigs", "fpu"],
 )
 def test_programs(shell, program, words):
     assert shell.do(program) == words
