@@ -4,7 +4,7 @@ An `Engine` is a bare x86-64 machine that always runs in long mode (32-bit guest
 in compatibility-mode segments). It gives its state as two views, `q` (64-bit words) and
 `d` (32-bit words), indexed by the constants below, and calls back for every event.
 
-Unicorn's private state is used only after `Abilities.probe` has seen it work on this
+Unicorn's private state is used only after `probe.probe` has seen it work on this
 build; otherwise the same views are filled and written back around every callback
 through `uc_context_save` and `uc_context_restore`, which is slower and needs nothing
 private except the blob's layout. `docs/hardware.md` lists the facts relied on.

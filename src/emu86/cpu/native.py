@@ -46,16 +46,10 @@ def _enter(start: str, words: dict[str, int], fields: dict[str, int]) -> str:
     )
 
 
-# Stops the engine before the block whose `size` bytes spend the budget, and before the
-# first that could take the interrupt that waits. With TF set an exit follows anyway.
-_ON_BLOCK: Final = f"""
-define void @on_block(ptr %uc, i64 %address, i32 %size, ptr %control) {{
-  {_word("now_at", word.NOW)}
-  {_word("stop_at", word.STOP_AT)}
-  %old = load i64, ptr %now_at
-  %bytes = zext i32 %size to i64
-  %now = add i64 %old, %bytes
-  store i64 %now, ptr %now_at
+# Whether to stop before a block: at %stop, or at %done. The budget is spent, or the
+# block is the first that could take the interrupt that waits. With TF set an exit
+# follows anyway.
+_LOOK: Final = f"""\
   %limit = load i64, ptr %stop_at
   %due = icmp sge i64 %now, %limit
   br i1 %due, label %stop, label %look
@@ -77,6 +71,18 @@ ask:
   %open = icmp eq i32 %shadow, 0
   %takes = and i1 %on, %open
   br i1 %takes, label %stop, label %done
+"""
+
+# Counts the `size` bytes of a block, and may stop the engine before it.
+_ON_BLOCK: Final = f"""
+define void @on_block(ptr %uc, i64 %address, i32 %size, ptr %control) {{
+  {_word("now_at", word.NOW)}
+  {_word("stop_at", word.STOP_AT)}
+  %old = load i64, ptr %now_at
+  %bytes = zext i32 %size to i64
+  %now = add i64 %old, %bytes
+  store i64 %now, ptr %now_at
+{_LOOK}
 stop:
   {_word("emu_stop_at", word.UC_EMU_STOP)}
   %emu_stop = load ptr, ptr %emu_stop_at
@@ -99,27 +105,7 @@ define void @on_late(ptr %control, i32 %unused) {{
   {_word("now_at", word.NOW)}
   {_word("stop_at", word.STOP_AT)}
   %now = load i64, ptr %now_at
-  %limit = load i64, ptr %stop_at
-  %due = icmp sge i64 %now, %limit
-  br i1 %due, label %stop, label %look
-look:
-  {_word("pending_at", word.PENDING)}
-  %pending = load i64, ptr %pending_at
-  %waits = icmp ne i64 %pending, 0
-  br i1 %waits, label %ask, label %done
-ask:
-  {_word("state_at", word.STATE)}
-  %state = load ptr, ptr %state_at
-  {_field("rflags_at", at.RFLAGS)}
-  {_field("hflags_at", at.HFLAGS)}
-  %rflags = load i64, ptr %rflags_at
-  %if_tf = and i64 %rflags, {x86.IF | x86.TF}
-  %on = icmp eq i64 %if_tf, {x86.IF}
-  %hflags = load i32, ptr %hflags_at
-  %shadow = and i32 %hflags, {at.HF_INHIBIT_IRQ}
-  %open = icmp eq i32 %shadow, 0
-  %takes = and i1 %on, %open
-  br i1 %takes, label %stop, label %done
+{_LOOK}
 stop:
   {_word("emu_stop_at", word.UC_EMU_STOP)}
   %emu_stop = load ptr, ptr %emu_stop_at

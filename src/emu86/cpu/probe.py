@@ -12,6 +12,7 @@ from typing import Final
 from emu86.cpu import control as word
 from emu86.cpu import engine
 from emu86.cpu import layout as at
+from emu86.cpu.maps import ranges
 from emu86.spec import x86
 
 _CODE: Final = 0x1000
@@ -98,15 +99,9 @@ def _state_is_live() -> bool:
 def _readable() -> list[tuple[int, int]]:
     """Return this process's readable and writable address ranges, joined."""
     merged: list[tuple[int, int]] = []
-    with open("/proc/self/maps") as maps:  # noqa: PTH123
-        for line in maps:
-            span, rights, *_ = line.split()
-            if not rights.startswith("rw"):
-                continue
-            low, high = (int(end, 16) for end in span.split("-"))
-            if merged and merged[-1][1] == low:
-                low = merged.pop()[0]
-            merged.append((low, high))
+    for low, high in ranges("rw"):
+        joins = merged and merged[-1][1] == low
+        merged.append((merged.pop()[0] if joins else low, high))
     return merged
 
 

@@ -13,6 +13,7 @@ import struct
 from typing import Any, Final
 
 from emu86.cpu import control as word
+from emu86.cpu.maps import ranges
 
 _NEAR: Final = 1 << 16  # a new block begins close behind the one before
 _FAR: Final = 1 << 20
@@ -75,7 +76,7 @@ class Prologues:
     def _find(self, key: bytes) -> int:
         """Return the address of `key` in the newest translated code; 0: nowhere."""
         if not self._begin:
-            for begin, end in _executable():
+            for begin, end in ranges("rwx"):
                 at = _search(begin, _NEAR, end, key)
                 if at:
                     self._begin, self._end = begin, end
@@ -92,15 +93,3 @@ class Prologues:
 def _search(at: int, size: int, end: int, key: bytes) -> int:
     size = max(0, min(size, end - at))
     return int(_libc.memmem(at, size, key, len(key)) or 0)
-
-
-def _executable() -> list[tuple[int, int]]:
-    """Return the ranges of this process that may be written and run."""
-    ranges = []
-    with open("/proc/self/maps") as maps:  # noqa: PTH123
-        for line in maps:
-            span, rights, *_ = line.split()
-            if rights.startswith("rwx"):
-                low, _, high = span.partition("-")
-                ranges.append((int(low, 16), int(high, 16)))
-    return ranges
