@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from emu86.rings.vmm import Vmm
 
 _HFLAGS: Final = at.HFLAGS // 4
-_DERIVED: Final = (
-    at.HF_CPL | at.HF_CS32 | at.HF_SS32 | at.HF_ADDSEG | at.HF_INHIBIT_IRQ
-)  # fmt: skip
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
 _CS_BASE: Final = BASE[x86.CS]
 _CS_LIMIT: Final = LIMIT[x86.CS]
@@ -180,13 +177,12 @@ class ShadowTable:
 class Plan(NamedTuple):
     """What a transfer to a code segment (and a stack segment) loads, checked before.
 
-    Valid until a descriptor table is written or loaded. mode: the engine's HF_CS32 and
-    HF_SS32; ss: the stack's selector; offset, kind: of an interrupt's gate.
+    Valid until a descriptor table is written or loaded. ss: the stack's selector;
+    offset, kind: of an interrupt's gate.
     """
 
     cs: int
     cs_hidden: tuple[int, int, int]  # base, limit, attributes
-    mode: int
     ss: int = 0
     ss_hidden: tuple[int, int, int] = (0, 0, 0)
     offset: int = 0
@@ -292,25 +288,26 @@ class Segments:
             ldtr.kind = x86.SYS_LDT
         self.ldt.load(ldtr.base, ldtr.limit)
 
-    def refresh(self, selector: int) -> bool:
-        """Read the table of `selector` again if it was written to; tell if it was."""
-        table = self.ldt if selector & 4 else self.gdt
-        if not table.stale:
-            return False
-        table.refresh()
-        return True
+    def table(self, selector: int) -> ShadowTable:
+        """Return the table that a selector's TI bit means."""
+        return self.ldt if selector & 4 else self.gdt
+
+    def refresh(self, selector: int) -> None:
+        """Read the table of `selector` again if it was written to."""
+        table = self.table(selector)
+        if table.stale:
+            table.refresh()
 
     def descriptor(self, selector: int, vector: int = x86.VEC_GP) -> Descriptor:
         """Read a descriptor; `vector`(selector) if it lies beyond its table."""
         offset = selector & 0xFFF8
-        table = self.ldt if selector & 4 else self.gdt
+        table = self.table(selector)
         found = table.known.get(offset)
         if found is not None:
             return found
         if offset + 7 > table.limit:
             raise GuestFault(vector, selector & 0xFFFC)
-        if table.stale:
-            table.refresh()
+        self.refresh(selector)
         read32 = self.memory.read32
         low = read32(table.base + offset & x86.MASK32)
         found = Descriptor(low, read32(table.base + offset + 4 & x86.MASK32))
@@ -321,8 +318,7 @@ class Segments:
     def set_high(self, selector: int, descriptor: Descriptor, bits: int) -> None:
         """Set bits (accessed, busy) in a descriptor's high doubleword in memory."""
         if descriptor.high & bits != bits:
-            base = (self.ldt if selector & 4 else self.gdt).base
-            where = base + (selector & 0xFFF8) + 4
+            where = self.table(selector).base + (selector & 0xFFF8) + 4
             self.memory.write32(where & x86.MASK32, descriptor.high | bits)
             descriptor.high |= bits
             descriptor.attributes |= bits & x86.DESC_ATTRIBUTES
@@ -336,7 +332,7 @@ class Segments:
     @property
     def cpl(self) -> int:
         """The guest's CPL."""
-        return self.d[SELECTOR[x86.CS]] & 3
+        return self.d[_CS_SELECTOR] & 3
 
     def hold(self, index: int, selector: int, found: Descriptor) -> None:
         """Put a checked descriptor in a segment register; then `enter` or `settle`."""
@@ -355,15 +351,13 @@ class Segments:
         code, stack = (
             (q[BASE[i]], d[LIMIT[i]], d[ATTRIBUTES[i]]) for i in (x86.CS, x86.SS)
         )
-        mode = at.HF_CS32 if code[2] & x86.DESC_B else 0
-        mode |= at.HF_SS32 if stack[2] & x86.DESC_B else 0
-        return Plan(d[SELECTOR[x86.CS]], code, mode, ss, stack, offset, kind)
+        return Plan(d[_CS_SELECTOR], code, ss, stack, offset, kind)
 
     def watched(self, *selectors: int) -> bool:
         """Tell whether a write to any of these descriptors would be told."""
         return all(
-            (s & 0xFFF8) < 8 * (self.ldt if s & 4 else self.gdt).filled
-            for s in selectors
+            (selector & 0xFFF8) < 8 * self.table(selector).filled
+            for selector in selectors
         )
 
     def follow(self, plan: Plan, cpl: int, *, stack: bool) -> None:
@@ -371,18 +365,11 @@ class Segments:
         d, q = self.d, self.q
         d[_CS_SELECTOR] = plan.cs
         q[_CS_BASE], d[_CS_LIMIT], d[_CS_ATTRIBUTES] = plan.cs_hidden
-        mode = d[_HFLAGS] & ~_DERIVED | plan.mode | (cpl or 1)
         if stack:
             d[_SS_SELECTOR] = plan.ss
             q[_SS_BASE], d[_SS_LIMIT], d[_SS_ATTRIBUTES] = plan.ss_hidden
-        if (
-            not plan.mode & at.HF_CS32
-            or q[_SS_BASE]
-            or q[BASE[x86.DS]]
-            or q[BASE[x86.ES]]
-        ):
-            mode |= at.HF_ADDSEG
-        d[_HFLAGS] = mode
+        d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
+        self.engine.sync_mode(cpl or 1)
 
     def enter(self) -> None:
         """Make the engine's CPL follow the guest's, which CS's selector tells."""
@@ -418,13 +405,13 @@ class Segments:
                 raise gp(selector)
             if not found.present:
                 raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
-        self.set_high(selector, found, x86.DESC_A)
+        self.mark(selector, found)
         self.hold(index, selector, found)
         self.settle()
 
     def settle(self) -> None:
         """Bring the engine's derived mode bits in line after a load."""
-        self.engine.sync_mode(self.d[at.HFLAGS // 4] & 3)
+        self.engine.sync_mode(self.d[_HFLAGS] & at.HF_CPL)
 
     def check_stack(self, selector: int, cpl: int, vector: int) -> Descriptor:
         """Read a descriptor for SS at `cpl`; `vector`: #GP, or #TS for a new stack."""
@@ -453,12 +440,12 @@ class Segments:
 
     def load_code(self, selector: int, found: Descriptor, cpl: int) -> None:
         """Load CS for `cpl`, and follow it."""
-        self.set_high(selector, found, x86.DESC_A)
+        self.mark(selector, found)
         self.hold(x86.CS, selector & 0xFFFC | cpl, found)
 
     def load_stack(self, selector: int, found: Descriptor) -> None:
         """Load SS from a descriptor of `check_stack`."""
-        self.set_high(selector, found, x86.DESC_A)
+        self.mark(selector, found)
         self.hold(x86.SS, selector, found)
 
     def drop_outer(self, cpl: int) -> None:
