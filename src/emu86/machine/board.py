@@ -24,7 +24,7 @@ _MCR_RTS: Final = 2
 
 
 class Board:
-    """The parts list of the PC, and the VMM's way to it (`rings.vmm.Bus`).
+    """The parts list of the PC, and the VMM's way to it (`rings.wiring.Bus`).
 
     control: the engine's control block, whose first word is the time; end: called with
     the reason when the guest switches itself off or resets; transmit: takes each byte
@@ -89,7 +89,7 @@ class Board:
         )
         self._next: int | None = None
 
-    # -- rings.vmm.Bus -----------------------------------------------------------------
+    # -- rings.wiring.Bus --------------------------------------------------------------
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port."""

@@ -239,7 +239,6 @@ class Machine:
         if self.realtime:
             wake = min(wake, now + int(_IDLE_POLL * 1e9) * word.QUARTERS)
         self._control[word.NOW] = max(now, wake)
-        return
 
     def _feed(self) -> None:
         """Send waiting console input to the serial line when the guest hears it."""
@@ -334,14 +333,11 @@ class Machine:
 
     def write_physical(self, gpa: int, data: bytes) -> None:
         """Write guest RAM, translated code included; ValueError outside of it."""
-        if gpa < 0 or gpa + len(data) > self._ram.size:
+        pages = range(gpa >> 12, (gpa + max(len(data), 1) - 1 >> 12) + 1)
+        if gpa < 0 or not all(map(self._ram.backed, pages)):
             message = f"{len(data)} bytes at {gpa:#x} are not all in RAM"
             raise ValueError(message)
-        first, last = gpa >> 12, (gpa + max(len(data), 1) - 1) >> 12
-        if not all(self._ram.backed(page) for page in range(first, last + 1)):
-            message = f"{len(data)} bytes at {gpa:#x} are not all in RAM"
-            raise ValueError(message)
-        for page in range(first, last + 1):
+        for page in pages:
             self.vmm.mmu.use.touched(page, page << 12, x86.PAGE_SIZE)
         self._ram.bytes[gpa : gpa + len(data)] = data
 

@@ -26,7 +26,7 @@ class LeafTable:
 
     base: index of its first entry in the pool; page_table: GPA of the guest's page
     table, or -1 if a 4 MiB page (or no paging) maps the range; frame: first guest page
-    then; pde: the guest PDE it was made for; copy: the page table when last compared;
+    then; rights: RW and US of the PDE; copy: the page table when last compared;
     slots: PDE indices at which it is linked; local, shared: it holds entries that are
     not global, and such that are.
     """

@@ -96,6 +96,7 @@ class ShadowMmu:
         self.stats = ShadowStats()
         self.cr0 = self.cr3 = self.cr4 = 0
         self.fault = 0
+        self.mmio_pages: frozenset[int] = frozenset()  # devices: every access traps
         self.switched: Callable[[], None] = lambda: None
         self.roots: dict[int, Root] = {}
         self.leaves: dict[tuple[int, ...], LeafTable] = {}
@@ -198,7 +199,7 @@ class ShadowMmu:
         root = self.root
         table = root.tables.get(slot)
         if table is None or root.copy32[slot] != pde:
-            table = self._link(root, slot, pde, page, rights, large=large)
+            table = self._link(slot, pde, page, rights, large=large)
         at = gva >> 12 & 1023
         index = table.base + at
         rights &= x86.PTE_RW | x86.PTE_US
@@ -308,8 +309,6 @@ class ShadowMmu:
             return 0
         return Hidden.hpa(Hidden.ONES) | _LEAF
 
-    mmio_pages: frozenset[int] = frozenset()
-
     def _entry(self, page: int, rights: int, index: int, error: int) -> int:
         """Make the entry for a backed page, changing the page's use if it must."""
         use = self.use
@@ -367,7 +366,7 @@ class ShadowMmu:
             self.pool[pointers + 4 + i] = self.pool[pointers + i]
 
     def _allocate(self, pages: int) -> int:
-        """Take zeroed pages from the pool; callers keep within `_room`."""
+        """Take zeroed pages from the pool; when it is full all tables are dropped."""
         base = self._next
         self._next = base + pages
         if self._next > Hidden.PAGES:
@@ -378,11 +377,11 @@ class ShadowMmu:
         return base
 
     def _link(
-        self, root: Root, slot: int, pde: int, page: int, rights: int, *, large: bool
+        self, slot: int, pde: int, page: int, rights: int, *, large: bool
     ) -> LeafTable:
         """Put the leaf table for `pde` at `slot`, from the cache or new."""
-        if slot in root.tables:
-            self._unlink(root, slot)
+        if slot in self.root.tables:
+            self._unlink(self.root, slot)
             self.engine.flush_tlb()
         key: tuple[int, ...]
         if large:
@@ -398,9 +397,6 @@ class ShadowMmu:
             frame = dirty = 0
         table = self.leaves.get(key)
         if table is None:
-            if self._next + 2 > Hidden.PAGES:
-                self.reset()
-                root = self.root
             base = self._allocate(2)
             table = LeafTable(base * 512, page_table, frame, rights)
             self.leaves[key] = table
@@ -415,6 +411,7 @@ class ShadowMmu:
         if large and pde & x86.PTE_G:
             table.shared = True
         table.slots.add(slot)
+        root = self.root  # a new one, if the pool was full
         root.tables[slot] = table
         if not large:
             root.paged[slot] = table

@@ -104,7 +104,9 @@ class Stepper:
             if len(self.windows) == Hidden.SCRATCHES:
                 return False
             page = Hidden.SCRATCH + len(self.windows)
-            window = _Window(gva, index, page, vmm.is_mmio(gpa >> x86.PAGE_SHIFT))
+            window = _Window(
+                gva, index, page, gpa >> x86.PAGE_SHIFT in vmm.mmu.mmio_pages
+            )
             self.windows.append(window)
             start = page << x86.PAGE_SHIFT
             vmm.hidden.bytes[start : start + x86.PAGE_SIZE] = _ONES
@@ -113,7 +115,7 @@ class Stepper:
         access = gpa, width
         if window.device and (loads or not write) and access not in window.read:
             at = (window.page << x86.PAGE_SHIFT) + offset
-            vmm.hidden.bytes[at : at + width] = vmm.mmio_read(gpa, width)
+            vmm.hidden.bytes[at : at + width] = vmm.bus.mmio_read(gpa, width)
             window.read.append(access)
         if write:
             window.written.append(access)

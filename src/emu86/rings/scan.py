@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from emu86.cpu import layout as at
 from emu86.cpu.engine import ATTRIBUTES
 from emu86.rings.decode import decode
-from emu86.rings.table import RECORDS, find
+from emu86.rings.table import GROUP7, RECORDS, find, later
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 INT3: Final = 0xCC
 _HFLAGS: Final = at.HFLAGS // 4
-# What the engine runs and no CPU model here has: 0F 01 with a register operand, but for
-# SMSW and LMSW, and LES and LDS with one, which are VEX prefixes to the engine.
-_GROUP7: Final = 0x0F01
-_GROUP7_REGISTERS: Final = (4, 6)
+# LES and LDS with a register operand are VEX prefixes to the engine.
+_VEX: Final = (0xC4, 0xC5)
 _TWO_BYTES: Final = 0x0F00
 # What may follow the bytes of a pattern to the end of the block.
 _END_BLOCKS: Final = {
@@ -35,7 +33,6 @@ _END_BLOCKS: Final = {
     "JMP far, indirect": b".{0,5}", "CALL far, indirect": b".{0,5}",
     "RET far": b"(?:..)?",
 }  # fmt: skip
-_VEX: Final = (0xC4, 0xC5)
 # With IOPL raised POPF and the kernel's IRET run natively.
 _NATIVE_WITH_IOPL: Final = ("POPF", "IRET")
 
@@ -57,7 +54,7 @@ def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
     those are looked for at the end of a block only: their opcodes are common bytes.
     """
     registers = _class(range(0xC0, 0x100))
-    parts = {b"\x0f\x01" + registers, _class(_VEX) + registers}
+    parts = {GROUP7.to_bytes(2, "big") + registers, _class(_VEX) + registers}
     for record in RECORDS:
         if ring not in record.patched or record.mnemonic in skip:
             continue
@@ -120,10 +117,7 @@ class Scanner:
                 if wanted and record.mnemonic not in skip:
                     self.patched[record.mnemonic] += 1
                     return offset
-            if not insn.memory and (
-                insn.opcode in _VEX
-                or (insn.opcode == _GROUP7 and insn.reg not in _GROUP7_REGISTERS)
-            ):
+            if later(insn) or (insn.opcode in _VEX and not insn.memory):
                 self.patched["#UD"] += 1
                 return offset
             offset += insn.length

@@ -19,7 +19,7 @@ RECORDS: Final = (
 
 _ANY: Final = 8  # stands for "whatever ModRM.reg" beside 0 to 7
 # 0F 01 with a register operand: but for SMSW and LMSW, instructions of later CPUs.
-_GROUP7: Final = 0x0F01
+GROUP7: Final = 0x0F01
 _REGISTERS: Final = (4, 6)
 _BY_OPCODE: Final = {
     (opcode, _ANY if record.reg < 0 else record.reg): record
@@ -28,9 +28,14 @@ _BY_OPCODE: Final = {
 }
 
 
+def later(insn: Insn) -> bool:
+    """Tell whether it is one of later CPUs' that the engine runs and no model has."""
+    return insn.opcode == GROUP7 and not insn.memory and insn.reg not in _REGISTERS
+
+
 def find(insn: Insn) -> Record | None:
     """Return the record of a decoded instruction, or None if the VMM has none."""
-    if insn.opcode == _GROUP7 and not insn.memory and insn.reg not in _REGISTERS:
+    if later(insn):
         return None
     found = _BY_OPCODE.get((insn.opcode, insn.reg))
     return found or _BY_OPCODE.get((insn.opcode, _ANY))

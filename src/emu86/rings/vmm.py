@@ -10,7 +10,6 @@ from typing import Final
 from emu86.cpu import control as word
 from emu86.cpu import layout as at
 from emu86.cpu.engine import (
-    ATTRIBUTES,
     BASE,
     CR,
     ERROR_CODE,
@@ -38,8 +37,6 @@ from emu86.spec import x86
 
 _HFLAGS: Final = at.HFLAGS // 4
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
-_CS_BASE: Final = BASE[x86.CS]
-_CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
 _CR2: Final = CR + 2
 _INTO: Final = 0xCE
 _HOST_CR0: Final = (
@@ -173,7 +170,7 @@ class Vmm:
 
     def on_cpuid(self) -> None:
         """Take CPUID at any CPL."""
-        self.engine.control[word.NOW] += word.EXIT_COST
+        self._control[word.NOW] += word.EXIT_COST
         self._reason = "CPUID"
         q = self.q
         leaf = q[x86.EAX] & x86.MASK32
@@ -314,10 +311,7 @@ class Vmm:
         if not self._reason:
             self._reason = x86.VECTOR_NAMES.get(vector, str(vector))
         self.stepper.cancel()
-        try:
-            inject(self, vector, error)
-        except TripleFault:
-            self.finish("triple fault", f"at {self.where()}")
+        self._inject(vector, error)
 
     def interrupt(self) -> None:
         """Inject the interrupt that waits, if the guest lets it in now."""
@@ -332,12 +326,17 @@ class Vmm:
         ):
             self.vcpu.halted = False
             vector = self.pic.acknowledge()
-            self.engine.control[word.PENDING] = self.pic.intr
+            self._control[word.PENDING] = self.pic.intr
             self.exits.setdefault("interrupt", [0, 0])[0] += 1
-            try:
-                inject(self, vector, interrupt=True)
-            except TripleFault:
-                self.finish("triple fault", f"at {self.where()}")
+            self._inject(vector, interrupt=True)
+
+    def _inject(
+        self, vector: int, error: int | None = None, *, interrupt: bool = False
+    ) -> None:
+        try:
+            inject(self, vector, error, interrupt=interrupt)
+        except TripleFault:
+            self.finish("triple fault", f"at {self.where()}")
 
     # -- what handlers use -------------------------------------------------------------
 
@@ -378,7 +377,6 @@ class Vmm:
         vcpu.cr0 = value
         if changed & PAGING_CR0:
             self.mmu.configure(vcpu.cr0, vcpu.cr3, vcpu.cr4)
-            self.sites.unlearn()
         self._sync_host()
 
     def write_cr3(self, value: int) -> None:
@@ -395,7 +393,6 @@ class Vmm:
         vcpu.cr4 = value
         if changed & PAGING_CR4:
             self.mmu.configure(vcpu.cr0, vcpu.cr3, vcpu.cr4)
-            self.sites.unlearn()
         self._sync_host()
 
     def _sync_host(self) -> None:
@@ -408,17 +405,17 @@ class Vmm:
 
     def tsc(self) -> int:
         """Return the guest's TSC: virtual nanoseconds since it was last written."""
-        control = self.engine.control
+        control = self._control
         return control[word.NOW] // word.QUARTERS + control[word.TSC_OFFSET]
 
     def set_tsc(self, value: int) -> None:
         """WRMSR to the TSC."""
-        control = self.engine.control
+        control = self._control
         control[word.TSC_OFFSET] = value - control[word.NOW] // word.QUARTERS
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port; it takes the guest a microsecond."""
-        self.engine.control[word.NOW] += _IO_COST
+        self._control[word.NOW] += _IO_COST
         value = self.bus.port_read(port, width)
         self._after_io()
         for observer in self.observers:
@@ -427,23 +424,14 @@ class Vmm:
 
     def port_write(self, port: int, width: int, value: int) -> None:
         """Write a port; it takes the guest a microsecond."""
-        self.engine.control[word.NOW] += _IO_COST
+        self._control[word.NOW] += _IO_COST
         self.bus.port_write(port, width, value)
         self._after_io()
         for observer in self.observers:
             observer.pio(port, width, value, True)
 
     def _after_io(self) -> None:
-        control = self.engine.control
-        control[word.PENDING] = self.pic.intr
-
-    def is_mmio(self, page: int) -> bool:
-        """Tell whether a device's memory is at this guest page."""
-        return page in self.mmu.mmio_pages
-
-    def mmio_read(self, gpa: int, width: int) -> bytes:
-        """Read device memory."""
-        return self.bus.mmio_read(gpa, width)
+        self._control[word.PENDING] = self.pic.intr
 
     def mmio_write(self, gpa: int, data: bytes) -> None:
         """Write device memory."""
@@ -462,7 +450,7 @@ class Vmm:
 
     def where(self) -> str:
         """Return the guest's CS:EIP for messages."""
-        return f"{self.d[at.SEGMENTS // 4 + 6]:04x}:{self.q[RIP] & x86.MASK32:08x}"
+        return f"{self.d[_CS_SELECTOR]:04x}:{self.q[RIP] & x86.MASK32:08x}"
 
     # -- what the memory tells ------------------------------------------------------
 
