@@ -1,7 +1,6 @@
 # Each verb does its own set-up: a fresh Debian with python3-venv and make is enough.
 #   make run      boot the teaching kernel       ARGS='--kernel vmlinuz ...' for another
 #   make test     all tests, guests included     ARGS='tests/mmu -k walk' for some
-#   make test-linux  Debian's kernel sentence by sentence, ten minutes
 #   make lint     style, types, floors
 #   make bench    beside qemu-system-i386
 
@@ -10,7 +9,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
 
-.PHONY: run test test-linux lint bench guests debian lock clean
+.PHONY: run test lint bench guests debian lock clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -18,10 +17,6 @@ run: $(READY)
 
 test: guests
 	$(BIN)/python -m pytest -n 2 $(ARGS)
-
-# These share booted guests, so they run in one process.
-test-linux: guests
-	$(BIN)/python -m pytest tests/linux $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -1,18 +1,18 @@
 """Real guests on the real machine, by the real command."""
 
-import lzma
 import os
+import pty
 import select
 import subprocess
 import sys
+import termios
 import time
-from pathlib import Path
 
 import pytest
 
-GUESTS = Path(__file__).parents[2] / "build" / "guests"
+from linux.shell import APPEND, INITRD, KERNEL, need_guests
+
 EMU86 = [sys.executable, "-m", "emu86", "run"]
-PROMPT = b"emu86# "
 PATIENCE = 120
 
 
@@ -52,11 +52,6 @@ class Session:
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
-    def do(self, command):
-        """Have the shell do `command`; return what it shows, its echo left away."""
-        self.type(command)
-        return self.until(PROMPT).partition("\n")[2]
-
     def end(self):
         """Wait for the end; return the exit status and the last words."""
         _, err = self.process.communicate(timeout=PATIENCE)
@@ -90,41 +85,14 @@ def test_the_teaching_kernel_has_a_prompt(technique):
 @pytest.fixture
 def linux():
     """Give the options for Debian's kernel with an interactive initramfs."""
-    kernel, initrd = GUESTS / "vmlinuz", GUESTS / "initrd.cpio"
-    if not kernel.exists():
-        assert not os.environ.get("CI"), "tools/fetch_guests.py has not run"
-        pytest.skip("no guests: run tools/fetch_guests.py")
-    return ("--kernel", kernel, "--initrd", initrd, "--append", "console=ttyS0")
-
-
-@pytest.mark.guest
-@pytest.mark.parametrize("technique", ["patch", "iopl"])
-def test_linux(linux, technique):
-    with Session(*linux, "--technique", technique, "--memory", "256M") as session:
-        session.until(PROMPT)
-        assert "hello 3" in session.do("echo hello $((1+2))")
-        shown = session.do("ldt; sigs; userio")
-        for program in ("ldt", "tls", "signals", "userio"):
-            assert f"{program}-ok" in shown
-        storm = (
-            "i=0; while [ $i -lt 1000 ]; do busybox true || echo bad; i=$((i+1)); done"
-        )
-        assert "bad" not in session.do(storm)
-        session.do("dd if=/dev/zero of=/tmp/f bs=1M count=64")
-        # SHA-256 of 64 MiB of zeros
-        digest = "3b6a07d0d404fab4e23b6d34bc6696a6a312dd92821332385e5af7c01c421351"
-        assert digest in session.do("sha256sum /tmp/f")
-        trouble = session.do("dmesg | grep -E 'Oops|BUG:|WARNING:|Call Trace'")
-        assert not any(word in trouble for word in ("Oops:", "[ cut here ]", "Call"))
-        session.type("poweroff -f")
-        session.until(b"reboot: ")
-        assert session.end()[0] == 0
+    need_guests()
+    return ("--kernel", KERNEL, "--initrd", INITRD, "--append", APPEND)
 
 
 @pytest.mark.guest
 def test_linux_reboots(linux):
     with Session(*linux) as session:
-        session.until(PROMPT)
+        session.until(b"emu86# ")
         session.type("reboot -f")
         status, words = session.end()
         assert status == 0
@@ -132,23 +100,60 @@ def test_linux_reboots(linux):
 
 
 @pytest.mark.guest
-def test_vmlinux(linux, tmp_path):
-    image = linux[1].read_bytes()
-    # setup_sects, payload_offset and payload_length of the boot protocol
-    start = (image[0x1F1] + 1) * 512 + int.from_bytes(image[0x248:0x24C], "little")
-    payload = image[start:][: int.from_bytes(image[0x24C:0x250], "little")]
-    vmlinux = tmp_path / "vmlinux"
-    vmlinux.write_bytes(lzma.LZMADecompressor().decompress(payload))
-    with Session("--kernel", vmlinux, *linux[2:]) as session:
-        assert "Linux version" in session.until(b"Kernel command line: console=ttyS0")
-        session.until(b"Freeing initrd memory: 2")
+@pytest.mark.parametrize("technique", ["patch", "iopl"])
+def test_linux_in_a_terminal(linux, technique):
+    """What is typed key by key, at a terminal, to the very end."""
+    keyboard, line = pty.openpty()
+    before = termios.tcgetattr(line)
+    with subprocess.Popen(
+        [*EMU86, *linux, "--technique", technique],
+        stdin=line,
+        stdout=line,
+        stderr=line,
+        start_new_session=True,
+    ) as process:
+        screen = b""
+
+        def see(text):
+            nonlocal screen
+            end = time.monotonic() + PATIENCE
+            while text not in screen:
+                wait = max(end - time.monotonic(), 0)
+                ready, _, _ = select.select([keyboard], [], [], wait)
+                assert ready, f"no {text} in {screen[-2000:]!r}"
+                screen += os.read(keyboard, 4096)
+            screen = screen.partition(text)[2]
+
+        def type_(text):
+            for key in text:
+                os.write(keyboard, bytes([key]))
+                see(bytes([key]))
+            os.write(keyboard, b"\r")
+
+        try:
+            see(b"emu86# ")
+            type_(b"echo 6 times 7 is $((6*7))")
+            see(b"\n6 times 7 is 42\r\n")
+            see(b"emu86# ")
+            type_(b"(sleep 1; echo now) & sleep 1000000")
+            see(b"\nnow\r\n")
+            os.write(keyboard, b"\x03")
+            see(b"emu86# ")
+            type_(b"poweroff -f")
+            see(b"reboot: System halted")
+            see(b"the guest halted")
+            assert process.wait(PATIENCE) == 0
+            assert termios.tcgetattr(line) == before
+        finally:
+            process.kill()
+            os.close(keyboard)
+            os.close(line)
 
 
 @pytest.mark.guest
 def test_until_the_prompt(linux):
-    command = [*EMU86, *linux, "--until", "GUEST-READY"]
     result = subprocess.run(
-        command,
+        [*EMU86, *linux, "--technique", "iopl", "--until", "GUEST-READY"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=PATIENCE,

@@ -8,6 +8,7 @@ import pytest
 
 from assembler import assemble
 from emu86 import ConfigError, Machine, firmware
+from recorder import Recorder
 
 # Paging: 0-4 MiB as it is, 400000h -> 200000h, 401000h -> 300000h, 402000h -> F0000000h.
 PAGED = """
@@ -147,27 +148,10 @@ def test_code_that_has_run_can_be_written(virtual):
     assert len(shown) <= 5
 
 
-class Watch:
-    def __init__(self):
-        self.exits, self.events, self.fills, self.ports = [], [], [], []
-
-    def vm_exit(self, reason, cs, eip):
-        self.exits.append((reason, cs, eip))
-
-    def inject(self, vector, error):
-        self.events.append((vector, error))
-
-    def shadow_fill(self, gva):
-        self.fills.append(gva)
-
-    def pio(self, port, width, value, write):
-        self.ports.append((port, width, value, write))
-
-
 def test_observers_and_statistics_agree():
     machine = Machine(memory=4 << 20, debug_exit=True)
     machine.load_flat(assemble(PAGED), 0x100000)
-    watch, second = Watch(), Watch()
+    watch, second = Recorder(), Recorder()
     machine.subscribe(watch)
     machine.subscribe(second)
     machine.run(timeout=20)

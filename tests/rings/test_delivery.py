@@ -6,6 +6,7 @@ import pytest
 
 from assembler import assemble
 from guest import MEMORY, Case, check, machine, on_emu86
+from snippets import TO_RING
 
 # A handler of the case's own for vector 45h, which shows the frame it finds.
 SHOW = """
@@ -29,18 +30,6 @@ OWN = """
     mov [IDT + {vector} * 8 + 6], ax
     mov word [IDT + {vector} * 8 + 2], {selector}
     mov byte [IDT + {vector} * 8 + 5], {access}
-"""
-TO_RING = """
-    push dword [data + {ring} * 4]
-    push dword [stacks + {ring} * 4]
-    push dword {flags}
-    push dword [code + {ring} * 4]
-    push dword .outer
-    mov eax, [data + {ring} * 4]
-    mov ds, eax
-    mov es, eax
-    iretd
-    .outer:
 """
 
 

@@ -8,20 +8,8 @@ import pytest
 
 from flat import code
 from guest import TECHNIQUES
+from snippets import PIC
 
-# The interrupt controller is given a base, and one line is raised.
-_PIC = """
-    mov al, 0x11
-    out 0x20, al
-    mov al, {base}
-    out 0x21, al
-    mov al, 4
-    out 0x21, al
-    mov al, 1
-    out 0x21, al
-    mov al, {mask}
-    out 0x21, al
-"""
 _TIMER = """
     mov al, 0x34
     out 0x43, al
@@ -39,9 +27,9 @@ _SERIAL = """
     out dx, al
 """
 SOURCES = {
-    0: _PIC.format(base=0, mask=0xFE) + _TIMER,  # as #DE
-    8: _PIC.format(base=8, mask=0xFE) + _TIMER,  # as #DF
-    12: _PIC.format(base=8, mask=0xEF) + _SERIAL,  # as #SS
+    0: PIC.format(base=0, mask=0xFE) + _TIMER,  # as #DE
+    8: PIC.format(base=8, mask=0xFE) + _TIMER,  # as #DF
+    12: PIC.format(base=8, mask=0xEF) + _SERIAL,  # as #SS
 }
 
 pytestmark = [

@@ -9,6 +9,7 @@ several times, changes one thing it depends on, and does it again.
 import pytest
 
 from guest import Case, check, on_emu86
+from snippets import IRQ4
 
 # To ring 3 with IOPL 3; then `.go` does INT 45h four times, and .user goes on.
 INT = """
@@ -238,29 +239,9 @@ def test_remapped_pages(technique):
 
 
 # IRQ 4 at vector 12 and 8 by a PIC that stands where the BIOS left it.
-IRQ = """
-    mov al, 0x11
-    out 0x20, al
-    mov al, {base}
-    out 0x21, al
-    mov al, 4
-    out 0x21, al
-    mov al, 1
-    out 0x21, al
-    mov al, 0xEF
-    out 0x21, al
-    mov dx, 0x3FC
-    mov al, 8
-    out dx, al
-    mov dx, 0x3F9
-    mov al, 0
-    out dx, al
-    mov al, 2
-    out dx, al
-"""
 LEGACY = tuple(
     Case(f"{name}, PIC at {base}", f"""
-        {IRQ.format(base=base)}
+        {IRQ4.format(base=base)}
         mov eax, .handler
         mov [IDT + {base + 4} * 8], ax
         shr eax, 16

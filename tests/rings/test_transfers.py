@@ -5,24 +5,18 @@
 import pytest
 
 from guest import Case, check, on_emu86
+from snippets import TO_RING
 
 # At ring 0 first: point a gate at .inner, then go to ring {ring} and use it.
-SETUP = """
+SETUP = (
+    """
     mov eax, .inner
     mov [GDT + {gate}], ax
     shr eax, 16
     mov [GDT + {gate} + 6], ax
-    push dword [data + {ring} * 4]
-    push dword [stacks + {ring} * 4]
-    push dword 0x202
-    push dword [code + {ring} * 4]
-    push dword .outer
-    mov eax, [data + {ring} * 4]
-    mov ds, eax
-    mov es, eax
-    iretd
-.outer:
 """
+    + TO_RING
+)
 SAVE_STACK = """
     mov esi, esp
     mov edi, SCRATCH
@@ -35,7 +29,10 @@ SAVE_STACK = """
 
 
 def gated(name, gate, body, ring=3):
-    return Case(f"{name} from ring {ring}", SETUP.format(gate=gate, ring=ring) + body)
+    return Case(
+        f"{name} from ring {ring}",
+        SETUP.format(gate=gate, ring=ring, flags=0x202) + body,
+    )
 
 
 GATES = tuple(
@@ -152,16 +149,8 @@ GATE16 = tuple(
         f"""
         mov eax, .inner - mb
         mov [GDT + GATE16], ax
-        push dword [data + {ring} * 4]
-        push dword [stacks + {ring} * 4]
-        push dword 0x202
-        push dword [code + {ring} * 4]
-        push dword .outer
-        mov eax, [data + {ring} * 4]
-        mov ds, eax
-        mov es, eax
-        iretd
-        .outer: push word 0x1111
+        {TO_RING.format(ring=ring, flags=0x202)}
+        push word 0x1111
         push word 0x2222
         call GATE16:0
         .inner: {SAVE_STACK}""",

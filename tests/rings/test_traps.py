@@ -5,6 +5,7 @@
 import pytest
 
 from guest import Case, check, on_emu86
+from snippets import IRQ4
 
 STEPS = tuple(
     Case(f"{name} at ring {ring}", code, ring, 0x102)
@@ -82,27 +83,7 @@ def test_int1_is_a_trap():
         assert (record["vector"], record["eax"], record["ebx"]) == (0x40, 1, 2)
 
 
-# IRQ 4 by the UART: setting IER.THRE while the transmitter is empty requests it at once.
-UART = """
-    mov al, 0x11
-    out 0x20, al
-    mov al, 0x48
-    out 0x21, al
-    mov al, 4
-    out 0x21, al
-    mov al, 1
-    out 0x21, al
-    mov al, 0xEF
-    out 0x21, al
-    mov dx, 0x3FC
-    mov al, 8
-    out dx, al
-    mov dx, 0x3F9
-    mov al, 0
-    out dx, al
-    mov al, 2
-    out dx, al
-"""
+UART = IRQ4.format(base=0x48)
 DONE = """
     mov dx, 0x3F9
     xor eax, eax
