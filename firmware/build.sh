@@ -1,5 +1,5 @@
 #!/bin/sh
-# Assemble the kernels into DIRECTORY (default: the package, src/emu86/firmware).
+# Assemble the images into DIRECTORY (default: the package, src/emu86/firmware).
 # A flat image has no dates and no paths in it: the same sources give the same bytes.
 set -eu
 cd "$(dirname "$0")"
@@ -10,3 +10,4 @@ for source in teach/teach.asm spin.asm exits.asm; do
     # NASM 2.16's own alignb macro names a warning that NASM does not know.
     nasm -f bin -w+all -w-unknown-warning -Werror -I ./ "$source" -o "$out/$name.elf"
 done
+nasm -f bin -w+all -Werror bios.asm -o "$out/bios.bin"

@@ -5,6 +5,6 @@ cd "$(dirname "$0")"
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 ./build.sh "$fresh"
-for image in "$fresh"/*.elf; do
+for image in "$fresh"/*; do
     cmp "$image" "../src/emu86/firmware/$(basename "$image")"
 done

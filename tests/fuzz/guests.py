@@ -296,7 +296,7 @@ def check(machine: Machine) -> None:
     vmm = machine.vmm
     hidden, ram = vmm.hidden, vmm.memory.ram
     assert bytes(hidden.bytes[:4096]) == b"\xff" * 4096, "the page of ones"
-    hole = bytes(ram.bytes[0xA0000 : min(0x100000, ram.size)])
+    hole = bytes(ram.bytes[0xA0000 : min(0xFF000, ram.size)])
     assert hole.count(0xFF) == len(hole), "the adapter hole was written"
     _check_descriptors(hidden)
     _check_shadow(machine)

@@ -10,12 +10,20 @@ these files from them, byte for byte the same each time. All are Multiboot 1 ker
   line: millions of iterations (default 40).
 - `exits`: one privileged or sensitive operation at a time, each many times. Command
   line: how many (default 10000). Writes `section NAME COUNT` before each series.
+
+And one image is no kernel: `bios`, the board's ROM, which lies below 1 MiB.
 """
 
 from pathlib import Path
 from typing import Final
 
 IMAGES: Final = ("teach", "spin", "exits")
+ROM_SIZE: Final = 4096
+
+
+def rom() -> bytes:
+    """The board's ROM, `ROM_SIZE` bytes that end at 1 MiB."""
+    return Path(__file__).with_name("bios.bin").read_bytes()
 
 
 def path(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The one home of every port and interrupt line of the board: an ISA PC without PCI.
+"""The one home of the board's ports, interrupt lines and ROM: an ISA PC without PCI.
 
 Source: IBM PC/AT Technical Reference; "ISA System Architecture", tables of I/O ports.
 Everything else is not there: PCI's configuration ports CF8h-CFFh read as ones.
@@ -19,6 +19,8 @@ DEBUG_EXIT: Final = range(0xF4, 0xF8)
 COM1: Final = range(0x3F8, 0x400)
 ELCR: Final = range(0x4D0, 0x4D2)
 POWER: Final = range(0x604, 0x606)
+
+ROM: Final = 0xFF000  # to 1 MiB; copied to RAM there, as a PC shadows its ROM
 
 IRQ_PIT: Final = 0
 IRQ_KEYBOARD: Final = 1

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Final
 
+from emu86 import firmware
 from emu86.cpu import control as word
 from emu86.cpu.engine import BASE, RFLAGS, RIP, SELECTOR, Abilities, Engine
 from emu86.cpu.models import DEFAULT, MODELS
 from emu86.cpu.vcpu import VCpu
 from emu86.errors import ConfigError
-from emu86.machine import boot
+from emu86.machine import boot, layout
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.stats import Stats
@@ -83,6 +84,7 @@ class Machine:
         self.realtime = realtime
         self._engine = Engine(abilities)
         self._ram = Ram(memory)
+        self._ram.bytes[layout.ROM : layout.ROM + firmware.ROM_SIZE] = firmware.rom()
         self._engine.map(0, self._ram.bytes)
         self._control = self._engine.control
         self._control[word.TSC_COST] = _TSC_COST

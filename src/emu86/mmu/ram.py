@@ -21,7 +21,8 @@ MIXED: Final = 2  # both, in one mapping only, at the engine's slow path
 TABLE: Final = 3  # holds descriptors that the shadow tables copy: not writable
 UNBACKED: Final = 4  # no RAM there: reads as ones
 
-HOLE: Final = range(0xA0, 0x100)  # page numbers of the PC's adapter and ROM space
+# Page numbers of the PC's adapter and ROM space, less the last: RAM that shadows a ROM.
+HOLE: Final = range(0xA0, 0xFF)
 HIDDEN: Final = 1 << 32  # HPA of the VMM's own memory
 
 
