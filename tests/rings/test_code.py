@@ -136,6 +136,15 @@ def test_trap_alone_shows_where_x86_fails_popek_and_goldberg():
     assert (patch[4]["eax"], trap[4]["eax"]) == (0x00C09300, 0x00C0B300)
 
 
+@pytest.mark.parametrize("transfer", ["call CODE0:.there", "jmp CODE0:.there"])
+def test_trap_keeps_the_guests_ring_through_a_far_transfer(transfer):
+    """The engine alone would put its own CPL, 1, in CS's RPL."""
+    code = f"mov eax, cs\n{transfer}\n.there: mov ebx, cs\nmov ecx, cr0"
+    (record,) = on_emu86((Case("far", code),), options={"technique": "trap"})
+    assert record["vector"] == 0x40
+    assert record["eax"] == record["ebx"] == record["cs"]
+
+
 def site(opcode):
     """Code that runs `opcode` and then tells the GDT's base, in one block."""
     raw = ", ".join(f"{byte:#x}" for byte in opcode)

@@ -167,6 +167,8 @@ class ShadowTable:
         if high & _NATIVE != _NATIVE:
             return 0
         dpl = high & x86.DESC_DPL
+        if high & x86.DESC_CODE and not dpl:
+            return 0  # with it in CS, the engine would put its own CPL in CS's RPL
         if dpl == 0 and not self.segments.inner:
             high |= 1 << x86.DESC_DPL_SHIFT
         elif dpl != x86.DESC_DPL:
@@ -199,6 +201,7 @@ class Segments:
         self.q = vmm.engine.q
         self.memory = vmm.memory
         self.vcpu = vmm.vcpu
+        self.pmu = vmm.vcpu.pmu
         self.inner = False  # the guest runs in its ring 1 or 2: DPL 0 is out of reach
         self.returns: dict[int, Plan] = {}  # by CS, SS: IRET to ring 0 or 3
         self.gates: dict[int, Plan] = {}  # by vector and SS: events in ring 0 or 3
@@ -370,6 +373,8 @@ class Segments:
             q[_SS_BASE], d[_SS_LIMIT], d[_SS_ATTRIBUTES] = plan.ss_hidden
         d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
         self.engine.sync_mode(cpl or 1)
+        if self.pmu.by_ring:
+            self.pmu.turn(self.vmm.now, cpl)
 
     def enter(self) -> None:
         """Make the engine's CPL follow the guest's, which CS's selector tells."""
@@ -382,6 +387,8 @@ class Segments:
                 table.load(table.base, table.limit)
             self.vmm.scanner.change_ring()
         self.vmm.sync_iopl(cpl)
+        if self.pmu.by_ring:
+            self.pmu.turn(self.vmm.now, cpl)
 
     # -- loads -------------------------------------------------------------------------
 
