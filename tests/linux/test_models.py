@@ -15,18 +15,18 @@ from linux.shell import INITRD, KERNEL, Shell, need_guests
 
 # The name that Linux gives it, and the flags of /proc/cpuinfo.
 SHOWN = {
-    "pentium": ("Pentium 75 - 200", "fpu de pse tsc msr cx8"),
+    "pentium": ("Pentium 75 - 200", "fpu de pse tsc msr mce cx8"),
     "pentium2": (
         "Pentium II (Deschutes)",
-        "fpu de pse tsc msr cx8 pge cmov mmx fxsr",
+        "fpu de pse tsc msr mce cx8 pge mca cmov mmx fxsr",
     ),
     "pentium3": (
         "Pentium III (Katmai)",
-        "fpu de pse tsc msr cx8 pge cmov mmx fxsr sse",
+        "fpu de pse tsc msr mce cx8 pge mca cmov mmx fxsr sse",
     ),
     "pentium4": (
         "emu86 virtual Pentium 4",
-        "fpu de pse tsc msr cx8 pge cmov mmx fxsr sse sse2",
+        "fpu de pse tsc msr mce cx8 pge mca cmov mmx fxsr sse sse2",
     ),
 }
 

@@ -262,7 +262,7 @@ BY_THE_MANUAL = {
     "LTR of null": ("xor eax, eax\nltr ax", 13, 0),
     "RDMSR": ("mov ecx, 0x12345\nrdmsr", 13, 0),
     "WRMSR": ("mov ecx, 0x12345\nwrmsr", 13, 0),
-    "RDPMC": ("xor ecx, ecx\nrdpmc", 13, 0),
+    "RDPMC": ("mov ecx, 2\nrdpmc", 13, 0),
     "SYSENTER": ("sysenter", 6, None),
     "SYSEXIT": ("sysexit", 6, None),
     "SYSCALL": ("syscall", 6, None),

@@ -6,6 +6,7 @@ Source: SDM Vol. 2A, CPUID; signatures from Intel's specification updates of eac
 from dataclasses import dataclass
 from typing import Final
 
+from emu86.cpu import pmu
 from emu86.spec import x86
 
 # CPUID.1:EDX
@@ -14,8 +15,10 @@ DE: Final = 1 << 2
 PSE: Final = 1 << 3
 TSC: Final = 1 << 4
 MSR: Final = 1 << 5
+MCE: Final = 1 << 7
 CX8: Final = 1 << 8
 PGE: Final = 1 << 13
+MCA: Final = 1 << 14
 CMOV: Final = 1 << 15
 MMX: Final = 1 << 23
 FXSR: Final = 1 << 24
@@ -64,6 +67,23 @@ class CpuModel:
         return 0, 0, 0, 0
 
     @property
+    def family(self) -> int:
+        """5: Pentium; 6: Pentium Pro to III; 15: Pentium 4."""
+        return self.signature >> 8 & 15
+
+    @property
+    def banks(self) -> int:
+        """How many banks of machine-check registers there are."""
+        if not self.features & MCA:
+            return 0
+        return 5 if self.family == 6 else 4
+
+    @property
+    def counters(self) -> int:
+        """How many performance counters there are."""
+        return pmu.COUNTERS if self.family == 6 else 0
+
+    @property
     def cr4_defined(self) -> int:
         """The CR4 bits that this model has; setting another is #GP(0)."""
         bits = 0
@@ -71,13 +91,14 @@ class CpuModel:
             (TSC, x86.CR4_TSD),
             (DE, x86.CR4_DE),
             (PSE, x86.CR4_PSE),
+            (MCE, x86.CR4_MCE),
             (PGE, x86.CR4_PGE),
             (FXSR, x86.CR4_OSFXSR),
             (SSE, x86.CR4_OSXMMEXCPT),
         ):
             if self.features & feature:
                 bits |= control
-        return bits
+        return bits | (x86.CR4_PCE if self.counters else 0)
 
 
 def _words(text: str) -> tuple[int, ...]:
@@ -87,8 +108,8 @@ def _words(text: str) -> tuple[int, ...]:
     )
 
 
-_PENTIUM: Final = FPU | DE | PSE | TSC | MSR | CX8
-_PENTIUM2: Final = _PENTIUM | PGE | CMOV | MMX | FXSR
+_PENTIUM: Final = FPU | DE | PSE | TSC | MSR | MCE | CX8
+_PENTIUM2: Final = _PENTIUM | PGE | MCA | CMOV | MMX | FXSR
 _PENTIUM3: Final = _PENTIUM2 | SSE
 # L1 of 16 and 16 KiB, L2 of 512 KiB, and TLBs: Linux takes a Pentium II without for a
 # Celeron.

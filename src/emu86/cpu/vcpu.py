@@ -9,6 +9,7 @@ CPL, while the engine's own CPL is 1 for virtual 0.
 from dataclasses import dataclass, field
 
 from emu86.cpu.models import CpuModel
+from emu86.cpu.pmu import Pmu
 from emu86.spec import x86
 
 
@@ -45,5 +46,6 @@ class VCpu:
     )
     dr: list[int] = field(default_factory=lambda: [0, 0, 0, 0, 0, 0, 0xFFFF0FF0, 0x400])
     msr: dict[int, int] = field(default_factory=dict)
+    pmu: Pmu = field(default_factory=Pmu)
     halted: bool = False
     hypervisor: str = ""

@@ -45,6 +45,7 @@ def _sti(vmm: "Vmm", insn: "Insn") -> None:
 
 def _hlt(vmm: "Vmm", _insn: "Insn") -> None:
     vmm.vcpu.halted = True
+    vmm.vcpu.pmu.turn(vmm.now, None)
     vmm.engine.stop()
 
 
@@ -155,38 +156,11 @@ def _nothing(_vmm: "Vmm", _insn: "Insn") -> None:
     """There is no cache to write back or to lose."""
 
 
-def _rdmsr(vmm: "Vmm", _insn: "Insn") -> None:
-    number = vmm.q[x86.ECX] & x86.MASK32
-    if number == x86.MSR_TSC:
-        value = vmm.tsc()
-    elif number in (x86.MSR_PLATFORM_ID, x86.MSR_BIOS_SIGN_ID):
-        value = vmm.vcpu.msr.get(number, 0)
-    else:
-        raise gp(0)
-    vmm.q[x86.EAX], vmm.q[x86.EDX] = value & x86.MASK32, value >> 32 & x86.MASK32
-
-
-def _wrmsr(vmm: "Vmm", _insn: "Insn") -> None:
-    number = vmm.q[x86.ECX] & x86.MASK32
-    value = vmm.q[x86.EAX] & x86.MASK32 | (vmm.q[x86.EDX] & x86.MASK32) << 32
-    if number == x86.MSR_TSC:
-        # Only the low half is writable before family 0Fh models 3 (Vol. 3B 17.17.3).
-        vmm.set_tsc(value & x86.MASK32)
-    elif number == x86.MSR_BIOS_SIGN_ID:
-        vmm.vcpu.msr[number] = value
-    else:
-        raise gp(0)
-
-
 def _rdtsc(vmm: "Vmm", _insn: "Insn") -> None:
     if vmm.vcpu.cr4 & x86.CR4_TSD and vmm.segments.cpl:
         raise gp(0)
     value = vmm.tsc()
     vmm.q[x86.EAX], vmm.q[x86.EDX] = value & x86.MASK32, value >> 32 & x86.MASK32
-
-
-def _rdpmc(_vmm: "Vmm", _insn: "Insn") -> None:
-    raise gp(0)  # the models have no performance counters
 
 
 RECORDS = (
@@ -285,25 +259,9 @@ RECORDS = (
         ring0_only=True,
     ),
     Record(
-        "RDMSR", "0F 32", (0x0F32,), "privileged", "#GP(0)", _rdmsr, "Vol. 2B RDMSR",
-        "Reads the few MSRs that the CPU model has; any other is the guest's #GP(0).",
-        ring0_only=True,
-    ),
-    Record(
-        "WRMSR", "0F 30", (0x0F30,), "privileged", "#GP(0)", _wrmsr, "Vol. 2D WRMSR",
-        "Writes them; any other is the guest's #GP(0).",
-        ring0_only=True,
-    ),
-    Record(
         "RDTSC", "0F 31", (0x0F31,), "privileged",
         "#GP(0) with CR4.TSD; else an engine hook", _rdtsc, "Vol. 2B RDTSC",
         "Virtual time in nanoseconds, that is a 1 GHz TSC. The hook is compiled code.",
-    ),
-    Record(
-        "RDPMC", "0F 33", (0x0F33,), "privileged", "never (#UD): patched",
-        _rdpmc, "Vol. 2B RDPMC",
-        "The models have no performance counters, so every counter number is #GP(0).",
-        patched=(1, 3),
     ),
 )  # fmt: skip
 

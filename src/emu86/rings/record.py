@@ -23,9 +23,9 @@ class Record:
     opcodes: one byte, or 0F00h + the second; reg: the ModRM.reg that selects it, or -1;
     kind: privileged (traps outside ring 0), sensitive (does not trap, yet tells or
     loses something), segment (traps when the shadow tables refuse it) or io; traps: how
-    it reaches the VMM; patched: at which of the engine's rings (1: the guest's kernel,
-    3: its users) its sites are patched before they first run; sdm: where it is
-    described; doc: what is done and why.
+    it reaches the VMM ("#UD": the engine does not have it); patched: at which of the
+    engine's rings (1: the guest's kernel, 3: its users) its sites are patched before
+    they first run; sdm: where it is described; doc: what is done and why.
     """
 
     mnemonic: str

@@ -6,12 +6,13 @@ derive from it.
 
 from typing import Final
 
-from emu86.rings import io, privileged, sensitive, sreg
+from emu86.rings import io, msr, privileged, sensitive, sreg
 from emu86.rings.decode import Insn
 from emu86.rings.record import Record
 
 RECORDS: Final = (
     *privileged.RECORDS,
+    *msr.RECORDS,
     *sensitive.RECORDS,
     *sreg.RECORDS,
     *io.RECORDS,

@@ -132,11 +132,17 @@ class Vmm:
         self._account(start)
 
     def on_invalid(self) -> None:
-        """Take an invalid opcode."""
+        """Take an opcode that the engine does not have."""
         start = perf_counter_ns() if self.timing else 0
         self._begin()
         self._reason = "#UD"
-        self.reflect(x86.VEC_UD, None)
+        try:
+            insn = self.sites.at_eip()
+            if not isinstance(insn.record, Record) or insn.record.traps != "#UD":
+                raise undefined()
+            self._emulate(insn)
+        except (GuestFault, PageFault) as raised:
+            self.reflect(*as_fault(self, raised))
         if self.pic.intr:
             self.interrupt()
         self._account(start)
@@ -303,7 +309,7 @@ class Vmm:
     def _trap_flag(self) -> None:
         """Single-step trap: DR6.BS (SDM Vol. 3B section 17.3.1.4)."""
         self.vcpu.dr[6] |= 1 << 14
-        self.vcpu.halted = False
+        self._wake()
         self.reflect(x86.VEC_DB, None)
 
     def reflect(self, vector: int, error: int | None) -> None:
@@ -324,11 +330,17 @@ class Vmm:
             and self.scanner.waiting is None
             and self.end is None
         ):
-            self.vcpu.halted = False
+            self._wake()
             vector = self.pic.acknowledge()
             self._control[word.PENDING] = self.pic.intr
             self.exits.setdefault("interrupt", [0, 0])[0] += 1
             self._inject(vector, interrupt=True)
+
+    def _wake(self) -> None:
+        """Go on after HLT, if that is where the guest is."""
+        if self.vcpu.halted:
+            self.vcpu.halted = False
+            self.vcpu.pmu.turn(self.now, 0)
 
     def _inject(
         self, vector: int, error: int | None = None, *, interrupt: bool = False
@@ -403,15 +415,18 @@ class Vmm:
             x86.CR4_PAE | vcpu.cr4 & _MIRRORED_CR4,
         )
 
+    @property
+    def now(self) -> int:
+        """Virtual time in nanoseconds."""
+        return self._control[word.NOW] // word.QUARTERS
+
     def tsc(self) -> int:
         """Return the guest's TSC: virtual nanoseconds since it was last written."""
-        control = self._control
-        return control[word.NOW] // word.QUARTERS + control[word.TSC_OFFSET]
+        return self.now + self._control[word.TSC_OFFSET]
 
     def set_tsc(self, value: int) -> None:
         """WRMSR to the TSC."""
-        control = self._control
-        control[word.TSC_OFFSET] = value - control[word.NOW] // word.QUARTERS
+        self._control[word.TSC_OFFSET] = value - self.now
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port; it takes the guest a microsecond."""

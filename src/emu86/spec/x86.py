@@ -144,6 +144,14 @@ GPR_NAMES: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 SEGMENT_NAMES: Final = ("es", "cs", "ss", "ds", "fs", "gs")
 
 # Model-specific registers: Vol. 4 table 2-2
+MSR_P5_MC_ADDR: Final = 0x0
+MSR_P5_MC_TYPE: Final = 0x1
 MSR_TSC: Final = 0x10
 MSR_PLATFORM_ID: Final = 0x17
 MSR_BIOS_SIGN_ID: Final = 0x8B
+MSR_PERFCTR0: Final = 0xC1
+MSR_MCG_CAP: Final = 0x179
+MSR_MCG_STATUS: Final = 0x17A
+MSR_PERFEVTSEL0: Final = 0x186
+MSR_MISC_ENABLE: Final = 0x1A0
+MSR_MC0_CTL: Final = 0x400  # then its STATUS, ADDR and MISC, then the next bank's
