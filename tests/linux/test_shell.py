@@ -126,8 +126,9 @@ TROUBLE = re.compile(
 )
 # On a PC whose TSC has but the PIT to check it by, Linux programs the PIT for one shot
 # at a time and checks all the same: a timer other than the tick's that is near then
-# discredits the TSC, sooner or later.
-NAPS = "while ! dmesg | grep -q 'TSC found unstable'; do sleep 0.0317; done"
+# discredits the TSC, sooner or later. QEMU's time is the host's, so it is chance when.
+NAPS = "for i in $(seq 400); do sleep 0.0117; done"
+BOOTS = 6
 
 
 def normalised(line):
@@ -142,9 +143,24 @@ def trouble(dmesg):
     return {line for line in lines if TROUBLE.search(line)}
 
 
-def test_the_kernel_does_not_complain(shell, qemu):
-    assert qemu.do(NAPS) == ""
-    assert trouble(shell.do("dmesg")) <= trouble(qemu.do("dmesg"))
+def what_qemu_says():
+    """Boot QEMU, again and again, and yield the trouble that each boot tells of."""
+    for _ in range(BOOTS):
+        guest = Qemu()
+        try:
+            guest.do(NAPS)
+            yield trouble(guest.do("dmesg"))
+        finally:
+            guest.close()
+
+
+def test_the_kernel_does_not_complain(shell):
+    ours = trouble(shell.do("dmesg"))
+    for theirs in what_qemu_says():
+        ours -= theirs
+        if not ours:
+            break
+    assert not ours
 
 
 def test_its_hardware_is_what_it_says(shell):
