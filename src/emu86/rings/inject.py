@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 
 from emu86.cpu.engine import ATTRIBUTES, BASE, RIP, SELECTOR
 from emu86.mmu.memory import PageFault
+from emu86.rings.descriptors import Descriptor
 from emu86.rings.fault import GuestFault, TripleFault
-from emu86.rings.segments import Descriptor
 from emu86.rings.stack import Stack, tss_stack
 from emu86.rings.tasks import CALL, switch_task
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.monitor import Monitor
+    from emu86.rings.segments import Segments
 
 _EXT = 1
 _IDT = 2
@@ -26,7 +27,7 @@ _GATES = (*_INTERRUPT_GATES, x86.SYS_TRAP16, x86.SYS_TRAP32, x86.SYS_TASK_GATE)
 
 
 def inject(
-    vmm: "Vmm", vector: int, error: int | None = None, *, interrupt: bool = False
+    vmm: "Monitor", vector: int, error: int | None = None, *, interrupt: bool = False
 ) -> None:
     """Deliver an exception or a hardware interrupt, with what comes of failing.
 
@@ -56,7 +57,7 @@ def inject(
             return
 
 
-def as_fault(vmm: "Vmm", raised: GuestFault | PageFault) -> tuple[int, int | None]:
+def as_fault(vmm: "Monitor", raised: GuestFault | PageFault) -> tuple[int, int | None]:
     """Return vector and error code, putting a page fault's address in CR2."""
     if isinstance(raised, PageFault):
         vmm.vcpu.cr2 = raised.gva
@@ -64,7 +65,7 @@ def as_fault(vmm: "Vmm", raised: GuestFault | PageFault) -> tuple[int, int | Non
     return raised.vector, raised.error
 
 
-def software(vmm: "Vmm", vector: int, start: int) -> None:
+def software(vmm: "Monitor", vector: int, start: int) -> None:
     """INT n, INT3, INTO: like `deliver`, with the gate's DPL checked against the CPL.
 
     start: EIP of the instruction, where a fault of the delivery leaves the guest.
@@ -77,7 +78,7 @@ def software(vmm: "Vmm", vector: int, start: int) -> None:
 
 
 def deliver(
-    vmm: "Vmm",
+    vmm: "Monitor",
     vector: int,
     error: int | None,
     *,
@@ -89,7 +90,8 @@ def deliver(
     fault: the saved EFLAGS has RF set (SDM Vol. 3B 17.3.1.1); software: INT n, whose
     gate must allow the CPL and whose error codes have EXT clear.
     """
-    if _as_before(vmm, vector, error, fault=fault, software=software):
+    plans = vmm.plans
+    if plans and _as_before(vmm, plans, vector, error, fault=fault, software=software):
         return
     ext = 0 if software else _EXT
     where = vector << 3 | _IDT | ext
@@ -157,15 +159,16 @@ def deliver(
     vmm.q[RIP] = offset
     segments.enter()
     if (
-        size == 4
+        plans
+        and size == 4
         and level == 0
         and cpl in (0, _USER)
         and vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
-        and segments.watched(selector, ss)
-        and segments.watch_idt(base)
+        and plans.watched(selector, ss)
+        and plans.watch_idt(base)
     ):
         dpl = gate.dpl << 8
-        segments.gates[vector << 2 | cpl] = segments.plan(ss, offset, kind | dpl)
+        plans.gates[vector << 2 | cpl] = plans.plan(ss, offset, kind | dpl)
     clear = _CLEARED_BY_TRAP
     if kind in _INTERRUPT_GATES:
         clear |= x86.IF
@@ -173,15 +176,16 @@ def deliver(
 
 
 def _as_before(
-    vmm: "Vmm", vector: int, error: int | None, *, fault: bool, software: bool
-) -> bool:
+    vmm: "Monitor", plans: "Segments", vector: int, error: int | None,
+    *, fault: bool, software: bool,
+) -> bool:  # fmt: skip
     """Deliver to ring 0 through a gate that a plan stands for; False: the long way."""
-    q, d, segments = vmm.q, vmm.d, vmm.segments
+    q, d = vmm.q, vmm.d
     cpl = d[_CS_SELECTOR] & 3
-    plan = segments.gates.get(vector << 2 | cpl)
+    plan = plans.gates.get(vector << 2 | cpl)
     if plan is None or (software and plan.kind >> 8 < cpl):
         return False
-    memory = vmm.memory
+    memory = plans.memory
     # A conditional jump over either end of 4 GiB leaves RIP beyond it.
     frame = [q[RIP] & x86.MASK32, d[_CS_SELECTOR], vmm.guest_flags()]
     flags = frame[2]
@@ -216,7 +220,7 @@ def _as_before(
         observer.inject(vector, error)
     q[x86.ESP] = esp
     q[RIP] = plan.offset
-    segments.follow(plan, 0, stack=bool(cpl))
+    plans.follow(plan, 0, stack=bool(cpl))
     clear = _CLEARED_BY_TRAP
     if plan.kind & 0xFF in _INTERRUPT_GATES:
         clear |= x86.IF

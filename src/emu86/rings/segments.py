@@ -14,7 +14,8 @@ from emu86.cpu import layout as at
 from emu86.cpu.engine import ATTRIBUTES, BASE, LIMIT, SELECTOR
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Hidden
-from emu86.rings.fault import GuestFault, gp
+from emu86.rings.descriptors import Descriptor, SegmentRules
+from emu86.rings.fault import GuestFault
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -31,56 +32,6 @@ _SS_LIMIT: Final = LIMIT[x86.SS]
 _SS_ATTRIBUTES: Final = ATTRIBUTES[x86.SS]
 _NATIVE: Final = x86.DESC_P | x86.DESC_S | x86.DESC_A
 _MANY: Final = 0x10000  # encoded descriptors kept, whatever the guest writes
-
-
-class Descriptor:
-    """One 8-byte descriptor: base 32 bits, limit in bytes, attributes in place."""
-
-    __slots__ = ("attributes", "base", "high", "limit", "low")
-
-    def __init__(self, low: int, high: int) -> None:
-        self.low = low
-        self.high = high
-        self.base = low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000
-        limit = low & 0xFFFF | high & 0xF0000
-        self.limit = limit << 12 | 0xFFF if high & x86.DESC_G else limit
-        self.attributes = high & x86.DESC_ATTRIBUTES & ~x86.DESC_L
-
-    @property
-    def dpl(self) -> int:
-        """Descriptor privilege level, 0 to 3."""
-        return self.high >> x86.DESC_DPL_SHIFT & 3
-
-    @property
-    def present(self) -> bool:
-        """The P bit."""
-        return bool(self.high & x86.DESC_P)
-
-    @property
-    def system(self) -> int:
-        """The system type (0 to 15), or -1 for a code or data segment."""
-        return -1 if self.high & x86.DESC_S else self.high >> 8 & 15
-
-    @property
-    def code(self) -> bool:
-        """Whether it is a code segment."""
-        both = x86.DESC_S | x86.DESC_CODE
-        return self.high & both == both
-
-    @property
-    def conforming(self) -> bool:
-        """Whether it is a conforming code segment."""
-        return self.code and bool(self.high & x86.DESC_CE)
-
-    @property
-    def readable(self) -> bool:
-        """Whether data can be read through it."""
-        return self.system < 0 and (not self.code or bool(self.high & x86.DESC_RW))
-
-    @property
-    def writable(self) -> bool:
-        """Whether it is a data segment that can be written."""
-        return self.system < 0 and not self.code and bool(self.high & x86.DESC_RW)
 
 
 class ShadowTable:
@@ -191,16 +142,13 @@ class Plan(NamedTuple):
     kind: int = 0
 
 
-class Segments:
+class Segments(SegmentRules):
     """Segment registers and descriptor tables of one virtual CPU."""
 
     def __init__(self, vmm: "Vmm") -> None:
+        super().__init__(vmm.engine, vmm.vcpu)
         self.vmm = vmm
-        self.engine = vmm.engine
-        self.d = vmm.engine.d
-        self.q = vmm.engine.q
         self.memory = vmm.memory
-        self.vcpu = vmm.vcpu
         self.pmu = vmm.vcpu.pmu
         self.inner = False  # the guest runs in its ring 1 or 2: DPL 0 is out of reach
         self.returns: dict[int, Plan] = {}  # by CS, SS: IRET to ring 0 or 3
@@ -276,20 +224,8 @@ class Segments:
 
     def load_ldt(self, selector: int) -> None:
         """LLDT: raises #GP(selector) or #NP(selector)."""
-        ldtr = self.vcpu.ldtr
-        if selector & 0xFFFC == 0:
-            ldtr.selector, ldtr.base, ldtr.limit, ldtr.kind = selector, 0, -1, 0
-        else:
-            if selector & 4:
-                raise gp(selector)
-            found = self.descriptor(selector)
-            if found.system != x86.SYS_LDT:
-                raise gp(selector)
-            if not found.present:
-                raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
-            ldtr.selector, ldtr.base, ldtr.limit = selector, found.base, found.limit
-            ldtr.kind = x86.SYS_LDT
-        self.ldt.load(ldtr.base, ldtr.limit)
+        super().load_ldt(selector)
+        self.ldt.load(self.vcpu.ldtr.base, self.vcpu.ldtr.limit)
 
     def table(self, selector: int) -> ShadowTable:
         """Return the table that a selector's TI bit means."""
@@ -318,24 +254,12 @@ class Segments:
             table.known[offset] = found
         return found
 
-    def set_high(self, selector: int, descriptor: Descriptor, bits: int) -> None:
-        """Set bits (accessed, busy) in a descriptor's high doubleword in memory."""
-        if descriptor.high & bits != bits:
-            where = self.table(selector).base + (selector & 0xFFF8) + 4
-            self.memory.write32(where & x86.MASK32, descriptor.high | bits)
-            descriptor.high |= bits
-            descriptor.attributes |= bits & x86.DESC_ATTRIBUTES
+    def write_high(self, selector: int, high: int) -> None:
+        """Write the high doubleword of a descriptor in the guest's table."""
+        where = self.table(selector).base + (selector & 0xFFF8) + 4
+        self.memory.write32(where & x86.MASK32, high)
 
-    def mark(self, selector: int, descriptor: Descriptor) -> None:
-        """Set a descriptor's accessed bit, which may fault, before it is loaded."""
-        self.set_high(selector, descriptor, x86.DESC_A)
-
-    # -- what the guest sees -----------------------------------------------------------
-
-    @property
-    def cpl(self) -> int:
-        """The guest's CPL."""
-        return self.d[_CS_SELECTOR] & 3
+    # -- what the registers hold -------------------------------------------------------
 
     def hold(self, index: int, selector: int, found: Descriptor) -> None:
         """Put a checked descriptor in a segment register; then `enter` or `settle`."""
@@ -343,10 +267,6 @@ class Segments:
         if not attributes & x86.DESC_DPL:
             attributes |= 1 << x86.DESC_DPL_SHIFT
         self.engine.set_segment(index, selector, found.base, found.limit, attributes)
-
-    def clear(self, index: int, selector: int = 0) -> None:
-        """Load a null selector."""
-        self.engine.set_segment(index, selector, 0, 0, 0)
 
     def plan(self, ss: int = 0, offset: int = 0, kind: int = 0) -> Plan:
         """Keep what CS and SS hold now."""
@@ -390,88 +310,14 @@ class Segments:
         if self.pmu.by_ring:
             self.pmu.turn(self.vmm.now, cpl)
 
-    # -- loads -------------------------------------------------------------------------
-
-    def load(self, index: int, selector: int) -> None:
-        """MOV, POP and LxS of a data segment register or SS: SDM Vol. 2B MOV.
-
-        Raises #GP, #NP and #SS as the guest's CPU would.
-        """
-        if index == x86.SS:
-            found = self.check_stack(selector, self.cpl, x86.VEC_GP)
-        elif selector & 0xFFFC == 0:
-            self.clear(index, selector)
-            self.settle()
-            return
-        else:
-            found = self.descriptor(selector)
-            if not found.readable:
-                raise gp(selector)
-            level = max(selector & 3, self.cpl)
-            if not found.conforming and found.dpl < level:
-                raise gp(selector)
-            if not found.present:
-                raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
-        self.mark(selector, found)
-        self.hold(index, selector, found)
-        self.settle()
-
-    def settle(self) -> None:
-        """Bring the engine's derived mode bits in line after a load."""
-        self.engine.sync_mode(self.d[_HFLAGS] & at.HF_CPL)
-
-    def check_stack(self, selector: int, cpl: int, vector: int) -> Descriptor:
-        """Read a descriptor for SS at `cpl`; `vector`: #GP, or #TS for a new stack."""
-        if selector & 0xFFFC == 0:
-            raise GuestFault(vector, 0)
-        found = self.descriptor(selector, vector)
-        if selector & 3 != cpl or not found.writable or found.dpl != cpl:
-            raise GuestFault(vector, selector & 0xFFFC)
-        if not found.present:
-            raise GuestFault(x86.VEC_SS, selector & 0xFFFC)
-        return found
-
-    def check_code(self, selector: int, cpl: int) -> Descriptor:
-        """Read a descriptor for CS, for a jump or call that stays at `cpl`."""
-        found = self.descriptor(selector)
-        if not found.code:
-            raise gp(selector)
-        if found.conforming:
-            if found.dpl > cpl:
-                raise gp(selector)
-        elif selector & 3 > cpl or found.dpl != cpl:
-            raise gp(selector)
-        if not found.present:
-            raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
-        return found
-
-    def load_code(self, selector: int, found: Descriptor, cpl: int) -> None:
-        """Load CS for `cpl`, and follow it."""
-        self.mark(selector, found)
-        self.hold(x86.CS, selector & 0xFFFC | cpl, found)
-
-    def load_stack(self, selector: int, found: Descriptor) -> None:
-        """Load SS from a descriptor of `check_stack`."""
-        self.mark(selector, found)
-        self.hold(x86.SS, selector, found)
-
-    def drop_outer(self, cpl: int) -> None:
-        """Null the data segments that a return to `cpl` may not use (Vol. 3A 5.8.6)."""
-        d = self.d
-        conforming = x86.DESC_CODE | x86.DESC_CE
-        for index in (x86.ES, x86.DS, x86.FS, x86.GS):
-            attributes = d[ATTRIBUTES[index]]
-            # DPL 0 stands as 1 here, and both are too privileged for any outer ring.
-            if attributes & conforming == conforming:
-                continue
-            dpl = attributes >> x86.DESC_DPL_SHIFT & 3
-            if dpl < cpl or (dpl == 1 and cpl == 1 and self._was_zero(index)):
-                self.clear(index)
-
-    def _was_zero(self, index: int) -> bool:
+    def held_dpl(self, index: int) -> int:
         """Tell DPL 0 from DPL 1 by the guest's table: the register does not keep it."""
+        dpl = super().held_dpl(index)
+        if dpl != 1:
+            return dpl
         selector = self.d[SELECTOR[index]]
         try:
-            return selector & 0xFFFC != 0 and self.descriptor(selector).dpl == 0
+            was_zero = self.descriptor(selector).dpl == 0
         except (GuestFault, PageFault):
-            return True  # gone from the table since
+            was_zero = True  # gone from the table since
+        return 0 if was_zero else 1

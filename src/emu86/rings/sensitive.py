@@ -15,7 +15,7 @@ from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.segments import Descriptor
+    from emu86.rings.descriptors import Descriptor
     from emu86.rings.vmm import Vmm
 
 _POPF = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.AC | x86.ID

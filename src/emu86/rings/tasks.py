@@ -7,8 +7,8 @@ from emu86.rings.fault import GuestFault, gp
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.segments import Descriptor
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.descriptors import Descriptor
+    from emu86.rings.monitor import Monitor
 
 JUMP: Final = 0
 CALL: Final = 1  # CALL, an interrupt or an exception: the old task is nested
@@ -29,7 +29,7 @@ _LIMIT32: Final = 0x67
 _LIMIT16: Final = 0x2B
 
 
-def switch_task(vmm: "Vmm", selector: int, how: int, next_eip: int) -> None:
+def switch_task(vmm: "Monitor", selector: int, how: int, next_eip: int) -> None:
     """Leave the current task and enter the one whose TSS `selector` names."""
     segments, vcpu, memory = vmm.segments, vmm.vcpu, vmm.memory
     vector = x86.VEC_TS if how == IRET else x86.VEC_GP
@@ -67,7 +67,7 @@ def switch_task(vmm: "Vmm", selector: int, how: int, next_eip: int) -> None:
     _enter(vmm, state)
 
 
-def _set_busy(vmm: "Vmm", selector: int, *, busy: bool) -> None:
+def _set_busy(vmm: "Monitor", selector: int, *, busy: bool) -> None:
     if selector & 0xFFFC == 0:
         return
     where = vmm.vcpu.gdt_base + (selector & 0xFFF8) + 4
@@ -76,7 +76,7 @@ def _set_busy(vmm: "Vmm", selector: int, *, busy: bool) -> None:
     vmm.memory.write32(where, high | bit if busy else high & ~bit)
 
 
-def _save(vmm: "Vmm", eip: int, flags: int) -> None:
+def _save(vmm: "Monitor", eip: int, flags: int) -> None:
     """Write the old task's state to its TSS."""
     tr, memory, q = vmm.vcpu.tr, vmm.memory, vmm.q
     wide = tr.kind in _TSS32
@@ -91,7 +91,7 @@ def _save(vmm: "Vmm", eip: int, flags: int) -> None:
         at += size
 
 
-def _read(vmm: "Vmm", base: int, *, wide: bool) -> dict[str, int]:
+def _read(vmm: "Monitor", base: int, *, wide: bool) -> dict[str, int]:
     """Read the new task's state from its TSS."""
     memory = vmm.memory
     size = 4 if wide else 2
@@ -110,7 +110,7 @@ def _read(vmm: "Vmm", base: int, *, wide: bool) -> dict[str, int]:
     return state
 
 
-def _enter(vmm: "Vmm", state: dict[str, int]) -> None:
+def _enter(vmm: "Monitor", state: dict[str, int]) -> None:
     """Load the new task; faults from here on are taken in its context."""
     segments, q = vmm.segments, vmm.q
     for i, name in enumerate(x86.GPR_NAMES):
@@ -142,7 +142,7 @@ def _enter(vmm: "Vmm", state: dict[str, int]) -> None:
             raise
 
 
-def _code(vmm: "Vmm", selector: int) -> "Descriptor":
+def _code(vmm: "Monitor", selector: int) -> "Descriptor":
     if selector & 0xFFFC == 0:
         raise GuestFault(x86.VEC_TS, 0)
     found = vmm.segments.descriptor(selector, x86.VEC_TS)
@@ -155,7 +155,7 @@ def _code(vmm: "Vmm", selector: int) -> "Descriptor":
     return found
 
 
-def load_tr(vmm: "Vmm", selector: int) -> None:
+def load_tr(vmm: "Monitor", selector: int) -> None:
     """LTR: raises #GP(selector) or #NP(selector)."""
     if selector & 0xFFFC == 0:
         raise gp(0)

@@ -8,8 +8,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from emu86.cpu.engine import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
+from emu86.rings.descriptors import Descriptor
 from emu86.rings.fault import GuestFault, gp
-from emu86.rings.segments import Descriptor
 from emu86.rings.stack import Stack, tss_stack
 from emu86.rings.tasks import CALL, IRET, JUMP, switch_task
 from emu86.spec import x86

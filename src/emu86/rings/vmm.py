@@ -24,15 +24,16 @@ from emu86.mmu.memory import GuestMemory, PageFault
 from emu86.mmu.ram import Hidden, Ram
 from emu86.mmu.shadow import FILLED, GUEST_FAULT, PAGING_CR0, PAGING_CR4, ShadowMmu
 from emu86.rings.decode import Insn
-from emu86.rings.fault import GuestFault, TripleFault, gp, undefined
-from emu86.rings.inject import as_fault, inject, software
+from emu86.rings.fault import GuestFault, gp, undefined
+from emu86.rings.inject import as_fault, software
 from emu86.rings.mmio import Stepper
+from emu86.rings.monitor import Monitor
 from emu86.rings.record import Record
 from emu86.rings.rotate import settle_flags
 from emu86.rings.scan import INT3, Scanner
 from emu86.rings.segments import Segments
 from emu86.rings.sites import Sites
-from emu86.rings.wiring import Bus, Interrupts, Observer
+from emu86.rings.wiring import Bus, Interrupts
 from emu86.spec import x86
 
 _HFLAGS: Final = at.HFLAGS // 4
@@ -45,7 +46,6 @@ _HOST_CR0: Final = (
 _MIRRORED_CR0: Final = x86.CR0_MP | x86.CR0_EM | x86.CR0_TS
 _MIRRORED_CR4: Final = x86.CR4_TSD | x86.CR4_OSFXSR | x86.CR4_OSXMMEXCPT
 _SEGMENT_VECTORS: Final = (x86.VEC_TS, x86.VEC_NP, x86.VEC_SS, x86.VEC_GP)
-_IO_COST: Final = 1000 * word.QUARTERS  # an ISA bus cycle takes about a microsecond
 
 # What of EFLAGS the engine holds. No breakpoint fires, so RF does nothing, and the
 # engine's PUSHF would show it.
@@ -54,7 +54,7 @@ _KEPT_FLAGS: Final = x86.FLAGS_DEFINED & ~(x86.VM | x86.VIF | x86.VIP | x86.RF)
 TECHNIQUES: Final = ("trap", "patch", "iopl")
 
 
-class Vmm:
+class Vmm(Monitor):
     """The virtual machine monitor around one engine."""
 
     def __init__(
@@ -66,27 +66,17 @@ class Vmm:
         pic: Interrupts,
         technique: str,
     ) -> None:
-        self.engine = engine
-        self._control = engine.control
-        self.q = engine.q
-        self.d = engine.d
-        self.vcpu = vcpu
-        self.bus = bus
-        self.pic = pic
-        self.technique = technique
+        super().__init__(engine, vcpu, bus, pic, technique)
         self.raised = technique == "iopl"
         self.iopl = 0  # the guest's; the hardware's is higher for its kernel if raised
-        self.observers: list[Observer] = []
         self.hidden = Hidden(engine)
         self.mmu = ShadowMmu(engine, ram, self.hidden)
-        self.memory = GuestMemory(self.mmu)
-        self.segments = Segments(self)
+        self.memory: GuestMemory = GuestMemory(self.mmu)
+        self.segments: Segments = Segments(self)
+        self.plans = self.segments
         self.scanner = Scanner(self, iopl_raised=self.raised)
         self.stepper = Stepper(self)
         self.guest_tf = 0  # the guest's TF while a step has set the hardware's
-        self.end: tuple[str, str] | None = None
-        self.timing = False
-        self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
         self.sites = Sites(self)
         self.mmu.use.forget_code = self._forget
         self.mmu.switched = self._switched
@@ -158,41 +148,6 @@ class Vmm:
             self.scanner.restore()
         if control[word.DROPPED_COUNT]:
             self._take_dropped()
-
-    def on_in(self, port: int, width: int) -> int:
-        """Take an IN or INS that the hardware runs."""
-        start = perf_counter_ns() if self.timing else 0
-        self._reason = "IN"
-        value = self.port_read(port, width)
-        self._account(start)
-        return value
-
-    def on_out(self, port: int, width: int, value: int) -> None:
-        """Take an OUT or OUTS that the hardware runs."""
-        start = perf_counter_ns() if self.timing else 0
-        self._reason = "OUT"
-        self.port_write(port, width, value)
-        self._account(start)
-
-    def on_cpuid(self) -> None:
-        """Take CPUID at any CPL."""
-        self._control[word.NOW] += word.EXIT_COST
-        self._reason = "CPUID"
-        q = self.q
-        leaf = q[x86.EAX] & x86.MASK32
-        a, b, c, d = self.vcpu.model.cpuid(leaf, self.vcpu.hypervisor)
-        q[x86.EAX], q[x86.EBX], q[x86.ECX], q[x86.EDX] = a, b, c, d
-        self._account(0)
-
-    def _account(self, start: int) -> None:
-        stat = self.exits.get(self._reason)
-        if stat is None:
-            stat = self.exits[self._reason] = [0, 0]
-        stat[0] += 1
-        if start:
-            stat[1] += perf_counter_ns() - start
-        for observer in self.observers:
-            observer.vm_exit(self._reason, self.d[_CS_SELECTOR], self.q[RIP])
 
     def _software(self, vector: int) -> None:
         """INT n, INT3, INTO, or the INT3 of a patched site."""
@@ -336,20 +291,6 @@ class Vmm:
             self.exits.setdefault("interrupt", [0, 0])[0] += 1
             self._inject(vector, interrupt=True)
 
-    def _wake(self) -> None:
-        """Go on after HLT, if that is where the guest is."""
-        if self.vcpu.halted:
-            self.vcpu.halted = False
-            self.vcpu.pmu.turn(self.now, 0)
-
-    def _inject(
-        self, vector: int, error: int | None = None, *, interrupt: bool = False
-    ) -> None:
-        try:
-            inject(self, vector, error, interrupt=interrupt)
-        except TripleFault:
-            self.finish("triple fault", f"at {self.where()}")
-
     # -- what handlers use -------------------------------------------------------------
 
     def guest_flags(self) -> int:
@@ -414,58 +355,6 @@ class Vmm:
             self.mmu.root.hpa,
             x86.CR4_PAE | vcpu.cr4 & _MIRRORED_CR4,
         )
-
-    @property
-    def now(self) -> int:
-        """Virtual time in nanoseconds."""
-        return self._control[word.NOW] // word.QUARTERS
-
-    def tsc(self) -> int:
-        """Return the guest's TSC: virtual nanoseconds since it was last written."""
-        return self.now + self._control[word.TSC_OFFSET]
-
-    def set_tsc(self, value: int) -> None:
-        """WRMSR to the TSC."""
-        self._control[word.TSC_OFFSET] = value - self.now
-
-    def port_read(self, port: int, width: int) -> int:
-        """Read a port; it takes the guest a microsecond."""
-        self._control[word.NOW] += _IO_COST
-        value = self.bus.port_read(port, width)
-        self._after_io()
-        for observer in self.observers:
-            observer.pio(port, width, value, False)
-        return value
-
-    def port_write(self, port: int, width: int, value: int) -> None:
-        """Write a port; it takes the guest a microsecond."""
-        self._control[word.NOW] += _IO_COST
-        self.bus.port_write(port, width, value)
-        self._after_io()
-        for observer in self.observers:
-            observer.pio(port, width, value, True)
-
-    def _after_io(self) -> None:
-        self._control[word.PENDING] = self.pic.intr
-
-    def mmio_write(self, gpa: int, data: bytes) -> None:
-        """Write device memory."""
-        self.bus.mmio_write(gpa, data)
-        self._after_io()
-
-    def finish(self, reason: str, detail: str = "") -> None:
-        """End the run at the next block."""
-        if self.end is None:
-            self.end = reason, detail
-        self.engine.stop()
-
-    def unsupported(self, what: str) -> None:
-        """End the run: the guest needs what emu86 does not have yet."""
-        self.finish("unsupported", f"{what} at {self.where()}")
-
-    def where(self) -> str:
-        """Return the guest's CS:EIP for messages."""
-        return f"{self.d[_CS_SELECTOR]:04x}:{self.q[RIP] & x86.MASK32:08x}"
 
     # -- what the memory tells ------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What the VMM needs of whoever builds it in: the board, and those who watch."""
+"""What a monitor needs from elsewhere: the board, guest memory, and those who watch."""
 
 from typing import Protocol
 
@@ -54,4 +54,27 @@ class Observer(Protocol):
 
     def pio(self, port: int, width: int, value: int, write: bool) -> None:
         """Tell of a port access."""
+        ...
+
+
+class LinearMemory(Protocol):
+    """Guest memory by linear address, as the delivery of events reads and writes it.
+
+    1 to 4 bytes, with supervisor or user rights; raises PageFault.
+    """
+
+    def read(self, gva: int, size: int, *, user: bool = False) -> int:
+        """Read `size` bytes."""
+        ...
+
+    def read32(self, gva: int) -> int:
+        """Read a doubleword with supervisor rights."""
+        ...
+
+    def write(self, gva: int, value: int, size: int, *, user: bool = False) -> None:
+        """Write `size` bytes."""
+        ...
+
+    def write32(self, gva: int, value: int) -> None:
+        """Write a doubleword with supervisor rights."""
         ...

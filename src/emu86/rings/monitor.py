@@ -1,0 +1,171 @@
+"""What every technique has of a virtual machine monitor: events, ports, time, the end.
+
+A `Monitor` runs one virtual CPU on one engine. What it does with the guest's kernel, to
+keep it from the hardware (`vmm.Vmm`) or not at all (`bare.Bare`), is each technique's.
+"""
+
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Final
+
+from emu86.cpu import control as word
+from emu86.cpu.engine import RIP, SELECTOR, Engine
+from emu86.cpu.vcpu import VCpu
+from emu86.rings.descriptors import SegmentRules
+from emu86.rings.fault import TripleFault
+from emu86.rings.inject import inject
+from emu86.rings.wiring import Bus, Interrupts, LinearMemory, Observer
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.segments import Segments
+
+_CS_SELECTOR: Final = SELECTOR[x86.CS]
+_IO_COST: Final = 1000 * word.QUARTERS  # an ISA bus cycle takes about a microsecond
+
+
+class Monitor:
+    """One virtual CPU on one engine."""
+
+    segments: SegmentRules
+    memory: LinearMemory
+    plans: "Segments | None" = None  # of a technique that keeps checked transfers
+
+    def __init__(
+        self, engine: Engine, vcpu: VCpu, bus: Bus, pic: Interrupts, technique: str
+    ) -> None:
+        self.engine = engine
+        self._control = engine.control
+        self.q = engine.q
+        self.d = engine.d
+        self.vcpu = vcpu
+        self.bus = bus
+        self.pic = pic
+        self.technique = technique
+        self.observers: list[Observer] = []
+        self.end: tuple[str, str] | None = None
+        self.timing = False
+        self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
+        self._reason = ""
+
+    # -- what a technique does its own way ---------------------------------------------
+
+    def guest_flags(self) -> int:
+        """Return the guest's EFLAGS, 32 bits."""
+        raise NotImplementedError
+
+    def set_guest_flags(self, value: int) -> None:
+        """Write the guest's EFLAGS."""
+        raise NotImplementedError
+
+    def write_cr0(self, value: int) -> None:
+        """MOV to CR0: raises #GP(0)."""
+        raise NotImplementedError
+
+    def write_cr3(self, value: int) -> None:
+        """MOV to CR3."""
+        raise NotImplementedError
+
+    # -- exits ------------------------------------------------------------------------
+
+    def on_in(self, port: int, width: int) -> int:
+        """Take an IN or INS that the hardware runs."""
+        start = perf_counter_ns() if self.timing else 0
+        self._reason = "IN"
+        value = self.port_read(port, width)
+        self._account(start)
+        return value
+
+    def on_out(self, port: int, width: int, value: int) -> None:
+        """Take an OUT or OUTS that the hardware runs."""
+        start = perf_counter_ns() if self.timing else 0
+        self._reason = "OUT"
+        self.port_write(port, width, value)
+        self._account(start)
+
+    def on_cpuid(self) -> None:
+        """Take CPUID at any CPL."""
+        self._control[word.NOW] += word.EXIT_COST
+        self._reason = "CPUID"
+        q = self.q
+        leaf = q[x86.EAX] & x86.MASK32
+        a, b, c, d = self.vcpu.model.cpuid(leaf, self.vcpu.hypervisor)
+        q[x86.EAX], q[x86.EBX], q[x86.ECX], q[x86.EDX] = a, b, c, d
+        self._account(0)
+
+    def _account(self, start: int) -> None:
+        stat = self.exits.get(self._reason)
+        if stat is None:
+            stat = self.exits[self._reason] = [0, 0]
+        stat[0] += 1
+        if start:
+            stat[1] += perf_counter_ns() - start
+        for observer in self.observers:
+            observer.vm_exit(self._reason, self.d[_CS_SELECTOR], self.q[RIP])
+
+    def _wake(self) -> None:
+        """Go on after HLT, if that is where the guest is."""
+        if self.vcpu.halted:
+            self.vcpu.halted = False
+            self.vcpu.pmu.turn(self.now, 0)
+
+    def _inject(
+        self, vector: int, error: int | None = None, *, interrupt: bool = False
+    ) -> None:
+        try:
+            inject(self, vector, error, interrupt=interrupt)
+        except TripleFault:
+            self.finish("triple fault", f"at {self.where()}")
+
+    # -- time, ports, the end ----------------------------------------------------------
+
+    @property
+    def now(self) -> int:
+        """Virtual time in nanoseconds."""
+        return self._control[word.NOW] // word.QUARTERS
+
+    def tsc(self) -> int:
+        """Return the guest's TSC: virtual nanoseconds since it was last written."""
+        return self.now + self._control[word.TSC_OFFSET]
+
+    def set_tsc(self, value: int) -> None:
+        """WRMSR to the TSC."""
+        self._control[word.TSC_OFFSET] = value - self.now
+
+    def port_read(self, port: int, width: int) -> int:
+        """Read a port; it takes the guest a microsecond."""
+        self._control[word.NOW] += _IO_COST
+        value = self.bus.port_read(port, width)
+        self._after_io()
+        for observer in self.observers:
+            observer.pio(port, width, value, False)
+        return value
+
+    def port_write(self, port: int, width: int, value: int) -> None:
+        """Write a port; it takes the guest a microsecond."""
+        self._control[word.NOW] += _IO_COST
+        self.bus.port_write(port, width, value)
+        self._after_io()
+        for observer in self.observers:
+            observer.pio(port, width, value, True)
+
+    def _after_io(self) -> None:
+        self._control[word.PENDING] = self.pic.intr
+
+    def mmio_write(self, gpa: int, data: bytes) -> None:
+        """Write device memory."""
+        self.bus.mmio_write(gpa, data)
+        self._after_io()
+
+    def finish(self, reason: str, detail: str = "") -> None:
+        """End the run at the next block."""
+        if self.end is None:
+            self.end = reason, detail
+        self.engine.stop()
+
+    def unsupported(self, what: str) -> None:
+        """End the run: the guest needs what emu86 does not have yet."""
+        self.finish("unsupported", f"{what} at {self.where()}")
+
+    def where(self) -> str:
+        """Return the guest's CS:EIP for messages."""
+        return f"{self.d[_CS_SELECTOR]:04x}:{self.q[RIP] & x86.MASK32:08x}"
