@@ -190,12 +190,33 @@ def test_a_rotate_through_carry_of_a_page_not_there_yet():
     assert machine.registers["esi"] & ~0x8D5 == 2
 
 
-def test_a_user_in_virtual_8086_mode_where_nothing_is_patched():
+def test_a_rotate_through_carry_whose_bytes_are_in_two_pages():
+    """The second byte was read from the next physical page, not from the next one."""
+    data = [(0x60000, b"UUUU"), (0x41000, b"\x17")]  # the ModRM of RCL [EDI]
+    # At 400FFFh, that is 40FFFh: rol dword [edi], 1; its ModRM in a page elsewhere.
+    data += [(0x40FFF, b"\xd1"), (0x62000, bytes.fromhex("07 9c 5e fa f4"))]
+    entry = (0x62000 | 7).to_bytes(4, "little").hex()
+    # mov dword [PT + 41h * 4], entry; mov eax, cr3; mov cr3, eax; mov edi, 60000h;
+    # mov eax, 7FFFFFFFh; add eax, 80000001h (ZF, PF, CF, AF); mov ecx, 40FFFh; jmp ecx
+    table = (PT + 0x41 * 4).to_bytes(4, "little").hex()
+    code = f"c705{table}{entry} 0f20d8 0f22d8 bf00000600 b8ffffff7f 0501000080"
+    code += "b9ff0f0400 ffe1"
+    machine, stop = end(code, paging=True, ram=data)
+    assert stop.reason == "halted"
+    # ROL leaves all flags but CF (0 here, the bit rotated out) and OF.
+    assert machine.registers["esi"] & 0xD5 == 0x54
+
+
+@pytest.mark.parametrize(("technique", "ring"), [("trap", 0), ("trap", 3), ("iopl", 0)])
+@pytest.mark.parametrize("there", ["fa", "0f0b", "ebfe", "e421ebfc"])
+def test_virtual_8086_mode_where_iret_is_not_patched(technique, ring, there):
     """IRET takes VM from the stack at any CPL: the VMM took CS & 3 for the CPL."""
     # push 0 (gs, fs, ds, es), 23h (ss), 2000h, 20202h, 4000h (cs), 40h; iretd
     code = "6a006a006a006a00 6a23 6800200000 6802020200 6800400000 6a40 cf"
-    stop = end(code, ring=3, technique="trap")[1]
+    ram = [(0x40040, bytes.fromhex(there))]
+    stop = end(code, ring=ring, technique=technique, ram=ram)[1]
     assert stop.reason == "unsupported"
+    assert "virtual-8086" in stop.detail
 
 
 @pytest.mark.parametrize(

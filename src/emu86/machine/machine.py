@@ -110,10 +110,10 @@ class Machine:
 
     def load_kernel(
         self,
-        kernel: bytes | str | PathLike[str],
+        kernel: bytes | bytearray | str | PathLike[str],
         *,
         append: str = "",
-        initrd: bytes | str | PathLike[str] | None = None,
+        initrd: bytes | bytearray | str | PathLike[str] | None = None,
     ) -> None:
         """Load a bzImage, an ELF kernel or a Multiboot kernel (a path, or its bytes).
 
@@ -201,6 +201,8 @@ class Machine:
             if vmm.scanner.waiting is None:
                 self._feed()
                 board.advance()
+                if vmm.in_vm86():
+                    continue
                 control[word.PENDING] = board.pic.intr
                 if board.pic.intr:
                     vmm.interrupt()

@@ -106,9 +106,8 @@ class Vmm(Monitor):
                 insn = self.sites.seen(vector, software)
                 if insn is not None:
                     self._emulate(insn)
-                elif self.q[RFLAGS] & x86.VM:
-                    # An IRET that was not patched takes VM from its stack at any CPL.
-                    self.unsupported("virtual-8086 mode")
+                elif self.in_vm86():
+                    pass
                 elif software:
                     self._software(vector)
                 elif vector in _SEGMENT_VECTORS:
@@ -128,6 +127,8 @@ class Vmm(Monitor):
         self._reason = "#UD"
         try:
             insn = self.sites.at_eip()
+            if self.in_vm86():
+                return
             if not isinstance(insn.record, Record) or insn.record.traps != "#UD":
                 raise undefined()
             self._emulate(insn)
@@ -136,6 +137,16 @@ class Vmm(Monitor):
         if self.pic.intr:
             self.interrupt()
         self._account(start)
+
+    def in_vm86(self) -> bool:
+        """End the run in virtual-8086 mode; tell if it did.
+
+        An IRET that is not patched takes VM from its stack, at any CPL.
+        """
+        if not self.q[RFLAGS] & x86.VM:
+            return False
+        self.unsupported("virtual-8086 mode")
+        return True
 
     def _begin(self) -> None:
         """Do what comes first in every exit."""
