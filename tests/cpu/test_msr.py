@@ -115,6 +115,12 @@ def test_a_counter_is_40_bits_wide():
     assert [(r["edx"], r["eax"]) for r in told] == [(0xFF, 0x80000001), (0, 0x7FFFFFFF)]
 
 
+def test_a_pentium_has_no_rdpmc():
+    """SDM Vol. 2B RDPMC: it came with the Pentium MMX and the Pentium Pro."""
+    (record,) = on_emu86(cases("xor ecx, ecx\nrdpmc"), options={"cpu": "pentium"})
+    assert record["vector"] == 6
+
+
 def test_rdpmc_needs_pce_in_ring_3():
     told = on_emu86(
         cases("mov ecx, 1\nrdpmc", ring=3)

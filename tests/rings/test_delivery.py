@@ -208,6 +208,29 @@ def test_faults_on_the_way_to_a_handler():
     }  # fmt: skip
 
 
+def test_a_stack_or_task_that_is_not_there():
+    """EXT again: the TSS has no stack, a task gate names no TSS."""
+    small = """
+    mov word [GDT + TSS0], 3
+    mov byte [GDT + TSS0 + 5], 0x89
+    mov eax, TSS0
+    ltr ax
+    mov dword [IDT + 10 * 8], TSS1 << 16
+    mov dword [IDT + 10 * 8 + 4], 0x8500
+    mov dword [TSSB + 0x20], .task
+    """
+    small += TO_RING.format(ring=3, flags=2) + "{}\n.task: pop eax\nint 0x41"
+    gate = "mov dword [IDT + {0} * 8], DATA0 << 16\nmov dword [IDT + {0} * 8 + 4], 0xE500\n"
+    cases = (
+        Case("#TS in #UD", small.format("ud2")),
+        Case("#GP in #UD", gate.format(6) + "ud2"),
+        Case("#GP in INT", gate.format(0x45) + "int 0x45"),
+    )
+    first, *others = on_emu86(cases)
+    assert (first["vector"], first["eax"]) == (0x41, 0x49)
+    assert [(r["vector"], r["error"]) for r in others] == [(13, 0x11), (13, 0x10)]
+
+
 def test_an_absent_stack_segment_in_the_tss():
     """#SS, not #TS: SDM Vol. 2A INT n."""
     change = "mov byte [GDT + (DATA1 & ~3) + 5], 0x33\nint 0x45"

@@ -4,7 +4,7 @@
 
 import pytest
 
-from guest import Case, check
+from guest import Case, check, image, machine
 
 IN = {
     "IN imm8": "in al, 0x21",
@@ -54,6 +54,10 @@ PAGED = (
     Case("INS to a page that is absent", "mov edx, 0x21\nmov edi, 0xC0000000\ninsb", 3),
     Case("INS, the second page is absent",
          "mov edx, 0x21\nmov edi, 0x7FFFFC\nmov ecx, 8\nrep insb", 3),
+    Case("INSW over a page's end, the second is absent",
+         "mov edx, 0x21\nmov edi, 0x7FFFFF\ninsw", 3),
+    Case("INSD over a page's end, the second is absent",
+         "mov edx, 0x21\nmov edi, 0x7FFFFD\ninsd", 3),
     Case("INS to a page of the kernel",
          "and byte [PT + 4 * 0x700], ~4\nmov edx, 0x21\nmov edi, 0x700000\ninsb", 3),
     Case("INS to a page that is read-only",
@@ -79,6 +83,33 @@ def test_ports_without_private_state():
 
 def test_a_16_bit_tss_has_no_map():
     check(TSS16, "patch", ignore=("tr",))
+
+
+class Reads:
+    """An observer that knows which ports were read."""
+
+    def __init__(self):
+        self.ports = []
+
+    def pio(self, port, _width, _value, write):
+        if not write:
+            self.ports.append(port)
+
+    def vm_exit(self, *_):
+        pass
+
+    inject = shadow_fill = vm_exit
+
+
+@pytest.mark.parametrize("ring", [0, 3])
+@pytest.mark.parametrize("code", ["insw", "insd"])
+def test_no_port_is_read_for_what_cannot_be_stored(code, ring):
+    case = Case("INS", f"mov edx, 0x1234\nmov edi, 0x7FFFFF\n{code}", ring, 0x3002)
+    built = machine(image((case,), paging=True))
+    reads = Reads()
+    built.subscribe(reads)
+    assert built.run(timeout=20).reason == "debug exit"
+    assert 0x1234 not in reads.ports
 
 
 def test_page_faults_of_strings():

@@ -28,8 +28,8 @@ GUEST_PDES: Final = 17
 KNOWN_PDES: Final = 18
 HIDDEN_BIAS: Final = 19
 COUNT_DROPPED: Final = 21  # shadow entries dropped by the compiled INVLPG
-# Linear pages that the compiled INVLPG has dropped and Python's caches do not know of.
 CHECK_EXIT: Final = 22  # address of the engine's look whether to stop
+# Linear pages that the compiled INVLPG has dropped and Python's caches do not know of.
 DROPPED_COUNT: Final = 24
 DROPPED: Final = 25
 DROPPED_MOST: Final = 32

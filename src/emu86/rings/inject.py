@@ -111,7 +111,10 @@ def deliver(
     for observer in vmm.observers:
         observer.inject(vector, error)
     if kind == x86.SYS_TASK_GATE:
-        switch_task(vmm, selector, CALL, vmm.q[RIP])
+        try:
+            switch_task(vmm, selector, CALL, vmm.q[RIP])
+        except GuestFault as bad:
+            raise GuestFault(bad.vector, (bad.error or 0) | ext) from bad
         if error is not None:
             stack = Stack(vmm)
             stack.push(error, 4 if vcpu.tr.kind & 8 else 2)
@@ -133,8 +136,8 @@ def deliver(
     flags = vmm.guest_flags()
     image = flags | x86.RF if fault else flags
     if level < cpl:
-        ss, esp = tss_stack(vmm, level)
         try:
+            ss, esp = tss_stack(vmm, level)
             stack_segment = segments.check_stack(ss, level, x86.VEC_TS)
         except GuestFault as bad:
             raise GuestFault(bad.vector, (bad.error or 0) | ext) from bad

@@ -69,8 +69,8 @@ def _string(vmm: "Vmm", insn: "Insn", register: int, *, store: bool) -> bool:
             return False
         where = (q[BASE[segment]] + (q[register] & mask)) & x86.MASK32
         if store:
-            user = vmm.segments.cpl == 3
-            vmm.memory.translate(where, write=True, user=user)
+            for byte in (where, where + width - 1 & x86.MASK32):
+                vmm.memory.translate(byte, write=True, user=vmm.segments.cpl == 3)
             operand.write(vmm, where, vmm.port_read(port, width), width)
         else:
             vmm.port_write(port, width, operand.read(vmm, where, width))

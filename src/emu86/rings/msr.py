@@ -7,7 +7,7 @@ Source: SDM Vol. 4 tables 2-2 (architectural), 2-41 (Pentium 4), 2-55 (P6 family
 
 from typing import TYPE_CHECKING, Final
 
-from emu86.rings.fault import gp
+from emu86.rings.fault import gp, undefined
 from emu86.rings.record import Record
 from emu86.spec import x86
 
@@ -98,6 +98,8 @@ def _wrmsr(vmm: "Vmm", _insn: "Insn") -> None:
 
 def _rdpmc(vmm: "Vmm", _insn: "Insn") -> None:
     vcpu = vmm.vcpu
+    if vcpu.model.family == 5:
+        raise undefined()  # it came with the Pentium MMX
     counter = vmm.q[x86.ECX] & x86.MASK32
     if vmm.segments.cpl and not vcpu.cr4 & x86.CR4_PCE:
         raise gp(0)

@@ -47,12 +47,12 @@ def set_register(vmm: "Vmm", number: int, value: int, size: int) -> None:
     vmm.q[number] = vmm.q[number] & keep | value & ~keep & x86.MASK32
 
 
-def write_rm16(vmm: "Vmm", insn: "Insn", value: int, *, zero: bool = True) -> None:
+def write_rm16(vmm: "Vmm", insn: "Insn", value: int) -> None:
     """Write a 16-bit result: 2 bytes of memory, or a register of the operand's size.
 
-    zero: a 32-bit register gets the value zero-extended (SLDT, STR, SMSW on P6 and up).
+    A 32-bit register gets it zero-extended, as on the P6 and later.
     """
     if insn.memory:
         write(vmm, address(vmm, insn), value & 0xFFFF, 2)
     else:
-        set_register(vmm, insn.rm, value, insn.size if zero else 2)
+        set_register(vmm, insn.rm, value, insn.size)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from emu86.cpu import layout as at
 from emu86.cpu.engine import ATTRIBUTES
 from emu86.rings.decode import decode
-from emu86.rings.table import GROUP7, RECORDS, find, later
+from emu86.rings.table import GROUP7, RECORDS, find, of_later_cpus
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Scanner:
                 if wanted and record.mnemonic not in skip:
                     self.patched[record.mnemonic] += 1
                     return offset
-            if later(insn) or (insn.opcode in _VEX and not insn.memory):
+            if of_later_cpus(insn) or (insn.opcode in _VEX and not insn.memory):
                 self.patched["#UD"] += 1
                 return offset
             offset += insn.length

@@ -29,14 +29,14 @@ _BY_OPCODE: Final = {
 }
 
 
-def later(insn: Insn) -> bool:
+def of_later_cpus(insn: Insn) -> bool:
     """Tell whether it is one of later CPUs' that the engine runs and no model has."""
     return insn.opcode == GROUP7 and not insn.memory and insn.reg not in _REGISTERS
 
 
 def find(insn: Insn) -> Record | None:
     """Return the record of a decoded instruction, or None if the VMM has none."""
-    if later(insn):
+    if of_later_cpus(insn):
         return None
     found = _BY_OPCODE.get((insn.opcode, insn.reg))
     return found or _BY_OPCODE.get((insn.opcode, _ANY))
