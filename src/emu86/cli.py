@@ -169,25 +169,29 @@ def run(
             debug_exit=debug_exit,
             realtime=interactive,
         )
-        progress(f"loading {kernel or 'the teaching kernel'}")
+        progress("loading " + ("the teaching kernel" if kernel is None else kernel))
         if kernel is None and append is None and not interactive:
             append = "script"
-        machine.load_kernel(
-            kernel or firmware.path("teach"), append=append or "", initrd=initrd
-        )
+        if kernel is None:
+            kernel = str(firmware.path("teach"))
+        machine.load_kernel(kernel, append=append or "", initrd=initrd)
         progress("booting, nothing shown yet")
 
         if stats or stats_json:
             machine.measure()
-        with Console(machine, lambda: _waiting(machine)) as console:
+        with Console(machine, lambda: machine.console_waiting) as console:
 
             def show(data: bytes) -> None:
                 progress(None)
                 console.show(data)
 
             machine.on_console(show)
-            stop = machine.run(until=until.encode() if until else None, timeout=timeout)
+            stop = machine.run(
+                until=None if until is None else os.fsencode(until), timeout=timeout
+            )
             progress(None)
+        if console.error is not None:
+            raise console.error
         if console.gone:
             ctx.exit(_status(stop, console, until))
         _tell(machine, stop, console, until)
@@ -262,11 +266,6 @@ def _status(stop: "emu86.Stop", console: Console, until: str | None) -> int:
     return stop.code if stop.reason == "debug exit" else 0
 
 
-def _waiting(machine: "emu86.Machine") -> int:
-    """How many bytes of console input the guest has not taken yet, about."""
-    return machine.console_waiting
-
-
 def _write(path: str, text: str, mode: str = "w") -> None:
     """Write `text` to the file or, for -, to standard output."""
     try:
@@ -336,12 +335,16 @@ def _main() -> int:
     except click.ClickException as error:
         say(_one_line(error.format_message()))
         return _MISTAKE
+    except OSError as error:
+        # Of standard output: who opens a file tells of it. Python would complain once
+        # more of what is still buffered.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        say(f"standard output: {error.strerror}")
+        return _MISTAKE
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
-    except BrokenPipeError:
-        # What is still buffered has no reader; Python would complain when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + signal.SIGPIPE
     return status if isinstance(status, int) else 0
 
 

@@ -69,7 +69,7 @@ class Console:
     A terminal is put into raw mode and given back as it was, however the block is
     left. SIGINT, SIGTERM, SIGHUP and a terminal or reader that has gone away stop the
     machine: `status` is then the exit status to end with, else None. `waiting` tells
-    how many bytes of input the guest has not taken yet.
+    how many bytes of input the guest has not taken yet, about.
     """
 
     def __init__(self, line: Line, waiting: Callable[[], int]) -> None:
@@ -78,6 +78,7 @@ class Console:
         self.status: int | None = None
         self.gone = False  # nobody is left to be told anything
         self.quit = False
+        self.error: OSError | None = None  # of standard output
         self.at_line_start = True
         self._saved: list[int | list[bytes | int]] | None = None
         self._handlers: dict[int, signal._HANDLER] = {}
@@ -104,7 +105,7 @@ class Console:
 
     def show(self, data: bytes) -> None:
         """Write what the guest has sent to standard output."""
-        if self.status is not None:
+        if self.status is not None or self.error is not None:
             return
         self.at_line_start = data.endswith(b"\n")
         rest = memoryview(data)
@@ -116,8 +117,13 @@ class Console:
                     select.select([], [1], [])
         except OSError as error:
             # What reads us has left, or the terminal is gone; neither is news to it.
-            gone = signal.SIGPIPE if error.errno == errno.EPIPE else signal.SIGHUP
-            self._hang_up(gone)
+            if error.errno == errno.EPIPE:
+                self._hang_up(signal.SIGPIPE)
+            elif error.errno == errno.EIO:
+                self._hang_up(signal.SIGHUP)
+            else:
+                self.error = error
+                self._line.stop()
 
     def _read(self) -> None:
         """Feed standard input to the guest: the reader thread."""

@@ -242,6 +242,26 @@ def test_stats_onto_a_full_disk():
     assert "No space left" in result.stderr
 
 
+@pytest.mark.parametrize("command", [("run", "--append", "say:a wait"), ("exits",)])
+def test_the_output_onto_a_full_disk(command):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*FAKE, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "emu86: standard output: No space left on device\n"
+
+
+def test_text_that_is_no_utf_8():
+    assert run("say:a poweroff", "--until", b"caf\xe9").returncode == 3
+
+
 def test_the_reader_of_the_output_may_leave():
     process = subprocess.Popen(
         [*FAKE, "run", "--append", "say:a echo say:b say:c wait"],

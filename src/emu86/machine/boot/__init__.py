@@ -28,14 +28,16 @@ _FOREIGN = (
 )
 
 
-def read(role: str, source: bytes | str | PathLike[str]) -> bytes:
+def read(role: str, source: bytes | bytearray | str | PathLike[str]) -> bytes:
     """The bytes of `source`, a file's path unless it is bytes already.
 
     Raises ConfigError that begins with `role` ("kernel") when it cannot be read.
     """
-    if isinstance(source, bytes):
-        return source
+    if isinstance(source, bytes | bytearray):
+        return bytes(source)
     path = os.fsdecode(source)
+    if not path:
+        raise ConfigError(f"{role}: the name of its file is empty")
     try:
         with Path(path).open("rb") as file:
             data = file.read(_LARGEST + 1)
