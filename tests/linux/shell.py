@@ -91,7 +91,9 @@ class Qemu:
         end = time.monotonic() + PATIENCE
         output = self._process.stdout.fileno()
         while PROMPT not in self._shown:
-            ready, _, _ = select.select([output], [], [], end - time.monotonic())
+            ready, _, _ = select.select(
+                [output], [], [], max(end - time.monotonic(), 0)
+            )
             assert ready, f"QEMU shows no prompt: {self._shown[-1000:]!r}"
             more = os.read(output, 65536)
             assert more, f"QEMU ended: {self._shown[-1000:]!r}"
