@@ -277,7 +277,7 @@ class Guest(RuleBasedStateMachine):
 
     @rule(page=st.sampled_from([0x20, 0x21, 0x22]))
     def the_vmm_writes(self, page):
-        self.bench.mmu.use.touched(page, page << 12, 4)
+        self.bench.mmu.use.touched(page)
 
     # -- what always holds -------------------------------------------------------------
 

@@ -342,7 +342,7 @@ class Machine:
             message = f"{len(data)} bytes at {gpa:#x} are not all in RAM"
             raise ValueError(message)
         for page in pages:
-            self.vmm.mmu.use.touched(page, page << 12, x86.PAGE_SIZE)
+            self.vmm.mmu.use.touched(page)
         self._ram.bytes[gpa : gpa + len(data)] = data
 
     def read_virtual(self, gva: int, size: int) -> bytes:

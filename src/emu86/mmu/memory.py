@@ -84,8 +84,8 @@ class GuestMemory:
             self._global_pages[gva >> 12] = start
         return start
 
-    def page_to_write(self, gva: int, size: int) -> int:
-        """Return the GPA of the page for a supervisor write of `size` bytes, or -1."""
+    def page_to_write(self, gva: int) -> int:
+        """Return the GPA of the page for a supervisor write, or -1."""
         start = self._write.get(gva >> 12, -1)
         if start >= 0:
             return start
@@ -94,7 +94,7 @@ class GuestMemory:
         if not self.ram.backed(page):
             return -1
         start = gpa & x86.PAGE_MASK
-        self.mmu.use.touched(page, gpa, size)
+        self.mmu.use.touched(page)
         if self.ram.state[page] == DATA:
             self._write[gva >> 12] = start
         return start
@@ -157,6 +157,7 @@ class GuestMemory:
         offset = gva & 0xFFF
         if offset + size > x86.PAGE_SIZE:
             first = x86.PAGE_SIZE - offset
+            self.translate(gva, write=True, user=user)
             self.translate(gva + first & x86.MASK32, write=True, user=user)
             self.write(gva, value & (1 << 8 * first) - 1, first, user=user)
             self.write(gva + first, value >> 8 * first, size - first, user=user)
@@ -165,10 +166,10 @@ class GuestMemory:
             gpa = self.translate(gva, write=True, user=True)
             if not self.ram.backed(gpa >> 12):
                 return
-            self.mmu.use.touched(gpa >> 12, gpa, size)
+            self.mmu.use.touched(gpa >> 12)
             start = gpa & x86.PAGE_MASK
         else:
-            start = self.page_to_write(gva, size)
+            start = self.page_to_write(gva)
             if start < 0:
                 return
         start += offset

@@ -210,13 +210,14 @@ class PageUse:
         self.forget_code(page)
         self._drop(page)
 
-    def touched(self, page: int, gpa: int, size: int) -> None:
-        """Prepare for the VMM itself to write `size` bytes at `gpa` in `page`."""
+    def touched(self, page: int) -> None:
+        """Prepare for the VMM itself to write in `page`."""
         state = self.state[page]
         if state == CODE:
             self.write(page)
         elif state == MIXED:
-            self.engine.drop_code(gpa, size)
+            # All of it: the patches in what was left would be forgotten.
+            self.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
             self.forget_code(page)
         elif state == TABLE:
             self.unwatch(page)

@@ -60,6 +60,11 @@ class Descriptor:
         """Whether data can be read through it."""
         return self.system < 0 and (not self.code or bool(self.high & x86.DESC_RW))
 
+    def check_limit(self, eip: int) -> None:
+        """Raise #GP(0) if EIP would lie beyond this code segment."""
+        if eip > self.limit:
+            raise gp(0)
+
     @property
     def writable(self) -> bool:
         """Whether it is a data segment that can be written."""

@@ -108,9 +108,8 @@ def deliver(
     if not gate.present:
         raise GuestFault(x86.VEC_NP, where)
     selector = gate.low >> 16
-    for observer in vmm.observers:
-        observer.inject(vector, error)
     if kind == x86.SYS_TASK_GATE:
+        _tell(vmm, vector, error)
         try:
             switch_task(vmm, selector, CALL, vmm.q[RIP])
         except GuestFault as bad:
@@ -132,6 +131,8 @@ def deliver(
         raise GuestFault(x86.VEC_NP, (selector & 0xFFFC) | ext)
     size = 4 if kind & 8 else 2
     offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)
+    if offset > found.limit:
+        raise GuestFault(x86.VEC_GP, ext)
     level = cpl if found.conforming else found.dpl
     flags = vmm.guest_flags()
     image = flags | x86.RF if fault else flags
@@ -155,7 +156,9 @@ def deliver(
         stack.push(error, size)
     if stack_segment is not None:
         segments.mark(ss, stack_segment)
-        segments.mark(selector, found)
+    segments.mark(selector, found)
+    _tell(vmm, vector, error)
+    if stack_segment is not None:
         segments.load_stack(ss, stack_segment)
     segments.load_code(selector, found, level)
     stack.commit()
@@ -176,6 +179,12 @@ def deliver(
     if kind in _INTERRUPT_GATES:
         clear |= x86.IF
     vmm.set_guest_flags(flags & ~clear)
+
+
+def _tell(vmm: "Monitor", vector: int, error: int | None) -> None:
+    """Tell who watches of an event that nothing keeps from the guest any more."""
+    for observer in vmm.observers:
+        observer.inject(vector, error)
 
 
 def _as_before(
@@ -216,11 +225,10 @@ def _as_before(
     offset = linear & 0xFFF
     if offset > x86.PAGE_SIZE - size:
         return False
-    start = memory.page_to_write(linear, size)
+    start = memory.page_to_write(linear)
     if start >= 0:
         _FRAMES[len(frame)].pack_into(memory.bytes, start + offset, *frame)
-    for observer in vmm.observers:
-        observer.inject(vector, error)
+    _tell(vmm, vector, error)
     q[x86.ESP] = esp
     q[RIP] = plan.offset
     plans.follow(plan, 0, stack=bool(cpl))

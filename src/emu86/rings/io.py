@@ -7,7 +7,7 @@ SDM Vol. 1 section 19.5.
 
 from typing import TYPE_CHECKING
 
-from emu86.cpu.engine import BASE
+from emu86.cpu.engine import BASE, RFLAGS
 from emu86.rings import operand
 from emu86.rings.fault import gp
 from emu86.rings.record import Record
@@ -15,15 +15,20 @@ from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
+    from emu86.rings.monitor import Monitor
     from emu86.rings.vmm import Vmm
 
 _IO_MAP = 0x66
 _BATCH = 256  # iterations of a repeated string in one exit
 
 
-def _check(vmm: "Vmm", port: int, width: int) -> None:
+def check(vmm: "Monitor", insn: "Insn") -> tuple[int, int]:
+    """Return port and width if the guest's CPL may use the port; raises #GP(0)."""
+    by_register = insn.opcode >= 0xEC or insn.opcode < 0x70
+    port = vmm.q[x86.EDX] & 0xFFFF if by_register else insn.immediate
+    width = insn.size if insn.opcode & 1 else 1
     if vmm.segments.cpl <= vmm.iopl:
-        return
+        return port, width
     tr = vmm.vcpu.tr
     if tr.kind not in (x86.SYS_TSS32, x86.SYS_TSS32_BUSY) or tr.limit < _IO_MAP + 1:
         raise gp(0)
@@ -33,38 +38,29 @@ def _check(vmm: "Vmm", port: int, width: int) -> None:
     bits = vmm.memory.read(tr.base + at, 2) >> (port & 7)
     if bits & (1 << width) - 1:
         raise gp(0)
-
-
-def _width(insn: "Insn") -> int:
-    return insn.size if insn.opcode & 1 else 1
-
-
-def _port(vmm: "Vmm", insn: "Insn") -> int:
-    by_register = insn.opcode >= 0xEC or insn.opcode < 0x70
-    return vmm.q[x86.EDX] & 0xFFFF if by_register else insn.immediate
+    return port, width
 
 
 def _in(vmm: "Vmm", insn: "Insn") -> None:
-    port, width = _port(vmm, insn), _width(insn)
-    _check(vmm, port, width)
+    port, width = check(vmm, insn)
     operand.set_register(vmm, x86.EAX, vmm.port_read(port, width), width)
 
 
 def _out(vmm: "Vmm", insn: "Insn") -> None:
-    port, width = _port(vmm, insn), _width(insn)
-    _check(vmm, port, width)
+    port, width = check(vmm, insn)
     vmm.port_write(port, width, vmm.q[x86.EAX] & (1 << 8 * width) - 1)
 
 
 def _string(vmm: "Vmm", insn: "Insn", register: int, *, store: bool) -> bool:
     """INS and OUTS; True: not finished, the instruction runs again."""
     q = vmm.q
-    port, width = _port(vmm, insn), _width(insn)
-    _check(vmm, port, width)
+    port, width = check(vmm, insn)
     mask = 0xFFFF if insn.address_size == 2 else x86.MASK32
     segment = x86.ES if store else insn.segment
     step = -width if vmm.engine.flags() & x86.DF else width
-    for _ in range(_BATCH if insn.rep else 1):
+    # With TF set each round is trapped after.
+    rounds = _BATCH if insn.rep and not q[RFLAGS] & x86.TF else 1
+    for _ in range(rounds):
         if insn.rep and not q[x86.ECX] & mask:
             return False
         where = (q[BASE[segment]] + (q[register] & mask)) & x86.MASK32

@@ -10,6 +10,7 @@ own bytes. The INT3's exit decodes what stands in RAM.
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu import layout as at
@@ -25,6 +26,7 @@ INT3: Final = 0xCC
 _HFLAGS: Final = at.HFLAGS // 4
 # LES and LDS with a register operand are VEX prefixes to the engine.
 _VEX: Final = (0xC4, 0xC5)
+_PREFIXES: Final = rb"[\x26\x2e\x36\x3e\x64-\x67\xf2\xf3]*"
 _TWO_BYTES: Final = 0x0F00
 # What may follow the bytes of a pattern to the end of the block.
 _END_BLOCKS: Final = {
@@ -47,6 +49,11 @@ def _modrm(reg: int) -> bytes:
     return _class(mod << 6 | reg << 3 | rm for mod in range(4) for rm in range(8))
 
 
+def _code(opcode: int) -> bytes:
+    return opcode.to_bytes(2 if opcode >= _TWO_BYTES else 1, "big")
+
+
+@cache
 def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
     """Return a pattern that every block with a site to patch at `ring` matches.
 
@@ -56,14 +63,15 @@ def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
     registers = _class(range(0xC0, 0x100))
     parts = {GROUP7.to_bytes(2, "big") + registers, _class(_VEX) + registers}
     for record in RECORDS:
+        # With a LOCK prefix it is #UD, and the engine runs many all the same.
+        parts |= {rb"\xf0" + _PREFIXES + re.escape(_code(o)) for o in record.opcodes}
         if ring not in record.patched or record.mnemonic in skip:
             continue
         for opcode in record.opcodes:
-            code = opcode.to_bytes(2 if opcode >= _TWO_BYTES else 1, "big")
             more = _modrm(record.reg) if record.reg >= 0 else b""
             tail = _END_BLOCKS.get(record.mnemonic)
             end = b"" if tail is None else tail + b"\\Z"
-            parts.add(re.escape(code) + more + end)
+            parts.add(re.escape(_code(opcode)) + more + end)
     return re.compile(b"|".join(sorted(parts)), re.DOTALL)
 
 
@@ -112,6 +120,9 @@ class Scanner:
             if insn is None:
                 break
             record = find(insn)
+            if record is not None and insn.lock:
+                self.patched["#UD"] += 1
+                return offset
             if record is not None:
                 wanted = ring in record.patched
                 if wanted and record.mnemonic not in skip:

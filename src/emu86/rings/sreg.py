@@ -144,17 +144,21 @@ RECORDS = (
     ),
     Record(
         "CALL far", "9A cp", (0x9A,), "segment", "as JMP far", _call_direct,
-        "Vol. 2A CALL", "As JMP far; call gates are done here too.", patched=_KERNEL,
+        "Vol. 2A CALL",
+        "As JMP far; call gates are done here too. The engine writes a user's stack"
+        " with the kernel's rights, so it is patched at CPL 3 as well.", patched=(1, 3),
     ),
     Record(
         "CALL far, indirect", "FF /3", (0xFF,), "segment", "as JMP far", _call_indirect,
-        "Vol. 2A CALL", "As CALL far.", reg=3, patched=_KERNEL,
+        "Vol. 2A CALL", "As CALL far.", reg=3, patched=(1, 3),
     ),
     Record(
         "RET far", "CB, CA iw", (0xCB, 0xCA), "segment",
         "#GP(selector) for RPL 0; never when RPL is 1: patched", _return,
-        "Vol. 2B RET", "Done by the guest's tables and its own CPL.",
-        patched=_KERNEL,
+        "Vol. 2B RET",
+        "Done by the guest's tables and its own CPL. At CPL 3 the engine reads the"
+        " stack with the kernel's rights.",
+        patched=(1, 3),
     ),
     Record(
         "IRET", "CF", (0xCF,), "sensitive",

@@ -37,6 +37,7 @@ def far_jump(vmm: "Vmm", selector: int, offset: int, next_eip: int) -> None:
         return
     cpl = segments.cpl
     segments.check_code(selector, cpl)
+    found.check_limit(offset)
     segments.load_code(selector, found, cpl)
     vmm.q[RIP] = offset
     segments.enter()
@@ -51,6 +52,7 @@ def far_call(vmm: "Vmm", selector: int, offset: int, next_eip: int, size: int) -
         return
     cpl = segments.cpl
     segments.check_code(selector, cpl)
+    found.check_limit(offset)
     stack = Stack(vmm)
     stack.push(vmm.d[SELECTOR[x86.CS]], size)
     stack.push(next_eip, size)
@@ -97,6 +99,7 @@ def _through_gate(
         raise gp(target)
     if not found.present:
         raise GuestFault(x86.VEC_NP, target & 0xFFFC)
+    found.check_limit(offset)
     if inward:
         _call_inward(vmm, target, found, offset, next_eip, size, gate.high & 31)
         return
@@ -143,6 +146,7 @@ def far_return(vmm: "Vmm", size: int, release: int) -> None:
     found = _return_target(vmm, selector)
     stack.drop(2 * size + release)
     if selector & 3 == vmm.segments.cpl:
+        found.check_limit(eip)
         vmm.segments.load_code(selector, found, selector & 3)
         stack.commit()
         vmm.q[RIP] = eip
@@ -175,6 +179,7 @@ def _return_outward(
     segments = vmm.segments
     rpl = selector & 3
     stack_segment = segments.check_stack(ss, rpl, x86.VEC_GP)
+    found.check_limit(eip)
     segments.mark(ss, stack_segment)
     segments.mark(selector, found)
     segments.load_stack(ss, stack_segment)
@@ -216,6 +221,7 @@ def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
     rpl = selector & 3
     wide = vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
     if rpl == cpl:
+        found.check_limit(eip)
         stack.drop(3 * size)
         segments.load_code(selector, found, cpl)
         stack.commit()
@@ -258,7 +264,7 @@ def _iret_as_before(vmm: "Vmm") -> bool:
         plan = segments.returns.get(cs | (ss & 0xFFFF) << 16)
     else:
         plan = segments.returns.get(cs)
-    if plan is None or image & x86.VM:
+    if plan is None or image & x86.VM or eip > plan.cs_hidden[1]:
         return False
     if rpl:
         for attributes in _DATA_ATTRIBUTES:

@@ -40,6 +40,7 @@ _HFLAGS: Final = at.HFLAGS // 4
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
 _CR2: Final = CR + 2
 _INTO: Final = 0xCE
+_PUSHF: Final = 0x9C
 _HOST_CR0: Final = (
     x86.CR0_PG | x86.CR0_PE | x86.CR0_WP | x86.CR0_NE | x86.CR0_ET
 )  # fmt: skip
@@ -194,8 +195,9 @@ class Vmm(Monitor):
             gva &= x86.MASK32
             self.mmu.wrap()
         # A rotate through carry loads with intent to store, as hardware does.
-        rotates = not error & x86.PF_I and settle_flags(self)
-        outcome = self.mmu.miss(gva, error | x86.PF_W if rotates else error)
+        if not error & x86.PF_I and settle_flags(self):
+            error |= x86.PF_W
+        outcome = self.mmu.miss(gva, error)
         if outcome is FILLED:
             self._reason = "#PF fill"
             if self.mmu.use.contended >= 0:
@@ -209,6 +211,10 @@ class Vmm(Monitor):
             self.reflect(x86.VEC_PF, self.mmu.fault)
         else:
             self._reason = "#PF I/O"
+            insn = self.sites.at_eip()
+            if insn.opcode == _PUSHF:
+                self._emulate(insn)  # a step would push its own TF
+                return
             write = bool(error & x86.PF_W)
             user = bool(error & x86.PF_U)
             if not self.stepper.active:
