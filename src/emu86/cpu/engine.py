@@ -145,6 +145,7 @@ class Engine:
         self._handle = int(handle)
         self._uch = _PTR(self._handle)
         self._keep: list[object] = []
+        self._mode = at.HF_PE | at.HF_LMA  # what of hflags is always set
         self.wraps = False  # addresses from 4 GiB on, those of 0 on again, are in use
         self._error: BaseException | None = None
         self._inside = False
@@ -185,6 +186,7 @@ class Engine:
         self.on_out: Callable[[int, int, int], None] = _unset
         self.on_cpuid: Callable[[], None] = _unset
         self.on_block: Callable[[int, int], None] | None = None
+        self.on_code: Callable[[], None] | None = None  # before each instruction
         self._run_a_block()
         self._uc.ctl_exits_enabled(True)
         self._uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
@@ -208,6 +210,13 @@ class Engine:
         self._uc.mem_map_ptr(
             address, len(memory), uc_const.UC_PROT_ALL, ctypes.addressof(buffer)
         )
+
+    def map_nothing(self, address: int, size: int) -> None:
+        """Make physical memory at `address` read as ones and ignore writes."""
+        self._uc.mmio_map(
+            address, size, lambda _uc, _at, width, _data: (1 << 8 * width) - 1, None,
+            lambda _uc, _at, _width, _value, _data: None, None,
+        )  # fmt: skip
 
     def flush_tlb(self) -> None:
         """Drop every translation of the TLB."""
@@ -274,7 +283,7 @@ class Engine:
         """Set the CPL and what the engine derives from the hidden CS, SS, DS and ES."""
         d, q = self.d, self.q
         mode = d[HFLAGS] & ~_DERIVED
-        mode |= cpl | at.HF_PE | at.HF_LMA
+        mode |= cpl | self._mode
         if d[ATTRIBUTES[x86.CS]] & x86.DESC_B:
             mode |= at.HF_CS32
             if q[BASE[x86.DS]] or q[BASE[x86.ES]] or q[BASE[x86.SS]]:
@@ -301,6 +310,17 @@ class Engine:
             mode |= at.HF_OSFXSR
         self.d[HFLAGS] = mode
 
+    def leave_long_mode(self) -> None:
+        """Be a 32-bit CPU just reset, but in protected mode at CPL 0, from now on.
+
+        The guest's own page tables are then walked by the engine.
+        """
+        q, d = self.q, self.d
+        self._mode = at.HF_PE
+        q[at.EFER // 8] = 0
+        q[CR], q[CR + 3], q[CR + 4] = x86.CR0_PE | x86.CR0_ET, 0, 0
+        d[HFLAGS] = at.HF_PE | at.HF_CS32 | at.HF_SS32
+
     # -- running --------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -311,13 +331,29 @@ class Engine:
             control[word.STOP_AT] = 0  # blocks look at nothing else
         self._stop(self._uch)
 
+    def step(self) -> bool:
+        """Run one instruction, or deliver what it raises; one round of a repeated one.
+
+        Only where `stops` was not taken: the engine then looks at every instruction
+        whether to stop. Returns False if there is no memory to fetch it from.
+        """
+        status = self._start(1)
+        if status in (uc_const.UC_ERR_FETCH_PROT, uc_const.UC_ERR_FETCH_UNMAPPED):
+            return False
+        _check(status, "step")
+        return True
+
     def run(self) -> None:
         """Run until `stop`, then return. Raises what a callback raised."""
+        _check(self._start(0), "run")
+
+    def _start(self, count: int) -> int:
+        """Run `count` instructions (0: any number); return Unicorn's status."""
         self._store()
         self._error = None
         self._inside = True
         try:
-            status = _lib.uc_emu_start(self._uch, self.q[RIP], 0, 0, 0)
+            status: int = _lib.uc_emu_start(self._uch, self.q[RIP], 0, 0, count)
         finally:
             self._inside = False
         if self._stop_at is not None:
@@ -325,7 +361,7 @@ class Engine:
         self._load()
         if self._error is not None:
             raise self._error
-        _check(status, "run")
+        return status
 
     @property
     def shortened(self) -> int:
@@ -341,6 +377,9 @@ class Engine:
         self._add_insn(x86_const.UC_X86_INS_CPUID, _ON_INSTRUCTION(self._cpuid))
         if self.on_block is not None or self._prologues is not None:
             self._add(uc_const.UC_HOOK_EDGE_GENERATED, _ON_EDGE(self._edge))
+
+        if self.on_code is not None:
+            self._add(uc_const.UC_HOOK_CODE, _ON_BLOCK(self._code))
 
     def _hook_exception(self) -> None:
         """Clock, RDTSC and exceptions: compiled where the live state allows it."""
@@ -444,6 +483,14 @@ class Engine:
         except BaseException as error:  # noqa: BLE001 (raised again by run)
             self._fail(error)
         return 1
+
+    def _code(self, _uc: int, _address: int, _size: int, _data: int) -> None:
+        try:
+            self._load()
+            if self.on_code is not None:
+                self.on_code()
+        except BaseException as error:  # noqa: BLE001 (raised again by run)
+            self._fail(error)
 
     def _edge(self, _uc: int, block: Any, _previous: Any, _data: int) -> None:
         try:

@@ -28,6 +28,7 @@ class Monitor:
 
     segments: SegmentRules
     memory: LinearMemory
+    iopl: int  # the guest's
     plans: "Segments | None" = None  # of a technique that keeps checked transfers
 
     def __init__(

@@ -13,7 +13,7 @@ from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.monitor import Monitor
 
 # MISC_ENABLE of a Pentium 4: fast strings are on; there is no branch trace store, no
 # event sampling and (bit 7) no performance monitoring.
@@ -22,7 +22,7 @@ _NOT_THERE: Final = 1 << 11 | 1 << 12
 _STATUS_BITS: Final = 7  # RIPV, EIPV and MCIP of MCG_STATUS
 
 
-def read(vmm: "Vmm", number: int) -> int:
+def read(vmm: "Monitor", number: int) -> int:
     """Return an MSR, 64 bits; raises #GP(0)."""
     vcpu, model = vmm.vcpu, vmm.vcpu.model
     if number == x86.MSR_TSC:
@@ -46,7 +46,7 @@ def read(vmm: "Vmm", number: int) -> int:
     raise gp(0)
 
 
-def write(vmm: "Vmm", number: int, value: int) -> None:
+def write(vmm: "Monitor", number: int, value: int) -> None:
     """Write 64 bits to an MSR; raises #GP(0)."""
     vcpu, model = vmm.vcpu, vmm.vcpu.model
     if number == x86.MSR_TSC:
@@ -77,26 +77,29 @@ def write(vmm: "Vmm", number: int, value: int) -> None:
         raise gp(0)
 
 
-def _bank_register(vmm: "Vmm", number: int) -> int | None:
+def _bank_register(vmm: "Monitor", number: int) -> int | None:
     """Return 0 to 3 for a bank's CTL, STATUS, ADDR or MISC; None for another MSR."""
     offset = number - x86.MSR_MC0_CTL
     return offset & 3 if 0 <= offset < 4 * vmm.vcpu.model.banks else None
 
 
-def _give(vmm: "Vmm", value: int) -> None:
+def _give(vmm: "Monitor", value: int) -> None:
     vmm.q[x86.EAX], vmm.q[x86.EDX] = value & x86.MASK32, value >> 32 & x86.MASK32
 
 
-def _rdmsr(vmm: "Vmm", _insn: "Insn") -> None:
+def rdmsr(vmm: "Monitor", _insn: "Insn") -> None:
+    """RDMSR: raises #GP(0)."""
     _give(vmm, read(vmm, vmm.q[x86.ECX] & x86.MASK32))
 
 
-def _wrmsr(vmm: "Vmm", _insn: "Insn") -> None:
+def wrmsr(vmm: "Monitor", _insn: "Insn") -> None:
+    """WRMSR: raises #GP(0)."""
     value = vmm.q[x86.EAX] & x86.MASK32 | (vmm.q[x86.EDX] & x86.MASK32) << 32
     write(vmm, vmm.q[x86.ECX] & x86.MASK32, value)
 
 
-def _rdpmc(vmm: "Vmm", _insn: "Insn") -> None:
+def rdpmc(vmm: "Monitor", _insn: "Insn") -> None:
+    """RDPMC: raises #GP(0)."""
     vcpu = vmm.vcpu
     if vcpu.model.family == 5:
         raise undefined()  # it came with the Pentium MMX
@@ -110,17 +113,17 @@ def _rdpmc(vmm: "Vmm", _insn: "Insn") -> None:
 
 RECORDS = (
     Record(
-        "RDMSR", "0F 32", (0x0F32,), "privileged", "#GP(0)", _rdmsr, "Vol. 2B RDMSR",
+        "RDMSR", "0F 32", (0x0F32,), "privileged", "#GP(0)", rdmsr, "Vol. 2B RDMSR",
         "Reads the few MSRs that the CPU model has; any other is the guest's #GP(0).",
         ring0_only=True,
     ),
     Record(
-        "WRMSR", "0F 30", (0x0F30,), "privileged", "#GP(0)", _wrmsr, "Vol. 2D WRMSR",
+        "WRMSR", "0F 30", (0x0F30,), "privileged", "#GP(0)", wrmsr, "Vol. 2D WRMSR",
         "Writes them; any other is the guest's #GP(0).",
         ring0_only=True,
     ),
     Record(
-        "RDPMC", "0F 33", (0x0F33,), "privileged", "#UD", _rdpmc,
+        "RDPMC", "0F 33", (0x0F33,), "privileged", "#UD", rdpmc,
         "Vol. 2B RDPMC",
         "Reads one of the two counters of a P6; any other is #GP(0). They count clocks"
         " (CPU_CLK_UNHALTED) and nothing else. The engine does not have it.",

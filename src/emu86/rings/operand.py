@@ -7,12 +7,12 @@ from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.monitor import Monitor
 
 _USER = 3
 
 
-def address(vmm: "Vmm", insn: "Insn") -> int:
+def address(vmm: "Monitor", insn: "Insn") -> int:
     """Return the linear address of the memory operand."""
     q = vmm.q
     offset = insn.displacement
@@ -24,30 +24,30 @@ def address(vmm: "Vmm", insn: "Insn") -> int:
     return (vmm.q[BASE[insn.segment]] + offset) & x86.MASK32
 
 
-def read(vmm: "Vmm", linear: int, size: int) -> int:
+def read(vmm: "Monitor", linear: int, size: int) -> int:
     """Read guest memory with the rights of the guest's CPL."""
     return vmm.memory.read(linear, size, user=vmm.segments.cpl == _USER)
 
 
-def write(vmm: "Vmm", linear: int, value: int, size: int) -> None:
+def write(vmm: "Monitor", linear: int, value: int, size: int) -> None:
     """Write guest memory with the rights of the guest's CPL."""
     vmm.memory.write(linear, value, size, user=vmm.segments.cpl == _USER)
 
 
-def read_rm(vmm: "Vmm", insn: "Insn", size: int) -> int:
+def read_rm(vmm: "Monitor", insn: "Insn", size: int) -> int:
     """Read the r/m operand, 2 or 4 bytes."""
     if insn.memory:
         return read(vmm, address(vmm, insn), size)
     return vmm.q[insn.rm] & (1 << 8 * size) - 1
 
 
-def set_register(vmm: "Vmm", number: int, value: int, size: int) -> None:
+def set_register(vmm: "Monitor", number: int, value: int, size: int) -> None:
     """Write a general register: 1 (low byte), 2 or 4 bytes of it."""
     keep = ~((1 << 8 * size) - 1) & x86.MASK32
     vmm.q[number] = vmm.q[number] & keep | value & ~keep & x86.MASK32
 
 
-def write_rm16(vmm: "Vmm", insn: "Insn", value: int) -> None:
+def write_rm16(vmm: "Monitor", insn: "Insn", value: int) -> None:
     """Write a 16-bit result: 2 bytes of memory, or a register of the operand's size.
 
     A 32-bit register gets it zero-extended, as on the P6 and later.

@@ -1,0 +1,411 @@
+"""Technique `bare`: the guest at ring 0 of the engine, by its own page tables.
+
+The oracle: what a deprivileged guest must not be able to tell from. The engine itself
+runs the privileged instructions, loads segments, transfers between rings and walks the
+guest's page tables; what is done here is what the engine leaves to others (events, port
+I/O, time), and what it does wrong (`_corrected`). One instruction is run at a time, and
+all of them are translated anew, so that code written in any way is the code that runs.
+"""
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+from emu86.cpu import layout as at
+from emu86.cpu.engine import (
+    ATTRIBUTES,
+    BASE,
+    CR,
+    ERROR_CODE,
+    IS_INT,
+    LIMIT,
+    RFLAGS,
+    RIP,
+    SELECTOR,
+    Engine,
+    abilities,
+)
+from emu86.cpu.vcpu import SystemSegment, VCpu
+from emu86.mmu.memory import PageFault
+from emu86.mmu.ram import Ram
+from emu86.mmu.walk import denied, touch, walk
+from emu86.rings.decode import Insn, decode
+from emu86.rings.descriptors import Descriptor, SegmentRules
+from emu86.rings.errata import ERRATA, far_pointer
+from emu86.rings.fault import GuestFault
+from emu86.rings.inject import as_fault, software
+from emu86.rings.monitor import Monitor
+from emu86.rings.wiring import Bus, Interrupts
+from emu86.spec import x86
+
+_HFLAGS: Final = at.HFLAGS // 4
+_GDTR: Final = at.GDTR // 8
+_IDTR: Final = at.IDTR // 8
+_ONE_BYTE: Final = {x86.VEC_BP: 0xCC, x86.VEC_OF: 0xCE}
+_RETURNS: Final = (0xCA, 0xCB, 0xCF)
+_JUMPS: Final = (0x9A, 0xEA, 0xFF)
+_LONGEST: Final = 15  # bytes of an instruction
+_HLT: Final = 0xF4
+_USER: Final = 3
+# JMP, CALL and RET far, IRET; of FFh also what is near, which does no harm.
+_FAR: Final = frozenset({0x9A, 0xEA, 0xCA, 0xCB, 0xCF, 0xFF})
+_TASK_SWITCHED: Final = x86.CR0_TS
+
+
+def engine() -> Engine:
+    """Return an engine that can run one instruction at a time."""
+    return Engine(replace(abilities(), stops=False, inline=False))
+
+
+class BareMemory:
+    """Guest memory by linear address, walked afresh at every access."""
+
+    def __init__(self, engine: Engine, ram: Ram) -> None:
+        self.ram = ram
+        self._engine = engine
+        self._q = engine.q
+
+    def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
+        """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
+        q = self._q
+        cr0 = q[CR]
+        if not cr0 & x86.CR0_PG:
+            return gva
+        found = walk(self.ram, q[CR + 3], q[CR + 4], gva)
+        code = denied(found, write=write, user=user, wp=bool(cr0 & x86.CR0_WP))
+        if code is not None:
+            raise PageFault(gva, code)
+        touch(self.ram, found, write=write)
+        return found.page << 12 | gva & 0xFFF
+
+    def lookup(self, gva: int) -> int | None:
+        """Return the GPA that the guest's tables give, without effects; or None."""
+        q = self._q
+        if not q[CR] & x86.CR0_PG:
+            return gva
+        found = walk(self.ram, q[CR + 3], q[CR + 4], gva)
+        return found.page << 12 | gva & 0xFFF if found.mapped else None
+
+    def _where(self, gva: int, size: int, *, write: bool, user: bool) -> list[int]:
+        """Translate every byte before any is touched."""
+        gva &= x86.MASK32
+        first = self.translate(gva, write=write, user=user)
+        if (gva & 0xFFF) + size <= x86.PAGE_SIZE:
+            return [first + i for i in range(size)]
+        split = x86.PAGE_SIZE - (gva & 0xFFF)
+        after = self.translate(gva + split & x86.MASK32, write=write, user=user)
+        return [first + i if i < split else after + i - split for i in range(size)]
+
+    def read(self, gva: int, size: int, *, user: bool = False) -> int:
+        """Read `size` bytes."""
+        value = 0
+        places = self._where(gva, size, write=False, user=user)
+        for i, gpa in enumerate(places):
+            byte = self.ram.bytes[gpa] if self.ram.backed(gpa >> 12) else 0xFF
+            value |= byte << 8 * i
+        return value
+
+    def read32(self, gva: int) -> int:
+        """Read a doubleword with supervisor rights."""
+        return self.read(gva, 4)
+
+    def write(self, gva: int, value: int, size: int, *, user: bool = False) -> None:
+        """Write `size` bytes."""
+        places = self._where(gva, size, write=True, user=user)
+        for i, gpa in enumerate(places):
+            if self.ram.backed(gpa >> 12):
+                self.ram.bytes[gpa] = value >> 8 * i & 0xFF
+
+    def write32(self, gva: int, value: int) -> None:
+        """Write a doubleword with supervisor rights."""
+        self.write(gva, value, 4)
+
+
+class BareSegments(SegmentRules):
+    """Segment registers that hold what the guest's own tables say."""
+
+    def __init__(self, engine: Engine, vcpu: VCpu, memory: BareMemory) -> None:
+        super().__init__(engine, vcpu)
+        self._memory = memory
+
+    def _table(self, selector: int) -> tuple[int, int]:
+        vcpu = self.vcpu
+        if selector & 4:
+            return vcpu.ldtr.base, vcpu.ldtr.limit
+        return vcpu.gdt_base, vcpu.gdt_limit
+
+    def descriptor(self, selector: int, vector: int = x86.VEC_GP) -> Descriptor:
+        """Read a descriptor; `vector`(selector) if it lies beyond its table."""
+        base, limit = self._table(selector)
+        offset = selector & 0xFFF8
+        if offset + 7 > limit:
+            raise GuestFault(vector, selector & 0xFFFC)
+        where = base + offset
+        read32 = self._memory.read32
+        return Descriptor(read32(where), read32(where + 4))
+
+    def write_high(self, selector: int, high: int) -> None:
+        """Write the high doubleword of a descriptor in the guest's table."""
+        base, _ = self._table(selector)
+        self._memory.write32(base + (selector & 0xFFF8) + 4, high)
+
+    def hold(self, index: int, selector: int, found: Descriptor) -> None:
+        """Put a checked descriptor in a segment register; then `enter` or `settle`."""
+        attributes = found.attributes | x86.DESC_A
+        self.engine.set_segment(index, selector, found.base, found.limit, attributes)
+
+    def enter(self) -> None:
+        """Make the engine's CPL follow the guest's, which CS's selector tells."""
+        self.engine.sync_mode(self.cpl)
+
+
+class Bare(Monitor):
+    """A guest alone on the hardware, or nearly so."""
+
+    def __init__(
+        self, engine: Engine, ram: Ram, vcpu: VCpu, bus: Bus, pic: Interrupts
+    ) -> None:
+        super().__init__(engine, vcpu, bus, pic, "bare")
+        self.memory: BareMemory = BareMemory(engine, ram)
+        self.segments = BareSegments(engine, vcpu, self.memory)
+        self._events = 0
+        self.insn: Insn | None = None  # what was run last, and where
+        self._eip = 0
+        self._state = engine.q.cast("B")
+        engine.on_exception = self._on_exception
+        engine.on_invalid = self._on_invalid
+        engine.on_in = self.on_in
+        engine.on_out = self.on_out
+        engine.on_cpuid = self.on_cpuid
+        engine.map_nothing(ram.size, (1 << 32) - ram.size)
+        engine.hook()
+        engine.leave_long_mode()
+        engine.set_table(at.GDTR, vcpu.gdt_base, vcpu.gdt_limit)
+        engine.set_table(at.IDTR, vcpu.idt_base, vcpu.idt_limit)
+        self._push()
+        self._pull()
+
+    def guest_flags(self) -> int:
+        """Return the guest's EFLAGS, 32 bits."""
+        return self.engine.flags()
+
+    def set_guest_flags(self, value: int) -> None:
+        """Write the guest's EFLAGS."""
+        self.engine.set_flags(value & x86.FLAGS_DEFINED & ~x86.RF)
+
+    def write_cr0(self, value: int) -> None:
+        """Follow a task switch, which sets CR0.TS."""
+        self.vcpu.cr0 = value
+        self.q[CR] = value
+        self.d[_HFLAGS] |= (value & _TASK_SWITCHED) << at.HF_MP_EM_TS_SHIFT
+
+    def write_cr3(self, value: int) -> None:
+        """Follow a task switch to another page directory."""
+        self.vcpu.cr3 = self.q[CR + 3] = value
+        self.engine.flush_tlb()
+
+    # -- the engine's registers and the virtual CPU's ----------------------------------
+
+    def _pull(self) -> None:
+        """Take over what the engine's own instructions have set."""
+        vcpu, q, d = self.vcpu, self.q, self.d
+        self.iopl = q[RFLAGS] >> 12 & 3
+        q[CR] = q[CR] & x86.CR0_DEFINED | x86.CR0_ET  # the engine keeps reserved bits
+        vcpu.cr0, vcpu.cr2, vcpu.cr3, vcpu.cr4 = (
+            q[CR + i] & x86.MASK32 for i in (0, 2, 3, 4)
+        )
+        vcpu.gdt_base, vcpu.gdt_limit = q[_GDTR + 1], d[2 * _GDTR + 4]
+        vcpu.idt_base, vcpu.idt_limit = q[_IDTR + 1], d[2 * _IDTR + 4]
+        for offset, segment in ((at.LDTR, vcpu.ldtr), (at.TR, vcpu.tr)):
+            segment.selector = d[offset // 4]
+            segment.base = q[offset // 8 + 1]
+            segment.limit = d[offset // 4 + 4]
+            segment.kind = d[offset // 4 + 5] >> 8 & 15
+        if not d[at.LDTR // 4 + 5] & x86.DESC_P:
+            vcpu.ldtr.limit = -1
+
+    def _push(self) -> None:
+        """Give the engine what the delivery of an event has set."""
+        vcpu, q, d = self.vcpu, self.q, self.d
+        q[CR + 2] = vcpu.cr2
+        for offset, segment in ((at.LDTR, vcpu.ldtr), (at.TR, vcpu.tr)):
+            self._put(offset, segment, d)
+
+    def _put(self, offset: int, segment: SystemSegment, d: memoryview) -> None:
+        d[offset // 4] = segment.selector
+        self.q[offset // 8 + 1] = segment.base
+        d[offset // 4 + 4] = max(segment.limit, 0)
+        present = x86.DESC_P if segment.limit >= 0 else 0
+        d[offset // 4 + 5] = segment.kind << 8 | present
+
+    # -- running -----------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Run one instruction or deliver one event, if the guest is not halted."""
+        self._events = 0
+        insn = self._next()
+        self.engine.drop_code(0, self.memory.ram.size)
+        trapped = self.q[RFLAGS] & x86.TF
+        try:
+            if self._corrected(insn):
+                self._push()
+                if trapped and self.end is None:
+                    self._single_step()
+                return
+        except (GuestFault, PageFault) as raised:
+            self._deliver(*as_fault(self, raised))
+            return
+        # Nothing but breakpoints looks at it, and the engine's PUSHF would show it.
+        self.q[RFLAGS] &= ~x86.RF
+        halts = insn is not None and insn.opcode == _HLT and not self.segments.cpl
+        self.insn = insn
+        before = bytes(self._state)
+        returns = insn is not None and insn.opcode in _RETURNS
+        ram = bytes(self.memory.ram.bytes) if returns else b""
+        self._eip = self.q[RIP]
+        # It looks ahead at the next instruction, which may be the one not in memory.
+        fetched = self.engine.step() or self.q[RIP] != self._eip
+        self.q[RIP] &= x86.MASK32
+        self._pull()
+        if self.vcpu.tr.kind in (x86.SYS_TSS16, x86.SYS_TSS16_BUSY):
+            self.unsupported("a 16-bit task")
+        elif self._events:
+            pass
+        elif not fetched and self._linear() & 0xFFF > x86.PAGE_SIZE - _LONGEST:
+            self.unsupported("an instruction that is not all in RAM")
+        elif not fetched:
+            self._deliver(x86.VEC_UD, None)  # FF FF
+        elif halts and trapped:
+            self._single_step()
+        elif halts:
+            self.vcpu.halted = True
+        elif insn is not None and insn.opcode in _FAR:
+            if returns and self.q[RIP] > self.d[LIMIT[x86.CS]]:
+                # The engine's returns do not look at the limit.
+                self._state[:] = before
+                self.memory.ram.bytes[:] = ram
+                self._pull()
+                self._deliver(x86.VEC_GP, 0)
+            else:
+                self._mark_loaded()
+
+    def _single_step(self) -> None:
+        """Trap after what the engine did not run, or did not trap after."""
+        self.vcpu.dr[6] |= 1 << 14
+        self._deliver(x86.VEC_DB, None)
+
+    def _mark_loaded(self) -> None:
+        """Set the accessed bits of CS and SS, as the engine's far transfers do not.
+
+        Unless the program has just taken the table away from under them.
+        """
+        for index in (x86.CS, x86.SS):
+            selector = self.d[SELECTOR[index]]
+            if selector & 0xFFFC:
+                with suppress(GuestFault, PageFault):
+                    self.segments.mark(selector, self.segments.descriptor(selector))
+
+    def _next(self) -> Insn | None:
+        """Decode the instruction at CS:EIP, without effects; None if there is none."""
+        linear = self._linear()
+        code = b""
+        while len(code) < _LONGEST:
+            gpa = self.memory.lookup((linear + len(code)) & x86.MASK32)
+            if gpa is None:
+                break
+            part = min(_LONGEST - len(code), x86.PAGE_SIZE - (gpa & 0xFFF))
+            inside = bytes(self.memory.ram.bytes[gpa : gpa + part])
+            code += inside.ljust(part, b"\xff")
+        wide = bool(self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+        return decode(code, wide=wide)
+
+    def _linear(self) -> int:
+        return (self.q[RIP] + self.q[BASE[x86.CS]]) & x86.MASK32
+
+    def _corrected(self, insn: Insn | None) -> bool:
+        """Do an instruction that the engine has wrong; tell whether it is done."""
+        if insn is None:
+            return False
+        return any(
+            erratum.act(self, insn)
+            for erratum in ERRATA
+            if insn.opcode in erratum.opcodes
+        )
+
+    # -- events ------------------------------------------------------------------------
+
+    def _deliver(self, vector: int, error: int | None) -> None:
+        """Deliver an event through the guest's IDT."""
+        self._events += 1
+        self._inject(vector, error)
+        self._push()
+
+    def _end_step(self) -> None:
+        """Be called by the engine, which may have looked ahead of a far transfer."""
+        self.engine.stop()
+        self._pull()
+        far = self.insn is not None and self.insn.opcode in _FAR
+        if far and self.q[RIP] != self._eip:
+            self._mark_loaded()
+
+    def _on_exception(self, vector: int) -> None:
+        """Take an exception or a software interrupt of the guest; end the step."""
+        self._end_step()
+        if self.q[RFLAGS] & x86.VM:
+            self.unsupported("virtual-8086 mode")
+        elif self.vcpu.tr.kind in (x86.SYS_TSS16, x86.SYS_TSS16_BUSY):
+            # The engine reads its segment registers from the wrong places.
+            self.unsupported("a 16-bit task")
+        elif self.d[IS_INT]:
+            self._software(vector)
+        else:
+            error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
+            if vector == x86.VEC_GP and self._called_beyond():
+                error = 0
+            if vector == x86.VEC_TS and self._to_local_tss():
+                vector = x86.VEC_GP
+            if vector == x86.VEC_DB:
+                self.vcpu.dr[6] |= 1 << 14
+            self._deliver(vector, error)
+
+    def _called_beyond(self) -> bool:
+        """Tell of a far CALL beyond a limit: the engine has the selector as error."""
+        pointer = None if self.insn is None else far_pointer(self, self.insn)
+        if pointer is None:
+            return False
+        try:
+            found = self.segments.check_code(pointer[0], self.segments.cpl)
+        except GuestFault:
+            return False
+        return pointer[1] > found.limit
+
+    def _to_local_tss(self) -> bool:
+        """Tell of a JMP or CALL to a TSS in the LDT, where the engine has #TS."""
+        insn = self.insn
+        jumps = insn is not None and insn.opcode in _JUMPS
+        return jumps and bool(self.d[ERROR_CODE] & 4)
+
+    def _software(self, vector: int) -> None:
+        """INT n, INT3 and INTO: EIP is after the instruction."""
+        self._events += 1
+        after = self.q[RIP]
+        last = (after - 1) & x86.MASK32
+        gpa = self.memory.lookup((last + self.q[BASE[x86.CS]]) & x86.MASK32)
+        one_byte = (
+            gpa is not None
+            and self.memory.ram.backed(gpa >> 12)
+            and self.memory.ram.bytes[gpa] == _ONE_BYTE.get(vector)
+        )
+        try:
+            software(self, vector, last if one_byte else (after - 2) & x86.MASK32)
+        except (GuestFault, PageFault) as raised:
+            self._inject(*as_fault(self, raised))
+        self._push()
+
+    def _on_invalid(self) -> None:
+        """Take an opcode that the engine does not have; end the step."""
+        self._end_step()
+        if self.q[RFLAGS] & x86.VM:
+            self.unsupported("virtual-8086 mode")
+        else:
+            self._deliver(x86.VEC_UD, None)

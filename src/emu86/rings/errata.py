@@ -1,0 +1,237 @@
+"""What the engine does otherwise than a CPU, so that the oracle does it right.
+
+Each erratum says at which opcodes to look, what is wrong, and what to do instead. What
+concerns a deprivileged guest, too, is decided for it by the VMM, not here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from emu86.cpu.engine import RFLAGS, RIP
+from emu86.rings import io, msr, operand
+from emu86.rings.fault import GuestFault, gp, undefined
+from emu86.rings.stack import Stack
+from emu86.rings.table import RECORDS, find, of_later_cpus
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.bare import Bare
+    from emu86.rings.decode import Insn
+
+_PORTS: Final = frozenset({*range(0x6C, 0x70), *range(0xE4, 0xE8), *range(0xEC, 0xF0)})
+
+
+@dataclass(frozen=True, slots=True)
+class Erratum:
+    """One difference.
+
+    act: called with the guest at the instruction; raises the guest's fault, or returns
+    True if it has done the instruction, False to have the engine do it.
+    """
+
+    opcodes: frozenset[int]
+    engine: str
+    cpu: str
+    sdm: str
+    act: "Callable[[Bare, Insn], bool]"
+
+
+def _port(bare: "Bare", insn: "Insn") -> bool:
+    io.check(bare, insn)
+    return False
+
+
+def _msr(bare: "Bare", insn: "Insn") -> bool:
+    if bare.segments.cpl and insn.opcode != _RDPMC:
+        raise gp(0)
+    {_RDMSR: msr.rdmsr, _WRMSR: msr.wrmsr, _RDPMC: msr.rdpmc}[insn.opcode](bare, insn)
+    return _done(bare, insn)
+
+
+_WRMSR, _RDMSR, _RDPMC = 0x0F30, 0x0F32, 0x0F33
+
+
+def _smsw(bare: "Bare", insn: "Insn") -> bool:
+    if insn.reg != _SMSW or insn.memory or insn.size == 2:
+        return False
+    operand.set_register(bare, insn.rm, bare.vcpu.cr0, 4)
+    return _done(bare, insn)
+
+
+_SMSW: Final = 4
+
+
+def _to_cr(bare: "Bare", insn: "Insn") -> bool:
+    value = bare.q[insn.rm] & x86.MASK32
+    if bare.segments.cpl:
+        return False
+    if insn.reg == 0:
+        if value & x86.CR0_PG and not value & x86.CR0_PE:
+            raise gp(0)
+        if value & x86.CR0_NW and not value & x86.CR0_CD:
+            raise gp(0)
+        if not value & x86.CR0_PE:
+            bare.unsupported("real mode (CR0.PE cleared)")
+            return True
+    elif insn.reg == 4 and value & ~bare.vcpu.model.cr4_defined:
+        raise gp(0)
+    return False
+
+
+def _undefined(_bare: "Bare", _insn: "Insn") -> bool:
+    raise undefined()
+
+
+def _locked(_bare: "Bare", insn: "Insn") -> bool:
+    if insn.lock and find(insn) is not None:
+        raise undefined()
+    return False
+
+
+def _with_register(_bare: "Bare", insn: "Insn") -> bool:
+    if not insn.memory:
+        raise undefined()
+    return False
+
+
+def _far_return(bare: "Bare", insn: "Insn") -> bool:
+    if insn.immediate & 0x8000:
+        bare.unsupported("RET far that releases 8000h bytes or more")
+        return True
+    return False
+
+
+def _rotate(bare: "Bare", insn: "Insn") -> bool:
+    if insn.memory and insn.reg in _THROUGH_CARRY:
+        user = bare.segments.cpl == _USER
+        bare.memory.translate(operand.address(bare, insn), write=True, user=user)
+    return False
+
+
+_THROUGH_CARRY: Final = (2, 3)  # ModRM.reg of RCL and RCR
+_USER: Final = 3
+
+
+def _user_return(bare: "Bare", insn: "Insn") -> bool:
+    nested = insn.opcode == _IRET and bare.q[RFLAGS] & x86.NT
+    if bare.segments.cpl == _USER and not nested:
+        stack = Stack(bare)
+        for i in range(3 if insn.opcode == _IRET else 2):
+            image = stack.peek(i * insn.size, insn.size)
+        if insn.opcode == _IRET and image & x86.VM:
+            bare.unsupported("IRET of a user with VM set")
+            return True
+    return False
+
+
+_IRET: Final = 0xCF
+
+
+def _user_call(bare: "Bare", insn: "Insn") -> bool:
+    pointer = far_pointer(bare, insn)
+    if pointer is None or bare.segments.cpl != _USER or insn.opcode == _JMP:
+        return False
+    try:
+        found = bare.segments.check_code(pointer[0], _USER)
+        found.check_limit(pointer[1])
+    except GuestFault:
+        return False  # the engine finds it, too, and first
+    stack = Stack(bare)
+    where = stack.base + (stack.esp - insn.size & stack.mask)
+    for byte in (where, where + insn.size - 1):
+        bare.memory.translate(byte & x86.MASK32, write=True, user=True)
+    return False
+
+
+_CALL, _JMP, _INDIRECT = 0x9A, 0xEA, 0xFF
+_CALL_REG, _JMP_REG = 3, 5  # ModRM.reg
+
+
+def far_pointer(bare: "Bare", insn: "Insn") -> tuple[int, int] | None:
+    """Return selector and offset of a far JMP or CALL; None if it is none."""
+    if insn.opcode in (_CALL, _JMP):
+        return insn.selector, insn.immediate
+    if insn.opcode != _INDIRECT or not insn.memory:
+        return None
+    if insn.reg not in (_CALL_REG, _JMP_REG):
+        return None
+    where = operand.address(bare, insn)
+    offset = operand.read(bare, where, insn.size)
+    return operand.read(bare, where + insn.size, 2), offset
+
+
+def _later(_bare: "Bare", insn: "Insn") -> bool:
+    if of_later_cpus(insn):
+        raise undefined()
+    return False
+
+
+def _icebp(bare: "Bare", insn: "Insn") -> bool:
+    _done(bare, insn)
+    raise GuestFault(x86.VEC_DB)
+
+
+def _done(bare: "Bare", insn: "Insn") -> bool:
+    bare.q[RIP] = (bare.q[RIP] + insn.length) & x86.MASK32
+    return True
+
+
+ERRATA: Final = (
+    Erratum(
+        frozenset(opcode for record in RECORDS for opcode in record.opcodes),
+        "some take a LOCK prefix, or look at the privilege first", "#UD",
+        "Vol. 2A LOCK", _locked,
+    ),
+    Erratum(
+        frozenset({0x0F05, 0x0F07, 0x0F34, 0x0F35}),
+        "SYSCALL, SYSRET, SYSENTER and SYSEXIT are there, or skipped",
+        "#UD: no CPU model has them", "Vol. 2B SYSENTER", _undefined,
+    ),
+    Erratum(
+        frozenset({0xC4, 0xC5}), "LES and LDS of a register are VEX prefixes", "#UD",
+        "Vol. 2A LDS", _with_register,
+    ),
+    Erratum(
+        frozenset({0xCA}), "RET iw releases a signed number of bytes",
+        "an unsigned one", "Vol. 2B RET", _far_return,
+    ),
+    Erratum(
+        frozenset({0xC0, 0xC1, *range(0xD0, 0xD4)}),
+        "RCL and RCR read before they write; a fault between takes the carry",
+        "#PF of a write, before anything is done", "Vol. 3A 4.7", _rotate,
+    ),
+    Erratum(
+        frozenset({0xCA, 0xCB, 0xCF}),
+        "far returns read the stack as the kernel; IRET takes VM at any CPL",
+        "#PF of a user", "Vol. 3A 4.7", _user_return,
+    ),
+    Erratum(
+        frozenset({0x9A, 0xFF}), "far calls write the stack as the kernel",
+        "#PF of a user", "Vol. 3A 4.7", _user_call,
+    ),
+    Erratum(
+        frozenset({0x0F01}), "MONITOR, XGETBV, SWAPGS and others are there", "#UD",
+        "Vol. 2D XGETBV", _later,
+    ),
+    Erratum(
+        frozenset({0xF1}), "INT1 is #UD", "#DB, as a trap", "Vol. 2A INT n", _icebp,
+    ),
+    Erratum(
+        _PORTS, "port I/O never faults", "#GP(0) by IOPL and the TSS's bitmap",
+        "Vol. 1 19.5", _port,
+    ),
+    Erratum(
+        frozenset({_WRMSR, _RDMSR, _RDPMC}), "unknown MSRs read as 0; no RDPMC",
+        "#GP(0) for what the model does not have", "Vol. 2B RDMSR", _msr,
+    ),
+    Erratum(
+        frozenset({0x0F01}), "SMSW r32 writes 16 bits",
+        "undefined; here, as on the P6, all of CR0", "Vol. 2B SMSW", _smsw,
+    ),
+    Erratum(
+        frozenset({0x0F22}), "MOV to CR takes any value",
+        "#GP(0) for PG without PE, NW without CD, and reserved bits of CR4",
+        "Vol. 2B MOV to CR", _to_cr,
+    ),
+)  # fmt: skip
