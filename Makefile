@@ -3,13 +3,15 @@
 #   make test     all tests, guests included     ARGS='tests/mmu -k walk' for some
 #   make lint     style, types, floors
 #   make bench    beside qemu-system-i386
+#   make soak     the properties, with fresh examples    MINUTES=5 for less than an hour
 
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
+MINUTES ?= 60
 
-.PHONY: run test lint bench guests debian lock clean
+.PHONY: run test lint bench soak guests debian lock clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -26,6 +28,9 @@ lint: $(READY)
 
 bench: guests
 	$(BIN)/python -m bench $(ARGS)
+
+soak: $(READY) debian
+	$(BIN)/python tools/soak.py $(MINUTES)
 
 guests: $(READY) debian
 	$(BIN)/python tools/fetch_guests.py

@@ -4,8 +4,9 @@ docs/exits.md is made whole from the exit table. In every other page, what follo
 
     <!-- source: src/emu86/machine/machine.py Machine._loop -->
 
-is replaced by the source of that function, class or constant. With --check nothing is
-written, and a page that is not up to date is named.
+is replaced by the source of that function, class or constant, and what stands between
+`<!-- errata -->` and its end by the list of `emu86.rings.errata`. With --check nothing
+is written, and a page that is not up to date is named.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from emu86.rings.errata import ERRATA
 from emu86.rings.record import Record
 from emu86.rings.table import RECORDS
 
@@ -24,6 +26,9 @@ ROOT: Final = Path(__file__).parent.parent
 _EXCERPT: Final = re.compile(
     r"(?P<mark><!-- source: (?P<file>\S+) (?P<name>\S+) -->\n\n)```python\n.*?^```$",
     re.DOTALL | re.MULTILINE,
+)
+_ERRATA: Final = re.compile(
+    r"(<!-- errata -->\n).*?(\n<!-- end of errata -->)", re.DOTALL
 )
 _WIDTH: Final = 88
 _KINDS: Final = {
@@ -119,12 +124,16 @@ def _member(owner: ast.AST, name: str, what: str) -> ast.stmt:
 
 
 def with_excerpts(page: str) -> str:
-    """Return a page with its excerpts as the source is now."""
+    """Return a page with its excerpts and tables as the source is now."""
 
     def fresh(match: re.Match[str]) -> str:
         code = source_of(ROOT / match["file"], match["name"])
         return f"{match['mark']}```python\n{code}\n```"
 
+    rows = [f"- {one.engine}. A CPU: {one.cpu} ({one.sdm})." for one in ERRATA]
+    wrapped = [textwrap.fill(row, _WIDTH, subsequent_indent="  ") for row in rows]
+    errata = "\n".join(["", *wrapped, ""])
+    page = _ERRATA.sub(lambda match: match[1] + errata + match[2], page)
     return _EXCERPT.sub(fresh, page)
 
 

@@ -84,7 +84,7 @@ def test_make_verbs_exist(path):
         assert f"\n{verb}:" in makefile
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/library.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/library.md", "docs/testing.md"])
 def test_examples(page):
     path = ROOT / page
     blocks = re.findall(r"(?ms)^```pycon\n(.*?)^```$", path.read_text())

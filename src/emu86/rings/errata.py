@@ -185,8 +185,8 @@ ERRATA: Final = (
     ),
     Erratum(
         frozenset({0x0F05, 0x0F07, 0x0F34, 0x0F35}),
-        "SYSCALL, SYSRET, SYSENTER and SYSEXIT are there, or skipped",
-        "#UD: no CPU model has them", "Vol. 2B SYSENTER", _undefined,
+        "SYSCALL, SYSRET, SYSENTER, SYSEXIT are there, or skipped",
+        "#UD: in no CPU model", "Vol. 2B SYSENTER", _undefined,
     ),
     Erratum(
         frozenset({0xC4, 0xC5}), "LES and LDS of a register are VEX prefixes", "#UD",
@@ -198,12 +198,12 @@ ERRATA: Final = (
     ),
     Erratum(
         frozenset({0xC0, 0xC1, *range(0xD0, 0xD4)}),
-        "RCL and RCR read before they write; a fault between takes the carry",
-        "#PF of a write, before anything is done", "Vol. 3A 4.7", _rotate,
+        "RCL, RCR: a fault between read and write takes the carry",
+        "#PF of a write, before all", "Vol. 3A 4.7", _rotate,
     ),
     Erratum(
         frozenset({0xCA, 0xCB, 0xCF}),
-        "far returns read the stack as the kernel; IRET takes VM at any CPL",
+        "far returns read the stack as the kernel; any IRET takes VM",
         "#PF of a user", "Vol. 3A 4.7", _user_return,
     ),
     Erratum(
@@ -231,7 +231,7 @@ ERRATA: Final = (
     ),
     Erratum(
         frozenset({0x0F22}), "MOV to CR takes any value",
-        "#GP(0) for PG without PE, NW without CD, and reserved bits of CR4",
+        "#GP(0): PG without PE, NW without CD, reserved bits of CR4",
         "Vol. 2B MOV to CR", _to_cr,
     ),
 )  # fmt: skip

@@ -1,0 +1,113 @@
+"""What a run comes to, in a form that can be compared and printed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from emu86.spec import x86
+from emu86.testing import stage
+
+_PAGE: Final = x86.PAGE_SIZE
+# The entries of the pages with descriptors, which techniques keep.
+_DESCRIPTORS: Final = range(stage.PT + (stage.IDT >> 10), stage.PT + (stage.TSS >> 10))
+_TABLES: Final = (stage.PD, stage.PT, stage.PT_B)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that the outside, or the guest's kernel, can tell.
+
+    what: an exception ("#GP"), interrupt ("INT 80h") or port access ("IN 60h"); value:
+    its error code, or what was read or written; registers: of the guest as the event
+    came, empty for a port access.
+    """
+
+    what: str
+    value: int | None
+    registers: dict[str, int]
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f" {self.value:X}h"
+        where = ""
+        if self.registers:
+            where = f" at {self.registers['cs']:X}h:{self.registers['eip']:08X}"
+        return f"{self.what}{value}{where}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended under a technique.
+
+    end: "halted", "triple fault", "unsupported", "budget" (it ran on) or "stale" (what
+    it does next depends on what a TLB keeps); events: in order; registers: at the end;
+    memory: all of RAM at the end.
+    """
+
+    technique: str
+    end: str
+    events: tuple[Event, ...]
+    registers: dict[str, int]
+    memory: bytes
+
+    def __str__(self) -> str:
+        lines = [f"{self.technique}: {self.end} after {len(self.events)} events"]
+        lines += [f"  {event}" for event in self.events]
+        return "\n".join(lines)
+
+
+def differences(one: Outcome, other: Outcome, hidden: int = 0) -> Iterator[str]:
+    """Tell in lines where another outcome parts from `one`; none if it does not.
+
+    What `one` had still to do when its budget ended is not compared. hidden: bits of
+    EFLAGS that may differ. An accessed bit of a page table may be set early: a
+    technique reads descriptor tables whole. That of a PDE may be set or not by an
+    access that then faults: the SDM leaves it open (Vol. 3A 4.8). What a CPU holds
+    that has shut down, nobody can tell.
+    """
+    for number, (left, right) in enumerate(zip(one.events, other.events, strict=False)):
+        if (left.what, left.value) != (right.what, right.value):
+            yield f"event {number}: {left}, but {right}"
+            return
+        found = list(_registers(left.registers, right.registers, hidden))
+        if found:
+            yield f"event {number}, {left}:"
+            yield from found
+            return
+    both = len(one.events), len(other.events)
+    if both[0] > both[1] and other.end != "unsupported":
+        yield f"{one.technique} alone has {one.events[both[1]]}"
+    elif one.end in ("budget", "stale", "unsupported") or other.end == "unsupported":
+        return
+    elif both[0] < both[1]:
+        yield f"{other.technique} alone has {other.events[both[0]]}"
+    elif one.end != other.end:
+        yield f"{one.technique} ended: {one.end}; {other.technique}: {other.end}"
+    elif one.end != "triple fault":
+        yield from _registers(one.registers, other.registers, hidden)
+        yield from _memory(one.memory, other.memory)
+
+
+def _registers(
+    one: dict[str, int], other: dict[str, int], hidden: int
+) -> Iterator[str]:
+    for name, left in one.items():
+        right = other[name]
+        mask = ~hidden if name == "eflags" else -1
+        if (left ^ right) & mask:
+            yield f"  {name}: {left:08X}, but {right:08X} (bits {left ^ right:08X})"
+
+
+def _memory(one: bytes, other: bytes) -> Iterator[str]:
+    for start in range(0, len(one), _PAGE):
+        left, right = one[start : start + _PAGE], other[start : start + _PAGE]
+        if left == right:
+            continue
+        for i in range(0, _PAGE, 4):
+            was, now = (
+                int.from_bytes(page[i : i + 4], "little") for page in (left, right)
+            )
+            early = start in _TABLES and now == was | x86.PTE_A
+            of_fault = start == stage.PD and now | x86.PTE_A == was
+            of_fault |= start + i in _DESCRIPTORS and now | x86.PTE_A == was
+            if was != now and not early and not of_fault:
+                yield f"  [{start + i:08X}]: {was:08X}, but {now:08X}"

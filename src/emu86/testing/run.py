@@ -1,0 +1,252 @@
+"""Run a program on the stage, under a technique, to an outcome."""
+
+from collections import Counter
+from typing import Any, Final
+
+import numpy as np
+
+from emu86.cpu import control as word
+from emu86.cpu.engine import BASE, RIP, SELECTOR, Engine
+from emu86.cpu.models import DEFAULT, MODELS
+from emu86.cpu.vcpu import VCpu
+from emu86.mmu.ram import Ram
+from emu86.rings import operand
+from emu86.rings.bare import Bare, engine
+from emu86.rings.descriptors import Descriptor
+from emu86.rings.monitor import Monitor
+from emu86.rings.table import GROUP7
+from emu86.rings.vmm import TECHNIQUES, Vmm
+from emu86.spec import x86
+from emu86.testing import stage
+from emu86.testing.outcome import Event, Outcome
+from emu86.testing.stage import State
+
+Trace = list[dict[str, int]]
+
+_MOV_TO_CR: Final = 0x0F22
+_INVLPG: Final = 7  # ModRM.reg
+EVENTS: Final = 100  # that a bare run may see
+STEPS: Final = 2000  # instructions that a bare run may take
+# What a deprivileged one may take for them: virtual time, quarter nanoseconds.
+_BUDGET: Final = 8 * STEPS * word.EXIT_COST
+
+
+class Ports:
+    """A board whose ports give what depends on port and turn alone."""
+
+    def __init__(self) -> None:
+        self._turns: Counter[int] = Counter()
+
+    def port_read(self, port: int, width: int) -> int:
+        """Read a port."""
+        self._turns[port] += 1
+        value = (port + 1) * 0x9E3779B1 + self._turns[port] * 0x85EBCA6B
+        return value >> 5 & (1 << 8 * width) - 1
+
+    def port_write(self, port: int, width: int, value: int) -> None:
+        """Write a port: nothing happens."""
+
+    def mmio_read(self, _gpa: int, width: int) -> bytes:
+        """Read what is no RAM."""
+        return b"\xff" * width
+
+    def mmio_write(self, gpa: int, data: bytes) -> None:
+        """Write what is no RAM: it is lost."""
+
+    def coprocessor_error(self) -> None:
+        """Nobody listens."""
+
+
+class NoInterrupts:
+    """An interrupt controller without devices."""
+
+    intr = False
+
+    def acknowledge(self) -> int:
+        """Nothing can come."""
+        raise AssertionError
+
+
+class Recorder:
+    """Observes a monitor and keeps the events."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+        self.events: list[Event] = []
+
+    def vm_exit(self, reason: str, cs: int, eip: int) -> None:
+        """Only techniques have exits; the guest knows nothing of them."""
+
+    def shadow_fill(self, gva: int) -> None:
+        """Only techniques have shadow tables."""
+
+    def inject(self, vector: int, error: int | None) -> None:
+        """Keep an exception or interrupt."""
+        what = x86.VECTOR_NAMES.get(vector, f"INT {vector:02X}h")
+        self.events.append(Event(what, error, observe(self.monitor)))
+
+    def pio(self, port: int, width: int, value: int, write: bool) -> None:
+        """Keep a port access."""
+        direction = "OUT" if write else "IN"
+        self.events.append(Event(f"{direction}{8 * width} {port:X}h", value, {}))
+
+
+def observe(monitor: Monitor) -> dict[str, int]:
+    """Return all registers that the guest can read, by name, 32 bits each."""
+    q, d, vcpu = monitor.q, monitor.d, monitor.vcpu
+    values = {name: q[i] & x86.MASK32 for i, name in enumerate(x86.GPR_NAMES)}
+    values["eip"] = q[RIP] & x86.MASK32
+    values["eflags"] = monitor.guest_flags() & ~x86.RF
+    for i, name in enumerate(x86.SEGMENT_NAMES):
+        values[name] = d[SELECTOR[i]] & 0xFFFF
+        values[f"{name}.base"] = q[BASE[i]] & x86.MASK32
+    values |= {"cr0": vcpu.cr0, "cr2": vcpu.cr2, "cr3": vcpu.cr3, "cr4": vcpu.cr4}
+    values |= {"gdtr.base": vcpu.gdt_base, "gdtr.limit": vcpu.gdt_limit}
+    values |= {"idtr.base": vcpu.idt_base, "idtr.limit": vcpu.idt_limit}
+    values |= {"ldtr": vcpu.ldtr.selector, "tr": vcpu.tr.selector}
+    return values
+
+
+def run(
+    program: bytes,
+    state: State | None = None,
+    technique: str = "patch",
+    trace: Trace | None = None,
+) -> Outcome:
+    """Run `program`, 32-bit machine code, from `state` under a technique.
+
+    technique: "bare", "trap", "patch" or "iopl"; trace: a list that takes the registers
+    before each instruction. The ports are a board's that has no device; there are no
+    interrupts but the program's own. ValueError for an unknown technique.
+    """
+    if technique != "bare" and technique not in TECHNIQUES:
+        message = f"technique: no {technique!r}"
+        raise ValueError(message)
+    state = state or State()
+    ram = Ram(stage.MEMORY)
+    ram.bytes[:] = stage.image(program, state)
+    play = _bare if technique == "bare" else _deprivileged
+    monitor, recorder, end = play(ram, technique, trace)
+    events = tuple(recorder.events)
+    return Outcome(technique, end, events, observe(monitor), bytes(ram.bytes))
+
+
+class Tlb:
+    """Knows when a translation may be used that the page tables no longer have.
+
+    The SDM leaves open which one is used then (Vol. 3A 4.10.4.3), so that there is no
+    more to compare.
+    """
+
+    _GRACE: Final = 3  # instructions from the change of an entry to its invalidation
+
+    def __init__(self, ram: Ram) -> None:
+        first = stage.PD >> 2
+        count = stage.PT_B + x86.PAGE_SIZE - stage.PD >> 2
+        self._tables = np.frombuffer(ram.bytes, np.uint32)[first : first + count]
+        self._known = self._now()
+        self.late = 0  # instructions since an entry was changed
+
+    def _now(self) -> "np.ndarray[Any, np.dtype[np.uint32]]":
+        return self._tables & np.uint32(~(x86.PTE_A | x86.PTE_D) & x86.MASK32)
+
+    def is_stale(self, bare: Bare) -> bool:
+        """Look at the tables after a step."""
+        if not bare.vcpu.cr0 & x86.CR0_PG:
+            self._known = self._now()
+            return False
+        if bare.vcpu.cr3 & x86.PAGE_MASK != stage.PD:
+            return True
+        insn = bare.insn
+        now = self._now()
+        if insn is not None and insn.opcode == _MOV_TO_CR:
+            self._known = now
+        elif insn is not None and insn.opcode == GROUP7 and insn.reg == _INVLPG:
+            gva = operand.address(bare, insn) if insn.memory else 0
+            entry = gva >> 12 & 1023
+            for index in (gva >> 22, 1024 + entry, 2048 + entry):
+                self._known[index] = now[index]
+        self.late = 0 if np.array_equal(self._known, now) else self.late + 1
+        return self.late > (0 if bare.end or bare.vcpu.halted else self._GRACE)
+
+
+def _start(monitor: Monitor) -> None:
+    """Be at the stage's start with flat segments, as after a boot loader."""
+    segments = monitor.segments
+    for index in range(6):
+        kind = x86.DESC_CODE if index == x86.CS else 0
+        high = 0x00CF9200 | kind
+        segments.hold(index, 0, Descriptor(0x0000FFFF, high))
+    segments.enter()
+    monitor.set_guest_flags(0)
+    monitor.q[RIP] = stage.BOOT
+
+
+def _bare(
+    ram: Ram, _technique: str, trace: Trace | None
+) -> tuple[Monitor, Recorder, str]:
+    hardware = engine()
+    hardware.map(0, ram.bytes)
+    monitor = Bare(hardware, ram, VCpu(MODELS[DEFAULT]), Ports(), NoInterrupts())
+    recorder = Recorder(monitor)
+    monitor.observers.append(recorder)
+    _start(monitor)
+    tlb = Tlb(ram)
+    sound = 0  # events while no translation could be stale
+    end = "budget"
+    for _ in range(STEPS):
+        if trace is not None:
+            trace.append(observe(monitor))
+        monitor.step()
+        if tlb.is_stale(monitor):
+            end = "stale"
+            del recorder.events[sound:]
+        elif monitor.vcpu.halted:
+            end = "halted"
+        elif monitor.end is not None:
+            end = monitor.end[0]
+        elif len(recorder.events) < EVENTS:
+            if not tlb.late:
+                sound = len(recorder.events)
+            continue
+        break
+    return monitor, recorder, end
+
+
+def _deprivileged(
+    ram: Ram, technique: str, trace: Trace | None
+) -> tuple[Monitor, Recorder, str]:
+    engine = Engine()
+    engine.map(0, ram.bytes)
+    vcpu = VCpu(MODELS[DEFAULT])
+
+    def follow() -> None:
+        if trace is not None:
+            trace.append(observe(vmm))
+            if len(trace) > 2 * STEPS:
+                vmm.finish("budget")
+
+    if trace is not None:
+        engine.on_code = follow
+    vmm: Vmm = Vmm(engine, ram, vcpu, Ports(), NoInterrupts(), technique)
+    recorder = Recorder(vmm)
+    vmm.observers.append(recorder)
+    vmm.mmu.configure(vcpu.cr0, 0, 0)
+    _start(vmm)
+    end = "budget"
+    control = engine.control
+    budget = control[word.NOW] + _BUDGET
+    while control[word.NOW] < budget:
+        control[word.STOP_AT] = budget
+        engine.run()
+        if vmm.end is not None:
+            end = vmm.end[0]
+        elif vmm.vcpu.halted:
+            end = "halted"
+        elif vmm.in_vm86():
+            end = "unsupported"
+        else:
+            continue
+        break
+    vmm.scanner.restore()
+    return vmm, recorder, end

@@ -1,0 +1,237 @@
+"""The stage on which test programs play: tables, handlers, stacks, and a start.
+
+A program stands at CODE. Its kernel has a GDT and an LDT with descriptors of every
+kind, an IDT with gates of every kind, three TSSs and, if wanted, page tables that map
+the first 4 MiB at 0, at ALIAS and at C0000000h. Handlers of exceptions count, skip a
+few bytes of code and return; after `limit` exceptions they halt the machine.
+"""
+
+import struct
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final
+
+from emu86.spec import x86
+
+MEMORY: Final = 0xA0000  # bytes of RAM: all there is below the PC's hole
+
+# Guest-physical addresses, which are linear addresses, too.
+IDT: Final = 0x10000
+GDT: Final = 0x11000
+LDT: Final = 0x12000
+TSS: Final = 0x13000
+TSS_B: Final = 0x14000
+TSS16: Final = 0x14800
+PD: Final = 0x15000
+PT: Final = 0x16000
+PT_B: Final = 0x17000
+HANDLERS: Final = 0x18000
+BOOT: Final = 0x19000
+COUNTER: Final = 0x1C000
+STACK0: Final = 0x1F000
+STACK3: Final = 0x2F000
+CODE: Final = 0x40000
+DATA: Final = 0x50000
+ALIAS: Final = 0x400000  # the second 4 MiB are the first again, if paging is on
+
+# Selectors of the GDT; the LDT has the same descriptors.
+CODE0: Final = 0x08
+DATA0: Final = 0x10
+CODE3: Final = 0x1B
+DATA3: Final = 0x23
+TSS_SELECTOR: Final = 0x28
+TSS_B_SELECTOR: Final = 0x30
+TSS16_SELECTOR: Final = 0x38
+LDT_SELECTOR: Final = 0x40
+LAST_SELECTOR: Final = 0xB8
+
+_GDTR_AT: Final = BOOT + 0xF00
+_IDTR_AT: Final = BOOT + 0xF08
+_FILLER: Final = b"\xcc"  # what RAM holds elsewhere: INT3, so that a lost program ends
+_USER: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a program starts.
+
+    ring: 0 or 3; paging: whether it is on; flags: EFLAGS, 32 bits; registers: general
+    registers by name, but ESP, which is the ring's stack; cr0: more bits of CR0; cr4:
+    CR4; large: the second 4 MiB are one page (needs CR4.PSE); at: where the program
+    stands; skip: bytes of code that the handlers skip; limit: exceptions after which
+    they halt; patches: (address, bytes) put over the stage, for tables that are hostile
+    or half valid.
+    """
+
+    ring: int = 0
+    paging: bool = False
+    flags: int = x86.FLAGS_FIXED
+    registers: dict[str, int] = field(default_factory=dict)
+    cr0: int = 0
+    cr4: int = 0
+    large: bool = False
+    at: int = CODE
+    skip: int = 1
+    limit: int = 20
+    patches: tuple[tuple[int, bytes], ...] = ()
+
+
+def descriptor(base: int, limit: int, access: int, flags: int = 0xC) -> bytes:
+    """Encode a descriptor; access: its byte 5; flags: G, D/B, L and AVL."""
+    low = limit & 0xFFFF | (base & 0xFFFF) << 16
+    high = base >> 16 & 0xFF | access << 8 | limit & 0xF0000 | flags << 20
+    return struct.pack("<II", low, high | base & 0xFF000000)
+
+
+def gate(selector: int, offset: int, kind: int, dpl: int = 0) -> bytes:
+    """Encode a present gate of system type `kind`."""
+    offset &= x86.MASK32 if kind & 8 else 0xFFFF
+    high = offset & 0xFFFF0000 | 0x8000 | dpl << 13 | kind << 8
+    return struct.pack("<II", selector << 16 | offset & 0xFFFF, high)
+
+
+def image(program: bytes, state: State) -> bytes:
+    """Return all of RAM: the stage, set up for `state`, with the program on it."""
+    ram = bytearray(_FILLER * MEMORY)
+    code, plain, error = _handlers(state)
+    parts = [
+        (GDT, _descriptors()),
+        (LDT, _descriptors()),
+        (IDT, _gates(plain, error)),
+        (TSS, _tss()),
+        (TSS_B, _tss()),
+        (TSS16, _tss16()),
+        (HANDLERS, code),
+        (_GDTR_AT, struct.pack("<HI", len(_descriptors()) - 1, GDT)),
+        (_IDTR_AT, struct.pack("<HI", 0x7FF, IDT)),
+        (COUNTER, bytes(4)),
+        (BOOT, _boot(state)),
+        (state.at, program),
+    ]
+    if state.paging:
+        parts += _page_tables(large=state.large)
+    for at, data in (*parts, *state.patches):
+        ram[at : at + len(data)] = data
+    return bytes(ram[:MEMORY])
+
+
+@cache
+def _descriptors() -> bytes:
+    flat = 0xFFFFF
+    entries = [
+        bytes(8),
+        descriptor(0, flat, 0x9A),
+        descriptor(0, flat, 0x92),
+        descriptor(0, flat, 0xFA),
+        descriptor(0, flat, 0xF2),
+        descriptor(TSS, 0x2067, 0x89, 0),
+        descriptor(TSS_B, 0x67, 0xE9, 0),
+        descriptor(TSS16, 0x2B, 0xE1, 0),
+        descriptor(LDT, 0xFF, 0x82, 0),
+        descriptor(0, flat, 0xBA),  # ring 1
+        descriptor(0, flat, 0xB2),
+        descriptor(0, flat, 0xDA),  # ring 2
+        descriptor(0, flat, 0xD2),
+        descriptor(CODE, 0xFFFF, 0x9A, 0),  # 16 bits
+        descriptor(DATA, 0xFFFF, 0x92, 0),
+        descriptor(0, flat, 0x9E),  # conforming
+        descriptor(0, flat, 0x1A),  # not present
+        descriptor(0, flat, 0x98),  # execute only
+        descriptor(0xC0000000, flat, 0x9B),  # bases that wrap
+        descriptor(0xFFFFF000, flat, 0x93),
+        gate(CODE0, HANDLERS, x86.SYS_CALL32, 3)[:4] + struct.pack("<I", 0xEC02),
+        gate(0x6B, CODE, x86.SYS_CALL16, 3),
+        gate(TSS_B_SELECTOR, 0, x86.SYS_TASK_GATE, 3),
+        descriptor(0, flat, 0xFE),  # conforming, ring 3
+    ]  # fmt: skip
+    return b"".join(entries)
+
+
+def _handlers(state: State) -> tuple[bytes, int, int]:
+    """Return the handlers' code and where two start: without error code, and with."""
+    tail = b"\x36\xff\x05" + struct.pack("<I", COUNTER)  # inc dword [ss:COUNTER]
+    tail += b"\x36\x81\x3d" + struct.pack("<II", COUNTER, state.limit)  # cmp
+    tail += b"\x72\x02\xfa\xf4"  # jb +2; cli; hlt
+    tail += b"\x36\x83\x04\x24" + bytes([state.skip])  # add dword [ss:esp], skip
+    tail += b"\xcf"  # iret
+    error = b"\x83\xc4\x04" + tail  # add esp, 4
+    return tail + error, HANDLERS, HANDLERS + len(tail)
+
+
+@cache
+def _gates(plain: int, error: int) -> bytes:
+    table = b""
+    for vector in range(256):
+        if vector == 0x81:
+            table += gate(TSS_B_SELECTOR, 0, x86.SYS_TASK_GATE, 3)
+        elif vector == 0x82:
+            table += gate(CODE0, HANDLERS & 0xFFFF, x86.SYS_INT16, 3)
+        else:
+            start = error if vector in x86.PUSHES_ERROR else plain
+            kind = x86.SYS_INT32 if vector & 1 else x86.SYS_TRAP32
+            dpl = 3 if vector >= 0x60 or vector == x86.VEC_BP else 0
+            table += gate(CODE0, start, kind, dpl)
+    return table
+
+
+def _tss() -> bytes:
+    fields = [0, STACK0, DATA0, STACK0 - 0x800, 0x51, STACK0 - 0xC00, 0x62, PD]
+    fields += [HANDLERS, 2, 0, 0, 0, 0, STACK0 - 0x400, 0, 0, 0]
+    fields += [DATA0, CODE0, DATA0, DATA0, DATA0, DATA0, 0, 0x68 << 16]
+    return struct.pack("<26I", *fields) + bytes(0x2000) + b"\xff"
+
+
+def _tss16() -> bytes:
+    fields = [0, 0xF000, 0x70, 0, 0, 0, 0, 0x100, 2, 0, 0, 0, 0, 0xE000, 0, 0, 0]
+    return struct.pack("<22H", *fields, 0x70, 0x68, 0x70, 0x70, 0)
+
+
+@cache
+def _page_tables(*, large: bool) -> list[tuple[int, bytes]]:
+    pages = MEMORY >> 12
+    table = [i << 12 | _USER if i < pages + 4 else 0 for i in range(1024)]
+    for page in (0, *range(IDT >> 12, (BOOT >> 12) + 1)):
+        table[page] &= ~x86.PTE_US
+    table[0x3F] &= ~x86.PTE_RW
+    directory = [0] * 1024
+    directory[0] = PT | _USER
+    directory[1] = _USER | x86.PDE_PS if large else PT | _USER
+    directory[2] = 0xFEC00000 | _USER | x86.PDE_PS | x86.PTE_G
+    directory[3] = PT_B | _USER
+    directory[0x300] = PT | _USER | x86.PTE_G
+    # A read and a write of its own entry see what the walk has just set.
+    directory[0x3FF] = PD | _USER | x86.PTE_A | x86.PTE_D
+    directory[0x3FE] = 0x80000000 | _USER  # a page table where no RAM is
+    other = [(i * 7 % pages) << 12 | _USER | (i & 2) | (i & 0x100) for i in range(1024)]
+    tables = ((PD, directory), (PT, table), (PT_B, other))
+    return [(at, struct.pack("<1024I", *entries)) for at, entries in tables]
+
+
+def _mov(register: int, value: int) -> bytes:
+    return bytes([0xB8 + register]) + struct.pack("<I", value & x86.MASK32)
+
+
+def _boot(state: State) -> bytes:
+    """Return the code that switches to the tables and then to the program."""
+    out = b"\x0f\x01\x15" + struct.pack("<I", _GDTR_AT)  # lgdt
+    out += b"\xea" + struct.pack("<IH", BOOT + len(out) + 7, CODE0)
+    out += _mov(x86.EAX, DATA0) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8\x8e\xd0"
+    out += _mov(x86.ESP, STACK0)
+    out += b"\x0f\x01\x1d" + struct.pack("<I", _IDTR_AT)  # lidt
+    out += _mov(x86.EAX, TSS_SELECTOR) + b"\x0f\x00\xd8"  # ltr ax
+    out += _mov(x86.EAX, LDT_SELECTOR) + b"\x0f\x00\xd0"  # lldt ax
+    out += _mov(x86.EAX, state.cr4) + b"\x0f\x22\xe0"
+    out += _mov(x86.EAX, PD) + b"\x0f\x22\xd8\x0f\x20\xc0\x0d"
+    bits = state.cr0 | x86.CR0_NE | (x86.CR0_PG if state.paging else 0)
+    out += struct.pack("<I", bits) + b"\x0f\x22\xc0"  # or eax, bits; mov cr0, eax
+    frame = [state.flags, CODE3 if state.ring else CODE0, state.at]
+    if state.ring:
+        frame = [DATA3, STACK3, *frame]
+    for value in frame:
+        out += b"\x68" + struct.pack("<I", value)
+    if state.ring:
+        out += _mov(x86.EAX, DATA3) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8"
+    for i, name in enumerate(x86.GPR_NAMES):
+        if i != x86.ESP:
+            out += _mov(i, state.registers.get(name, 0))
+    return out + b"\xcf"

@@ -1,0 +1,109 @@
+"""Defects of emu86 that the oracle found, shrunk; each failed before it was mended."""
+
+import struct
+
+import pytest
+
+from assembler import assemble
+from emu86.testing import State, assert_equivalent, run, stage
+
+CODE16 = 0x68  # 64 KiB
+BEYOND = 0x20000
+
+
+def program(code):
+    return assemble(f"bits 32\norg {stage.CODE:#x}\nDATA equ {stage.DATA:#x}\n{code}")
+
+
+def first(code, **state):
+    """The first event of a program that is as the bare machine has it."""
+    built = program(code)
+    assert_equivalent(built, State(**state))
+    event = run(built, State(**state)).events[0]
+    return event.what, event.value
+
+
+@pytest.mark.parametrize(
+    "transfer",
+    [
+        f"jmp {CODE16}:{BEYOND}",
+        f"call {CODE16}:{BEYOND}",
+        f"push {CODE16}\npush {BEYOND}\nretf",
+        f"push 2\npush {CODE16}\npush {BEYOND}\niret",
+    ],
+)
+def test_a_far_transfer_beyond_the_limit(transfer):
+    """It went there. SDM Vol. 2A JMP: #GP(0) if EIP is outside the code segment."""
+    assert first(transfer) == ("#GP", 0)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "error"),
+    [("retf", 5), (f"call {stage.CODE3}:{stage.CODE}", 7)],
+)
+def test_a_user_whose_stack_is_the_kernels(transfer, error):
+    """The engine's far RET and CALL use the stack with the kernel's rights."""
+    page = stage.COUNTER - 0x1000
+    code = f"""
+    call {stage.CODE3}:.once  ; that the descriptor is where the engine finds it
+    .once: call {stage.CODE3}:.again
+    .again: mov esp, {page + 0x100}
+    {transfer}
+    """
+    patches = (
+        (stage.PT + 4 * (page >> 12), struct.pack("<I", page | 0x63)),
+        (page + 0x100, struct.pack("<II", stage.CODE, stage.CODE3)),
+    )
+    assert first(code, ring=3, paging=True, patches=patches) == ("#PF", error)
+
+
+@pytest.mark.parametrize("code", ["out 0x80, al", "in al, 0x21", "outsb", "insd"])
+@pytest.mark.parametrize("ring", [0, 3])
+def test_lock_before_a_port_access(code, ring):
+    """The port was used all the same. SDM Vol. 2A LOCK: #UD."""
+    locked = b"\xf0" + program(code)
+    state = State(ring=ring, flags=0x3002)
+    assert_equivalent(locked, state)
+    assert run(locked, state).events[0].what == "#UD"
+
+
+def test_a_store_over_two_pages_that_are_not_there():
+    """CR2 told of the second one."""
+    code = program("sidt [0x7fffffff]")
+    state = State(ring=3, paging=True)
+    assert_equivalent(code, state)
+    assert run(code, state).events[0].registers["cr2"] == 0x7FFFFFFF
+
+
+@pytest.mark.parametrize("code", ["rep outsb", "rep insb"])
+def test_each_round_is_trapped_after(code):
+    """A user's repeated INS and OUTS ran to the end before the trap of TF."""
+    setup = "mov edx, 0x80\nmov ecx, 3\nmov esi, DATA\nmov edi, DATA\n"
+    built, state = program(setup + code), State(ring=3, flags=0x3102, skip=0)
+    assert_equivalent(built, state)
+    told = [event.what for event in run(built, state).events]
+    assert [what for what in told if what[:2] in ("IN", "OU") or what == "#DB"][
+        4:10
+    ] == [told[4], "#DB"] * 3
+
+
+@pytest.mark.parametrize("code", ["rcr byte [0x200000], 1", "rcl dword [0x200000], 1"])
+@pytest.mark.parametrize("carry", ["stc", "clc"])
+def test_a_rotate_through_carry_of_what_is_no_ram(code, carry):
+    """The carry was lost between the step's load and its store."""
+    assert_equivalent(program(f"{carry}\n{code}\npushf\npop eax\ncli\nhlt"))
+
+
+def test_flags_pushed_to_what_is_no_ram():
+    """The step that does it pushed its own TF; here some bytes come round to 0."""
+    assert_equivalent(program("mov esp, 3\npushf\nmov esp, DATA"), State(ring=3))
+
+
+def test_a_patch_in_a_page_that_is_the_stack_too():
+    """The VMM forgot a patch that was still in a translation: its INT3 was #BP."""
+    code = bytes.fromhex(
+        "bc008001 00610fb5 d9c51d00 000500b8 93000000 0f00d868 94000000 68230000"
+        "00680700 040065ca 0800"
+    )
+    state = State(flags=0x3202, cr4=0x10, large=True, at=stage.CODE + 0xFF0)
+    assert_equivalent(code, state)

@@ -1,0 +1,89 @@
+"""Outcomes: what is seen of a run, and that a difference is told."""
+
+from dataclasses import replace
+
+import pytest
+
+from assembler import assemble
+from emu86.testing import State, assert_equivalent, differences, run, stage
+
+
+def program(code):
+    return assemble(f"bits 32\norg {stage.CODE:#x}\n{code}")
+
+
+@pytest.mark.parametrize("technique", ["bare", "patch", "iopl", "trap"])
+def test_what_a_run_shows(technique):
+    outcome = run(
+        program("mov eax, 7\nout 0x80, al\nint 0x80\ncli\nhlt"), State(), technique
+    )
+    assert outcome.end == "halted"
+    assert [str(event) for event in outcome.events] == [
+        "OUT8 80h 7h", "INT 80h at 8h:00040009",
+    ]  # fmt: skip
+    assert outcome.registers["eax"] == 7
+    assert outcome.memory[stage.CODE] == 0xB8
+
+
+@pytest.mark.parametrize("technique", ["bare", "patch"])
+def test_a_program_that_runs_on(technique):
+    outcome = run(program("jmp $"), State(), technique)
+    assert (outcome.end, outcome.events) == ("budget", ())
+
+
+@pytest.mark.parametrize("technique", ["bare", "patch"])
+def test_a_program_without_an_idt(technique):
+    code = f"mov word [{stage.DATA}], 0\nlidt [{stage.DATA}]\nud2"
+    assert run(program(code), State(), technique).end == "triple fault"
+
+
+def test_the_same_program_gives_the_same_outcome():
+    code = program("mov ecx, 100\nl: push eax\npop ebx\nloop l\nint 0x80\nhlt")
+    assert run(code) == run(code)
+
+
+def test_an_unknown_technique():
+    with pytest.raises(ValueError, match="no 'magic'"):
+        run(b"\xf4", State(), "magic")
+
+
+def test_differences_are_told():
+    one = run(program("mov eax, 1\nint 0x80\ncli\nhlt"), State(), "bare")
+    assert list(differences(one, one)) == []
+    event = one.events[0]
+    other = replace(
+        one, events=(replace(event, registers=event.registers | {"eax": 3}),)
+    )
+    assert "eax: 00000001, but 00000003 (bits 00000002)" in "\n".join(
+        differences(one, other)
+    )
+    assert list(differences(one, replace(one, events=()))) == [
+        "bare alone has INT 80h at 8h:00040007"
+    ]
+    assert list(differences(one, replace(one, end="triple fault"))) == [
+        "bare ended: halted; bare: triple fault"
+    ]
+    memory = b"\1" + one.memory[1:]
+    assert list(differences(one, replace(one, memory=memory))) == [
+        "  [00000000]: CCCCCCCC, but CCCCCC01"
+    ]
+    flags = replace(
+        one, registers=one.registers | {"eflags": one.registers["eflags"] ^ 0x1000}
+    )
+    assert list(differences(one, flags))
+    assert not list(differences(one, flags, hidden=0x3000))
+
+
+def test_a_broken_technique_is_told_from_its_first_instruction():
+    with pytest.raises(AssertionError) as told:
+        assert_equivalent(
+            program(
+                "mov ecx, 5\nsmsw eax\nsti\npush 2\npopf\npushf\npop eax\ncli\nhlt"
+            ),
+            techniques=("patch", "trap"),
+        )
+    text = str(told.value)
+    assert text.startswith("trap is not bare:")
+    assert "they part after the instruction at 8h:0004000B" in text
+    assert "popfd" in text
+    assert text.count("^") == 1
