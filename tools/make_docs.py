@@ -1,6 +1,7 @@
 """Write into the documentation what the source already says.
 
-docs/exits.md is made whole from the exit table. In every other page, what follows
+docs/exits.md is made whole from the exit table, docs/classification.md from what
+`emu86 classify` observes. In every other page, what follows
 
     <!-- source: src/emu86/machine/machine.py Machine._loop -->
 
@@ -18,9 +19,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from emu86.report import CLASS_HEADINGS, class_notes, class_row
 from emu86.rings.errata import ERRATA
 from emu86.rings.record import Record
 from emu86.rings.table import RECORDS
+from emu86.testing.classify import table
 
 ROOT: Final = Path(__file__).parent.parent
 _EXCERPT: Final = re.compile(
@@ -49,6 +52,34 @@ dispatch, `emu86 exits`, `emu86 explain` and this page are made from the same re
 
 *Patched in* says whose sites become `INT3` before they first run: those of the guest's
 kernel, those of its users, or both. SDM is Intel's *Software Developer's Manual*.
+"""
+_CLASSIFICATION: Final = """\
+<!-- Written by tools/make_docs.py from what `emu86 classify` observes. -->
+
+# Privileged and sensitive instructions
+
+Popek and Goldberg: a machine can be virtualized by trapping alone if every sensitive
+instruction is privileged. This table is nobody's list. Each form of each instruction
+ran on the bare machine at every CPL, in virtual-8086 mode, and with one privileged
+resource at a time changed (`emu86 classify`; `testing/classify.py` has the forms).
+
+- *Traps*: whether its forms raise an exception at CPL 0, 1, 2 and 3 with IOPL 0, and at
+  CPL 3 with IOPL 3.
+- *Class*: privileged (all forms trap at CPL 3, none at CPL 0), a hole (sensitive and
+  not privileged), or harmless.
+- *Depends on*: what a form does depends on the CPL, or on this register, although it
+  did not trap (behaviour-sensitive). *Changes*: at CPL 0 (control-sensitive).
+- *Trap*, *patch*, *iopl*: whether the guest's kernel and users see under this technique
+  what they see on the bare machine.
+
+The holes of x86 are those that Robin and Irvine found (2000), and IRET, the loads of
+SS, and LDS with its kin.
+"""
+_NOTES: Final = """\
+## What goes wrong, and what the engine has wrong
+
+The first difference seen: the bare machine first. What the engine has wrong is put
+right on the bare machine, too, before it is compared ([testing](testing.md)).
 """
 _OTHERS: Final = """\
 ## Exits of no instruction
@@ -147,13 +178,27 @@ def pages() -> dict[Path, str]:
     return made
 
 
+def classification_page() -> str:
+    """Return docs/classification.md; takes half a minute."""
+    classes = table()
+    rows = [CLASS_HEADINGS, ("---",) * len(CLASS_HEADINGS), *map(class_row, classes)]
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    notes = [
+        textwrap.fill(f"- **{one.name}**, {note}", _WIDTH, subsequent_indent="  ")
+        for one in classes
+        for note in class_notes(one)
+    ]
+    return "\n".join([_CLASSIFICATION, *lines, "", _NOTES, *notes, ""])
+
+
 def main() -> int:
     """Write the pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
     stale = 0
-    for path, text in pages().items():
+    made = pages() | {ROOT / "docs" / "classification.md": classification_page()}
+    for path, text in made.items():
         if path.exists() and path.read_text() == text:
             continue
         stale += 1

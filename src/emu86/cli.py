@@ -231,6 +231,38 @@ def explain(code: tuple[str, ...]) -> None:
         click.echo(line)
 
 
+@commands.command()
+@click.argument("names", metavar="[INSTRUCTION]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def classify(names: tuple[str, ...], as_json: bool) -> None:
+    """Tell which system instructions are privileged, and which sensitive.
+
+    By running them, on the bare machine and under every technique; takes half a minute
+    without names.
+    """
+    from emu86.testing import classify as classifier  # noqa: PLC0415 - see above
+
+    known = {name.lower(): name for name in classifier.NAMES}
+    for name in names:
+        if name.lower() not in known:
+            raise ConfigError(
+                f"classify: no {name!r} (there are {', '.join(classifier.NAMES)})"
+            )
+    chosen = [known[name.lower()] for name in names] or classifier.NAMES
+    with _progress("running them") as progress:
+        found = []
+        for name in chosen:
+            progress(name)
+            found.append(classifier.classify(name))
+        progress(None)
+    if as_json:
+        click.echo(json.dumps([one.to_dict() for one in found], indent=2))
+        return
+    from emu86.report import show_classes  # noqa: PLC0415 - rich, see above
+
+    show_classes(found)
+
+
 def _tell(
     machine: "emu86.Machine", stop: "emu86.Stop", console: Console, until: str | None
 ) -> None:

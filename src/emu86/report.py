@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +12,7 @@ from emu86.errors import ConfigError
 if TYPE_CHECKING:
     from emu86 import Stats
     from emu86.rings.record import Record
+    from emu86.testing.classify import Class
 
 
 def show_stats(stats: "Stats") -> None:
@@ -106,3 +107,45 @@ def explain(code: bytes) -> Iterator[str]:
         yield f"Patched before it first runs, in {where}"
     yield f"See: SDM {record.sdm}"
     yield from textwrap.wrap(record.doc, 79)
+
+
+def show_classes(classes: "Iterable[Class]", out: Console | None = None) -> None:
+    """Show what `emu86.testing.classify` has observed."""
+    out = out or Console()
+    table = Table(title="System instructions, by what they do", title_justify="left")
+    for heading in CLASS_HEADINGS:
+        table.add_column(heading)
+    notes = []
+    for found in classes:
+        table.add_row(*class_row(found), style="bold" if found.hole else None)
+        notes += [f"{found.name}: {note}" for note in class_notes(found)]
+    out.print(table)
+    for note in notes:
+        out.print(note, highlight=False, markup=False)
+
+
+CLASS_HEADINGS: Final = (
+    "instruction", "traps at CPL 0-3", "IOPL 3", "VM86", "class",
+    "depends on", "changes", "trap", "patch", "iopl",
+)  # fmt: skip
+_SIGN: Final = {"never": "-", "some": "some", "always": "yes"}
+
+
+def class_row(found: "Class") -> tuple[str, ...]:
+    """Return the cells of one instruction, under CLASS_HEADINGS."""
+    return (
+        found.name,
+        " ".join(_SIGN[traps] for traps in found.traps),
+        _SIGN[found.user_iopl3],
+        found.vm86,
+        "privileged" if found.privileged else "HOLE" if found.hole else "harmless",
+        ", ".join(found.behaviour),
+        ", ".join(found.control),
+        *("wrong" if line else "right" for line in found.wrong.values()),
+    )
+
+
+def class_notes(found: "Class") -> list[str]:
+    """Return what goes wrong under which technique, and what the engine has wrong."""
+    lines = [f"{name}: {line}" for name, line in found.wrong.items() if line]
+    return lines + [f"the engine: {line}" for line in found.engine]

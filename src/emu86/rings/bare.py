@@ -31,7 +31,7 @@ from emu86.mmu.ram import Ram
 from emu86.mmu.walk import denied, touch, walk
 from emu86.rings.decode import Insn, decode
 from emu86.rings.descriptors import Descriptor, SegmentRules
-from emu86.rings.errata import ERRATA, far_pointer
+from emu86.rings.errata import ERRATA, far_pointer, is_far_jump
 from emu86.rings.fault import GuestFault
 from emu86.rings.inject import as_fault, software
 from emu86.rings.monitor import Monitor
@@ -43,12 +43,9 @@ _GDTR: Final = at.GDTR // 8
 _IDTR: Final = at.IDTR // 8
 _ONE_BYTE: Final = {x86.VEC_BP: 0xCC, x86.VEC_OF: 0xCE}
 _RETURNS: Final = (0xCA, 0xCB, 0xCF)
-_JUMPS: Final = (0x9A, 0xEA, 0xFF)
 _LONGEST: Final = 15  # bytes of an instruction
 _HLT: Final = 0xF4
 _USER: Final = 3
-# JMP, CALL and RET far, IRET; of FFh also what is near, which does no harm.
-_FAR: Final = frozenset({0x9A, 0xEA, 0xCA, 0xCB, 0xCF, 0xFF})
 _TASK_SWITCHED: Final = x86.CR0_TS
 
 
@@ -144,6 +141,11 @@ class BareSegments(SegmentRules):
         read32 = self._memory.read32
         return Descriptor(read32(where), read32(where + 4))
 
+    @property
+    def cpl(self) -> int:
+        """The guest's CPL, 3 in virtual-8086 mode."""
+        return 3 if self.q[RFLAGS] & x86.VM else super().cpl
+
     def write_high(self, selector: int, high: int) -> None:
         """Write the high doubleword of a descriptor in the guest's table."""
         base, _ = self._table(selector)
@@ -170,7 +172,7 @@ class Bare(Monitor):
         self.segments = BareSegments(engine, vcpu, self.memory)
         self._events = 0
         self.insn: Insn | None = None  # what was run last, and where
-        self._eip = 0
+        self._eip = self._ss = 0
         self._state = engine.q.cast("B")
         engine.on_exception = self._on_exception
         engine.on_invalid = self._on_invalid
@@ -253,7 +255,11 @@ class Bare(Monitor):
                     self._single_step()
                 return
         except (GuestFault, PageFault) as raised:
-            self._deliver(*as_fault(self, raised))
+            vector, error = as_fault(self, raised)
+            if self.q[RFLAGS] & x86.VM:
+                self._leave_vm86(vector)
+            else:
+                self._deliver(vector, error)
             return
         # Nothing but breakpoints looks at it, and the engine's PUSHF would show it.
         self.q[RFLAGS] &= ~x86.RF
@@ -262,7 +268,7 @@ class Bare(Monitor):
         before = bytes(self._state)
         returns = insn is not None and insn.opcode in _RETURNS
         ram = bytes(self.memory.ram.bytes) if returns else b""
-        self._eip = self.q[RIP]
+        self._eip, self._ss = self.q[RIP], self.d[SELECTOR[x86.SS]]
         # It looks ahead at the next instruction, which may be the one not in memory.
         fetched = self.engine.step() or self.q[RIP] != self._eip
         self.q[RIP] &= x86.MASK32
@@ -279,7 +285,7 @@ class Bare(Monitor):
             self._single_step()
         elif halts:
             self.vcpu.halted = True
-        elif insn is not None and insn.opcode in _FAR:
+        elif self._is_far():
             if returns and self.q[RIP] > self.d[LIMIT[x86.CS]]:
                 # The engine's returns do not look at the limit.
                 self._state[:] = before
@@ -294,6 +300,13 @@ class Bare(Monitor):
         self.vcpu.dr[6] |= 1 << 14
         self._deliver(x86.VEC_DB, None)
 
+    def _is_far(self) -> bool:
+        """Tell whether what was run last is a far transfer."""
+        insn = self.insn
+        if insn is None:
+            return False
+        return insn.opcode in _RETURNS or is_far_jump(insn)
+
     def _mark_loaded(self) -> None:
         """Set the accessed bits of CS and SS, as the engine's far transfers do not.
 
@@ -301,7 +314,7 @@ class Bare(Monitor):
         """
         for index in (x86.CS, x86.SS):
             selector = self.d[SELECTOR[index]]
-            if selector & 0xFFFC:
+            if selector & 0xFFFC and (index == x86.CS or selector != self._ss):
                 with suppress(GuestFault, PageFault):
                     self.segments.mark(selector, self.segments.descriptor(selector))
 
@@ -344,15 +357,18 @@ class Bare(Monitor):
         """Be called by the engine, which may have looked ahead of a far transfer."""
         self.engine.stop()
         self._pull()
-        far = self.insn is not None and self.insn.opcode in _FAR
-        if far and self.q[RIP] != self._eip:
+        if self._is_far() and self.q[RIP] != self._eip:
             self._mark_loaded()
+
+    def _leave_vm86(self, vector: int) -> None:
+        """End the run: events do not leave virtual-8086 mode yet."""
+        self.unsupported(f"{x86.event_name(vector)} in virtual-8086 mode")
 
     def _on_exception(self, vector: int) -> None:
         """Take an exception or a software interrupt of the guest; end the step."""
         self._end_step()
         if self.q[RFLAGS] & x86.VM:
-            self.unsupported("virtual-8086 mode")
+            self._leave_vm86(vector)
         elif self.vcpu.tr.kind in (x86.SYS_TSS16, x86.SYS_TSS16_BUSY):
             # The engine reads its segment registers from the wrong places.
             self.unsupported("a 16-bit task")
@@ -382,7 +398,7 @@ class Bare(Monitor):
     def _to_local_tss(self) -> bool:
         """Tell of a JMP or CALL to a TSS in the LDT, where the engine has #TS."""
         insn = self.insn
-        jumps = insn is not None and insn.opcode in _JUMPS
+        jumps = insn is not None and is_far_jump(insn)
         return jumps and bool(self.d[ERROR_CODE] & 4)
 
     def _software(self, vector: int) -> None:
@@ -406,6 +422,6 @@ class Bare(Monitor):
         """Take an opcode that the engine does not have; end the step."""
         self._end_step()
         if self.q[RFLAGS] & x86.VM:
-            self.unsupported("virtual-8086 mode")
+            self._leave_vm86(x86.VEC_UD)
         else:
             self._deliver(x86.VEC_UD, None)

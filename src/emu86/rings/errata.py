@@ -27,7 +27,8 @@ class Erratum:
     """One difference.
 
     act: called with the guest at the instruction; raises the guest's fault, or returns
-    True if it has done the instruction, False to have the engine do it.
+    True if it has done the instruction, False to have the engine do it; about: system
+    instructions, as `emu86 classify` names them.
     """
 
     opcodes: frozenset[int]
@@ -35,6 +36,7 @@ class Erratum:
     cpu: str
     sdm: str
     act: "Callable[[Bare, Insn], bool]"
+    about: tuple[str, ...] = ()
 
 
 def _port(bare: "Bare", insn: "Insn") -> bool:
@@ -148,14 +150,19 @@ _CALL, _JMP, _INDIRECT = 0x9A, 0xEA, 0xFF
 _CALL_REG, _JMP_REG = 3, 5  # ModRM.reg
 
 
+def is_far_jump(insn: "Insn") -> bool:
+    """Tell whether it is a far JMP or CALL."""
+    if insn.opcode == _INDIRECT:
+        return insn.memory and insn.reg in (_CALL_REG, _JMP_REG)
+    return insn.opcode in (_CALL, _JMP)
+
+
 def far_pointer(bare: "Bare", insn: "Insn") -> tuple[int, int] | None:
     """Return selector and offset of a far JMP or CALL; None if it is none."""
-    if insn.opcode in (_CALL, _JMP):
+    if not is_far_jump(insn):
+        return None
+    if insn.opcode != _INDIRECT:
         return insn.selector, insn.immediate
-    if insn.opcode != _INDIRECT or not insn.memory:
-        return None
-    if insn.reg not in (_CALL_REG, _JMP_REG):
-        return None
     where = operand.address(bare, insn)
     offset = operand.read(bare, where, insn.size)
     return operand.read(bare, where + insn.size, 2), offset
@@ -187,6 +194,7 @@ ERRATA: Final = (
         frozenset({0x0F05, 0x0F07, 0x0F34, 0x0F35}),
         "SYSCALL, SYSRET, SYSENTER, SYSEXIT are there, or skipped",
         "#UD: in no CPU model", "Vol. 2B SYSENTER", _undefined,
+        ("SYSENTER",),
     ),
     Erratum(
         frozenset({0xC4, 0xC5}), "LES and LDS of a register are VEX prefixes", "#UD",
@@ -194,7 +202,7 @@ ERRATA: Final = (
     ),
     Erratum(
         frozenset({0xCA}), "RET iw releases a signed number of bytes",
-        "an unsigned one", "Vol. 2B RET", _far_return,
+        "an unsigned one", "Vol. 2B RET", _far_return, ("RET far",),
     ),
     Erratum(
         frozenset({0xC0, 0xC1, *range(0xD0, 0xD4)}),
@@ -204,11 +212,11 @@ ERRATA: Final = (
     Erratum(
         frozenset({0xCA, 0xCB, 0xCF}),
         "far returns read the stack as the kernel; any IRET takes VM",
-        "#PF of a user", "Vol. 3A 4.7", _user_return,
+        "#PF of a user", "Vol. 3A 4.7", _user_return, ("RET far", "IRET"),
     ),
     Erratum(
         frozenset({0x9A, 0xFF}), "far calls write the stack as the kernel",
-        "#PF of a user", "Vol. 3A 4.7", _user_call,
+        "#PF of a user", "Vol. 3A 4.7", _user_call, ("CALL far",),
     ),
     Erratum(
         frozenset({0x0F01}), "MONITOR, XGETBV, SWAPGS and others are there", "#UD",
@@ -219,19 +227,20 @@ ERRATA: Final = (
     ),
     Erratum(
         _PORTS, "port I/O never faults", "#GP(0) by IOPL and the TSS's bitmap",
-        "Vol. 1 19.5", _port,
+        "Vol. 1 19.5", _port, ("IN", "OUT", "INS", "OUTS"),
     ),
     Erratum(
         frozenset({_WRMSR, _RDMSR, _RDPMC}), "unknown MSRs read as 0; no RDPMC",
         "#GP(0) for what the model does not have", "Vol. 2B RDMSR", _msr,
+        ("RDMSR", "WRMSR", "RDPMC"),
     ),
     Erratum(
         frozenset({0x0F01}), "SMSW r32 writes 16 bits",
-        "undefined; here, as on the P6, all of CR0", "Vol. 2B SMSW", _smsw,
+        "undefined; here, as on the P6, all of CR0", "Vol. 2B SMSW", _smsw, ("SMSW",),
     ),
     Erratum(
         frozenset({0x0F22}), "MOV to CR takes any value",
         "#GP(0): PG without PE, NW without CD, reserved bits of CR4",
-        "Vol. 2B MOV to CR", _to_cr,
+        "Vol. 2B MOV to CR", _to_cr, ("MOV to CR0", "MOV to CR4"),
     ),
 )  # fmt: skip

@@ -27,7 +27,7 @@ def check(vmm: "Monitor", insn: "Insn") -> tuple[int, int]:
     by_register = insn.opcode >= 0xEC or insn.opcode < 0x70
     port = vmm.q[x86.EDX] & 0xFFFF if by_register else insn.immediate
     width = insn.size if insn.opcode & 1 else 1
-    if vmm.segments.cpl <= vmm.iopl:
+    if vmm.segments.cpl <= vmm.iopl and not vmm.q[RFLAGS] & x86.VM:
         return port, width
     tr = vmm.vcpu.tr
     if tr.kind not in (x86.SYS_TSS32, x86.SYS_TSS32_BUSY) or tr.limit < _IO_MAP + 1:

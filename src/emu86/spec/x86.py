@@ -102,6 +102,13 @@ VECTOR_NAMES: Final = {
     8: "#DF", 10: "#TS", 11: "#NP", 12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF",
     17: "#AC", 18: "#MC", 19: "#XM",
 }  # fmt: skip
+
+
+def event_name(vector: int) -> str:
+    """Return "#GP" for an exception, "INT 80h" for any other vector."""
+    return VECTOR_NAMES.get(vector, f"INT {vector:02X}h")
+
+
 # Exceptions that push an error code: Vol. 3A section 6.13
 PUSHES_ERROR: Final = frozenset({8, 10, 11, 12, 13, 14, 17})
 # Exceptions whose saved EIP is the faulting instruction's, with RF set: Vol. 3A 6.5

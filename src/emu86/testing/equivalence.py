@@ -13,7 +13,7 @@ from emu86.testing.stage import State
 
 _WIDTH: Final = 32
 # With IOPL raised it shows: the known price of the technique.
-_HIDDEN: Final = {"iopl": x86.IOPL}
+HIDDEN: Final = {"iopl": x86.IOPL}
 
 
 def assert_equivalent(
@@ -31,7 +31,7 @@ def assert_equivalent(
     for technique in techniques:
         found = list(
             differences(
-                oracle, run(program, state, technique), _HIDDEN.get(technique, 0)
+                oracle, run(program, state, technique), HIDDEN.get(technique, 0)
             )
         )
         if found:
@@ -48,7 +48,7 @@ def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
         trace: Trace = []
         run(program, state, name, trace)
         traces.append(_rounds_as_one(trace))
-    hidden = ~_HIDDEN.get(technique, 0)
+    hidden = ~HIDDEN.get(technique, 0)
     before = None
     for one, other in zip(*traces, strict=False):
         found = [

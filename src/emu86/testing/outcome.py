@@ -39,12 +39,13 @@ class Outcome:
     """How a program ended under a technique.
 
     end: "halted", "triple fault", "unsupported", "budget" (it ran on) or "stale" (what
-    it does next depends on what a TLB keeps); events: in order; registers: at the end;
-    memory: all of RAM at the end.
+    it does next depends on what a TLB keeps); detail: more words on it, or empty;
+    events: in order; registers: at the end; memory: all of RAM at the end.
     """
 
     technique: str
     end: str
+    detail: str
     events: tuple[Event, ...]
     registers: dict[str, int]
     memory: bytes

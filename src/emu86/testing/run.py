@@ -82,7 +82,7 @@ class Recorder:
 
     def inject(self, vector: int, error: int | None) -> None:
         """Keep an exception or interrupt."""
-        what = x86.VECTOR_NAMES.get(vector, f"INT {vector:02X}h")
+        what = x86.event_name(vector)
         self.events.append(Event(what, error, observe(self.monitor)))
 
     def pio(self, port: int, width: int, value: int, write: bool) -> None:
@@ -128,7 +128,8 @@ def run(
     play = _bare if technique == "bare" else _deprivileged
     monitor, recorder, end = play(ram, technique, trace)
     events = tuple(recorder.events)
-    return Outcome(technique, end, events, observe(monitor), bytes(ram.bytes))
+    detail = monitor.end[1] if monitor.end else ""
+    return Outcome(technique, end, detail, events, observe(monitor), bytes(ram.bytes))
 
 
 class Tlb:

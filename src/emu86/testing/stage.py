@@ -39,6 +39,8 @@ CODE0: Final = 0x08
 DATA0: Final = 0x10
 CODE3: Final = 0x1B
 DATA3: Final = 0x23
+CODE_OF: Final = (CODE0, 0x49, 0x5A, CODE3)  # by ring
+DATA_OF: Final = (DATA0, 0x51, 0x62, DATA3)
 TSS_SELECTOR: Final = 0x28
 TSS_B_SELECTOR: Final = 0x30
 TSS16_SELECTOR: Final = 0x38
@@ -55,12 +57,13 @@ _USER: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US
 class State:
     """Where a program starts.
 
-    ring: 0 or 3; paging: whether it is on; flags: EFLAGS, 32 bits; registers: general
+    ring: 0 to 3; paging: whether it is on; flags: EFLAGS, 32 bits (with VM set:
+    virtual-8086 mode, where nothing but an end is seen of an event); registers: general
     registers by name, but ESP, which is the ring's stack; cr0: more bits of CR0; cr4:
     CR4; large: the second 4 MiB are one page (needs CR4.PSE); at: where the program
     stands; skip: bytes of code that the handlers skip; limit: exceptions after which
-    they halt; patches: (address, bytes) put over the stage, for tables that are hostile
-    or half valid.
+    they halt; gdt, idt: where these tables stand; ldtr, tr: selectors; patches:
+    (address, bytes) put over the stage, for tables that are hostile or half valid.
     """
 
     ring: int = 0
@@ -73,6 +76,10 @@ class State:
     at: int = CODE
     skip: int = 1
     limit: int = 20
+    gdt: int = GDT
+    idt: int = IDT
+    ldtr: int = LDT_SELECTOR
+    tr: int = TSS_SELECTOR
     patches: tuple[tuple[int, bytes], ...] = ()
 
 
@@ -96,14 +103,16 @@ def image(program: bytes, state: State) -> bytes:
     code, plain, error = _handlers(state)
     parts = [
         (GDT, _descriptors()),
+        (state.gdt, _descriptors()),
         (LDT, _descriptors()),
         (IDT, _gates(plain, error)),
+        (state.idt, _gates(plain, error)),
         (TSS, _tss()),
         (TSS_B, _tss()),
         (TSS16, _tss16()),
         (HANDLERS, code),
-        (_GDTR_AT, struct.pack("<HI", len(_descriptors()) - 1, GDT)),
-        (_IDTR_AT, struct.pack("<HI", 0x7FF, IDT)),
+        (_GDTR_AT, struct.pack("<HI", len(_descriptors()) - 1, state.gdt)),
+        (_IDTR_AT, struct.pack("<HI", 0x7FF, state.idt)),
         (COUNTER, bytes(4)),
         (BOOT, _boot(state)),
         (state.at, program),
@@ -211,6 +220,10 @@ def _mov(register: int, value: int) -> bytes:
     return bytes([0xB8 + register]) + struct.pack("<I", value & x86.MASK32)
 
 
+def _push(value: int) -> bytes:
+    return b"\x68" + struct.pack("<I", value)
+
+
 def _boot(state: State) -> bytes:
     """Return the code that switches to the tables and then to the program."""
     out = b"\x0f\x01\x15" + struct.pack("<I", _GDTR_AT)  # lgdt
@@ -218,19 +231,32 @@ def _boot(state: State) -> bytes:
     out += _mov(x86.EAX, DATA0) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8\x8e\xd0"
     out += _mov(x86.ESP, STACK0)
     out += b"\x0f\x01\x1d" + struct.pack("<I", _IDTR_AT)  # lidt
-    out += _mov(x86.EAX, TSS_SELECTOR) + b"\x0f\x00\xd8"  # ltr ax
-    out += _mov(x86.EAX, LDT_SELECTOR) + b"\x0f\x00\xd0"  # lldt ax
+    out += _mov(x86.EAX, state.tr) + b"\x0f\x00\xd8"  # ltr ax
+    out += _mov(x86.EAX, state.ldtr) + b"\x0f\x00\xd0"  # lldt ax
     out += _mov(x86.EAX, state.cr4) + b"\x0f\x22\xe0"
     out += _mov(x86.EAX, PD) + b"\x0f\x22\xd8\x0f\x20\xc0\x0d"
     bits = state.cr0 | x86.CR0_NE | (x86.CR0_PG if state.paging else 0)
     out += struct.pack("<I", bits) + b"\x0f\x22\xc0"  # or eax, bits; mov cr0, eax
-    frame = [state.flags, CODE3 if state.ring else CODE0, state.at]
+    if state.flags & x86.VM:
+        # GS to ES, SS, ESP, EFLAGS, CS, EIP: Vol. 3B section 20.2.2
+        frame = [
+            0,
+            0,
+            0,
+            0,
+            STACK3 >> 4 & 0xF000,
+            0xF000,
+            state.flags,
+            state.at >> 4,
+            0,
+        ]
+        return out + b"".join(map(_push, frame)) + b"\xcf"
+    frame = [state.flags, CODE_OF[state.ring], state.at]
     if state.ring:
-        frame = [DATA3, STACK3, *frame]
-    for value in frame:
-        out += b"\x68" + struct.pack("<I", value)
+        frame = [DATA_OF[state.ring], STACK3, *frame]
+    out += b"".join(map(_push, frame))
     if state.ring:
-        out += _mov(x86.EAX, DATA3) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8"
+        out += _mov(x86.EAX, DATA_OF[state.ring]) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8"
     for i, name in enumerate(x86.GPR_NAMES):
         if i != x86.ESP:
             out += _mov(i, state.registers.get(name, 0))
