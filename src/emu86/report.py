@@ -125,7 +125,7 @@ def show_classes(classes: "Iterable[Class]", out: Console | None = None) -> None
 
 
 CLASS_HEADINGS: Final = (
-    "instruction", "traps at CPL 0-3", "IOPL 3", "VM86", "class",
+    "instruction", "traps at 0-3", "IOPL 3", "VM86", "class",
     "depends on", "changes", "trap", "patch", "iopl",
 )  # fmt: skip
 _SIGN: Final = {"never": "-", "some": "some", "always": "yes"}
