@@ -263,6 +263,26 @@ def classify(names: tuple[str, ...], as_json: bool) -> None:
     show_classes(found)
 
 
+@commands.command()
+@click.argument("name", metavar="INSTRUCTION", required=False)
+def lab(name: str | None) -> None:
+    """Show what a sensitive instruction does to a small guest, step by step.
+
+    On the bare machine, under `trap`, and under `patch`. Without a name: which labs
+    there are.
+    """
+    from emu86.testing.lab import LABS, show  # noqa: PLC0415 - see above
+
+    if name is None:
+        for known, guest in LABS.items():
+            click.echo(f"{known:6}{guest.question}")
+        return
+    if name.lower() not in LABS:
+        raise ConfigError(f"lab: no {name!r} (there are {', '.join(LABS)})")
+    for line in show(name.lower()):
+        click.echo(line)
+
+
 def _tell(
     machine: "emu86.Machine", stop: "emu86.Stop", console: Console, until: str | None
 ) -> None:

@@ -308,10 +308,15 @@ class Bare(Monitor):
         return insn.opcode in _RETURNS or is_far_jump(insn)
 
     def _mark_loaded(self) -> None:
-        """Set the accessed bits of CS and SS, as the engine's far transfers do not.
+        """Do what a far transfer does, and the engine's does not.
 
-        Unless the program has just taken the table away from under them.
+        The accessed bits of CS and SS are set, unless the program has just taken the
+        table away from under them; a return to an outer ring makes any null selector 0.
         """
+        if self.segments.cpl > self._ss & 3:
+            for index in (x86.FS, x86.GS):
+                if not self.d[SELECTOR[index]] & 0xFFFC:
+                    self.d[SELECTOR[index]] = 0
         for index in (x86.CS, x86.SS):
             selector = self.d[SELECTOR[index]]
             if selector & 0xFFFC and (index == x86.CS or selector != self._ss):

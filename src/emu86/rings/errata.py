@@ -64,6 +64,16 @@ def _smsw(bare: "Bare", insn: "Insn") -> bool:
 _SMSW: Final = 4
 
 
+def _ltr(bare: "Bare", insn: "Insn") -> bool:
+    loads = insn.reg == _LTR and not bare.segments.cpl
+    if loads and not operand.read_rm(bare, insn, 2) & 0xFFFC:
+        raise gp(0)
+    return False
+
+
+_LTR: Final = 3
+
+
 def _to_cr(bare: "Bare", insn: "Insn") -> bool:
     value = bare.q[insn.rm] & x86.MASK32
     if bare.segments.cpl:
@@ -237,6 +247,10 @@ ERRATA: Final = (
     Erratum(
         frozenset({0x0F01}), "SMSW r32 writes 16 bits",
         "undefined; here, as on the P6, all of CR0", "Vol. 2B SMSW", _smsw, ("SMSW",),
+    ),
+    Erratum(
+        frozenset({0x0F00}), "LTR takes a null selector", "#GP(0)", "Vol. 2A LTR",
+        _ltr, ("LTR",),
     ),
     Erratum(
         frozenset({0x0F22}), "MOV to CR takes any value",

@@ -146,6 +146,11 @@ FORMS: Final = (
         for s in (stage.CODE0, stage.CODE3)
         for f in (0x2, 0x202, 0x3002)
     ),
+    Form(
+        "IRET",
+        b"\xcf",
+        tuple(map(_push, (stage.DATA3, stage.STACK3, 0x202, stage.CODE3, _HERE))),
+    ),
     Form("INT n", b"\xcd\x80"),
     Form("INT n", b"\xcd\x30"),
     Form("INT3", b"\xcc"),

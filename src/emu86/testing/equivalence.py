@@ -50,7 +50,8 @@ def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
         traces.append(_rounds_as_one(trace))
     hidden = ~HIDDEN.get(technique, 0)
     before = None
-    for one, other in zip(*traces, strict=False):
+    for left, right in zip(*traces, strict=False):
+        one, other = left.registers, right.registers
         found = [
             name
             for name in one
@@ -72,9 +73,9 @@ def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
 def _rounds_as_one(trace: Trace) -> Trace:
     """Take the rounds of a repeated instruction, and those tried again, as one."""
     return [
-        registers
-        for i, registers in enumerate(trace)
-        if not i or registers["eip"] != trace[i - 1]["eip"]
+        one
+        for i, one in enumerate(trace)
+        if not i or one.registers["eip"] != trace[i - 1].registers["eip"]
     ]
 
 

@@ -1,6 +1,7 @@
 """Run a program on the stage, under a technique, to an outcome."""
 
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +22,16 @@ from emu86.testing import stage
 from emu86.testing.outcome import Event, Outcome
 from emu86.testing.stage import State
 
-Trace = list[dict[str, int]]
+
+@dataclass
+class Traced:
+    """An instruction about to run: the guest's registers, and the exits it takes."""
+
+    registers: dict[str, int]
+    exits: list[str] = field(default_factory=list)
+
+
+Trace = list[Traced]
 
 _MOV_TO_CR: Final = 0x0F22
 _INVLPG: Final = 7  # ModRM.reg
@@ -68,14 +78,17 @@ class NoInterrupts:
 
 
 class Recorder:
-    """Observes a monitor and keeps the events."""
+    """Observes a monitor and keeps the events, and with a trace the exits."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, trace: Trace | None) -> None:
         self.monitor = monitor
         self.events: list[Event] = []
+        self.trace = trace
 
-    def vm_exit(self, reason: str, cs: int, eip: int) -> None:
-        """Only techniques have exits; the guest knows nothing of them."""
+    def vm_exit(self, reason: str, _cs: int, _eip: int) -> None:
+        """Keep an exit with the instruction that took it; the guest cannot tell."""
+        if self.trace:
+            self.trace[-1].exits.append(reason)
 
     def shadow_fill(self, gva: int) -> None:
         """Only techniques have shadow tables."""
@@ -115,8 +128,8 @@ def run(
 ) -> Outcome:
     """Run `program`, 32-bit machine code, from `state` under a technique.
 
-    technique: "bare", "trap", "patch" or "iopl"; trace: a list that takes the registers
-    before each instruction. The ports are a board's that has no device; there are no
+    technique: "bare", "trap", "patch" or "iopl"; trace: a list that takes each
+    instruction that runs. The ports are a board's that has no device; there are no
     interrupts but the program's own. ValueError for an unknown technique.
     """
     if technique != "bare" and technique not in TECHNIQUES:
@@ -189,7 +202,7 @@ def _bare(
     hardware = engine()
     hardware.map(0, ram.bytes)
     monitor = Bare(hardware, ram, VCpu(MODELS[DEFAULT]), Ports(), NoInterrupts())
-    recorder = Recorder(monitor)
+    recorder = Recorder(monitor, trace)
     monitor.observers.append(recorder)
     _start(monitor)
     tlb = Tlb(ram)
@@ -197,7 +210,7 @@ def _bare(
     end = "budget"
     for _ in range(STEPS):
         if trace is not None:
-            trace.append(observe(monitor))
+            trace.append(Traced(observe(monitor)))
         monitor.step()
         if tlb.is_stale(monitor):
             end = "stale"
@@ -223,14 +236,14 @@ def _deprivileged(
 
     def follow() -> None:
         if trace is not None:
-            trace.append(observe(vmm))
+            trace.append(Traced(observe(vmm)))
             if len(trace) > 2 * STEPS:
                 vmm.finish("budget")
 
     if trace is not None:
         engine.on_code = follow
     vmm: Vmm = Vmm(engine, ram, vcpu, Ports(), NoInterrupts(), technique)
-    recorder = Recorder(vmm)
+    recorder = Recorder(vmm, trace)
     vmm.observers.append(recorder)
     vmm.mmu.configure(vcpu.cr0, 0, 0)
     _start(vmm)
