@@ -31,6 +31,7 @@ _TWO_BYTES: Final = 0x0F00
 # What may follow the bytes of a pattern to the end of the block.
 _END_BLOCKS: Final = {
     "POPF": b"", "IRET": b"", "INT1": b"", "POP SS": b"", "MOV to SS": b".{0,5}",
+    "LOOPE/LOOPNE": b".",
     "LSS": b".{1,6}", "JMP far": b".{4,6}", "CALL far": b".{4,6}",
     "JMP far, indirect": b".{0,5}", "CALL far, indirect": b".{0,5}",
     "RET far": b"(?:..)?",
