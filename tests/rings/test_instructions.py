@@ -109,6 +109,14 @@ CODE = {
     ],
     "SYSENTER": [], "SYSEXIT": [], "SYSCALL": [], "SYSRET": [],
     "INT1": [],
+    "LOOPE/LOOPNE": [
+        f"mov ecx, {count}\ncmp ecx, {other}\n{loop} .there\ninc edx\n.there:"
+        for loop in ("loope", "loopne", "a16 loope", "a16 loopne")
+        for count, other in (
+            (1, 1), (1, 2), (2, 2), (2, 3), (0, 0), (0, 1), (0x10000, 1),
+            (0x50001, 0x50001), (0x50002, 0x50002),
+        )
+    ] + ["mov ecx, 5\n.again: cmp ecx, 9\nloopne .again"],
     "MOV to Sreg": [
         "mov ecx, DATA3\nmov fs, ecx", "mov ecx, DATA0\nmov gs, cx",
         "mov dword [SCRATCH], BASED\nmov es, [SCRATCH]\nmov eax, [es:0]",
