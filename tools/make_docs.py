@@ -67,8 +67,10 @@ resource at a time changed (`emu86 classify`; `testing/classify.py` has the form
   CPL 3 with IOPL 3.
 - *Class*: privileged (all forms trap at CPL 3, none at CPL 0), a hole (sensitive and
   not privileged), or harmless.
-- *Depends on*: what a form does depends on the CPL, or on this register, although it
-  did not trap (behaviour-sensitive). *Changes*: at CPL 0 (control-sensitive).
+- *Depends on*: what a form does (trapping included, but for the CPL of a privileged
+  one) depends on the CPL or on this register; IF, IOPL 1, CR0.TS, CR4.PSE, GDTR, IDTR,
+  LDTR and TR were varied. *Changes*: one of these at CPL 0, CR2 or CR3. Debug registers
+  and MSRs are not looked at.
 - *Trap*, *patch*, *iopl*: whether the guest's kernel and users see under this technique
   what they see on the bare machine.
 

@@ -18,7 +18,6 @@ EQUAL = settings(
     max_examples=max(int(150 * SCALE), 1),
     suppress_health_check=list(HealthCheck),
 )
-# With `iopl` the guest's PUSHF and POPF run natively, and see another IOPL.
 ANY = {
     "moves and arithmetic": ("moves", "arithmetic", "strings", "jumps"),
     "privileged": ("privileged", "moves"),

@@ -42,6 +42,16 @@ def test_the_same_program_gives_the_same_outcome():
     assert run(code) == run(code)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [{"ring": 4}, {"skip": 300}, {"limit": -1}, {"flags": -1}, {"at": 1 << 31},
+     {"registers": {"esp": 1}}, {"patches": ((0x200000, b"1"),)}],
+)  # fmt: skip
+def test_a_state_that_no_stage_can_have(field):
+    with pytest.raises(ValueError, match="is not on the stage"):
+        State(**field)
+
+
 def test_an_unknown_technique():
     with pytest.raises(ValueError, match="no 'magic'"):
         run(b"\xf4", State(), "magic")

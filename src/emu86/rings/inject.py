@@ -131,8 +131,6 @@ def deliver(
         raise GuestFault(x86.VEC_NP, (selector & 0xFFFC) | ext)
     size = 4 if kind & 8 else 2
     offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)
-    if offset > found.limit:
-        raise GuestFault(x86.VEC_GP, ext)
     level = cpl if found.conforming else found.dpl
     flags = vmm.guest_flags()
     image = flags | x86.RF if fault else flags
@@ -143,12 +141,15 @@ def deliver(
         except GuestFault as bad:
             raise GuestFault(bad.vector, (bad.error or 0) | ext) from bad
         stack = Stack.inner(vmm, stack_segment, esp)
-        stack.push(vmm.d[SELECTOR[x86.SS]], size)
-        stack.push(vmm.q[x86.ESP], size)
     else:
         stack_segment = None
         ss = 0
         stack = Stack(vmm)
+    if offset > found.limit:
+        raise GuestFault(x86.VEC_GP, ext)
+    if stack_segment is not None:
+        stack.push(vmm.d[SELECTOR[x86.SS]], size)
+        stack.push(vmm.q[x86.ESP], size)
     stack.push(image, size)
     stack.push(vmm.d[SELECTOR[x86.CS]], size)
     stack.push(vmm.q[RIP], size)

@@ -99,10 +99,10 @@ def _through_gate(
         raise gp(target)
     if not found.present:
         raise GuestFault(x86.VEC_NP, target & 0xFFFC)
-    found.check_limit(offset)
     if inward:
         _call_inward(vmm, target, found, offset, next_eip, size, gate.high & 31)
         return
+    found.check_limit(offset)
     if call:
         stack = Stack(vmm)
         stack.push(vmm.d[SELECTOR[x86.CS]], size)
@@ -121,6 +121,7 @@ def _call_inward(
     level = found.dpl
     ss, esp = tss_stack(vmm, level)
     stack_segment = segments.check_stack(ss, level, x86.VEC_TS)
+    found.check_limit(offset)
     outer = Stack(vmm)
     copied = [outer.peek(size * i, size) for i in range(parameters)]
     stack = Stack.inner(vmm, stack_segment, esp)

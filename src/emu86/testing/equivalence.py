@@ -6,7 +6,6 @@ from typing import Final
 import capstone
 
 from emu86.spec import x86
-from emu86.testing import stage
 from emu86.testing.outcome import differences
 from emu86.testing.run import Trace, run
 from emu86.testing.stage import State
@@ -87,6 +86,6 @@ def _assembly(program: bytes, state: State) -> Iterator[str]:
     yield f"the program, from {state}:"
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
     decoder.skipdata = True
-    for insn in decoder.disasm(program, state.at or stage.CODE):
+    for insn in decoder.disasm(program, state.at):
         code = f"{insn.bytes.hex():20}"
         yield f"  {insn.address:08X}  {code} {insn.mnemonic} {insn.op_str}".rstrip()

@@ -80,7 +80,7 @@ LABS: Final[dict[str, Lab]] = {
     "sldt": Lab("Which LDT is loaded?", (b"\x0f\x00\xc0", _CLI, _HLT), b"\x0f\x00\xc0"),
     "str": Lab("Which task runs?", (b"\x0f\x00\xc8", _CLI, _HLT), b"\x0f\x00\xc8"),
     "smsw": Lab(
-        "What does all of CR0 hold?",
+        "What does CR0 hold? (The SDM leaves the upper half undefined.)",
         (b"\xb8\xff\xff\xff\xff", b"\x0f\x01\xe0", _CLI, _HLT), b"\x0f\x01\xe0",
     ),
     "lar": Lab(

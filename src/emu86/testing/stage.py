@@ -64,6 +64,7 @@ class State:
     stands; skip: bytes of code that the handlers skip; limit: exceptions after which
     they halt; gdt, idt: where these tables stand; ldtr, tr: selectors; patches:
     (address, bytes) put over the stage, for tables that are hostile or half valid.
+    Raises ValueError.
     """
 
     ring: int = 0
@@ -81,6 +82,26 @@ class State:
     ldtr: int = LDT_SELECTOR
     tr: int = TSS_SELECTOR
     patches: tuple[tuple[int, bytes], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a field that no stage can have."""
+        names = set(x86.GPR_NAMES) - {"esp"}
+        wrong = {
+            "ring": self.ring not in range(4),
+            "registers": not set(self.registers) <= names,
+            "flags": self.flags not in range(1 << 32),
+            "skip": self.skip not in range(0x80),
+            "limit": self.limit not in range(1 << 31),
+            "at": self.at not in range(MEMORY),
+            "patches": any(
+                at not in range(MEMORY) or at + len(data) > MEMORY
+                for at, data in self.patches
+            ),
+        }
+        for name, is_wrong in wrong.items():
+            if is_wrong:
+                message = f"{name}: {getattr(self, name)!r} is not on the stage"
+                raise ValueError(message)
 
 
 def descriptor(base: int, limit: int, access: int, flags: int = 0xC) -> bytes:
