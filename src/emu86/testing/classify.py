@@ -17,6 +17,7 @@ from typing import Any, Final
 from emu86.rings.errata import ERRATA
 from emu86.spec import x86
 from emu86.testing import stage
+from emu86.testing.encode import i32, mov, push
 from emu86.testing.equivalence import HIDDEN
 from emu86.testing.outcome import Event, Outcome, differences
 from emu86.testing.run import run
@@ -28,17 +29,9 @@ _ALIEN: Final = 0x60000  # where the other GDT or IDT stands
 _LEFT: Final = 0x18  # a selector of the GDT: ring 3's code, with RPL 0
 
 
-def _i32(value: int) -> bytes:
-    return struct.pack("<I", value)
-
-
-def _set(register: int, value: int) -> bytes:
-    return bytes([0xB8 + register]) + _i32(value)
-
-
 def _at(opcode: str, reg: int) -> bytes:
     """An instruction with its operand at DATA."""
-    return bytes.fromhex(opcode) + bytes([reg << 3 | 5]) + _i32(_AT)
+    return bytes.fromhex(opcode) + bytes([reg << 3 | 5]) + i32(_AT)
 
 
 @dataclass(frozen=True)
@@ -53,9 +46,7 @@ class Form:
 
 def _with_ax(name: str, selectors: tuple[int, ...], code: str) -> tuple[Form, ...]:
     """A form for each selector in AX."""
-    return tuple(
-        Form(name, bytes.fromhex(code), (_set(x86.EAX, s),)) for s in selectors
-    )
+    return tuple(Form(name, bytes.fromhex(code), (mov(x86.EAX, s),)) for s in selectors)
 
 
 _TABLE: Final = struct.pack("<HI", 0x7F, stage.LDT)
@@ -65,11 +56,7 @@ _CONFORMING: Final = 0x78
 
 
 def _far(selector: int) -> bytes:
-    return _i32(_HERE) + struct.pack("<H", selector)
-
-
-def _push(value: int) -> bytes:
-    return b"\x68" + _i32(value)
+    return i32(_HERE) + struct.pack("<H", selector)
 
 
 FORMS: Final = (
@@ -90,45 +77,45 @@ FORMS: Final = (
         for n in (0, 2, 3, 4)
     ),
     *(
-        Form(f"MOV to CR{n}", bytes([0x0F, 0x22, 0xC0 | n << 3]), (_set(0, value),))
+        Form(f"MOV to CR{n}", bytes([0x0F, 0x22, 0xC0 | n << 3]), (mov(0, value),))
         for n, value in ((0, 0x33), (2, 0x1234), (3, stage.PD | 8), (4, 0x10))
     ),
     Form("MOV from DR", b"\x0f\x21\xf8"),
-    Form("MOV to DR", b"\x0f\x23\xc0", (_set(0, 0x1234),)),
-    Form("RDMSR", b"\x0f\x32", (_set(x86.ECX, 0x17),)),
-    Form("WRMSR", b"\x0f\x30", (_set(x86.ECX, 0x8B), _set(0, 0), _set(x86.EDX, 0))),
-    Form("RDPMC", b"\x0f\x33", (_set(x86.ECX, 0),)),
-    Form("IN", b"\xec", (_set(x86.EDX, 0x60),)),
-    Form("OUT", b"\xee", (_set(x86.EDX, 0x80),)),
-    Form("INS", b"\x6c", (_set(x86.EDX, 0x60), _set(x86.EDI, _AT))),
-    Form("OUTS", b"\x6e", (_set(x86.EDX, 0x80), _set(x86.ESI, _AT))),
+    Form("MOV to DR", b"\x0f\x23\xc0", (mov(0, 0x1234),)),
+    Form("RDMSR", b"\x0f\x32", (mov(x86.ECX, 0x17),)),
+    Form("WRMSR", b"\x0f\x30", (mov(x86.ECX, 0x8B), mov(0, 0), mov(x86.EDX, 0))),
+    Form("RDPMC", b"\x0f\x33", (mov(x86.ECX, 0),)),
+    Form("IN", b"\xec", (mov(x86.EDX, 0x60),)),
+    Form("OUT", b"\xee", (mov(x86.EDX, 0x80),)),
+    Form("INS", b"\x6c", (mov(x86.EDX, 0x60), mov(x86.EDI, _AT))),
+    Form("OUTS", b"\x6e", (mov(x86.EDX, 0x80), mov(x86.ESI, _AT))),
     Form("SGDT", _at("0f01", 0)),
     Form("SIDT", _at("0f01", 1)),
     Form("SLDT", _at("0f00", 0)),
     Form("STR", _at("0f00", 1)),
     Form("SMSW", _at("0f01", 4)),
-    Form("SMSW", b"\x0f\x01\xe0", (_set(0, x86.MASK32),)),
+    Form("SMSW", b"\x0f\x01\xe0", (mov(0, x86.MASK32),)),
     Form("PUSHF", b"\x9c"),
-    Form("POPF", b"\x9d", (_push(0x202),)),
-    Form("POPF", b"\x9d", (_push(0x3002),)),
+    Form("POPF", b"\x9d", (push(0x202),)),
+    Form("POPF", b"\x9d", (push(0x3002),)),
     *_with_ax("LAR", _BOTH, "0f02d8"),
     *_with_ax("LSL", _BOTH, "0f03d8"),
     *_with_ax("VERR", _BOTH, "0f00e0"),
     *_with_ax("VERW", _BOTH, "0f00e8"),
-    Form("ARPL", b"\x63\xd8", (_set(0, 0x10), _set(x86.EBX, 3))),
+    Form("ARPL", b"\x63\xd8", (mov(0, 0x10), mov(x86.EBX, 3))),
     Form("MOV from Sreg", b"\x8c\xc8"),
     Form("MOV from Sreg", b"\x8c\xd0"),
     Form("PUSH Sreg", b"\x0e"),
     Form("PUSH Sreg", b"\x16"),
     *_with_ax("MOV to Sreg", (*_BOTH, 0), "8ed8"),
     *_with_ax("MOV to SS", _BOTH, "8ed0"),
-    *(Form("POP Sreg", b"\x1f", (_push(s),)) for s in _BOTH),
-    *(Form("POP SS", b"\x17", (_push(s),)) for s in _BOTH),
+    *(Form("POP Sreg", b"\x1f", (push(s),)) for s in _BOTH),
+    *(Form("POP SS", b"\x17", (push(s),)) for s in _BOTH),
     *(
-        Form("LDS, LES, LFS, LGS", _at("c5", 3), data=_i32(7) + struct.pack("<H", s))
+        Form("LDS, LES, LFS, LGS", _at("c5", 3), data=i32(7) + struct.pack("<H", s))
         for s in _BOTH
     ),
-    *(Form("LSS", _at("0fb2", 3), data=_i32(7) + struct.pack("<H", s)) for s in _BOTH),
+    *(Form("LSS", _at("0fb2", 3), data=i32(7) + struct.pack("<H", s)) for s in _BOTH),
     *(
         Form("JMP far", b"\xea" + _far(s))
         for s in (stage.CODE0, stage.CODE3, _CONFORMING)
@@ -138,24 +125,24 @@ FORMS: Final = (
         for s in (stage.CODE0, stage.CODE3, _CONFORMING)
     ),
     *(
-        Form("RET far", b"\xcb", (_push(s), _push(_HERE)))
+        Form("RET far", b"\xcb", (push(s), push(_HERE)))
         for s in (stage.CODE0, stage.CODE3)
     ),
     *(
-        Form("IRET", b"\xcf", (_push(f), _push(s), _push(_HERE)))
+        Form("IRET", b"\xcf", (push(f), push(s), push(_HERE)))
         for s in (stage.CODE0, stage.CODE3)
         for f in (0x2, 0x202, 0x3002)
     ),
     Form(
         "IRET",
         b"\xcf",
-        tuple(map(_push, (stage.DATA3, stage.STACK3, 0x202, stage.CODE3, _HERE))),
+        tuple(map(push, (stage.DATA3, stage.STACK3, 0x202, stage.CODE3, _HERE))),
     ),
     Form("INT n", b"\xcd\x80"),
     Form("INT n", b"\xcd\x30"),
     Form("INT3", b"\xcc"),
     Form("INT n", b"\xce", (b"\xb0\x7f", b"\x04\x01")),
-    Form("CPUID", b"\x0f\xa2", (_set(0, 0), _set(x86.ECX, 0))),
+    Form("CPUID", b"\x0f\xa2", (mov(0, 0), mov(x86.ECX, 0))),
     Form("SYSENTER", b"\x0f\x34"),
     Form("UD2", b"\x0f\x0b"),
 )

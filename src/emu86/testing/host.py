@@ -17,6 +17,7 @@ from typing import Final
 
 from emu86.spec import x86
 from emu86.testing import stage
+from emu86.testing.encode import i32
 from emu86.testing.stage import State
 
 _CS32: Final = 0x23
@@ -99,32 +100,28 @@ def _write(at: int, data: bytes) -> None:
     ctypes.memmove(at, data, len(data))
 
 
-def _i32(value: int) -> bytes:
-    return struct.pack("<I", value & x86.MASK32)
-
-
 def _way_in() -> bytes:
     """64-bit code: save what a call must keep, and go to the 32-bit entry."""
     out = b"\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57"  # push rbx, rbp, r12 to r15
-    out += b"\x48\x89\x24\x25" + _i32(_WORDS)  # mov [_WORDS], rsp
-    out += b"\x68" + _i32(_CS32) + b"\x68" + _i32(_ENTRY)
+    out += b"\x48\x89\x24\x25" + i32(_WORDS)  # mov [_WORDS], rsp
+    out += b"\x68" + i32(_CS32) + b"\x68" + i32(_ENTRY)
     return out + b"\x48\xcb"  # retfq
 
 
 def _entry() -> bytes:
     """32-bit code: load segments, flags and registers, and go to the program."""
-    out = b"\xb8" + _i32(_DS32) + b"\x8e\xd8\x8e\xc0\x8e\xd0"
-    out += b"\xbc" + _i32(_WORDS + 0x800)  # a stack that nobody looks at
-    out += b"\xff\x35" + _i32(_GIVEN + 32) + b"\x9d"  # push dword [flags]; popf
+    out = b"\xb8" + i32(_DS32) + b"\x8e\xd8\x8e\xc0\x8e\xd0"
+    out += b"\xbc" + i32(_WORDS + 0x800)  # a stack that nobody looks at
+    out += b"\xff\x35" + i32(_GIVEN + 32) + b"\x9d"  # push dword [flags]; popf
     for register in range(8):
-        out += bytes([0x8B, register << 3 | 5]) + _i32(_GIVEN + 4 * register)
+        out += bytes([0x8B, register << 3 | 5]) + i32(_GIVEN + 4 * register)
     return out + b"\xea" + struct.pack("<IH", stage.CODE, _CS32)
 
 
 def _way_out() -> bytes:
     """64-bit code: give back what a call must keep."""
-    out = b"\x48\x8b\x24\x25" + _i32(_WORDS)  # mov rsp, [_WORDS]
-    out += b"\x68" + _i32(0x202) + b"\x9d"  # push 202h; popfq
+    out = b"\x48\x8b\x24\x25" + i32(_WORDS)  # mov rsp, [_WORDS]
+    out += b"\x68" + i32(0x202) + b"\x9d"  # push 202h; popfq
     return out + b"\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3"
 
 
@@ -132,9 +129,9 @@ def _epilogue() -> bytes:
     """32-bit code after the program: keep its registers and flags."""
     out = b""
     for register in range(8):
-        out += bytes([0x89, register << 3 | 5]) + _i32(_RESULT + 4 * register)
-    out += b"\xbc" + _i32(_WORDS + 0x800)  # mov esp, somewhere
-    out += b"\x9c\x58" + b"\xa3" + _i32(_RESULT + 32)  # pushf; pop eax; mov [...], eax
+        out += bytes([0x89, register << 3 | 5]) + i32(_RESULT + 4 * register)
+    out += b"\xbc" + i32(_WORDS + 0x800)  # mov esp, somewhere
+    out += b"\x9c\x58" + b"\xa3" + i32(_RESULT + 32)  # pushf; pop eax; mov [...], eax
     return out + b"\xea" + struct.pack("<IH", _OUT, _CS64)
 
 

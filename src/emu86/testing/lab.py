@@ -15,6 +15,7 @@ from emu86.rings.decode import decode
 from emu86.rings.table import find
 from emu86.spec import x86
 from emu86.testing import stage
+from emu86.testing.encode import i32, push
 from emu86.testing.outcome import differences
 from emu86.testing.run import Trace, Traced, run
 from emu86.testing.stage import State
@@ -37,27 +38,23 @@ class Lab:
 
 def _load(register: int, place: int) -> bytes:
     """MOV r32, [place]."""
-    return bytes([0x8B, register << 3 | 5]) + struct.pack("<I", place)
-
-
-def _push(value: int) -> bytes:
-    return b"\x68" + struct.pack("<I", value)
+    return bytes([0x8B, register << 3 | 5]) + i32(place)
 
 
 def _store(opcode: bytes, reg: int) -> bytes:
-    return opcode + bytes([reg << 3 | 5]) + struct.pack("<I", _AT)
+    return opcode + bytes([reg << 3 | 5]) + i32(_AT)
 
 
 _STI, _CLI, _INT80, _HLT = b"\xfb", b"\xfa", b"\xcd\x80", b"\xf4"
 _READ_FLAGS: Final = (b"\x9c", b"\x58")  # pushf; pop eax
-_DATA0_IN_AX: Final = b"\xb8" + struct.pack("<I", stage.DATA0)
-_DATA3_IN_AX: Final = b"\xb8" + struct.pack("<I", stage.DATA3)
+_DATA0_IN_AX: Final = b"\xb8" + i32(stage.DATA0)
+_DATA3_IN_AX: Final = b"\xb8" + i32(stage.DATA3)
 _HERE: Final = struct.pack("<IH", stage.CODE + 7, stage.CODE0)
 
 LABS: Final[dict[str, Lab]] = {
     "popf": Lab(
         "Interrupts are on. The kernel restores flags with IF clear: are they off?",
-        (_STI, _push(2), b"\x9d", *_READ_FLAGS, _CLI, _HLT), b"\x9d",
+        (_STI, push(2), b"\x9d", *_READ_FLAGS, _CLI, _HLT), b"\x9d",
     ),
     "pushf": Lab(
         "The kernel switches interrupts on and saves its flags: is IF set in them?",
@@ -105,7 +102,7 @@ LABS: Final[dict[str, Lab]] = {
     ),
     "pop": Lab(
         "The kernel loads its data segment into ES: can it?",
-        (_push(stage.DATA0), b"\x07", _CLI, _HLT), b"\x07",
+        (push(stage.DATA0), b"\x07", _CLI, _HLT), b"\x07",
     ),
     "jmp": Lab(
         "A far jump within the kernel: which CS does it find there?",
@@ -117,7 +114,7 @@ LABS: Final[dict[str, Lab]] = {
     ),
     "ret": Lab(
         "A far return within the kernel: which CS does it find there?",
-        (_push(stage.CODE0), _push(stage.CODE + 11), b"\xcb", b"\x8c\xc8", _CLI, _HLT),
+        (push(stage.CODE0), push(stage.CODE + 11), b"\xcb", b"\x8c\xc8", _CLI, _HLT),
         b"\xcb",
     ),
     "int": Lab("A user calls the kernel: does it get there?", (_INT80,), _INT80, _USER),

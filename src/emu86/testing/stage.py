@@ -12,6 +12,7 @@ from functools import cache
 from typing import Final
 
 from emu86.spec import x86
+from emu86.testing.encode import mov, push
 
 MEMORY: Final = 0xA0000  # bytes of RAM: all there is below the PC's hole
 
@@ -237,25 +238,17 @@ def _page_tables(*, large: bool) -> list[tuple[int, bytes]]:
     return [(at, struct.pack("<1024I", *entries)) for at, entries in tables]
 
 
-def _mov(register: int, value: int) -> bytes:
-    return bytes([0xB8 + register]) + struct.pack("<I", value & x86.MASK32)
-
-
-def _push(value: int) -> bytes:
-    return b"\x68" + struct.pack("<I", value)
-
-
 def _boot(state: State) -> bytes:
     """Return the code that switches to the tables and then to the program."""
     out = b"\x0f\x01\x15" + struct.pack("<I", _GDTR_AT)  # lgdt
     out += b"\xea" + struct.pack("<IH", BOOT + len(out) + 7, CODE0)
-    out += _mov(x86.EAX, DATA0) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8\x8e\xd0"
-    out += _mov(x86.ESP, STACK0)
+    out += mov(x86.EAX, DATA0) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8\x8e\xd0"
+    out += mov(x86.ESP, STACK0)
     out += b"\x0f\x01\x1d" + struct.pack("<I", _IDTR_AT)  # lidt
-    out += _mov(x86.EAX, state.tr) + b"\x0f\x00\xd8"  # ltr ax
-    out += _mov(x86.EAX, state.ldtr) + b"\x0f\x00\xd0"  # lldt ax
-    out += _mov(x86.EAX, state.cr4) + b"\x0f\x22\xe0"
-    out += _mov(x86.EAX, PD) + b"\x0f\x22\xd8\x0f\x20\xc0\x0d"
+    out += mov(x86.EAX, state.tr) + b"\x0f\x00\xd8"  # ltr ax
+    out += mov(x86.EAX, state.ldtr) + b"\x0f\x00\xd0"  # lldt ax
+    out += mov(x86.EAX, state.cr4) + b"\x0f\x22\xe0"
+    out += mov(x86.EAX, PD) + b"\x0f\x22\xd8\x0f\x20\xc0\x0d"
     bits = state.cr0 | x86.CR0_NE | (x86.CR0_PG if state.paging else 0)
     out += struct.pack("<I", bits) + b"\x0f\x22\xc0"  # or eax, bits; mov cr0, eax
     if state.flags & x86.VM:
@@ -271,14 +264,14 @@ def _boot(state: State) -> bytes:
             state.at >> 4,
             0,
         ]
-        return out + b"".join(map(_push, frame)) + b"\xcf"
+        return out + b"".join(map(push, frame)) + b"\xcf"
     frame = [state.flags, CODE_OF[state.ring], state.at]
     if state.ring:
         frame = [DATA_OF[state.ring], STACK3, *frame]
-    out += b"".join(map(_push, frame))
+    out += b"".join(map(push, frame))
     if state.ring:
-        out += _mov(x86.EAX, DATA_OF[state.ring]) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8"
+        out += mov(x86.EAX, DATA_OF[state.ring]) + b"\x8e\xd8\x8e\xc0\x8e\xe0\x8e\xe8"
     for i, name in enumerate(x86.GPR_NAMES):
         if i != x86.ESP:
-            out += _mov(i, state.registers.get(name, 0))
+            out += mov(i, state.registers.get(name, 0))
     return out + b"\xcf"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from emu86.spec import x86
 from emu86.testing import stage
+from emu86.testing.encode import i32, mov, push
 from emu86.testing.stage import State
 
 Code = st.SearchStrategy[bytes]
@@ -119,19 +120,6 @@ def states(draw: st.DrawFn, paging: bool | None = None) -> State:
 # -- encoding --------------------------------------------------------------------------
 
 
-def _i32(value: int) -> bytes:
-    return struct.pack("<I", value & x86.MASK32)
-
-
-def _set(register: int, value: int) -> bytes:
-    """MOV r32, imm32."""
-    return bytes([0xB8 + register]) + _i32(value)
-
-
-def _push(value: int) -> bytes:
-    return b"\x68" + _i32(value)
-
-
 @st.composite
 def operands(draw: st.DrawFn, reg: int, *, memory: bool | None = None) -> bytes:
     """ModRM, SIB and displacement for this reg field: every form of addressing.
@@ -146,7 +134,7 @@ def operands(draw: st.DrawFn, reg: int, *, memory: bool | None = None) -> bytes:
     if form == "register":
         return bytes([0xC0 | reg << 3 | rm])
     if form == "absolute":
-        return bytes([reg << 3 | 5]) + _i32(draw(addresses()))
+        return bytes([reg << 3 | 5]) + i32(draw(addresses()))
     mod = {"base": 0, "base8": 1, "base32": 2, "sib": draw(st.integers(0, 2))}[form]
     sib = b""
     if form == "sib" or rm == x86.ESP:
@@ -157,7 +145,7 @@ def operands(draw: st.DrawFn, reg: int, *, memory: bool | None = None) -> bytes:
     if mod == 1:
         out += bytes([draw(st.sampled_from((0, 4, 0xFF)))])
     elif mod == 2 or absolute:
-        out += _i32(draw(addresses()))
+        out += i32(draw(addresses()))
     return out
 
 
@@ -178,7 +166,7 @@ def _encoded(opcode: bytes, operand: Code, immediate: Code | None = None) -> Cod
 
 
 def _imm32() -> Code:
-    return words().map(_i32)
+    return words().map(i32)
 
 
 def _imm8() -> Code:
@@ -201,10 +189,10 @@ def moves() -> Code:
     stack = (b"\x50", b"\x58", b"\x60", b"\x61", b"\xc9", b"\x54", b"\x5c")
     return st.one_of(
         st.just(b"\x90"),
-        st.builds(_set, st.sampled_from((0, 1, 2, 3, 5, 6, 7)), words()),
+        st.builds(mov, st.sampled_from((0, 1, 2, 3, 5, 6, 7)), words()),
         *map(_with_reg, opcodes),
         _with_reg(b"\x8d", memory=True),
-        st.builds(_push, words()),
+        st.builds(push, words()),
         st.sampled_from(stack),
     )
 
@@ -230,7 +218,7 @@ def strings() -> Code:
     """MOVS, STOS, LODS, SCAS, CMPS, alone and repeated, over the ends of pages."""
     return st.builds(
         lambda source, target, count, rep, size, opcode: (
-            _set(x86.ESI, source) + _set(x86.EDI, target) + _set(x86.ECX, count)
+            mov(x86.ESI, source) + mov(x86.EDI, target) + mov(x86.ECX, count)
             + rep + size + bytes([opcode])
         ),
         addresses(), addresses(), st.sampled_from((1, 0, 3, 5)),
@@ -254,19 +242,19 @@ def privileged() -> Code:
     reg = st.integers(0, 7)
     table = st.builds(
         lambda op, limit, base, at: (
-            b"\x66\xc7\x05" + _i32(at) + struct.pack("<H", limit)
-            + b"\xc7\x05" + _i32(at + 2) + _i32(base)
-            + bytes([0x0F, 0x01, op << 3 | 5]) + _i32(at)
+            b"\x66\xc7\x05" + i32(at) + struct.pack("<H", limit)
+            + b"\xc7\x05" + i32(at + 2) + i32(base)
+            + bytes([0x0F, 0x01, op << 3 | 5]) + i32(at)
         ),
         st.sampled_from((2, 3)), st.sampled_from((0xBF, 0x7FF, 0x7F, 0)),
         st.sampled_from((stage.GDT, stage.IDT, stage.LDT)), st.just(stage.DATA + 0x100),
     )  # fmt: skip
     cr0 = st.builds(
-        lambda bit: b"\x0f\x20\xc0\x35" + _i32(1 << bit) + b"\x0f\x22\xc0",
+        lambda bit: b"\x0f\x20\xc0\x35" + i32(1 << bit) + b"\x0f\x22\xc0",
         st.sampled_from((1, 2, 3, 16, 18, 29, 30, 31)),
     )
     cr4 = st.builds(
-        lambda value: _set(x86.EAX, value) + b"\x0f\x22\xe0",
+        lambda value: mov(x86.EAX, value) + b"\x0f\x22\xe0",
         st.sampled_from((0x10, 0x90, 0, 0x4, 0x200, 0x800)),
     )
     return st.one_of(
@@ -278,12 +266,12 @@ def privileged() -> Code:
         cr0, cr4, table,
         st.builds(lambda n, r: bytes([0x0F, 0x21, 0xC0 | n << 3 | r]),
                   st.sampled_from((0, 1, 3, 7)), reg),
-        st.builds(lambda s, op: _set(x86.EAX, s) + bytes([0x0F, 0, 0xC0 | op << 3]),
+        st.builds(lambda s, op: mov(x86.EAX, s) + bytes([0x0F, 0, 0xC0 | op << 3]),
                   selectors(), st.sampled_from((2, 3))),
         _encoded(b"\x0f\x01", operands(7, memory=True)),
         _encoded(b"\x0f\x01", operands(6)),
         st.sampled_from((0x17, 0x8B, 0, 0x1B, 0xC0000080)).map(
-            lambda n: _set(x86.ECX, n) + b"\x0f\x32"
+            lambda n: mov(x86.ECX, n) + b"\x0f\x32"
         ),
     )  # fmt: skip
 
@@ -292,7 +280,7 @@ def sensitive() -> Code:
     """POPF, PUSHF, SGDT, SIDT, SLDT, STR, SMSW, LAR, LSL, VERR, VERW, reads of Sreg."""
     reg = st.integers(0, 7)
     return st.one_of(
-        st.builds(lambda f, size: _push(f) + size + b"\x9d", flags(),
+        st.builds(lambda f, size: push(f) + size + b"\x9d", flags(),
                   st.sampled_from((b"", b"\x66"))),
         st.sampled_from((b"\x9c", b"\x66\x9c")),
         st.sampled_from((0, 1)).flatmap(
@@ -300,9 +288,9 @@ def sensitive() -> Code:
         ),
         _encoded(b"\x0f\x01", operands(4)),
         st.sampled_from((0, 1)).flatmap(lambda op: _encoded(b"\x0f\x00", operands(op))),
-        st.builds(lambda s, op: _set(x86.EAX, s) + bytes([0x0F, 0, 0xC0 | op << 3]),
+        st.builds(lambda s, op: mov(x86.EAX, s) + bytes([0x0F, 0, 0xC0 | op << 3]),
                   selectors(), st.sampled_from((4, 5))),
-        st.builds(lambda s, op, r: _set(x86.EAX, s) + bytes([0x0F, op, 0xC0 | r << 3]),
+        st.builds(lambda s, op, r: mov(x86.EAX, s) + bytes([0x0F, op, 0xC0 | r << 3]),
                   selectors(), st.sampled_from((2, 3)), reg),
         st.sampled_from((0, 1, 2, 3, 4, 5)).flatmap(
             lambda s: _encoded(b"\x8c", operands(s))
@@ -316,14 +304,14 @@ def segment_loads() -> Code:
     pops = (b"\x07", b"\x1f", b"\x0f\xa1", b"\x0f\xa9", b"\x17")
     far = (b"\xc4", b"\xc5", b"\x0f\xb2", b"\x0f\xb4", b"\x0f\xb5")
     return st.one_of(
-        st.builds(lambda s, i: _set(x86.EAX, s) + bytes([0x8E, 0xC0 | i << 3]),
+        st.builds(lambda s, i: mov(x86.EAX, s) + bytes([0x8E, 0xC0 | i << 3]),
                   selectors(), st.sampled_from((0, 3, 4, 5, 2))),
-        st.builds(lambda s, pop: _push(s) + pop, selectors(), st.sampled_from(pops)),
+        st.builds(lambda s, pop: push(s) + pop, selectors(), st.sampled_from(pops)),
         st.builds(
             lambda s, offset, op, r, at: (
-                b"\xc7\x05" + _i32(at) + _i32(offset)
-                + b"\xc7\x05" + _i32(at + 4) + _i32(s)
-                + op + bytes([r << 3 | 5]) + _i32(at)
+                b"\xc7\x05" + i32(at) + i32(offset)
+                + b"\xc7\x05" + i32(at + 4) + i32(s)
+                + op + bytes([r << 3 | 5]) + i32(at)
             ),
             selectors(), words(), st.sampled_from(far), st.sampled_from((0, 3, 6)),
             st.just(stage.DATA + 0x200),
@@ -335,12 +323,12 @@ def transfers() -> Code:
     """JMP, CALL and RET far, IRET to both rings, INT n, INT3, INTO, UD2."""
     to = st.integers(0, 0x80).map(lambda offset: stage.CODE + offset)
     iret0 = st.builds(
-        lambda f, cs, eip: _push(f) + _push(cs) + _push(eip) + b"\xcf",
+        lambda f, cs, eip: push(f) + push(cs) + push(eip) + b"\xcf",
         flags(), st.one_of(st.just(stage.CODE0), st.just(stage.CODE3), selectors()), to,
     )  # fmt: skip
     iret3 = st.builds(
         lambda f, cs, eip: (
-            _push(stage.DATA3) + _push(stage.STACK3) + _push(f) + _push(cs) + _push(eip)
+            push(stage.DATA3) + push(stage.STACK3) + push(f) + push(cs) + push(eip)
             + b"\xcf"
         ),
         flags(), st.just(stage.CODE3), to,
@@ -350,9 +338,9 @@ def transfers() -> Code:
             lambda vector: bytes([0xCD, vector])
         ),
         st.sampled_from((b"\xcc", b"\xce", b"\x0f\x0b")),
-        st.builds(lambda op, eip, s: bytes([op]) + _i32(eip) + struct.pack("<H", s),
+        st.builds(lambda op, eip, s: bytes([op]) + i32(eip) + struct.pack("<H", s),
                   st.sampled_from((0xEA, 0x9A)), to, selectors()),
-        st.builds(lambda s, eip, op: _push(s) + _push(eip) + op, selectors(), to,
+        st.builds(lambda s, eip, op: push(s) + push(eip) + op, selectors(), to,
                   st.sampled_from((b"\xcb", b"\xca\x08\x00"))),
         iret0, iret3,
     )  # fmt: skip
@@ -361,14 +349,14 @@ def transfers() -> Code:
 def ports() -> Code:
     """IN, OUT, INS and OUTS of all widths, repeated too."""
     plain = st.builds(
-        lambda port, op: _set(x86.EDX, port) + op,
+        lambda port, op: mov(x86.EDX, port) + op,
         st.sampled_from(_PORTS),
         st.sampled_from((b"\xec", b"\xed", b"\x66\xed", b"\xee", b"\xef", b"\x66\xef")),
     )
     moved = st.builds(
         lambda port, at, rep, op: (
-            _set(x86.EDX, port) + _set(x86.ESI, at) + _set(x86.EDI, at)
-            + _set(x86.ECX, 3) + rep + op
+            mov(x86.EDX, port) + mov(x86.ESI, at) + mov(x86.EDI, at)
+            + mov(x86.ECX, 3) + rep + op
         ),
         st.sampled_from(_PORTS), addresses(), st.sampled_from((b"", b"\xf3")),
         st.sampled_from((b"\x6c", b"\x6d", b"\x66\x6d", b"\x6e", b"\x6f", b"\x66\x6f")),
@@ -380,7 +368,7 @@ def rewriting() -> Code:
     """A byte of code written, by its own address, an alias, or over a page's end."""
     return st.builds(
         lambda offset, alias, byte: (
-            b"\xc6\x05" + _i32(stage.CODE + offset + alias) + bytes([byte])
+            b"\xc6\x05" + i32(stage.CODE + offset + alias) + bytes([byte])
         ),
         st.one_of(st.integers(0, 0x80), st.just(0xFFF)),
         st.sampled_from((0, stage.ALIAS, 0xC0000000)),
@@ -398,10 +386,10 @@ def page_table_edits() -> Code:
     def edit(place: tuple[int, int], entry: int, whole: bool) -> bytes:
         table, index = place
         linear = index << (22 if table == stage.PD else 12)
-        change = b"\xc7\x05" + _i32(table + 4 * index) + _i32(entry)
+        change = b"\xc7\x05" + i32(table + 4 * index) + i32(entry)
         if whole or table == stage.PD:
             return change + b"\x0f\x20\xd8\x0f\x22\xd8"
-        return change + b"\x0f\x01\x3d" + _i32(linear)
+        return change + b"\x0f\x01\x3d" + i32(linear)
 
     return st.builds(edit, st.sampled_from(places), page_table_entries(), st.booleans())
 
@@ -410,7 +398,7 @@ def descriptor_edits() -> Code:
     """A descriptor of the GDT or LDT rewritten, by its own address or an alias."""
     return st.builds(
         lambda table, index, entry, alias: b"".join(
-            b"\xc7\x05" + _i32(table + 8 * index + alias + i) + entry[i : i + 4]
+            b"\xc7\x05" + i32(table + 8 * index + alias + i) + entry[i : i + 4]
             for i in (0, 4)
         ),
         st.sampled_from((stage.GDT, stage.LDT)),
@@ -426,7 +414,7 @@ def descriptor_edits() -> Code:
 def computations() -> Code:
     """One instruction of any user that computes, its memory on the data page."""
     reg = st.integers(0, 7)
-    place = st.integers(0, 0xFF0).map(lambda offset: _i32(stage.DATA + offset))
+    place = st.integers(0, 0xFF0).map(lambda offset: i32(stage.DATA + offset))
     size = st.sampled_from((b"", b"\x66"))
 
     def rm(field: int) -> Code:

@@ -1,0 +1,20 @@
+"""The few instructions that stages, strategies and labs are put together from."""
+
+import struct
+
+from emu86.spec import x86
+
+
+def i32(value: int) -> bytes:
+    """Return a doubleword, little endian."""
+    return struct.pack("<I", value & x86.MASK32)
+
+
+def mov(register: int, value: int) -> bytes:
+    """MOV r32, imm32."""
+    return bytes([0xB8 + register]) + i32(value)
+
+
+def push(value: int) -> bytes:
+    """PUSH imm32."""
+    return b"\x68" + i32(value)
