@@ -25,7 +25,7 @@ from emu86.cpu.engine import (
     Engine,
     abilities,
 )
-from emu86.cpu.vcpu import SystemSegment, VCpu
+from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Ram
 from emu86.mmu.walk import denied, touch, walk
@@ -45,8 +45,6 @@ _ONE_BYTE: Final = {x86.VEC_BP: 0xCC, x86.VEC_OF: 0xCE}
 _RETURNS: Final = (0xCA, 0xCB, 0xCF)
 _LONGEST: Final = 15  # bytes of an instruction
 _HLT: Final = 0xF4
-_USER: Final = 3
-_TASK_SWITCHED: Final = x86.CR0_TS
 
 
 def engine() -> Engine:
@@ -59,7 +57,6 @@ class BareMemory:
 
     def __init__(self, engine: Engine, ram: Ram) -> None:
         self.ram = ram
-        self._engine = engine
         self._q = engine.q
 
     def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
@@ -199,7 +196,7 @@ class Bare(Monitor):
         """Follow a task switch, which sets CR0.TS."""
         self.vcpu.cr0 = value
         self.q[CR] = value
-        self.d[_HFLAGS] |= (value & _TASK_SWITCHED) << at.HF_MP_EM_TS_SHIFT
+        self.d[_HFLAGS] |= (value & x86.CR0_TS) << at.HF_MP_EM_TS_SHIFT
 
     def write_cr3(self, value: int) -> None:
         """Follow a task switch to another page directory."""
@@ -231,14 +228,11 @@ class Bare(Monitor):
         vcpu, q, d = self.vcpu, self.q, self.d
         q[CR + 2] = vcpu.cr2
         for offset, segment in ((at.LDTR, vcpu.ldtr), (at.TR, vcpu.tr)):
-            self._put(offset, segment, d)
-
-    def _put(self, offset: int, segment: SystemSegment, d: memoryview) -> None:
-        d[offset // 4] = segment.selector
-        self.q[offset // 8 + 1] = segment.base
-        d[offset // 4 + 4] = max(segment.limit, 0)
-        present = x86.DESC_P if segment.limit >= 0 else 0
-        d[offset // 4 + 5] = segment.kind << 8 | present
+            d[offset // 4] = segment.selector
+            q[offset // 8 + 1] = segment.base
+            d[offset // 4 + 4] = max(segment.limit, 0)
+            present = x86.DESC_P if segment.limit >= 0 else 0
+            d[offset // 4 + 5] = segment.kind << 8 | present
 
     # -- running -----------------------------------------------------------------------
 
@@ -296,7 +290,7 @@ class Bare(Monitor):
                 self._mark_loaded()
 
     def _single_step(self) -> None:
-        """Trap after what the engine did not run, or did not trap after."""
+        """Trap after an instruction, be it the engine or the oracle that tells."""
         self.vcpu.dr[6] |= 1 << 14
         self._deliver(x86.VEC_DB, None)
 
@@ -379,14 +373,14 @@ class Bare(Monitor):
             self.unsupported("a 16-bit task")
         elif self.d[IS_INT]:
             self._software(vector)
+        elif vector == x86.VEC_DB:
+            self._single_step()
         else:
             error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
             if vector == x86.VEC_GP and self._called_beyond():
                 error = 0
             if vector == x86.VEC_TS and self._to_local_tss():
                 vector = x86.VEC_GP
-            if vector == x86.VEC_DB:
-                self.vcpu.dr[6] |= 1 << 14
             self._deliver(vector, error)
 
     def _called_beyond(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from emu86.cpu.engine import RFLAGS, RIP
 from emu86.rings import io, msr, operand
 from emu86.rings.fault import GuestFault, gp, undefined
+from emu86.rings.monitor import check_cr0
 from emu86.rings.stack import Stack
 from emu86.rings.table import RECORDS, find, of_later_cpus
 from emu86.spec import x86
@@ -79,10 +80,7 @@ def _to_cr(bare: "Bare", insn: "Insn") -> bool:
     if bare.segments.cpl:
         return False
     if insn.reg == 0:
-        if value & x86.CR0_PG and not value & x86.CR0_PE:
-            raise gp(0)
-        if value & x86.CR0_NW and not value & x86.CR0_CD:
-            raise gp(0)
+        check_cr0(value)
         if not value & x86.CR0_PE:
             bare.unsupported("real mode (CR0.PE cleared)")
             return True

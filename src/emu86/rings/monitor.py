@@ -11,7 +11,7 @@ from emu86.cpu import control as word
 from emu86.cpu.engine import RIP, SELECTOR, Engine
 from emu86.cpu.vcpu import VCpu
 from emu86.rings.descriptors import SegmentRules
-from emu86.rings.fault import TripleFault
+from emu86.rings.fault import TripleFault, gp
 from emu86.rings.inject import inject
 from emu86.rings.wiring import Bus, Interrupts, LinearMemory, Observer
 from emu86.spec import x86
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
 _IO_COST: Final = 1000 * word.QUARTERS  # an ISA bus cycle takes about a microsecond
+
+
+def check_cr0(value: int) -> None:
+    """Raise #GP(0) for what CR0 cannot hold: SDM Vol. 2B MOV to CR."""
+    if value & x86.CR0_PG and not value & x86.CR0_PE:
+        raise gp(0)
+    if value & x86.CR0_NW and not value & x86.CR0_CD:
+        raise gp(0)
 
 
 class Monitor:

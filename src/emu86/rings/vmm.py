@@ -27,7 +27,7 @@ from emu86.rings.decode import Insn
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.inject import as_fault, software
 from emu86.rings.mmio import Stepper
-from emu86.rings.monitor import Monitor
+from emu86.rings.monitor import Monitor, check_cr0
 from emu86.rings.record import Record
 from emu86.rings.rotate import settle_flags
 from emu86.rings.scan import INT3, Scanner
@@ -335,10 +335,7 @@ class Vmm(Monitor):
     def write_cr0(self, value: int) -> None:
         """MOV to CR0, LMSW, CLTS: raises #GP(0)."""
         value = value & x86.CR0_DEFINED | x86.CR0_ET
-        if value & x86.CR0_PG and not value & x86.CR0_PE:
-            raise gp(0)
-        if value & x86.CR0_NW and not value & x86.CR0_CD:
-            raise gp(0)
+        check_cr0(value)
         if not value & x86.CR0_PE:
             self.unsupported("real mode (CR0.PE cleared)")
             return
