@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from emu86.testing import State, stage
-from emu86.testing import strategies as guests
+from emu86.testing.computations import computations, computing_states
 from emu86.testing.host import missing, run_on_host
 from emu86.testing.semantics import compare_with_host
 
@@ -23,7 +23,7 @@ pytestmark = [
     max_examples=max(int(400 * SCALE), 1),
     suppress_health_check=list(HealthCheck),
 )
-@given(guests.computations(), guests.computing_states())
+@given(computations(), computing_states())
 def test_one_instruction(instruction, state):
     assert compare_with_host(instruction, state) == []
 
