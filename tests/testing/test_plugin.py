@@ -1,0 +1,196 @@
+"""The pytest plugin, in a pytest of its own: what it prints can be pasted."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+# Keeps what was tried, fails at the twentieth program, and does not shrink it.
+MINE = """
+    from pathlib import Path
+    from hypothesis import Phase, given, settings
+    from emu86.testing import strategies as guests
+
+    tried = []
+
+    @settings({settings}phases=[Phase.generate], max_examples=40)
+    @given(guests.programs("moves"))
+    def test_mine(program):
+        tried.append(program.hex())
+        Path({log!r}).write_text(" ".join(tried))
+        assert len(tried) < 20
+"""
+
+
+@pytest.fixture
+def mine(pytester, monkeypatch):
+    """Makes a test file, and gives a function that runs pytest: output, programs."""
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+    def make(source=MINE, settings=""):
+        log = pytester.path / "tried"
+        folder = pytester.mkdir("tests")
+        text = source.format(settings=settings, log=str(log))
+        file = pytester.makepyfile(test_mine=text)
+        file.rename(folder / "test_mine.py")
+
+        def run(*arguments):
+            log.unlink(missing_ok=True)
+            command = (sys.executable, "-m", "pytest", "--strict-markers", *arguments)
+            result = pytester.run(*command)
+            tried = log.read_text().split() if log.exists() else []
+            return "\n".join(result.outlines), tried
+
+        return run
+
+    return make
+
+
+def replay(output):
+    """The arguments of the line to paste."""
+    (line,) = re.findall(r"^replay: pytest (.*)$", output, re.MULTILINE)
+    return shlex.split(line)
+
+
+# The same without the engine, which a seed that is given does not ask for.
+LIGHT = MINE.replace("emu86.testing import strategies", "hypothesis import strategies")
+LIGHT = LIGHT.replace('guests.programs("moves")', "guests.binary()")
+
+
+def test_a_failure_can_be_had_again(mine):
+    run = mine()
+    output, tried = run()
+    arguments = replay(output)
+    assert "1 failed" in output
+    assert arguments[0] == "tests/test_mine.py::test_mine"
+    (seed,) = arguments[1:]
+    assert f"({seed} to have it again)" in output
+    again, the_same = run(*arguments)
+    assert the_same == tried
+    assert replay(again) == arguments
+    assert re.findall("program=b.*", again) == re.findall("program=b.*", output)
+
+
+def test_another_seed_is_another_run(mine):
+    run = mine(LIGHT)
+    one, other = (run(f"--emu86-seed={seed}") for seed in (1, 2))
+    assert "emu86: seed 1\n" in one[0]
+    assert one[1] != other[1]
+    # The workers of xdist have it, too.
+    assert run("--emu86-seed=1", "-n", "2")[1] == one[1]
+
+
+def test_the_derandomised_stay_so_unless_a_seed_is_given(mine):
+    run = mine(settings="derandomize=True, ")
+    output, tried = run()
+    assert run(*replay(output))[1] == tried
+    assert run("--emu86-seed=1")[1] != tried
+    assert replay(output) == ["tests/test_mine.py::test_mine"]
+
+
+def test_the_workers_of_xdist_have_the_fresh_seed(mine):
+    run = mine()
+    output, tried = run("-n", "2")
+    (seed,) = replay(output)[1:]
+    assert f"({seed} to have it again)" in output
+    assert run(*replay(output))[1] == tried
+
+
+def test_hypothesis_own_seed_is_kept(mine):
+    run = mine(LIGHT)
+    output, tried = run("--hypothesis-seed=5")
+    assert "emu86: seed" not in output
+    assert replay(output)[1:] == ["--hypothesis-seed=5"]
+    assert run(*replay(output))[1] == tried
+
+
+def test_more_or_fewer_examples(mine):
+    run = mine(LIGHT.replace("< 20", "< 1000"))
+    # hypothesis counts one that it has tried before and does not run again
+    assert 70 < len(run("--emu86-examples=2")[1]) <= 80
+    assert len(run("--emu86-examples=0.1")[1]) <= 4
+    assert run("--emu86-examples=0")[1] == []
+
+
+def test_replay_has_the_number_of_examples(mine):
+    run = mine(LIGHT)
+    output, tried = run("--emu86-examples=3", "--emu86-seed=4")
+    arguments = replay(output)
+    assert arguments[1:] == ["--emu86-seed=4", "--emu86-examples=3"]
+    assert run(*arguments)[1] == tried
+
+
+def test_a_name_that_a_shell_would_take_apart(mine):
+    source = LIGHT.replace("    @settings", "    @kinds\n    @settings").replace(
+        "(program)", "(kind, program)"
+    )
+    kinds = 'import pytest\n    kinds = pytest.mark.parametrize("kind", ["a b; $c"])\n'
+    run = mine(source.replace("tried = []", f"{kinds}    tried = []"))
+    output, tried = run("--emu86-seed=3")
+    assert replay(output)[0] == "tests/test_mine.py::test_mine[a b; $c]"
+    assert run(*replay(output))[1] == tried
+
+
+def test_the_marks(mine):
+    run = mine("""
+        import pytest
+        from emu86.testing import host, run
+
+        host.missing = lambda: "no oracle here"
+
+        @pytest.mark.emu86_techniques("patch", "iopl")
+        def test_two(technique):
+            assert run(b"\\xf4", technique=technique).technique == technique
+
+        @pytest.mark.emu86_techniques
+        def test_all(technique):
+            pass
+
+        @pytest.mark.emu86_host
+        def test_host():
+            raise AssertionError
+    """)
+    output, _ = run("-v", "-rs")
+    for name in ("two[patch]", "two[iopl]", "all[trap]", "all[patch]", "all[iopl]"):
+        assert f"test_{name} PASSED" in output
+    assert "5 passed, 1 skipped" in output
+    assert "no oracle here" in output
+
+
+def test_a_technique_that_is_none(mine):
+    run = mine("""
+        import pytest
+
+        @pytest.mark.emu86_techniques("magic")
+        def test_one(technique):
+            pass
+    """)
+    assert "emu86_techniques: no 'magic'" in run()[0]
+
+
+def test_others_pay_nothing(mine):
+    run = mine("""
+        import sys
+
+        def test_what_is_imported():
+            heavy = {{"unicorn", "numpy", "hypothesis", "emu86.testing", "click"}}
+            assert not heavy & set(sys.modules)
+    """)
+    output, _ = run()
+    assert "1 passed" in output
+    assert "seed" not in output
+
+
+def test_the_examples_of_the_page(mine):
+    page = (Path(__file__).parents[2] / "docs/testing.md").read_text()
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page)
+    assert len(blocks) > 2
+    run = mine("\n".join(blocks).replace("{", "{{").replace("}", "}}"))
+    output, _ = run("--emu86-examples=0.05", "-rs")
+    assert re.search("[34] passed", output)
+    assert "failed" not in output
