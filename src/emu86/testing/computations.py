@@ -1,88 +1,377 @@
-"""Hypothesis strategies for the host's CPU: what any user may compute, and states.
+"""Hypothesis strategies for `ring3`: what a user's program may compute, and states.
 
-They shrink like those of `emu86.testing.strategies`.
+All code here is of 32 bits or of 64, as `bits` says. Registers that addresses are made
+of start on the data page or the stack page, so most accesses stay there; the others are
+page faults on every machine. No instruction's result is undefined, but flags may be:
+`computing_programs` makes them 0 before the next instruction sees them.
+
+They shrink like those of `emu86.testing.strategies`. What the engine is known to have
+wrong is left out, see docs/testing.md.
 """
+
+import struct
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, Literal
 
 from hypothesis import strategies as st
 
 from emu86.spec import x86
-from emu86.testing import stage
+from emu86.testing import simd, stage
 from emu86.testing.encode import i32
-from emu86.testing.stage import State
+from emu86.testing.ring3 import NAMES64, USER_FLAGS, User
 from emu86.testing.strategies import Code, flags, words
+from emu86.testing.undefined import undefined
+
+_ARITHMETIC: Final = tuple(f"{8 * n + low:02x}" for n in range(8) for low in (1, 3))
+_BYTES: Final = tuple(f"{8 * n + low:02x}" for n in range(8) for low in (0, 2))
+_SHIFTS: Final = (0, 1, 4, 5, 7)
+_ROTATES: Final = (2, 3)  # through carry
+_REX_W, _REX_R, _REX_X, _REX_B = 8, 4, 2, 1
+# The first are those whose values are no addresses at the start.
+_REGISTERS: Final = (0, 1, 2, 0, 1, 2, 6, 7, 3, 5, 4)
+# Where an operand stands on the data page; the last ones reach over its end.
+_OFFSETS: Final = st.one_of(
+    st.integers(0, 0x1F).map(lambda n: 8 * n),
+    st.integers(0, 0xFC0),
+    st.sampled_from((0xFF8, 0xFFC, 0xFFF, 0xFFD, 0xFF9, -1)),
+)
+_SAFE: Final = st.integers(0, 0x1FF).map(lambda n: 4 * n)
 
 
-def imm8() -> Code:
-    """Return an immediate byte."""
-    return st.integers(0, 0xFF).map(lambda byte: bytes([byte]))
+@dataclass(frozen=True)
+class Form:
+    """Instructions that are encoded alike.
+
+    opcodes: in hex; reg: ModRM's field of an opcode's extension, "r" for a register, or
+    "" for no ModRM; rm: what ModRM may name: "rm", "r" or "m", or "safe": memory that
+    is surely there; immediate: "b" a byte, "w" a word, "z" a word or doubleword by the
+    operand's size, "v" also a quadword, "a" an address by the code's bits; size: "v"
+    takes an operand size prefix or REX.W, "y" REX.W alone, "" neither; bits: of the
+    code that has it, 0: both.
+    """
+
+    opcodes: tuple[str, ...]
+    reg: tuple[int, ...] | Literal["r", ""] = "r"
+    rm: Literal["rm", "r", "m", "safe"] = "rm"
+    immediate: str = ""
+    size: Literal["v", "y", ""] = "v"
+    bits: int = 0
 
 
-def computations() -> Code:
-    """One instruction of any user that computes, its memory on the data page."""
-    reg = st.integers(0, 7)
-    place = st.integers(0, 0xFF0).map(lambda offset: i32(stage.DATA + offset))
-    size = st.sampled_from((b"", b"\x66"))
+def _all(pattern: str, base: int = 0, count: int = 8) -> tuple[str, ...]:
+    return tuple(f"{pattern}{base + n:02x}" for n in range(count))
 
-    def rm(field: int) -> Code:
-        register = reg.map(lambda r: bytes([0xC0 | field << 3 | r]))
-        return st.one_of(register, place.map(lambda at: bytes([field << 3 | 5]) + at))
 
-    def two(*opcodes: str) -> Code:
-        return st.tuples(
-            size, st.sampled_from([bytes.fromhex(code) for code in opcodes]),
-            reg.flatmap(rm),
-        ).map(b"".join)  # fmt: skip
+FORMS: Final = (
+    Form(_ARITHMETIC),
+    Form(_BYTES, size=""),
+    Form(("89", "8b", "85", "87")),
+    Form(("88", "8a", "84", "86"), size=""),
+    Form(("81",), tuple(range(8)), immediate="z"),
+    Form(("83",), tuple(range(8)), immediate="b"),
+    Form(("80",), tuple(range(8)), immediate="b", size=""),
+    Form(tuple(f"{8 * n + 5:02x}" for n in range(8)), "", immediate="z"),
+    Form(tuple(f"{8 * n + 4:02x}" for n in range(8)), "", immediate="b", size=""),
+    Form(("a9",), "", immediate="z"),
+    Form(("a8",), "", immediate="b", size=""),
+    Form(_all("", 0xB8), "", immediate="v"),
+    Form(_all("", 0xB0), "", immediate="b", size=""),
+    Form(("c7",), (0,), immediate="z"),
+    Form(("c6",), (0,), immediate="b", size=""),
+    Form(("a1", "a3"), "", immediate="a"),
+    Form(("a0", "a2"), "", immediate="a", size=""),
+    Form(_all("", 0x90), ""),  # XCHG
+    Form(("8d",), rm="m"),
+    Form(("0fb6", "0fb7", "0fbe", "0fbf", "0faf")),
+    Form(("63",), bits=64),
+    Form(("69",), immediate="z"),
+    Form(("6b",), immediate="b"),
+    Form(("0fbc", "0fbd")),
+    Form(("0fc1", "0fb1")),
+    Form(("0fc0", "0fb0"), size=""),
+    Form(("0fa3", "0fab", "0fb3", "0fbb")),
+    Form(("0fba",), (4, 5, 6, 7), immediate="b"),
+    # With 16 bits a count above 16 leaves SHLD's and SHRD's result undefined.
+    Form(("0fa4", "0fac"), immediate="b", size="y", bits=32),
+    Form(("0fa4", "0fac"), rm="safe", immediate="b", size="y", bits=64),
+    Form(("0fa5", "0fad"), size="y"),
+    Form(_all("0f", 0x40, 16)),  # CMOVcc
+    Form(_all("0f", 0x90, 16), (0,), "r", size=""),  # SETcc
+    Form(_all("0f", 0x90, 16), (0,), "safe", size=""),
+    Form(("c1",), _SHIFTS, immediate="b"),
+    Form(("d1", "d3"), _SHIFTS),
+    Form(("c0",), _SHIFTS, immediate="b", size=""),
+    Form(("d0", "d2"), _SHIFTS, size=""),
+    Form(("c1",), _ROTATES, "r", immediate="b"),
+    Form(("d1", "d3"), _ROTATES, "r"),
+    Form(("c0",), _ROTATES, "r", immediate="b", size=""),
+    Form(("d0", "d2"), _ROTATES, "r", size=""),
+    Form(("d1", "d3"), _ROTATES, "safe"),
+    Form(("d0", "d2"), _ROTATES, "safe", size=""),
+    Form(("f7",), (0,), immediate="z"),
+    Form(("f6",), (0,), immediate="b", size=""),
+    Form(("f7",), (2, 3, 4, 5, 6, 7)),
+    Form(("f6",), (2, 3, 4, 5, 6, 7), size=""),
+    Form(("ff",), (0, 1)),
+    Form(("fe",), (0, 1), size=""),
+    Form(_all("", 0x40, 16), "", bits=32),  # INC, DEC
+    Form(("ff",), (6,)),
+    Form(("8f",), (0,)),
+    Form(_all("", 0x50, 16), ""),  # PUSH, POP
+    Form(("68",), "", immediate="z"),
+    Form(("6a",), "", immediate="b"),
+    Form(("60", "61"), "", bits=32),
+    Form(("98", "99"), ""),
+    Form(("9c",), ""),
+    Form(("c9",), "", size=""),
+    Form(("f5", "f8", "f9", "fc", "fd", "d7"), "", size=""),
+    Form(("9e", "9f"), "", size="", bits=32),
+    Form(("27", "2f", "37", "3f"), "", size="", bits=32),
+    Form(("d4", "d5"), "", immediate="b", size="", bits=32),
+    Form(_all("0f", 0xC8), "", size="y"),  # BSWAP
+    Form(("a4", "a6", "aa", "ac", "ae"), "", size=""),
+    Form(("a5", "a7", "ab", "ad", "af"), ""),
+    Form(("0f1f",), (0,)),
+)
 
-    def group(opcode: str, fields: tuple[int, ...], immediate: Code) -> Code:
-        code = st.just(bytes.fromhex(opcode))
-        operand = st.sampled_from(fields).flatmap(rm)
-        return st.tuples(size, code, operand, immediate).map(b"".join)
 
-    none = st.just(b"")
-    alu = ("01", "03", "09", "0b", "11", "13", "19", "1b", "21", "23", "29", "2b", "31",
-           "33", "39", "3b", "85", "87", "89", "8b")  # fmt: skip
-    bytewise = tuple(f"{int(code, 16) - 1:02x}" for code in alu)
-    conditions = [f"0f{0x40 + c:02x}" for c in range(16)]
-    short = ("27", "2f", "37", "3f", "98", "99", "9e", "9f", "f5", "f8", "f9", "fc",
-             "d40a", "d50a", "60", "c9", "d7", "9c")  # fmt: skip
+@cache
+def _one(*choices: int) -> st.SearchStrategy[int]:
+    return st.sampled_from(choices)
+
+
+_REGISTER: Final = st.sampled_from(_REGISTERS)
+_BASE_REGISTER: Final = st.sampled_from((3, 6, 7, 5, 0, 1, 2, 4))
+_INDEX_REGISTER: Final = st.sampled_from((4, 1, 2, 0, 3, 5, 6, 7))
+_DISP8: Final = st.sampled_from((0, 4, 0xFF, 0x7F, 0x80))
+_DISP32: Final = st.sampled_from((0, 8, -1, 0x7FF, -0x100, -0x80000000))
+_IMM8: Final = st.integers(0, 0xFF)
+_RARELY: Final = st.integers(0, 7).map(lambda n: n == 7)
+
+
+def _addressings(rm: str, bits: int) -> st.SearchStrategy[str]:
+    if rm == "r":
+        return st.just("register")
+    if rm == "safe":
+        return st.just("absolute")
+    forms = ["register"] if rm == "rm" else []
+    forms += ["absolute", "base8", "base", "base32", "sib"]
+    return st.sampled_from([*forms, "rip"] if bits == 64 else forms)
+
+
+def _operand(
+    draw: st.DrawFn, form: str, offsets: st.SearchStrategy[int], bits: int, reg: int
+) -> tuple[int, bytes]:
+    """ModRM, SIB and displacement, behind the bits of REX that they need.
+
+    form: of `_addressings`; offsets: of absolute addresses on the data page; reg:
+    ModRM.reg, 3 bits.
+    """
+    field = reg << 3
+    if form == "register":
+        return _rex(draw, bits, _REX_B), bytes([0xC0 | field | draw(_REGISTER)])
+    if form == "absolute":
+        sib = b"\x25" if bits == 64 else b""
+        low = x86.ESP if sib else x86.EBP
+        return 0, bytes([field | low]) + sib + i32(stage.DATA + draw(offsets))
+    if form == "rip":
+        away = stage.DATA - stage.CODE + draw(offsets)
+        return 0, bytes([field | x86.EBP]) + i32(away)
+    mod = {"base": 0, "base8": 1, "base32": 2, "sib": -1}[form]
+    if mod < 0:
+        mod = draw(_one(0, 1, 2))
+    low = draw(_BASE_REGISTER)
+    if bits == 64 and (mod, low) == (0, x86.EBP):
+        mod = 1  # it would be relative to RIP, and to the program itself
+    rex = _rex(draw, bits, _REX_B)
+    sib = b""
+    if form == "sib" or low == x86.ESP:
+        rex |= _rex(draw, bits, _REX_X)
+        index = draw(_INDEX_REGISTER)
+        sib = bytes([draw(_one(0, 1, 2, 3)) << 6 | index << 3 | low])
+        low = x86.ESP
+    out = bytes([mod << 6 | field | low]) + sib
+    last = sib[0] & 7 if sib else low
+    if mod == 1:
+        out += bytes([draw(_DISP8)])
+    elif mod == 2 or last == x86.EBP:
+        out += i32(draw(_DISP32))
+    return rex, out
+
+
+def _rex(draw: st.DrawFn, bits: int, bit: int) -> int:
+    return draw(_one(0, 0, bit)) if bits == 64 else 0
+
+
+def _immediate(draw: st.DrawFn, kind: str, size: int, bits: int) -> bytes:
+    if not kind:
+        return b""
+    if kind == "b":
+        return bytes([draw(_IMM8)])
+    if kind == "a":
+        at = stage.DATA + draw(_OFFSETS)
+        return struct.pack("<Q" if bits == 64 else "<I", at)
+    width = {"z": min(size, 4), "v": size}[kind]
+    return draw(values(8 * width)).to_bytes(width, "little")
+
+
+@cache
+def values(bits: int) -> st.SearchStrategy[int]:
+    """Values of so many bits, most of them ones that matter."""
+    top = 1 << bits - 1
+    edges = (0, 1, 2 * top - 1, top, top - 1, 0x80, 0x7FFF, 0xFFFF)
     return st.one_of(
-        two(*alu), two(*bytewise), two("0fb6", "0fb7", "0fbe", "0fbf", "0faf"),
-        two("0fbc", "0fbd", "0fc1", "0fb1"),
-        reg.map(lambda r: bytes([0x0F, 0xA3, 0xC0 | r])),
-        # With 16 bits a count above 16 leaves SHLD and SHRD undefined.
-        st.sampled_from((b"\x0f\xa5", b"\x0f\xad")).flatmap(
-            lambda opcode: reg.flatmap(rm).map(lambda operand: opcode + operand)
+        st.sampled_from(edges),
+        st.integers(0, 70),
+        words().map(lambda value: value % (2 * top)),
+        st.integers(0, 2 * top - 1),
+    )
+
+
+def encodings(form: Form, bits: int) -> Code:
+    """Instructions of one form in code of `bits` bits."""
+    wide = bits == 64
+    widths = {"": (4,), "y": (4, 8) if wide else (4,)}
+    widths["v"] = (*widths["y"], 2)
+    sizes = st.sampled_from(widths[form.size])
+    opcodes = st.sampled_from([bytes.fromhex(code) for code in form.opcodes])
+    fields = _REGISTER if isinstance(form.reg, str) else st.sampled_from(form.reg)
+    addressings = _addressings(form.rm, bits)
+    offsets = _SAFE if form.rm == "safe" else _OFFSETS
+
+    @st.composite
+    def encoded(draw: st.DrawFn) -> bytes:
+        size = draw(sizes)
+        rex = _REX_W if size == 8 else 0
+        opcode = draw(opcodes)
+        operand = b""
+        if form.reg:
+            if form.reg == "r":
+                rex |= _rex(draw, bits, _REX_R)
+            where = draw(addressings)
+            more, operand = _operand(draw, where, offsets, bits, draw(fields))
+            rex |= more
+        elif wide:
+            rex |= _rex(draw, bits, _REX_B)
+        # An empty REX makes SPL of AH.
+        prefix = b"\x66" if size == 2 else b""
+        if rex or (wide and draw(_RARELY)):
+            prefix += bytes([0x40 | rex])
+        immediate = _immediate(draw, form.immediate, size, bits)
+        return prefix + opcode + operand + immediate
+
+    return encoded()
+
+
+_WAYS: Final = st.sampled_from((b"\xfc", b"\xfd"))
+_REPEATS: Final = st.sampled_from((b"\xf3", b"\xf2"))
+
+
+def _strings(bits: int) -> Code:
+    """MOVS, STOS, LODS: where to, how many times, which way."""
+    wide = (b"", b"\x66", b"\x48") if bits == 64 else (b"", b"\x66")
+    place = st.one_of(st.integers(0, 0x40), _OFFSETS).map(lambda n: stage.DATA + n)
+    return st.builds(
+        lambda source, target, count, way, rep, size, opcode: (
+            b"\xbe" + i32(source) + b"\xbf" + i32(target) + b"\xb9" + i32(count) + way
+            + rep + size + bytes([opcode])
         ),
-        two(*conditions),
-        group("83", tuple(range(8)), imm8()),
-        group("80", tuple(range(8)), imm8()),
-        group("c1", (0, 1, 2, 3, 4, 5, 7), imm8()),
-        group("d1", (0, 1, 2, 3, 4, 5, 7), none),
-        group("d3", (0, 1, 2, 3, 4, 5, 7), none),
-        group("d2", (0, 1, 2, 3, 4, 5, 7), none),
-        group("f7", (2, 3, 4, 5, 6, 7), none), group("f6", (2, 3, 4, 5, 6, 7), none),
-        group("ff", (0, 1), none), group("fe", (0, 1), none),
-        group("0fba", (4, 5, 6, 7), imm8()),
-        st.sampled_from([bytes.fromhex(code) for code in short]),
-        st.builds(lambda r: bytes([0x0F, 0xC8 | r]), reg),
-        st.sampled_from((0x90, 0x92, 0x94, 0x9A, 0x9C)).map(
-            lambda code: bytes([0x0F, code, 0xC3])
-        ),
+        place, place, st.sampled_from((1, 0, 3, 17, 600)),
+        _WAYS, _REPEATS, st.sampled_from(wide),
+        st.sampled_from((0xA4, 0xA5, 0xAA, 0xAB, 0xAC, 0xAD)),
     )  # fmt: skip
 
 
-def computing_states() -> st.SearchStrategy[State]:
-    """Registers, flags and a data page for one of `computations`."""
-    names = [name for name in x86.GPR_NAMES if name not in ("esp", "ebx", "ebp")]
-    values = st.one_of(words(), st.integers(0, 40))
+def _compares(bits: int) -> Code:
+    """CMPS and SCAS repeated, where they do not fault: the engine has wrong flags."""
+    wide = (b"", b"\x66", b"\x48") if bits == 64 else (b"", b"\x66")
+    place = st.integers(0x100, 0x140).map(lambda n: stage.DATA + n)
     return st.builds(
-        lambda registers, image, data: State(
-            ring=3,
-            flags=image & (x86.ARITHMETIC_FLAGS | x86.DF) | x86.FLAGS_FIXED,
-            registers=registers | {"ebx": stage.DATA + 8, "ebp": stage.STACK3 - 0x100},
-            patches=((stage.DATA, data * 64),),
+        lambda source, target, count, way, rep, size, opcode: (
+            b"\xbe" + i32(source) + b"\xbf" + i32(target) + b"\xb9" + i32(count) + way
+            + rep + size + bytes([opcode])
         ),
-        st.fixed_dictionaries(dict.fromkeys(names, values)),
+        place, place, st.integers(0, 17), _WAYS, _REPEATS, st.sampled_from(wide),
+        st.sampled_from((0xA6, 0xA7, 0xAE, 0xAF)),
+    )  # fmt: skip
+
+
+def _wide_exchanges() -> Code:
+    """CMPXCHG8B, after a POPF: the engine takes its flags from before the block."""
+    form = Form(("0fc7",), (1,), "m", size="")
+    return encodings(form, 32).map(lambda code: b"\x9c\x9d" + code)
+
+
+def _jumps() -> Code:
+    """Jcc, LOOP, JCXZ over a MOV, CALL and its return address, POPF, ENTER."""
+    over = (*range(0x70, 0x80), 0xE0, 0xE1, 0xE2, 0xE3)
+    image = flags().map(lambda value: value & USER_FLAGS | 0x202)
+    return st.one_of(
+        st.builds(lambda op, value: bytes([op, 2, 0xB0, value]),
+                  st.sampled_from(over), st.integers(0, 0xFF)),
+        st.integers(0, 7).map(lambda r: b"\xe8\0\0\0\0" + bytes([0x58 + r])),
+        image.map(lambda value: b"\x68" + i32(value) + b"\x9d"),
+        st.builds(lambda size, level: b"\xc8" + struct.pack("<HB", size, level),
+                  st.sampled_from((0, 8, 0x20)), st.integers(0, 3)),
+    )  # fmt: skip
+
+
+def computations(bits: int = 32) -> Code:
+    """One instruction of any user (or the few that one needs), `bits` of code."""
+    forms = [form for form in FORMS if form.bits in (0, bits)]
+    lea16 = st.builds(
+        lambda size, reg, modrm, far: (
+            size + b"\x67\x8d" + bytes([modrm & 0xC7 | reg << 3]) + far
+        ),
+        st.sampled_from((b"", b"\x66")), st.integers(0, 7), st.integers(0x80, 0xBF),
+        st.binary(min_size=2, max_size=2),
+    )  # fmt: skip
+    return st.one_of(
+        *(encodings(form, bits) for form in forms),
+        _strings(bits),
+        _compares(bits),
+        _wide_exchanges(),
+        _jumps(),
+        # With a REX prefix the engine takes AH for SPL.
+        lea16 if bits == 32 else st.sampled_from((b"\x9e", b"\x9f")),
+        simd.computations(),
+    )
+
+
+def defined(instruction: bytes, bits: int = 32) -> bytes:
+    """Return it with its undefined flags, if it has any, made 0 after it."""
+    mask = undefined(instruction, bits)
+    if not mask:
+        return instruction
+    # pushf; and dword [esp], ~mask; popf
+    return instruction + b"\x9c\x81\x24\x24" + i32(~mask) + b"\x9d"
+
+
+def computing_programs(bits: int = 32, most: int = 12) -> Code:
+    """Programs of up to `most` of `computations`, without undefined flags."""
+    one = computations(bits).map(lambda code: defined(code, bits))
+    return st.lists(one, min_size=1, max_size=most).map(b"".join)
+
+
+@cache
+def computing_states(bits: int = 32) -> st.SearchStrategy[User]:
+    """Registers, flags and a data page for `computations`."""
+    names = NAMES64 if bits == 64 else x86.GPR_NAMES
+    pointers = {
+        3: stage.DATA + 8, 5: stage.STACK3 - 0x100, 6: stage.DATA + 0x40,
+        7: stage.DATA + 0x200, 11: stage.DATA + 0x80, 13: stage.DATA + 0x800,
+    }  # fmt: skip
+    others = [i for i in range(len(names)) if i not in {*pointers, x86.ESP}]
+    fixed = {names[i]: at for i, at in pointers.items() if i < len(names)}
+    return st.builds(
+        lambda given, image, data: User(
+            bits=bits,
+            registers={names[i]: v for i, v in zip(others, given, strict=True)} | fixed,
+            flags=image & USER_FLAGS | x86.FLAGS_FIXED,
+            data=data * (0x800 // len(data)) if data else b"",
+        ),
+        st.tuples(*[values(bits)] * len(others)),
         flags(),
-        st.binary(min_size=64, max_size=64),
+        st.binary(min_size=0, max_size=64),
     )

@@ -1,87 +1,116 @@
-"""One instruction under emu86 and on the host's CPU, less flags that are undefined."""
+"""A user's program here and on the host's CPU, less flags that are undefined."""
 
+import struct
+from collections.abc import Callable
+from functools import cache
 from typing import Final
 
-import capstone
-
-from emu86.rings.decode import decode
 from emu86.spec import x86
 from emu86.testing import stage
-from emu86.testing.host import HostOutcome, run_on_host
-from emu86.testing.outcome import Outcome
+from emu86.testing.cage import PAGES, STACK
+from emu86.testing.ring3 import (
+    USER_FLAGS,
+    User,
+    UserOutcome,
+    outcome_of,
+    run_on_host,
+)
 from emu86.testing.run import run
 from emu86.testing.stage import State
+from emu86.testing.undefined import disassembly, undefined
 
-_CF, _PF, _AF, _ZF, _SF, _OF = 1 << 0, 1 << 2, 1 << 4, 1 << 6, 1 << 7, 1 << 11
-_SHIFT: Final = _AF | _OF  # AF, and OF for counts other than 1: Vol. 2B SAL/SAR/SHL/SHR
-_ALL: Final = x86.ARITHMETIC_FLAGS
+Machine = Callable[[bytes, User], UserOutcome]
 
-# Flags that the SDM leaves undefined, by mnemonic: Vol. 1 appendix A, table A-1, and
-# the instruction's own page for OF of shifts and rotates.
-UNDEFINED: Final[dict[str, int]] = {
-    **dict.fromkeys(("and", "or", "xor", "test"), _AF),
-    **dict.fromkeys(("shl", "sal", "shr", "sar"), _SHIFT),
-    **dict.fromkeys(("shld", "shrd"), _SHIFT),
-    **dict.fromkeys(("rol", "ror", "rcl", "rcr"), _OF),
-    **dict.fromkeys(("mul", "imul"), _SF | _ZF | _AF | _PF),
-    **dict.fromkeys(("div", "idiv"), _ALL),
-    **dict.fromkeys(("bt", "bts", "btr", "btc"), _OF | _SF | _AF | _PF),
-    **dict.fromkeys(("bsf", "bsr"), _CF | _OF | _SF | _AF | _PF),
-    **dict.fromkeys(("aaa", "aas"), _OF | _SF | _ZF | _PF),
-    **dict.fromkeys(("aam", "aad"), _OF | _AF | _CF),
-    **dict.fromkeys(("daa", "das"), _OF),
-}
-# CF is undefined for counts above the operand's 8 or 16 bits: Vol. 2B SAL/SAR/SHL/SHR.
-_NARROW: Final = ("shl", "sal", "shr")
-_NAMES: Final = (*x86.GPR_NAMES, "eflags")
+# A stack address that is not canonical: the engine has it wrong, for 64-bit code alone.
+_STACK_ADDRESS: Final = ("#GP", "#SS")
+_KERNEL: Final = range(stage.IDT >> 12, (stage.STACK0 >> 12) + 1)
 
 
-def compare_with_host(instruction: bytes, state: State) -> list[str]:
-    """Return where one instruction of ring 3 does not do here what it does on the host.
+def run_on_emu86(program: bytes, user: User) -> UserOutcome:
+    """Run a program of 32-bit user code in emu86, in ring 3 of the stage's kernel.
 
-    Empty if it does the same: registers, flags less the undefined ones, the data page
-    and the stack page, or the same exception. `host.missing` must be empty.
+    Of the stage's pages only code, data and stack are there for it. ValueError for
+    64-bit code, which emu86's guests do not have.
     """
-    theirs = run_on_host(instruction, state)
-    ours = run(instruction + b"\xcd\x80", _at_ring_3(state))
-    event = ours.events[0]
-    if event.what != "INT 80h" or theirs.end != "done":
-        ended = "done" if event.what == "INT 80h" else event.what
-        return [] if ended in theirs.end else [f"{ended}, but {theirs.end} on the host"]
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
-    insn = next(decoder.disasm(instruction, stage.CODE))
-    name = insn.mnemonic.rpartition(" ")[2]
-    mask = x86.ARITHMETIC_FLAGS | x86.DF
-    undefined = UNDEFINED.get(name, 0)
-    if name in _NARROW:
-        decoded = decode(instruction, wide=True)
-        if decoded is not None and (decoded.size == 2 or not decoded.opcode & 1):
-            undefined |= _CF
-    masks = {"eflags": mask & ~undefined}
-    found = [
-        f"{insn.mnemonic} {insn.op_str}: {register} {here:08X}, on the host {there:08X}"
-        for register in _NAMES
-        if ((here := event.registers[register]) ^ (there := theirs.registers[register]))
-        & masks.get(register, -1)
-    ]
-    return found + _pages(ours, theirs)
+    if user.bits != 32:
+        message = f"bits: emu86 has no guests of {user.bits}"
+        raise ValueError(message)
+    pages = tuple((address, user.page(address, program)) for address in PAGES)
+    names = [name for name in x86.GPR_NAMES if name != "esp"]
+    state = State(
+        ring=3,
+        paging=True,
+        flags=user.flags & USER_FLAGS | x86.FLAGS_FIXED | x86.IF,
+        registers={name: user.registers.get(name, 0) for name in names},
+        cr4=x86.CR4_OSFXSR,
+        limit=1,
+        patches=(*pages, *_page_tables()),
+    )
+    outcome = run(b"", state)
+    if not outcome.events:
+        data, stack = (
+            outcome.memory[at:][: x86.PAGE_SIZE] for at in (stage.DATA, STACK)
+        )
+        return UserOutcome("endless", {}, 0, data, stack)
+    event = outcome.events[0]
+    found = event.registers
+    values = [found[name] for name in x86.GPR_NAMES] + [0] * 8
+    return outcome_of(
+        user, program, event.what, (*values, found["eip"], found["eflags"]),
+        found["cr2"] if event.what == "#PF" else 0,
+        outcome.memory[stage.DATA :][: x86.PAGE_SIZE],
+        outcome.memory[STACK:][: x86.PAGE_SIZE],
+    )  # fmt: skip
 
 
-def _at_ring_3(state: State) -> State:
-    flags = state.flags & ~x86.IOPL | x86.IF
-    return State(
-        ring=3, flags=flags, registers=state.registers, limit=1, patches=state.patches
+@cache
+def _page_tables() -> tuple[tuple[int, bytes], ...]:
+    table = [0] * 1024
+    for page in _KERNEL:
+        table[page] = page << 12 | x86.PTE_P | x86.PTE_RW
+    for address in PAGES:
+        writable = 0 if address == stage.CODE else x86.PTE_RW
+        table[address >> 12] = address | x86.PTE_P | x86.PTE_US | writable
+    directory = [stage.PT | x86.PTE_P | x86.PTE_RW | x86.PTE_US] + [0] * 1023
+    return (
+        (stage.PD, struct.pack("<1024I", *directory)),
+        (stage.PT, struct.pack("<1024I", *table)),
     )
 
 
-def _pages(ours: Outcome, theirs: HostOutcome) -> list[str]:
+def compare_with_host(
+    program: bytes, user: User, machine: Machine = run_on_emu86
+) -> list[str]:
+    """Return where a user's program does not do here what it does on the host's CPU.
+
+    Empty if it ends in the same way, at the same place and with the same general
+    registers, flags, CR2, data page and stack page. Flags that the last instruction
+    which ran leaves undefined do not count; those of others do: `computing_programs`
+    has none. machine: `run_on_emu86` or `ring3.run_on_engine`. Where a line tells of a
+    difference, the last one is the program. `host.missing` must be empty.
+    """
+    there, here = run_on_host(program, user), machine(program, user)
     found = []
-    below = stage.STACK3 - x86.PAGE_SIZE
-    for at, page in ((stage.DATA, theirs.data), (below, theirs.stack)):
-        here = ours.memory[at : at + x86.PAGE_SIZE]
-        if here != page:
-            first = next(i for i in range(x86.PAGE_SIZE) if here[i] != page[i])
+    if here.end != there.end and (here.end, there.end) != _STACK_ADDRESS:
+        found.append(f"{here.end}, on the host {there.end}")
+    ran = there.registers.get("ip", stage.CODE) - stage.CODE
+    masks = {"flags": ~undefined(program[: max(ran, 0)], user.bits)}
+    for name in there.registers:
+        one, other = here.registers.get(name, 0), there.registers[name]
+        if (one ^ other) & masks.get(name, -1):
+            found.append(f"{name} {one:X}, on the host {other:X}")
+    if here.cr2 != there.cr2:
+        found.append(f"cr2 {here.cr2:X}, on the host {there.cr2:X}")
+    pages = {
+        stage.DATA: (here.data, there.data),
+        STACK: (here.stack, there.stack),
+    }
+    for at, (ours, theirs) in pages.items():
+        if ours != theirs:
+            first = next(i for i in range(x86.PAGE_SIZE) if ours[i] != theirs[i])
             found.append(
-                f"[{at + first:08X}]: {here[first]:02X}, but {page[first]:02X}"
+                f"[{at + first:X}] {ours[first]:02X}, on the host {theirs[first]:02X}"
             )
+    if found:
+        found.append("; ".join(disassembly(program, user.bits)))
     return found
