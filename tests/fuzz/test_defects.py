@@ -210,13 +210,15 @@ def test_a_rotate_through_carry_whose_bytes_are_in_two_pages():
 @pytest.mark.parametrize(("technique", "ring"), [("trap", 0), ("trap", 3), ("iopl", 0)])
 @pytest.mark.parametrize("there", ["fa", "0f0b", "ebfe", "e421ebfc"])
 def test_virtual_8086_mode_where_iret_is_not_patched(technique, ring, there):
-    """IRET takes VM from the stack at any CPL: the VMM took CS & 3 for the CPL."""
+    """IRET takes VM from the stack at any CPL: the VMM took CS & 3 for the CPL.
+
+    Virtual-8086 mode is CPL 3, whoever entered it: what traps goes to the handlers.
+    """
     # push 0 (gs, fs, ds, es), 23h (ss), 2000h, 20202h, 4000h (cs), 40h; iretd
     code = "6a006a006a006a00 6a23 6800200000 6802020200 6800400000 6a40 cf"
     ram = [(0x40040, bytes.fromhex(there))]
     stop = end(code, ring=ring, technique=technique, ram=ram)[1]
-    assert stop.reason == "unsupported"
-    assert "virtual-8086" in stop.detail
+    assert stop.reason in ("halted", "interrupted")
 
 
 @pytest.mark.parametrize(

@@ -201,8 +201,6 @@ class Machine:
             if vmm.scanner.waiting is None:
                 self._feed()
                 board.advance()
-                if vmm.in_vm86():
-                    continue
                 control[word.PENDING] = board.pic.intr
                 if board.pic.intr:
                     vmm.interrupt()

@@ -138,11 +138,6 @@ class BareSegments(SegmentRules):
         read32 = self._memory.read32
         return Descriptor(read32(where), read32(where + 4))
 
-    @property
-    def cpl(self) -> int:
-        """The guest's CPL, 3 in virtual-8086 mode."""
-        return 3 if self.q[RFLAGS] & x86.VM else super().cpl
-
     def write_high(self, selector: int, high: int) -> None:
         """Write the high doubleword of a descriptor in the guest's table."""
         base, _ = self._table(selector)
@@ -250,13 +245,11 @@ class Bare(Monitor):
                 return
         except (GuestFault, PageFault) as raised:
             vector, error = as_fault(self, raised)
-            if self.q[RFLAGS] & x86.VM:
-                self._leave_vm86(vector)
-            else:
-                self._deliver(vector, error)
+            self._deliver(vector, error)
             return
-        # Nothing but breakpoints looks at it, and the engine's PUSHF would show it.
-        self.q[RFLAGS] &= ~x86.RF
+        # Nothing but breakpoints looks at RF, and the engine's PUSHF would show it; its
+        # IRET to virtual-8086 mode takes flags that no model has.
+        self.q[RFLAGS] &= ~(x86.RF | x86.VIF | x86.VIP)
         halts = insn is not None and insn.opcode == _HLT and not self.segments.cpl
         self.insn = insn
         before = bytes(self._state)
@@ -307,6 +300,8 @@ class Bare(Monitor):
         The accessed bits of CS and SS are set, unless the program has just taken the
         table away from under them; a return to an outer ring makes any null selector 0.
         """
+        if self.q[RFLAGS] & x86.VM:
+            return
         if self.segments.cpl > self._ss & 3:
             for index in (x86.FS, x86.GS):
                 if not self.d[SELECTOR[index]] & 0xFFFC:
@@ -359,16 +354,10 @@ class Bare(Monitor):
         if self._is_far() and self.q[RIP] != self._eip:
             self._mark_loaded()
 
-    def _leave_vm86(self, vector: int) -> None:
-        """End the run: events do not leave virtual-8086 mode yet."""
-        self.unsupported(f"{x86.event_name(vector)} in virtual-8086 mode")
-
     def _on_exception(self, vector: int) -> None:
         """Take an exception or a software interrupt of the guest; end the step."""
         self._end_step()
-        if self.q[RFLAGS] & x86.VM:
-            self._leave_vm86(vector)
-        elif self.vcpu.tr.kind in (x86.SYS_TSS16, x86.SYS_TSS16_BUSY):
+        if self.vcpu.tr.kind in (x86.SYS_TSS16, x86.SYS_TSS16_BUSY):
             # The engine reads its segment registers from the wrong places.
             self.unsupported("a 16-bit task")
         elif self.d[IS_INT]:
@@ -420,7 +409,4 @@ class Bare(Monitor):
     def _on_invalid(self) -> None:
         """Take an opcode that the engine does not have; end the step."""
         self._end_step()
-        if self.q[RFLAGS] & x86.VM:
-            self._leave_vm86(x86.VEC_UD)
-        else:
-            self._deliver(x86.VEC_UD, None)
+        self._deliver(x86.VEC_UD, None)

@@ -4,10 +4,11 @@ Source: SDM Vol. 3A chapters 3 and 5. Where descriptors come from, and how the h
 holds a loaded one, is each technique's own.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from emu86.cpu import layout as at
-from emu86.cpu.engine import ATTRIBUTES, SELECTOR, Engine
+from emu86.cpu.engine import ATTRIBUTES, RFLAGS, SELECTOR, Engine
 from emu86.cpu.vcpu import VCpu
 from emu86.rings.fault import GuestFault, gp
 from emu86.spec import x86
@@ -102,8 +103,8 @@ class SegmentRules:
 
     @property
     def cpl(self) -> int:
-        """The guest's CPL."""
-        return self.d[_CS_SELECTOR] & 3
+        """The guest's CPL, 3 in virtual-8086 mode."""
+        return 3 if self.q[RFLAGS] & x86.VM else self.d[_CS_SELECTOR] & 3
 
     def settle(self) -> None:
         """Bring the engine's derived mode bits in line after a load."""
@@ -112,6 +113,31 @@ class SegmentRules:
     def clear(self, index: int, selector: int = 0) -> None:
         """Load a null selector."""
         self.engine.set_segment(index, selector, 0, 0, 0)
+
+    def load_virtual_8086(self, selectors: Sequence[int]) -> None:
+        """Enter virtual-8086 mode with these six selectors, in the registers' order.
+
+        Source: SDM Vol. 3B section 20.2.
+        """
+        for index, selector in enumerate(selectors):
+            self._load_paragraph(index, selector)
+        self.q[RFLAGS] |= x86.VM
+        self.enter()
+
+    def load_code_virtual_8086(self, selector: int) -> None:
+        """Load CS by a far transfer in virtual-8086 mode."""
+        self._load_paragraph(x86.CS, selector)
+
+    def _load_paragraph(self, index: int, selector: int) -> None:
+        self.engine.set_segment(
+            index, selector, selector << 4, x86.V86_LIMIT, x86.V86_ATTRIBUTES
+        )
+
+    def leave_virtual_8086(self) -> None:
+        """Leave virtual-8086 mode; CS and SS are the caller's to load, then `enter`."""
+        self.q[RFLAGS] &= ~x86.VM
+        for index in (x86.ES, x86.DS, x86.FS, x86.GS):
+            self.clear(index)
 
     def set_high(self, selector: int, descriptor: Descriptor, bits: int) -> None:
         """Set bits (accessed, busy) in a descriptor's high doubleword in memory."""

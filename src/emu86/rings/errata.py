@@ -109,6 +109,11 @@ def _far_return(bare: "Bare", insn: "Insn") -> bool:
     if insn.immediate & 0x8000:
         bare.unsupported("RET far that releases 8000h bytes or more")
         return True
+    # In virtual-8086 mode the engine's two words do not wrap with SP.
+    top = bare.q[x86.ESP] & 0xFFFF
+    if bare.q[RFLAGS] & x86.VM and top + 2 * insn.size > 1 << 16:
+        bare.unsupported("RET far over the end of the stack segment")
+        return True
     return False
 
 
@@ -124,12 +129,14 @@ _USER: Final = 3
 
 
 def _user_return(bare: "Bare", insn: "Insn") -> bool:
-    nested = insn.opcode == _IRET and bare.q[RFLAGS] & x86.NT
-    if bare.segments.cpl == _USER and not nested:
+    virtual_8086 = bare.q[RFLAGS] & x86.VM
+    nested = insn.opcode == _IRET and bare.q[RFLAGS] & x86.NT and not virtual_8086
+    traps = insn.opcode == _IRET and virtual_8086 and bare.iopl < _USER
+    if bare.segments.cpl == _USER and not nested and not traps:
         stack = Stack(bare)
         for i in range(3 if insn.opcode == _IRET else 2):
             image = stack.peek(i * insn.size, insn.size)
-        if insn.opcode == _IRET and image & x86.VM:
+        if insn.opcode == _IRET and image & x86.VM and not virtual_8086:
             bare.unsupported("IRET of a user with VM set")
             return True
     return False
@@ -138,15 +145,39 @@ def _user_return(bare: "Bare", insn: "Insn") -> bool:
 _IRET: Final = 0xCF
 
 
+def _to_virtual_8086(bare: "Bare", insn: "Insn") -> bool:
+    if bare.segments.cpl or insn.size == 2 or bare.q[RFLAGS] & x86.NT:
+        return False
+    stack = Stack(bare)
+    if stack.peek(8, 4) & x86.VM and stack.peek(0, 4) > x86.V86_LIMIT:
+        raise gp(0)
+    return False
+
+
+def _pushfd(bare: "Bare", insn: "Insn") -> bool:
+    virtual_8086 = bare.q[RFLAGS] & x86.VM
+    if not virtual_8086 or insn.size == 2 or bare.iopl < _USER:
+        return False
+    stack = Stack(bare)
+    stack.push(bare.guest_flags() & ~(x86.VM | x86.RF), 4)
+    stack.commit()
+    return _done(bare, insn)
+
+
 def _user_call(bare: "Bare", insn: "Insn") -> bool:
     pointer = far_pointer(bare, insn)
-    if pointer is None or bare.segments.cpl != _USER or insn.opcode == _JMP:
+    jumps = insn.opcode == _JMP or (insn.opcode == _INDIRECT and insn.reg == _JMP_REG)
+    if pointer is None or bare.segments.cpl != _USER or jumps:
         return False
-    try:
-        found = bare.segments.check_code(pointer[0], _USER)
-        found.check_limit(pointer[1])
-    except GuestFault:
-        return False  # the engine finds it, too, and first
+    if bare.q[RFLAGS] & x86.VM:
+        if pointer[1] > x86.V86_LIMIT:
+            raise gp(0)
+    else:
+        try:
+            found = bare.segments.check_code(pointer[0], _USER)
+            found.check_limit(pointer[1])
+        except GuestFault:
+            return False  # the engine finds it, too, and first
     stack = Stack(bare)
     where = stack.base + (stack.esp - insn.size & stack.mask)
     for byte in (where, where + insn.size - 1):
@@ -209,7 +240,7 @@ ERRATA: Final = (
         "Vol. 2A LDS", _with_register,
     ),
     Erratum(
-        frozenset({0xCA}), "RET iw releases a signed number of bytes",
+        frozenset({0xCA, 0xCB}), "RET iw releases a signed number of bytes",
         "an unsigned one", "Vol. 2B RET", _far_return, ("RET far",),
     ),
     Erratum(
@@ -221,6 +252,14 @@ ERRATA: Final = (
         frozenset({0xCA, 0xCB, 0xCF}),
         "far returns read the stack as the kernel; any IRET takes VM",
         "#PF of a user", "Vol. 3A 4.7", _user_return, ("RET far", "IRET"),
+    ),
+    Erratum(
+        frozenset({_IRET}), "to virtual-8086 mode half of EIP is taken",
+        "#GP(0) above FFFFh", "Vol. 2A IRET", _to_virtual_8086, ("IRET",),
+    ),
+    Erratum(
+        frozenset({0x9C}), "PUSHFD in virtual-8086 mode shows VM", "VM is 0",
+        "Vol. 2B PUSHF", _pushfd, ("PUSHF",),
     ),
     Erratum(
         frozenset({0x9A, 0xFF}), "far calls write the stack as the kernel",

@@ -3,7 +3,7 @@
 import struct
 from typing import TYPE_CHECKING
 
-from emu86.cpu.engine import ATTRIBUTES, BASE, RIP, SELECTOR
+from emu86.cpu.engine import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
 from emu86.mmu.memory import PageFault
 from emu86.rings.descriptors import Descriptor
 from emu86.rings.fault import GuestFault, TripleFault
@@ -103,6 +103,7 @@ def deliver(
     gate = Descriptor(read32(base), read32(base + 4))
     kind = gate.system
     cpl = segments.cpl
+    virtual_8086 = vmm.q[RFLAGS] & x86.VM
     if kind not in _GATES or (software and gate.dpl < cpl):
         raise GuestFault(x86.VEC_GP, where)
     if not gate.present:
@@ -129,6 +130,8 @@ def deliver(
         raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext)
     if not found.present:
         raise GuestFault(x86.VEC_NP, (selector & 0xFFFC) | ext)
+    if virtual_8086 and (found.conforming or found.dpl):
+        raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext)
     size = 4 if kind & 8 else 2
     offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)
     level = cpl if found.conforming else found.dpl
@@ -147,6 +150,9 @@ def deliver(
         stack = Stack(vmm)
     if offset > found.limit:
         raise GuestFault(x86.VEC_GP, ext)
+    if virtual_8086:
+        for index in (x86.GS, x86.FS, x86.DS, x86.ES):
+            stack.push(vmm.d[SELECTOR[index]], size)
     if stack_segment is not None:
         stack.push(vmm.d[SELECTOR[x86.SS]], size)
         stack.push(vmm.q[x86.ESP], size)
@@ -159,6 +165,8 @@ def deliver(
         segments.mark(ss, stack_segment)
     segments.mark(selector, found)
     _tell(vmm, vector, error)
+    if virtual_8086:
+        segments.leave_virtual_8086()
     if stack_segment is not None:
         segments.load_stack(ss, stack_segment)
     segments.load_code(selector, found, level)
@@ -168,6 +176,7 @@ def deliver(
     if (
         plans
         and size == 4
+        and not virtual_8086
         and level == 0
         and cpl in (0, _USER)
         and vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
@@ -196,7 +205,7 @@ def _as_before(
     q, d = vmm.q, vmm.d
     cpl = d[_CS_SELECTOR] & 3
     plan = plans.gates.get(vector << 2 | cpl)
-    if plan is None or (software and plan.kind >> 8 < cpl):
+    if plan is None or (software and plan.kind >> 8 < cpl) or q[RFLAGS] & x86.VM:
         return False
     memory = plans.memory
     # A conditional jump over either end of 4 GiB leaves RIP beyond it.

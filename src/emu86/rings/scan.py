@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu import layout as at
-from emu86.cpu.engine import ATTRIBUTES
+from emu86.cpu.engine import ATTRIBUTES, RFLAGS
 from emu86.rings.decode import decode
 from emu86.rings.table import GROUP7, RECORDS, find, of_later_cpus
 from emu86.spec import x86
@@ -28,6 +28,10 @@ _HFLAGS: Final = at.HFLAGS // 4
 _VEX: Final = (0xC4, 0xC5)
 _PREFIXES: Final = rb"[\x26\x2e\x36\x3e\x64-\x67\xf2\xf3]*"
 _TWO_BYTES: Final = 0x0F00
+# In virtual-8086 mode the engine's PUSHFD shows VM.
+_PUSHF: Final = 0x9C
+_PUSHFD: Final = rb"\x66" + _PREFIXES + rb"\x9c"
+_USER: Final = 3
 # What may follow the bytes of a pattern to the end of the block.
 _END_BLOCKS: Final = {
     "POPF": b"", "IRET": b"", "INT1": b"", "POP SS": b"", "MOV to SS": b".{0,5}",
@@ -63,6 +67,8 @@ def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
     """
     registers = _class(range(0xC0, 0x100))
     parts = {GROUP7.to_bytes(2, "big") + registers, _class(_VEX) + registers}
+    if ring == _USER:
+        parts.add(_PUSHFD)
     for record in RECORDS:
         # With a LOCK prefix it is #UD, and the engine runs many all the same.
         parts |= {rb"\xf0" + _PREFIXES + re.escape(_code(o)) for o in record.opcodes}
@@ -113,6 +119,7 @@ class Scanner:
     def _first_site(self, code: bytes, ring: int) -> int | None:
         """Return the offset of the first instruction to patch."""
         wide = bool(self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+        virtual_8086 = self.vmm.q[RFLAGS] & x86.VM
         skip = self._skip[ring]
         offset = 0
         end = len(code)
@@ -126,6 +133,8 @@ class Scanner:
                 return offset
             if record is not None:
                 wanted = ring in record.patched
+                if virtual_8086 and insn.opcode == _PUSHF:
+                    wanted = insn.size == 4
                 if wanted and record.mnemonic not in skip:
                     self.patched[record.mnemonic] += 1
                     return offset

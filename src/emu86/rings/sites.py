@@ -7,7 +7,7 @@ STI at pages that stay mapped (global ones) are given to the compiled hook besid
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu import control as word
-from emu86.cpu.engine import ATTRIBUTES, BASE, ERROR_CODE, RIP, SELECTOR
+from emu86.cpu.engine import ATTRIBUTES, BASE, ERROR_CODE, RIP
 from emu86.mmu.ram import CODE
 from emu86.rings.decode import Insn, decode
 from emu86.rings.table import find
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _CS_BASE: Final = BASE[x86.CS]
 _CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
-_CS_SELECTOR: Final = SELECTOR[x86.CS]
 _MASK64: Final = (1 << 64) - 1
 _NO_GUARDS: Final = memoryview(bytes(8 * word.GUARDED_WORDS)).cast("q")
 _NO_SITES: Final = memoryview(bytes(16 * (word.SITE_MASK + 1))).cast("q")
@@ -115,7 +114,7 @@ class Sites:
         linear = (self._q[RIP] + self._q[_CS_BASE]) & x86.MASK32
         kept = self._sites.get(self._memory.code(linear) >> x86.PAGE_SHIFT, {})
         # What is not kept is in a mixed page or on two: `forget` would not hear of it.
-        if kept.get(linear & 0xFFF) is not insn or self._d[_CS_SELECTOR] & 3:
+        if kept.get(linear & 0xFFF) is not insn or self.vmm.segments.cpl:
             return
         if not vmm.mmu.is_global(linear):
             self.local = True

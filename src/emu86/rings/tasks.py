@@ -116,17 +116,19 @@ def _enter(vmm: "Monitor", state: dict[str, int]) -> None:
     for i, name in enumerate(x86.GPR_NAMES):
         q[i] = state[name]
     q[RIP] = state["eip"]
-    for i in range(6):
-        segments.clear(i, state[x86.SEGMENT_NAMES[i]])
-    vmm.set_guest_flags(state["flags"])
+    segments.leave_virtual_8086()
+    selectors = [state[name] for name in x86.SEGMENT_NAMES]
+    for i, selector in enumerate(selectors):
+        segments.clear(i, selector)
+    vmm.set_guest_flags(state["flags"] & ~x86.VM)
     segments.enter()
-    if state["flags"] & x86.VM:
-        vmm.unsupported("a task in virtual-8086 mode")
-        return
     try:
         segments.load_ldt(state["ldt"])
     except GuestFault as fault:
         raise GuestFault(x86.VEC_TS, state["ldt"] & 0xFFFC) from fault
+    if state["flags"] & x86.VM:
+        segments.load_virtual_8086(selectors)
+        return
     cpl = state["cs"] & 3
     code = _code(vmm, state["cs"])
     segments.load_code(state["cs"], code, cpl)
@@ -135,7 +137,7 @@ def _enter(vmm: "Monitor", state: dict[str, int]) -> None:
     segments.enter()
     for i in (x86.ES, x86.DS, x86.FS, x86.GS):
         try:
-            segments.load(i, state[x86.SEGMENT_NAMES[i]])
+            segments.load(i, selectors[i])
         except GuestFault as fault:
             if fault.vector == x86.VEC_GP:
                 raise GuestFault(x86.VEC_TS, fault.error) from fault

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # What IRET may change: at any CPL, at CPL <= IOPL, and at CPL 0 (SDM Vol. 2A IRET).
 _ALWAYS = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.RF | x86.AC | x86.ID
 _FROM_RING0 = _ALWAYS | x86.IF | x86.IOPL
+_VIRTUAL_8086 = _ALWAYS | x86.IF  # in virtual-8086 mode, with IOPL 3
 _USER = 3
 _FRAME = struct.Struct("<5I")  # EIP, CS, EFLAGS, and for an outer ring ESP, SS
 _CS_SELECTOR = SELECTOR[x86.CS]
@@ -31,6 +32,9 @@ _TSS = (x86.SYS_TSS16, x86.SYS_TSS32)
 def far_jump(vmm: "Vmm", selector: int, offset: int, next_eip: int) -> None:
     """JMP ptr16:32 and m16:32."""
     segments = vmm.segments
+    if vmm.q[RFLAGS] & x86.VM:
+        _go_virtual_8086(vmm, selector, offset)
+        return
     found = _target(vmm, selector)
     if found.system >= 0:
         _through_gate(vmm, selector, found, next_eip, call=False)
@@ -46,6 +50,15 @@ def far_jump(vmm: "Vmm", selector: int, offset: int, next_eip: int) -> None:
 def far_call(vmm: "Vmm", selector: int, offset: int, next_eip: int, size: int) -> None:
     """CALL ptr16:32 and m16:32; `size` is the operand size of what is pushed."""
     segments = vmm.segments
+    if vmm.q[RFLAGS] & x86.VM:
+        if offset > x86.V86_LIMIT:
+            raise gp(0)
+        stack = Stack(vmm)
+        stack.push(vmm.d[_CS_SELECTOR], size)
+        stack.push(next_eip, size)
+        stack.commit()
+        _go_virtual_8086(vmm, selector, offset)
+        return
     found = _target(vmm, selector)
     if found.system >= 0:
         _through_gate(vmm, selector, found, next_eip, call=True)
@@ -60,6 +73,14 @@ def far_call(vmm: "Vmm", selector: int, offset: int, next_eip: int, size: int) -
     stack.commit()
     vmm.q[RIP] = offset
     segments.enter()
+
+
+def _go_virtual_8086(vmm: "Vmm", selector: int, offset: int) -> None:
+    """Load CS:EIP in virtual-8086 mode; #GP(0) beyond 64 KiB."""
+    if offset > x86.V86_LIMIT:
+        raise gp(0)
+    vmm.segments.load_code_virtual_8086(selector)
+    vmm.q[RIP] = offset
 
 
 def _target(vmm: "Vmm", selector: int) -> Descriptor:
@@ -144,6 +165,11 @@ def far_return(vmm: "Vmm", size: int, release: int) -> None:
     """RET far, releasing `release` bytes of parameters."""
     stack = Stack(vmm)
     eip, selector = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
+    if vmm.q[RFLAGS] & x86.VM:
+        _go_virtual_8086(vmm, selector, eip)
+        stack.drop(2 * size + release)
+        stack.commit()
+        return
     found = _return_target(vmm, selector)
     stack.drop(2 * size + release)
     if selector & 3 == vmm.segments.cpl:
@@ -195,7 +221,10 @@ def _return_outward(
 
 
 def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
-    """IRET and IRETD in protected mode."""
+    """IRET and IRETD in protected and virtual-8086 mode."""
+    if vmm.q[RFLAGS] & x86.VM:
+        _iret_in_virtual_8086(vmm, size)
+        return
     if size == 4 and _iret_as_before(vmm):
         return
     flags = vmm.guest_flags()
@@ -210,7 +239,7 @@ def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
     segments = vmm.segments
     cpl = segments.cpl
     if image & x86.VM and size == 4 and cpl == 0:
-        vmm.unsupported("IRET to virtual-8086 mode")
+        _iret_to_virtual_8086(vmm, stack)
         return
     found = _return_target(vmm, selector)
     change = _ALWAYS if size == 4 else _ALWAYS & 0xFFFF
@@ -239,6 +268,29 @@ def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
         if cpl == 0 and rpl == _USER and wide and watched:
             segments.returns[selector | ss << 16] = segments.plan(ss)
     vmm.set_guest_flags(fresh)
+
+
+def _iret_to_virtual_8086(vmm: "Vmm", stack: Stack) -> None:
+    """Enter virtual-8086 mode from ring 0: SDM Vol. 3B section 20.2.2."""
+    eip, cs, image, esp, *others = (stack.peek(4 * i, 4) for i in range(9))
+    if eip > x86.V86_LIMIT:
+        raise gp(0)
+    ss, es, ds, fs, gs = (selector & 0xFFFF for selector in others)
+    vmm.q[x86.ESP] = esp
+    vmm.q[RIP] = eip
+    vmm.segments.load_virtual_8086((es, cs & 0xFFFF, ss, ds, fs, gs))
+    vmm.set_guest_flags(image & (_FROM_RING0 | x86.VM))
+
+
+def _iret_in_virtual_8086(vmm: "Vmm", size: int) -> None:
+    """Return within virtual-8086 mode; its IOPL is 3, or it would have trapped."""
+    stack = Stack(vmm)
+    eip, selector, image = (stack.peek(size * i, size) for i in range(3))
+    _go_virtual_8086(vmm, selector & 0xFFFF, eip)
+    stack.drop(3 * size)
+    stack.commit()
+    change = _VIRTUAL_8086 if size == 4 else _VIRTUAL_8086 & 0xFFFF
+    vmm.set_guest_flags(vmm.guest_flags() & ~change | image & change)
 
 
 def _iret_as_before(vmm: "Vmm") -> bool:

@@ -41,6 +41,10 @@ _CS_SELECTOR: Final = SELECTOR[x86.CS]
 _CR2: Final = CR + 2
 _INTO: Final = 0xCE
 _PUSHF: Final = 0x9C
+_USER: Final = 3
+# SLDT, STR, LLDT, LTR, VERR, VERW, LAR, LSL; and PUSHF, POPF, IRET, CLI, STI.
+_NOT_IN_VIRTUAL_8086: Final = (0x0F00, 0x0F02, 0x0F03)
+_BY_IOPL: Final = (0x9C, 0x9D, 0xCF, 0xFA, 0xFB)
 _HOST_CR0: Final = (
     x86.CR0_PG | x86.CR0_PE | x86.CR0_WP | x86.CR0_NE | x86.CR0_ET
 )  # fmt: skip
@@ -107,8 +111,6 @@ class Vmm(Monitor):
                 insn = self.sites.seen(vector, software)
                 if insn is not None:
                     self._emulate(insn)
-                elif self.in_vm86():
-                    pass
                 elif software:
                     self._software(vector)
                 elif vector in _SEGMENT_VECTORS:
@@ -128,8 +130,6 @@ class Vmm(Monitor):
         self._reason = "#UD"
         try:
             insn = self.sites.at_eip()
-            if self.in_vm86():
-                return
             if not isinstance(insn.record, Record) or insn.record.traps != "#UD":
                 raise undefined()
             self._emulate(insn)
@@ -138,16 +138,6 @@ class Vmm(Monitor):
         if self.pic.intr:
             self.interrupt()
         self._account(start)
-
-    def in_vm86(self) -> bool:
-        """End the run in virtual-8086 mode; tell if it did.
-
-        An IRET that is not patched takes VM from its stack, at any CPL.
-        """
-        if not self.q[RFLAGS] & x86.VM:
-            return False
-        self.unsupported("virtual-8086 mode")
-        return True
 
     def _begin(self) -> None:
         """Do what comes first in every exit."""
@@ -160,6 +150,10 @@ class Vmm(Monitor):
             self.scanner.restore()
         if control[word.DROPPED_COUNT]:
             self._take_dropped()
+        flags = self.q[RFLAGS]
+        if flags & x86.VM:
+            # An IRET that was not patched may have come here by itself.
+            self.iopl = flags >> 12 & 3
 
     def _software(self, vector: int) -> None:
         """INT n, INT3, INTO, or the INT3 of a patched site."""
@@ -245,7 +239,9 @@ class Vmm(Monitor):
             self.stepper.cancel()  # it is done here, whole
         if insn.lock:
             raise undefined()
-        if record.ring0_only and d[_CS_SELECTOR] & 3:
+        if q[RFLAGS] & x86.VM:
+            self._check_virtual_8086(insn, record)
+        elif record.ring0_only and d[_CS_SELECTOR] & 3:
             raise gp(0)
         # It runs now, so the shadow of the STI before it ends with it.
         if d[_HFLAGS] & at.HF_INHIBIT_IRQ:
@@ -259,6 +255,14 @@ class Vmm(Monitor):
             if record.kind == "segment" and d[_HFLAGS] & at.HF_INHIBIT_IRQ:
                 return
             self._trap_flag()
+
+    def _check_virtual_8086(self, insn: Insn, record: Record) -> None:
+        """Raise what virtual-8086 mode raises at an instruction: SDM Vol. 3B 20.2.8."""
+        if insn.opcode in _NOT_IN_VIRTUAL_8086:
+            raise undefined()
+        by_iopl = insn.opcode in _BY_IOPL and self.iopl < _USER
+        if record.ring0_only or by_iopl:
+            raise gp(0)
 
     def advance(self, insn: Insn) -> None:
         """Move EIP past `insn`."""
@@ -318,13 +322,14 @@ class Vmm(Monitor):
         return flags
 
     def set_guest_flags(self, value: int) -> None:
-        """Write the guest's EFLAGS; VM is ignored, and IOPL if it is raised.
+        """Write the guest's EFLAGS; VM stays, and IOPL is ignored if it is raised.
 
         A kernel with its IOPL raised sets flags natively, which cannot change IOPL.
         """
-        if not self.raised:
+        virtual_8086 = self.q[RFLAGS] & x86.VM
+        if not self.raised or virtual_8086:
             self.iopl = value >> 12 & 3
-        self.engine.set_flags(value & _KEPT_FLAGS)
+        self.engine.set_flags(value & _KEPT_FLAGS | virtual_8086)
         self.sync_iopl(self.segments.cpl)
 
     def sync_iopl(self, cpl: int) -> None:

@@ -129,6 +129,9 @@ DESC_L: Final = 1 << 21
 DESC_B: Final = 1 << 22  # D for code, B for stack segments
 DESC_G: Final = 1 << 23
 DESC_ATTRIBUTES: Final = 0x00F0FF00
+# What every segment register holds in virtual-8086 mode: Vol. 3B section 20.2.1
+V86_ATTRIBUTES: Final = DESC_P | DESC_DPL | DESC_S | DESC_RW | DESC_A
+V86_LIMIT: Final = 0xFFFF
 
 # System descriptor types: Vol. 3A table 3-2
 SYS_TSS16: Final = 1

@@ -319,8 +319,8 @@ def _vm86(form: Form) -> str:
     patches = ((_AT, form.data or bytes(8)),)
     state = State(flags=x86.VM | 2, tr=stage.TSS_B_SELECTOR, patches=patches)
     outcome = run(code + b"\xcc", state, "bare")
-    what = outcome.detail.partition(" in virtual")[0]
-    return "runs" if what in ("#BP", "") else what
+    what = outcome.events[0].what
+    return "runs" if what == "#BP" else what
 
 
 def _wrong(form: Form, technique: str) -> str:

@@ -257,8 +257,6 @@ def _deprivileged(
             end = vmm.end[0]
         elif vmm.vcpu.halted:
             end = "halted"
-        elif vmm.in_vm86():
-            end = "unsupported"
         else:
             continue
         break
