@@ -67,3 +67,12 @@ def test_unknown_code_is_left_alone():
 
 def test_no_ability_no_change():
     assert not Abilities.none().inline
+
+
+def test_another_engines_buffer_that_is_gone(monkeypatch):
+    """It was freed between the look at the process's maps and the search in it."""
+    gone = 0x10000  # nothing is ever mapped there
+    monkeypatch.setattr(
+        "emu86.cpu.prologue.ranges", lambda _rights: [(gone, gone + (1 << 20))]
+    )
+    Prologues(1, 2, 3).shorten(0x1000, 5)

@@ -13,7 +13,7 @@ import struct
 from typing import Any, Final
 
 from emu86.cpu import control as word
-from emu86.cpu.maps import ranges
+from emu86.cpu.maps import peek, ranges
 
 _NEAR: Final = 1 << 16  # a new block begins close behind the one before
 _FAR: Final = 1 << 20
@@ -77,10 +77,11 @@ class Prologues:
         """Return the address of `key` in the newest translated code; 0: nowhere."""
         if not self._begin:
             for begin, end in ranges("rwx"):
-                at = _search(begin, _NEAR, end, key)
-                if at:
+                # Another engine's buffer may go at any moment, with that engine.
+                offset = peek(begin, min(_NEAR, end - begin)).find(key)
+                if offset >= 0:
                     self._begin, self._end = begin, end
-                    return at
+                    return begin + offset
             return 0
         # The buffer begins anew when it is full or flushed.
         return (
