@@ -98,6 +98,41 @@ def test_a_repeated_comparison_that_faults_keeps_its_flags(machine, code, flags)
     assert found[:-1] == [f"flags {flags}, on the host 8D5"]
 
 
+@pytest.mark.parametrize("machine", [run_on_engine, run_on_emu86])
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("0f2903", "done, on the host #GP"),  # movaps [ebx], xmm0
+        ("0f5803", "done, on the host #GP"),  # addps xmm0, [ebx]
+        ("0fae13", "done, on the host #GP"),  # ldmxcsr [ebx]
+        ("0fc2c108", "#UD, on the host done"),  # cmpps xmm0, xmm1, 8
+        ("f6c812", "#UD, on the host done"),  # test al, 12h, as /1
+        ("c8666b00", "done, on the host #PF"),  # enter 6B66h, 0
+        ("dbe3d9eed9eedbf1", "flags 8D0, on the host 40"),  # fldz; fldz; fcomi
+        ("31c08ee0648b03", "done, on the host #GP"),  # mov fs, 0; mov eax, fs:[ebx]
+        ("31c08ed88b03", "done, on the host #GP"),  # mov ds, 0; mov eax, [ebx]
+        ("2e8903", "done, on the host #GP"),  # mov cs:[ebx], eax
+    ],
+)
+def test_what_else_a_guest_can_tell(machine, code, found):
+    user = User(32, {"ebx": stage.DATA + 4}, 0x8D5, data=b"\xff" * 64)
+    assert compare_with_host(bytes.fromhex(code), user, machine)[0] == found
+
+
+@pytest.mark.parametrize("machine", [run_on_engine, run_on_emu86])
+def test_cr2_of_a_pusha_that_faults(machine):
+    # xchg eax, esp; pusha: the CPU pushes EAX first, the engine stores EDI first.
+    found = compare_with_host(b"\x94\x60", User(32), machine)
+    assert found[:-1] == ["cr2 FFFFFFE0, on the host FFFFFFFC"]
+
+
+def test_cmpxchg_of_32_bits_that_fails():
+    user = User(registers={"rax": 1, "rcx": 2 << 32 | 2})
+    engine, host = engine_and_host("0fb1d1", user)  # cmpxchg ecx, edx
+    assert host.registers["rcx"] == 2 << 32 | 2
+    assert engine.registers["rcx"] == 2
+
+
 def test_lahf_and_sahf_with_a_rex_prefix():
     # The engine takes AH for SPL, which an operand of ModRM would be.
     user = User(registers={"rax": 0x1200}, flags=0x3)
@@ -188,6 +223,12 @@ def test_a_fault_is_told_with_its_address_and_registers(machine):
 @pytest.mark.parametrize("machine", MACHINES[:2])
 def test_an_endless_program_ends(machine, bits):
     assert machine(b"\xeb\xfe", User(bits)).end == "endless"
+
+
+def test_the_next_program_finds_its_segments():
+    run_on_host(bytes.fromhex("31c08ed88ec08ee0"), User(32))  # mov ds, es and fs, 0
+    outcome = run_on_host(b"\xa1" + stage.DATA.to_bytes(4, "little"), User(32))
+    assert outcome.registers["eax"] == 0xCCCCCCCC
 
 
 def test_a_program_that_calls_linux():

@@ -81,9 +81,6 @@ start:  mov ebx, places
         xor edx, edx
         mov eax, 38             ; setitimer
         syscall
-        mov eax, 0x2b
-        mov ds, eax
-        mov es, eax
         mov edi, 22             ; PR_SET_SECCOMP: read, write, exit and sigreturn alone,
         mov esi, 1              ; where no other filter is in the way
         mov eax, 157            ; prctl
@@ -98,7 +95,14 @@ serve:  mov esp, TOP
         cmp eax, 1
         jne failed
         and dword [TICKS], 0
+        mov eax, 0x2b
+        mov ds, eax
+        mov es, eax
+        xor eax, eax
+        mov fs, eax
+        mov gs, eax
         fninit
+        ldmxcsr [mxcsr]
         cmp dword [GIVEN + 17 * 8], 64
         jne .narrow
         push qword [GIVEN + 16 * 8]
@@ -172,6 +176,7 @@ alternate:
         dq FRAMES, 0, 0x8000
 action: dq handler, 0x5c000004, handler, 0      ; SIGINFO, RESTORER, ONSTACK, RESTART,
 timer:  dq 0, 200000, 0, 200000                 ; NODEFER; seconds and microseconds
+mxcsr:  dd 0x1f80
 signals:
         db 4, 5, 7, 8, 11, SIGPROF
 signaled:

@@ -88,7 +88,10 @@ FORMS: Final = (
     Form(("69",), immediate="z"),
     Form(("6b",), immediate="b"),
     Form(("0fbc", "0fbd")),
-    Form(("0fc1", "0fb1")),
+    Form(("0fc1",)),
+    Form(("0fb1",), bits=32),
+    # One of 32 bits that fails clears the rest of its register in the engine.
+    Form(("0fb1",), rm="m", bits=64),
     Form(("0fc0", "0fb0"), size=""),
     Form(("0fa3", "0fab", "0fb3", "0fbb")),
     Form(("0fba",), (4, 5, 6, 7), immediate="b"),
@@ -121,7 +124,7 @@ FORMS: Final = (
     Form(_all("", 0x50, 16), ""),  # PUSH, POP
     Form(("68",), "", immediate="z"),
     Form(("6a",), "", immediate="b"),
-    Form(("60", "61"), "", bits=32),
+    Form(("61",), "", bits=32),
     Form(("98", "99"), ""),
     Form(("9c",), ""),
     Form(("c9",), "", size=""),
@@ -317,24 +320,37 @@ def _jumps() -> Code:
     )  # fmt: skip
 
 
-def computations(bits: int = 32) -> Code:
-    """One instruction of any user (or the few that one needs), `bits` of code."""
-    forms = [form for form in FORMS if form.bits in (0, bits)]
-    lea16 = st.builds(
+def _narrow() -> tuple[Code, ...]:
+    """LEA with 16-bit addressing, and PUSHA where it does not fault.
+
+    What PUSHA leaves when it does, and in CR2, is the engine's own.
+    """
+    lea = st.builds(
         lambda size, reg, modrm, far: (
             size + b"\x67\x8d" + bytes([modrm & 0xC7 | reg << 3]) + far
         ),
         st.sampled_from((b"", b"\x66")), st.integers(0, 7), st.integers(0x80, 0xBF),
         st.binary(min_size=2, max_size=2),
     )  # fmt: skip
+    mov_esp = b"\xbc" + i32(stage.STACK3 - 0x200)
+    return lea, st.sampled_from((mov_esp + b"\x60", mov_esp + b"\x66\x60"))
+
+
+def _wide() -> tuple[Code, ...]:
+    """LAHF and SAHF: with a REX prefix the engine takes AH for SPL."""
+    return (st.sampled_from((b"\x9e", b"\x9f")),)
+
+
+def computations(bits: int = 32) -> Code:
+    """One instruction of any user (or the few that one needs), `bits` of code."""
+    forms = [form for form in FORMS if form.bits in (0, bits)]
     return st.one_of(
         *(encodings(form, bits) for form in forms),
         _strings(bits),
         _compares(bits),
         _wide_exchanges(),
         _jumps(),
-        # With a REX prefix the engine takes AH for SPL.
-        lea16 if bits == 32 else st.sampled_from((b"\x9e", b"\x9f")),
+        *_narrow() if bits == 32 else _wide(),
         simd.computations(),
     )
 
