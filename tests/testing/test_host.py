@@ -15,7 +15,7 @@ from emu86.testing.computations import (
     defined,
 )
 from emu86.testing.host import missing
-from emu86.testing.ring3 import User, run_on_engine, run_on_host
+from emu86.testing.ring3 import User, UserOutcome, run_on_engine, run_on_host
 from emu86.testing.semantics import compare_with_host, run_on_emu86
 from emu86.testing.undefined import disassembly
 
@@ -252,6 +252,23 @@ def test_the_image_of_the_cage_is_its_source():
     folder = Path(cage.__file__).parent
     source = (folder / "cage.asm").read_text()
     assert assemble(source) == (folder / "cage.bin").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (OSError(1, "Operation not permitted"), "no process for the stage: Operation"),
+        (UserOutcome("killed", {}, 0, b"", b""), "no code of 32 bits: killed"),
+    ],
+)
+def test_why_a_host_is_no_oracle(monkeypatch, answer, reason):
+    def fail(*_):
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("emu86.testing.host.run_on_host", fail)
+    assert missing.__wrapped__().startswith(reason)
 
 
 def test_emu86_has_no_64_bit_guests():
