@@ -133,6 +133,14 @@ def test_cmpxchg_of_32_bits_that_fails():
     assert engine.registers["rcx"] == 2
 
 
+def test_a_rotate_through_carry_of_a_page_read_before():
+    # mov eax, [DATA]; clc; rcl dword [DATA], 1: the first write to a page read before
+    program = bytes.fromhex("a100000500f8d11500000500")
+    assert compare_with_host(program, User(32), run_on_engine) == []
+    found = compare_with_host(program, User(32))
+    assert found[:-1] == ["[50000] 99, on the host 98"]
+
+
 def test_lahf_and_sahf_with_a_rex_prefix():
     # The engine takes AH for SPL, which an operand of ModRM would be.
     user = User(registers={"rax": 0x1200}, flags=0x3)

@@ -47,15 +47,15 @@ class Form:
     "" for no ModRM; rm: what ModRM may name: "rm", "r" or "m", or "safe": memory that
     is surely there; immediate: "b" a byte, "w" a word, "z" a word or doubleword by the
     operand's size, "v" also a quadword, "a" an address by the code's bits; size: "v"
-    takes an operand size prefix or REX.W, "y" REX.W alone, "" neither; bits: of the
-    code that has it, 0: both.
+    takes an operand size prefix or REX.W, "y" REX.W alone, "q" always does, "" none;
+    bits: of the code that has it, 0: both.
     """
 
     opcodes: tuple[str, ...]
     reg: tuple[int, ...] | Literal["r", ""] = "r"
     rm: Literal["rm", "r", "m", "safe"] = "rm"
     immediate: str = ""
-    size: Literal["v", "y", ""] = "v"
+    size: Literal["v", "y", "q", ""] = "v"
     bits: int = 0
 
 
@@ -87,7 +87,9 @@ FORMS: Final = (
     Form(("63",), bits=64),
     Form(("69",), immediate="z"),
     Form(("6b",), immediate="b"),
-    Form(("0fbc", "0fbd")),
+    # Of 0 they leave the register undefined: a CPU keeps all of it, the engine half.
+    Form(("0fbc", "0fbd"), bits=32),
+    Form(("0fbc", "0fbd"), size="q", bits=64),
     Form(("0fc1",)),
     Form(("0fb1",), bits=32),
     # One of 32 bits that fails clears the rest of its register in the engine.
@@ -110,8 +112,6 @@ FORMS: Final = (
     Form(("d1", "d3"), _ROTATES, "r"),
     Form(("c0",), _ROTATES, "r", immediate="b", size=""),
     Form(("d0", "d2"), _ROTATES, "r", size=""),
-    Form(("d1", "d3"), _ROTATES, "safe"),
-    Form(("d0", "d2"), _ROTATES, "safe", size=""),
     Form(("f7",), (0,), immediate="z"),
     Form(("f6",), (0,), immediate="b", size=""),
     Form(("f7",), (2, 3, 4, 5, 6, 7)),
@@ -236,7 +236,7 @@ def encodings(form: Form, bits: int) -> Code:
     """Instructions of one form in code of `bits` bits."""
     wide = bits == 64
     widths = {"": (4,), "y": (4, 8) if wide else (4,)}
-    widths["v"] = (*widths["y"], 2)
+    widths |= {"v": (*widths["y"], 2), "q": (8,)}
     sizes = st.sampled_from(widths[form.size])
     opcodes = st.sampled_from([bytes.fromhex(code) for code in form.opcodes])
     fields = _REGISTER if isinstance(form.reg, str) else st.sampled_from(form.reg)
@@ -306,6 +306,18 @@ def _wide_exchanges() -> Code:
     return encodings(form, 32).map(lambda code: b"\x9c\x9d" + code)
 
 
+def _rotates(bits: int) -> Code:
+    """RCL and RCR of memory that has just been written, or emu86 loses the carry."""
+    sib = b"\x04\x25" if bits == 64 else b"\x05"
+    written = b"\x88" + sib + i32(stage.DATA + 0xFF0)  # mov [...], al
+    forms = (
+        Form(("d1", "d3"), _ROTATES, "safe"),
+        Form(("d0", "d2"), _ROTATES, "safe", size=""),
+    )
+    one = st.one_of(*(encodings(form, bits) for form in forms))
+    return one.map(lambda code: written + code)
+
+
 def _jumps() -> Code:
     """Jcc, LOOP, JCXZ over a MOV, CALL and its return address, POPF, ENTER."""
     over = (*range(0x70, 0x80), 0xE0, 0xE1, 0xE2, 0xE3)
@@ -349,6 +361,7 @@ def computations(bits: int = 32) -> Code:
         _strings(bits),
         _compares(bits),
         _wide_exchanges(),
+        _rotates(bits),
         _jumps(),
         *_narrow() if bits == 32 else _wide(),
         simd.computations(),
