@@ -133,6 +133,13 @@ def test_cmpxchg_of_32_bits_that_fails():
     assert engine.registers["rcx"] == 2
 
 
+def test_setcc_of_a_page_not_there_yet():
+    program = bytes.fromhex("00c00f900500000500")  # add al, al; seto [DATA]
+    assert compare_with_host(program, User(32), run_on_engine) == []
+    found = compare_with_host(program, User(32))
+    assert found[:-1] == ["flags 55, on the host 44"]
+
+
 def test_a_rotate_through_carry_of_a_page_read_before():
     # mov eax, [DATA]; clc; rcl dword [DATA], 1: the first write to a page read before
     program = bytes.fromhex("a100000500f8d11500000500")

@@ -103,7 +103,6 @@ FORMS: Final = (
     Form(("0fa5", "0fad"), size="y"),
     Form(_all("0f", 0x40, 16)),  # CMOVcc
     Form(_all("0f", 0x90, 16), (0,), "r", size=""),  # SETcc
-    Form(_all("0f", 0x90, 16), (0,), "safe", size=""),
     Form(("c1",), _SHIFTS, immediate="b"),
     Form(("d1", "d3"), _SHIFTS),
     Form(("c0",), _SHIFTS, immediate="b", size=""),
@@ -306,13 +305,14 @@ def _wide_exchanges() -> Code:
     return encodings(form, 32).map(lambda code: b"\x9c\x9d" + code)
 
 
-def _rotates(bits: int) -> Code:
-    """RCL and RCR of memory that has just been written, or emu86 loses the carry."""
+def _written(bits: int) -> Code:
+    """RCL, RCR, SETcc of memory just written: if they fault, emu86 loses flags."""
     sib = b"\x04\x25" if bits == 64 else b"\x05"
     written = b"\x88" + sib + i32(stage.DATA + 0xFF0)  # mov [...], al
     forms = (
         Form(("d1", "d3"), _ROTATES, "safe"),
         Form(("d0", "d2"), _ROTATES, "safe", size=""),
+        Form(_all("0f", 0x90, 16), (0,), "safe", size=""),
     )
     one = st.one_of(*(encodings(form, bits) for form in forms))
     return one.map(lambda code: written + code)
@@ -361,7 +361,7 @@ def computations(bits: int = 32) -> Code:
         _strings(bits),
         _compares(bits),
         _wide_exchanges(),
-        _rotates(bits),
+        _written(bits),
         _jumps(),
         *_narrow() if bits == 32 else _wide(),
         simd.computations(),
