@@ -168,6 +168,13 @@ def test_shld_relative_to_rip(opcode):
     assert (engine.cr2, host.cr2) == (0x5FFFF, 0x60000)
 
 
+def test_movsxd_of_16_bits():
+    engine, host = engine_and_host(
+        "66630425fe0f0500", User()
+    )  # movsxd ax, [DATA + FFE]
+    assert (engine.end, engine.cr2, host.end) == ("#PF", stage.DATA + 0x1000, "done")
+
+
 def test_a_stack_address_that_is_not_canonical():
     user = User(registers={"rdx": 1 << 63})
     engine, host = engine_and_host("8b0414", user)  # mov eax, [rsp + rdx]

@@ -84,7 +84,7 @@ FORMS: Final = (
     Form(_all("", 0x90), ""),  # XCHG
     Form(("8d",), rm="m"),
     Form(("0fb6", "0fb7", "0fbe", "0fbf", "0faf")),
-    Form(("63",), bits=64),
+    Form(("63",), size="y", bits=64),  # of 16 bits the engine reads 32
     Form(("69",), immediate="z"),
     Form(("6b",), immediate="b"),
     # Of 0 they leave the register undefined: a CPU keeps all of it, the engine half.
@@ -123,7 +123,6 @@ FORMS: Final = (
     Form(_all("", 0x50, 16), ""),  # PUSH, POP
     Form(("68",), "", immediate="z"),
     Form(("6a",), "", immediate="b"),
-    Form(("61",), "", bits=32),
     Form(("98", "99"), ""),
     Form(("9c",), ""),
     Form(("c9",), "", size=""),
@@ -333,9 +332,10 @@ def _jumps() -> Code:
 
 
 def _narrow() -> tuple[Code, ...]:
-    """LEA with 16-bit addressing, and PUSHA where it does not fault.
+    """LEA with 16-bit addressing, and PUSHA and POPA where they do not fault.
 
-    What PUSHA leaves when it does, and in CR2, is the engine's own.
+    What is in CR2 when they do is the engine's own; a CPU's POPA reads the doubleword
+    that it skips, too, which the SDM leaves open.
     """
     lea = st.builds(
         lambda size, reg, modrm, far: (
@@ -345,7 +345,8 @@ def _narrow() -> tuple[Code, ...]:
         st.binary(min_size=2, max_size=2),
     )  # fmt: skip
     mov_esp = b"\xbc" + i32(stage.STACK3 - 0x200)
-    return lea, st.sampled_from((mov_esp + b"\x60", mov_esp + b"\x66\x60"))
+    all_of_them = (b"\x60", b"\x66\x60", b"\x61", b"\x66\x61")
+    return lea, st.sampled_from([mov_esp + code for code in all_of_them])
 
 
 def _wide() -> tuple[Code, ...]:
