@@ -5,6 +5,7 @@ import struct
 import pytest
 
 from assembler import assemble
+from emu86.spec import x86
 from emu86.testing import State, assert_equivalent, run, stage
 
 CODE16 = 0x68  # 64 KiB
@@ -133,3 +134,35 @@ def test_a_patch_in_a_page_that_is_the_stack_too():
     )
     state = State(flags=0x3202, cr4=0x10, large=True, at=stage.CODE + 0xFF0)
     assert_equivalent(code, state)
+
+
+# -- what waits to be mended -----------------------------------------------------------
+
+
+@pytest.mark.xfail(reason="the accessed bit of a page that is only read ahead")
+@pytest.mark.parametrize("code", ["sgdt [DATA]", "iret", "mov fs, eax"])
+def test_a_patch_near_the_end_of_a_page(code):
+    """The VMM reads 15 bytes of code, with effects; the guest never goes there."""
+    built = program(f"{code}\ncli\nhlt")
+    start = stage.CODE + x86.PAGE_SIZE - 1 - len(built)
+    assert_equivalent(built, State(paging=True, at=start, limit=0))
+
+
+@pytest.mark.xfail(
+    reason="the engine's CMPXCHG8B loses the flags of before if it faults"
+)
+def test_flags_after_a_compare_that_faults():
+    """All but ZF should be as SUB and DEC left them; the page is not filled yet."""
+    code = "sub eax, eax\ndec eax\ncmpxchg8b [DATA]\nint3"
+    assert_equivalent(program(code), State(limit=1))
+
+
+@pytest.mark.xfail(reason="the oracle knows no reserved bits 12 to 20 of a large page")
+def test_reserved_bits_of_a_large_page():
+    """#PF with RSVD under emu86; the bare engine has them as PAT and PSE-36.
+
+    With bit 13 set it even ends in an EngineError: an address above 4 GiB.
+    """
+    patches = ((stage.PD + 12, struct.pack("<I", 0x1083)),)
+    state = State(paging=True, cr4=x86.CR4_PSE, patches=patches)
+    assert_equivalent(program("mov eax, [0xc00000]\ncli\nhlt"), state)

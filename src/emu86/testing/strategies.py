@@ -16,96 +16,74 @@ from hypothesis import strategies as st
 
 from emu86.spec import x86
 from emu86.testing import stage
+from emu86.testing.accesses import Access, AccessPattern, access_patterns, accesses
 from emu86.testing.encode import i32, mov, push
-from emu86.testing.stage import State
-
-Code = st.SearchStrategy[bytes]
-
-_ADDRESSES: Final = (
-    stage.DATA, stage.DATA + 0xFFE, stage.CODE, stage.CODE + 0x20, stage.STACK0 - 16,
-    stage.STACK3 - 16, stage.CODE + stage.ALIAS, stage.DATA + stage.ALIAS,
-    stage.DATA + 0xC0000000, stage.GDT, stage.LDT, stage.IDT, stage.TSS, 0x3F000,
-    0x9FFFE, 0xA0000, 0xC00000, 0x80000000, 0xFFFFF000, 0,
-)  # fmt: skip
-_FLAGS: Final = (
-    0x2, 0x202, 0x8D7, 0x3202, 0x402, 0x102, 0x4002, 0x40002, 0x200002,
-)  # fmt: skip
-# The GDT's and the LDT's, at the RPLs that ring compression keeps.
-_SELECTORS: Final = tuple(
-    index | table | rpl
-    for rpl in (0, 3)
-    for table in (0, 4)
-    for index in range(0, stage.LAST_SELECTOR + 16, 8)
-    if index != stage.TSS16_SELECTOR
+from emu86.testing.operands import (
+    Code,
+    addresses,
+    encoded,
+    flags,
+    imm8,
+    operands,
+    operands16,
+    prefixes,
+    selectors,
+    with_reg,
+    words,
 )
-_SEGMENT_PREFIXES: Final = (0x3E, 0x26, 0x2E, 0x36, 0x64, 0x65)
+from emu86.testing.prefixed import (
+    locked,
+    locked_natively,
+    locked_wrongly,
+    long,
+    repeated,
+)
+from emu86.testing.stage import State
+from emu86.testing.tables import (
+    descriptor_tables,
+    descriptors,
+    gates,
+    page_table_entries,
+    page_tables,
+)
+
+__all__ = [
+    "CLASSES", "Access", "AccessPattern", "Code", "access_patterns", "accesses",
+    "addresses", "arithmetic", "conditionals", "descriptor_edits", "descriptor_tables",
+    "descriptors", "encoded", "flags", "gates", "instructions", "jumps", "locked",
+    "locked_natively", "locked_wrongly", "long", "moves", "operands", "operands16",
+    "page_table_edits", "page_table_entries", "page_tables", "ports", "prefixes",
+    "privileged", "programs", "repeated", "rewriting", "segment_loads", "selectors",
+    "sensitive", "states", "strings", "transfers", "words",
+]  # fmt: skip
+
 _PORTS: Final = (0x80, 0x21, 0x60, 0x3F8, 0xCF8, 0xFFFF)
 
 
-def words() -> st.SearchStrategy[int]:
-    """32-bit values, most of them ones that matter."""
-    return st.one_of(
-        st.sampled_from((0, 1, 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF)),
-        addresses(),
-        selectors(),
-        st.sampled_from(_FLAGS),
-        st.integers(0, x86.MASK32),
-    )
-
-
-def addresses() -> st.SearchStrategy[int]:
-    """Linear addresses on the stage, beside it, and where two pages meet."""
-    return st.builds(
-        lambda base, offset: (base + offset) & x86.MASK32,
-        st.sampled_from(_ADDRESSES),
-        st.sampled_from((0, 4, 8, 1, 2, -1, -2, -4)),
-    )
-
-
-def selectors() -> st.SearchStrategy[int]:
-    """Selectors of the stage's descriptors, some beyond the tables."""
-    return st.sampled_from(_SELECTORS)
-
-
-def flags() -> st.SearchStrategy[int]:
-    """EFLAGS images, 32 bits, without VM."""
-    return st.one_of(
-        st.sampled_from(_FLAGS), st.integers(0, 0x3FFFFF).map(lambda f: f & ~x86.VM)
-    )
-
-
-def descriptors() -> Code:
-    """Descriptors of 8 bytes: valid ones, and any with a few bits wrong."""
-    sound = st.builds(
-        stage.descriptor,
-        st.sampled_from((0, stage.DATA, 0xC0000000, 0xFFFFF000)),
-        st.sampled_from((0xFFFFF, 0xFFFF, 0xFFF, 0)),
-        st.integers(0, 0xFF),
-        st.sampled_from((0xC, 0x4, 0x8, 0)),
-    )
-    return st.one_of(sound, st.binary(min_size=8, max_size=8))
-
-
-def page_table_entries() -> st.SearchStrategy[int]:
-    """Entries of page tables, 32 bits: pages of the stage with any rights, and rubbish.
-
-    No reserved bit is set but by rubbish.
-    """
-    sound = st.builds(
-        lambda page, rights: page << 12 | rights,
-        st.sampled_from((stage.DATA >> 12, stage.CODE >> 12, 0x60, 0x9F, 0xA0, 0)),
-        st.sampled_from((7, 3, 5, 1, 0, 6, 0x27, 0x67, 0x107)),
-    )
-    return st.one_of(sound, st.integers(0, x86.MASK32))
+# The page after the program's has been used before: the VMM sets its accessed bit when
+# it patches one of the last 15 bytes of a page, the bare machine does not. See
+# tests/testing/test_found.py.
+_NEXT_PAGE: Final = (
+    (stage.PT + 4 * ((stage.CODE >> 12) + 1), i32(stage.CODE + x86.PAGE_SIZE | 0x27)),
+)
 
 
 @st.composite
-def states(draw: st.DrawFn, paging: bool | None = None) -> State:
-    """Where a program may start; paging: on, off, or either."""
+def states(
+    draw: st.DrawFn,
+    paging: bool | None = None,
+    rings: tuple[int, ...] = (0, 3),
+    patches: st.SearchStrategy[tuple[tuple[int, bytes], ...]] | None = None,
+) -> State:
+    """Where a program may start.
+
+    paging: on, off, or either; rings: 0 to 3; patches: tables for `State.patches`,
+    such as `descriptor_tables("hostile")`.
+    """
     cr4 = draw(st.sampled_from((0, 0x10, 0x90)))
     names = [name for name in x86.GPR_NAMES if name != "esp"]
     return State(
-        ring=draw(st.sampled_from((0, 3))),
+        ring=draw(st.sampled_from(rings)),
         paging=draw(st.booleans()) if paging is None else paging,
         flags=draw(st.sampled_from((0x2, 0x202, 0x3202, 0x102))),
         registers={name: draw(words()) for name in names},
@@ -114,69 +92,7 @@ def states(draw: st.DrawFn, paging: bool | None = None) -> State:
         large=bool(cr4) and draw(st.booleans()),
         at=draw(st.sampled_from((stage.CODE, stage.CODE + 0xFF0))),
         skip=draw(st.sampled_from((1, 2, 3))),
-    )
-
-
-# -- encoding --------------------------------------------------------------------------
-
-
-@st.composite
-def operands(draw: st.DrawFn, reg: int, *, memory: bool | None = None) -> bytes:
-    """ModRM, SIB and displacement for this reg field: every form of addressing.
-
-    memory: memory only, a register only, or either.
-    """
-    forms = ["absolute", "base", "base8", "base32", "sib"]
-    if not memory:
-        forms = ["register"] if memory is False else ["register", *forms]
-    form = draw(st.sampled_from(forms))
-    rm = draw(st.integers(0, 7))
-    if form == "register":
-        return bytes([0xC0 | reg << 3 | rm])
-    if form == "absolute":
-        return bytes([reg << 3 | 5]) + i32(draw(addresses()))
-    mod = {"base": 0, "base8": 1, "base32": 2, "sib": draw(st.integers(0, 2))}[form]
-    sib = b""
-    if form == "sib" or rm == x86.ESP:
-        rm = x86.ESP
-        sib = bytes([draw(st.integers(0, 0xFF))])
-    out = bytes([mod << 6 | reg << 3 | rm]) + sib
-    absolute = mod == 0 and (rm == x86.EBP or (sib and sib[0] & 7 == x86.EBP))
-    if mod == 1:
-        out += bytes([draw(st.sampled_from((0, 4, 0xFF)))])
-    elif mod == 2 or absolute:
-        out += i32(draw(addresses()))
-    return out
-
-
-def prefixes() -> Code:
-    """Operand size, address size, segment, and combinations; most often none."""
-    segment = st.sampled_from(_SEGMENT_PREFIXES).map(lambda byte: bytes([byte]))
-    return st.one_of(
-        st.just(b""), st.just(b""), st.just(b"\x66"), segment,
-        st.builds(lambda one, other: one + other, st.just(b"\x66"), segment),
-    )  # fmt: skip
-
-
-def _encoded(opcode: bytes, operand: Code, immediate: Code | None = None) -> Code:
-    parts = [prefixes(), st.just(opcode), operand]
-    if immediate is not None:
-        parts.append(immediate)
-    return st.tuples(*parts).map(b"".join)
-
-
-def _imm32() -> Code:
-    return words().map(i32)
-
-
-def _imm8() -> Code:
-    return st.integers(0, 0xFF).map(lambda byte: bytes([byte]))
-
-
-def _with_reg(opcode: bytes, *, memory: bool | None = None) -> Code:
-    """An instruction whose ModRM.reg is a register."""
-    return st.integers(0, 7).flatmap(
-        lambda reg: _encoded(opcode, operands(reg, memory=memory))
+        patches=_NEXT_PAGE + (() if patches is None else draw(patches)),
     )
 
 
@@ -190,8 +106,8 @@ def moves() -> Code:
     return st.one_of(
         st.just(b"\x90"),
         st.builds(mov, st.sampled_from((0, 1, 2, 3, 5, 6, 7)), words()),
-        *map(_with_reg, opcodes),
-        _with_reg(b"\x8d", memory=True),
+        *map(with_reg, opcodes),
+        with_reg(b"\x8d", memory=True),
         st.builds(push, words()),
         st.sampled_from(stack),
     )
@@ -201,17 +117,37 @@ def arithmetic() -> Code:
     """ADD to CMP, INC, DEC, NOT, NEG, MUL, shifts of registers, the flags."""
     opcodes = (b"\x01", b"\x03", b"\x29", b"\x31", b"\x39", b"\x85", b"\x21")
     return st.one_of(
-        *map(_with_reg, opcodes),
+        *map(with_reg, opcodes),
         st.sampled_from((0, 1, 4, 5, 6, 7)).flatmap(
-            lambda r: _encoded(b"\x83", operands(r), _imm8())
+            lambda r: encoded(b"\x83", r, imm8())
         ),
-        st.sampled_from((0, 1)).flatmap(lambda r: _encoded(b"\xff", operands(r))),
-        st.sampled_from((2, 3, 4)).flatmap(lambda r: _encoded(b"\xf7", operands(r))),
+        st.sampled_from((0, 1)).flatmap(lambda r: encoded(b"\xff", r)),
+        st.sampled_from((2, 3, 4)).flatmap(lambda r: encoded(b"\xf7", r)),
         st.sampled_from((0, 1, 4, 5, 7)).flatmap(
-            lambda r: _encoded(b"\xd1", operands(r, memory=False))
+            lambda r: encoded(b"\xd1", r, memory=False)
         ),
         st.sampled_from((b"\xf9", b"\xf8", b"\xfc", b"\xfd")),
     )
+
+
+def conditionals() -> Code:
+    """SETcc and CMOVcc of registers and memory, after what sets flags.
+
+    The byte that SETcc writes has been written before, so that it does not fault.
+    """
+    condition = st.integers(0, 15)
+    before = st.sampled_from((b"", b"\xf9", b"\x39\xc8", b"\x31\xc0"))
+    setcc = st.builds(
+        lambda c, at, flags: (
+            b"\xc6\x05" + i32(at) + b"\0" + flags + bytes([0x0F, 0x90 | c, 5]) + i32(at)
+        ),
+        condition, st.sampled_from((stage.DATA, stage.DATA + 0xFFF)), before,
+    )  # fmt: skip
+    others = st.one_of(
+        condition.flatmap(lambda c: encoded(bytes([0x0F, 0x90 | c]), 0, memory=False)),
+        condition.flatmap(lambda c: with_reg(bytes([0x0F, 0x40 | c]))),
+    )
+    return st.one_of(st.builds(lambda one, other: one + other, before, others), setcc)
 
 
 def strings() -> Code:
@@ -268,8 +204,8 @@ def privileged() -> Code:
                   st.sampled_from((0, 1, 3, 7)), reg),
         st.builds(lambda s, op: mov(x86.EAX, s) + bytes([0x0F, 0, 0xC0 | op << 3]),
                   selectors(), st.sampled_from((2, 3))),
-        _encoded(b"\x0f\x01", operands(7, memory=True)),
-        _encoded(b"\x0f\x01", operands(6)),
+        encoded(b"\x0f\x01", 7, memory=True),
+        encoded(b"\x0f\x01", 6),
         st.sampled_from((0x17, 0x8B, 0, 0x1B, 0xC0000080)).map(
             lambda n: mov(x86.ECX, n) + b"\x0f\x32"
         ),
@@ -284,16 +220,16 @@ def sensitive() -> Code:
                   st.sampled_from((b"", b"\x66"))),
         st.sampled_from((b"\x9c", b"\x66\x9c")),
         st.sampled_from((0, 1)).flatmap(
-            lambda op: _encoded(b"\x0f\x01", operands(op, memory=True))
+            lambda op: encoded(b"\x0f\x01", op, memory=True)
         ),
-        _encoded(b"\x0f\x01", operands(4)),
-        st.sampled_from((0, 1)).flatmap(lambda op: _encoded(b"\x0f\x00", operands(op))),
+        encoded(b"\x0f\x01", 4),
+        st.sampled_from((0, 1)).flatmap(lambda op: encoded(b"\x0f\x00", op)),
         st.builds(lambda s, op: mov(x86.EAX, s) + bytes([0x0F, 0, 0xC0 | op << 3]),
                   selectors(), st.sampled_from((4, 5))),
         st.builds(lambda s, op, r: mov(x86.EAX, s) + bytes([0x0F, op, 0xC0 | r << 3]),
                   selectors(), st.sampled_from((2, 3)), reg),
         st.sampled_from((0, 1, 2, 3, 4, 5)).flatmap(
-            lambda s: _encoded(b"\x8c", operands(s))
+            lambda s: encoded(b"\x8c", s)
         ),
         st.sampled_from((b"\x06", b"\x0e", b"\x16", b"\x1e", b"\x0f\xa0", b"\x0f\xa8")),
     )  # fmt: skip
@@ -412,7 +348,8 @@ CLASSES: Final[dict[str, Callable[[], Code]]] = {
     function.__name__: function
     for function in (
         moves, arithmetic, strings, jumps, privileged, sensitive, segment_loads,
-        transfers, ports, rewriting, page_table_edits, descriptor_edits,
+        transfers, ports, rewriting, page_table_edits, descriptor_edits, conditionals,
+        accesses, locked, locked_wrongly, repeated, long,
     )
 }  # fmt: skip
 

@@ -1,0 +1,176 @@
+"""Strategies of descriptors, gates and page-table entries, and of whole tables.
+
+Tables are patches for `State.patches`. What the stage itself needs stays as it is, so
+that the program starts: the descriptors of its own code, data, stacks, TSSs and LDT,
+and the pages of its tables, handlers, stacks and program.
+"""
+
+import struct
+from typing import Final, Literal
+
+from hypothesis import strategies as st
+
+from emu86.mmu.walk import LARGE_RESERVED
+from emu86.spec import x86
+from emu86.testing import stage
+from emu86.testing.operands import Code
+
+Kind = Literal["valid", "half-valid", "hostile"]
+Patches = tuple[tuple[int, bytes], ...]
+
+_FIRST: Final = stage.TSS16_SELECTOR // 8 + 6  # descriptors of the GDT up to here stay
+_ENTRIES: Final = stage.LAST_SELECTOR // 8 + 1
+# Pages that stay: what the machine looks at by itself, and where it starts.
+_PAGES: Final = frozenset(
+    {*range(stage.IDT >> 12, (stage.STACK0 >> 12) + 1), (stage.STACK3 >> 12) - 1}
+    | {stage.CODE >> 12, (stage.CODE >> 12) + 1}
+)
+_DIRECTORY: Final = (1, 2, 3, 0x300, 0x3FE, 0x200)  # entries of it that may change
+_PRESENT: Final = 0x80  # in a descriptor's byte 5
+
+
+def descriptors() -> Code:
+    """Descriptors of 8 bytes: valid ones, and any with a few bits wrong."""
+    return st.one_of(_sound(), st.binary(min_size=8, max_size=8))
+
+
+def _sound() -> Code:
+    return st.builds(
+        stage.descriptor,
+        st.sampled_from((0, stage.DATA, 0xC0000000, 0xFFFFF000)),
+        st.sampled_from((0xFFFFF, 0xFFFF, 0xFFF, 0)),
+        st.integers(0, 0xFF),
+        st.sampled_from((0xC, 0x4, 0x8, 0)),
+    )
+
+
+def _segments() -> Code:
+    """Present code and data segments: flat, of any type but expand-down, any DPL."""
+    kinds = (0x12, 0x1A, 0x10, 0x18, 0x1E, 0x1C)
+    return st.builds(
+        lambda kind, dpl, flags: stage.descriptor(
+            0, 0xFFFFF, _PRESENT | dpl << 5 | kind, flags
+        ),
+        st.sampled_from(kinds), st.sampled_from((0, 3, 1, 2)), st.just(0xC),
+    )  # fmt: skip
+
+
+def gates(kind: Kind = "valid") -> Code:
+    """Gates of 8 bytes, of all kinds that there are: call, interrupt, trap, task.
+
+    half-valid: to any selector, some not present, with rubbish in the reserved byte.
+    """
+    kinds = (
+        x86.SYS_INT32, x86.SYS_TRAP32, x86.SYS_CALL32, x86.SYS_TASK_GATE,
+        x86.SYS_INT16, x86.SYS_TRAP16, x86.SYS_CALL16,
+    )  # fmt: skip
+
+    def to_code(kind: int, dpl: int, count: int) -> bytes:
+        if kind == x86.SYS_TASK_GATE:
+            return stage.gate(stage.TSS_B_SELECTOR, 0, kind, dpl)
+        built = stage.gate(stage.CODE0, stage.HANDLERS, kind, dpl)
+        calls = kind in (x86.SYS_CALL16, x86.SYS_CALL32)
+        return built[:4] + bytes([count if calls else 0]) + built[5:]
+
+    sound = st.builds(
+        to_code, st.sampled_from(kinds), st.sampled_from((3, 0, 1, 2)),
+        st.sampled_from((0, 2, 31)),
+    )  # fmt: skip
+    if kind == "valid":
+        return sound
+    if kind == "hostile":
+        return st.binary(min_size=8, max_size=8)
+    return st.builds(_flipped, sound, st.integers(0, 63))
+
+
+def _flipped(entry: bytes, bit: int) -> bytes:
+    word = int.from_bytes(entry, "little") ^ 1 << bit
+    return word.to_bytes(len(entry), "little")
+
+
+def descriptor_tables(kind: Kind = "valid") -> st.SearchStrategy[Patches]:
+    """GDT, LDT and IDT, as patches of the stage.
+
+    valid: segments and gates of all kinds in the GDT from 68h on, in the LDT, and in
+    the IDT from vector 60h on. half-valid: these with a bit wrong here and there.
+    hostile: rubbish; the exceptions' gates, too. Kinds of 16-bit TSSs are left out of
+    all but rubbish: the engine has no 16-bit tasks.
+    """
+    valid = st.one_of(_segments(), gates())
+    entries = {
+        "valid": valid,
+        "half-valid": st.one_of(
+            valid, st.builds(_flipped, valid, st.integers(0, 63)), _sound()
+        ),
+        "hostile": st.binary(min_size=8, max_size=8),
+    }[kind]
+    first_vector = 0 if kind == "hostile" else 0x60
+    interrupt = {
+        "valid": gates().filter(lambda gate: gate[5] & 0xF not in (4, 0xC)),
+        "half-valid": st.one_of(gates(), gates("half-valid")),
+        "hostile": gates("hostile"),
+    }[kind]
+    places = st.one_of(
+        st.tuples(
+            st.integers(_FIRST, _ENTRIES - 1).map(lambda i: stage.GDT + 8 * i), entries
+        ),
+        st.tuples(
+            st.integers(0, _ENTRIES - 1).map(lambda i: stage.LDT + 8 * i), entries
+        ),
+        st.tuples(
+            st.sampled_from(
+                [v for v in (0x80, 0x82, 0x20, 3, 4, 6, 13, 14) if v >= first_vector]
+            ).map(lambda vector: stage.IDT + 8 * vector),
+            interrupt,
+        ),
+    )
+    return st.lists(places, max_size=12).map(tuple)
+
+
+def page_table_entries() -> st.SearchStrategy[int]:
+    """Entries of page tables, 32 bits: pages of the stage with any rights, and rubbish.
+
+    No reserved bit is set but by rubbish.
+    """
+    sound = st.builds(
+        lambda page, rights: page << 12 | rights,
+        st.sampled_from((stage.DATA >> 12, stage.CODE >> 12, 0x60, 0x9F, 0xA0, 0)),
+        st.sampled_from((7, 3, 5, 1, 0, 6, 0x27, 0x67, 0x107)),
+    )
+    return st.one_of(sound, st.integers(0, x86.MASK32))
+
+
+def _without_reserved(entry: int) -> int:
+    return entry & ~LARGE_RESERVED if entry & x86.PDE_PS else entry
+
+
+def page_tables(kind: Kind = "valid") -> st.SearchStrategy[Patches]:
+    """The page directory and the page table, as patches of the stage.
+
+    valid: every page is there, somewhere in RAM, for everybody to write. half-valid:
+    with any rights, or not there, or where no RAM is; directory entries, too. hostile:
+    any 32 bits; bits 12 to 21 of a large page are 0, which the engine has as an address
+    above 4 GiB.
+    """
+    anywhere = st.builds(lambda page: page << 12 | 7, st.integers(0x20, 0x9F))
+    entries = {
+        "valid": anywhere,
+        "half-valid": page_table_entries(),
+        "hostile": st.integers(0, x86.MASK32),
+    }[kind]
+    tables = {
+        "valid": st.sampled_from((stage.PT | 7, stage.PT_B | 7, 0x87)),
+        "half-valid": st.one_of(
+            st.sampled_from((stage.PT | 5, stage.PT_B | 3, 0x85, 0, 0x80000007)),
+            page_table_entries(),
+        ),
+        "hostile": st.integers(0, x86.MASK32),
+    }[kind]
+    pages = [page for page in range(0x20, 0xA4) if page not in _PAGES]
+    changed = st.one_of(
+        st.tuples(st.sampled_from(pages).map(lambda i: stage.PT + 4 * i), entries),
+        st.tuples(st.sampled_from(_DIRECTORY).map(lambda i: stage.PD + 4 * i), tables),
+    )
+    return st.lists(changed, max_size=12).map(
+        lambda found: tuple((at, struct.pack("<I", entry)) for at, entry in found)
+    )
