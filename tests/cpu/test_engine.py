@@ -109,4 +109,4 @@ def test_retired_code_is_the_clock():
     control = machine.vmm.engine.control
     spent = control[word.NOW]
     exits = sum(stat.count for stat in machine.stats.exits.values())
-    assert abs(spent - 300_000 - exits * word.EXIT_COST) < 100
+    assert abs(spent - 300_000 - exits * word.EXIT_TIME) < 100

@@ -14,6 +14,9 @@ ON_EXCEPTION: Final = 5  # address of the Python exception hook
 PENDING: Final = 6  # not 0: an interrupt waits for IF
 TSC_OFFSET: Final = 7  # TSC at virtual time 0, nanoseconds
 TSC_COST: Final = 8  # quarter nanoseconds that one RDTSC takes
+EXIT_COST: Final = (
+    9  # quarter nanoseconds that any other exit takes, whoever handles it
+)
 COUNT_CLI: Final = 10
 COUNT_STI: Final = 11
 COUNT_RDTSC: Final = 12
@@ -49,8 +52,8 @@ INVLPG_LENGTH: Final = 3
 QUARTERS: Final = 4  # quarter nanoseconds in a nanosecond
 NEVER: Final = 1 << 62
 # An exit takes the guest time too, or one that does nothing but fault would stand still
-# and never come to the next look at the host. Whoever handles it, it is the same.
-EXIT_COST: Final = 1000 * QUARTERS
+# and never come to the next look at the host.
+EXIT_TIME: Final = 1000 * QUARTERS
 
 
 def site_slot(linear: int) -> int:

@@ -12,7 +12,7 @@ private except the blob's layout. `docs/hardware.md` lists the facts relied on.
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
@@ -117,6 +117,10 @@ class Abilities:
         """Rely on the public API alone."""
         return cls(live=False, stops=False, flush_page=False, drop_code=False)
 
+    def by_instruction(self) -> "Abilities":
+        """Stop between any two instructions, not between blocks only; slower."""
+        return replace(self, stops=False, inline=False)
+
 
 _probed: list[Abilities] = []
 
@@ -172,6 +176,7 @@ class Engine:
         control[word.UC] = self._handle
         control[word.STATE] = state
         control[word.STOP_AT] = word.NEVER
+        control[word.EXIT_COST] = word.EXIT_TIME
         stop = ctypes.cast(_lib.uc_emu_stop, _PTR).value
         assert stop is not None
         control[word.UC_EMU_STOP] = stop
@@ -187,6 +192,9 @@ class Engine:
         self.on_cpuid: Callable[[], None] = _unset
         self.on_block: Callable[[int, int], None] | None = None
         self.on_code: Callable[[], None] | None = None  # before each instruction
+        # The instruction that `on_code` was last told of, and EFLAGS then: the engine
+        # brings its lazy flags to EFLAGS form for the hook, and a fault forgets it.
+        self._announced = -1, 0
         self._run_a_block()
         self._uc.ctl_exits_enabled(True)
         self._uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
@@ -441,6 +449,8 @@ class Engine:
         try:
             if self.can.live:
                 self.d[OLD_EXCEPTION] = _NONE
+                if not self.d[IS_INT] and self._announced[0] == self.q[RIP]:
+                    self.set_flags(self._announced[1])
                 self.on_exception(vector)
                 return
             self._load()
@@ -487,6 +497,9 @@ class Engine:
     def _code(self, _uc: int, _address: int, _size: int, _data: int) -> None:
         try:
             self._load()
+            if self.can.live:
+                self._announced = self.q[RIP], self.flags()
+                self.q[RFLAGS] &= ~_LAZY
             if self.on_code is not None:
                 self.on_code()
         except BaseException as error:  # noqa: BLE001 (raised again by run)

@@ -287,7 +287,10 @@ set:
   %was = and i64 %rflags, {x86.IF}
   %was_off = icmp eq i64 %was, 0
   %shadow = or i32 %open, {at.HF_INHIBIT_IRQ}
-  %sti_hflags = select i1 %was_off, i32 %shadow, i32 %open
+  %was_shadow = and i32 %hflags, {at.HF_INHIBIT_IRQ}
+  %was_open = icmp eq i32 %was_shadow, 0
+  %begins = and i1 %was_off, %was_open
+  %sti_hflags = select i1 %begins, i32 %shadow, i32 %open
   %sti_flags = or i64 %rflags, {x86.IF}
   br label %done
 {_INVLPG}
@@ -302,7 +305,9 @@ done:
   %count = add i64 %seen, 1
   store i64 %count, ptr %count_at
   %old = load i64, ptr %now_at
-  %now = add i64 %old, {word.EXIT_COST}
+  {_word("exit_cost_at", word.EXIT_COST)}
+  %exit_cost = load i64, ptr %exit_cost_at
+  %now = add i64 %old, %exit_cost
   store i64 %now, ptr %now_at
   store i64 %new_flags, ptr %rflags_at
   store i32 %new_hflags, ptr %hflags_at

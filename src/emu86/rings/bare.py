@@ -8,7 +8,6 @@ all of them are translated anew, so that code written in any way is the code tha
 """
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 from emu86.cpu import layout as at
@@ -45,11 +44,12 @@ _ONE_BYTE: Final = {x86.VEC_BP: 0xCC, x86.VEC_OF: 0xCE}
 _RETURNS: Final = (0xCA, 0xCB, 0xCF)
 _LONGEST: Final = 15  # bytes of an instruction
 _HLT: Final = 0xF4
+_STI: Final = 0xFB
 
 
 def engine() -> Engine:
     """Return an engine that can run one instruction at a time."""
-    return Engine(replace(abilities(), stops=False, inline=False))
+    return Engine(abilities().by_instruction())
 
 
 class BareMemory:
@@ -231,10 +231,20 @@ class Bare(Monitor):
 
     # -- running -----------------------------------------------------------------------
 
+    def interrupt(self) -> bool:
+        """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
+        if not self.q[RFLAGS] & x86.IF or self.d[_HFLAGS] & at.HF_INHIBIT_IRQ:
+            return False
+        self._wake()
+        self.q[RFLAGS] &= ~x86.RF  # an IRET's: the techniques do not keep it
+        self._inject(self.pic.acknowledge(), interrupt=True)
+        self._push()
+        return True
+
     def step(self) -> None:
         """Run one instruction or deliver one event, if the guest is not halted."""
         self._events = 0
-        insn = self._next()
+        insn = self.peek()
         self.engine.drop_code(0, self.memory.ram.size)
         trapped = self.q[RFLAGS] & x86.TF
         try:
@@ -252,6 +262,7 @@ class Bare(Monitor):
         self.q[RFLAGS] &= ~(x86.RF | x86.VIF | x86.VIP)
         halts = insn is not None and insn.opcode == _HLT and not self.segments.cpl
         self.insn = insn
+        open_before = self.q[RFLAGS] & x86.IF
         before = bytes(self._state)
         returns = insn is not None and insn.opcode in _RETURNS
         ram = bytes(self.memory.ram.bytes) if returns else b""
@@ -259,6 +270,9 @@ class Bare(Monitor):
         # It looks ahead at the next instruction, which may be the one not in memory.
         fetched = self.engine.step() or self.q[RIP] != self._eip
         self.q[RIP] &= x86.MASK32
+        if insn is not None and insn.opcode == _STI and open_before:
+            # The engine's shadow follows any STI: Vol. 2B STI, only if IF was 0.
+            self.d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
         self._pull()
         if self.vcpu.tr.kind in (x86.SYS_TSS16, x86.SYS_TSS16_BUSY):
             self.unsupported("a 16-bit task")
@@ -312,7 +326,7 @@ class Bare(Monitor):
                 with suppress(GuestFault, PageFault):
                     self.segments.mark(selector, self.segments.descriptor(selector))
 
-    def _next(self) -> Insn | None:
+    def peek(self) -> Insn | None:
         """Decode the instruction at CS:EIP, without effects; None if there is none."""
         linear = self._linear()
         code = b""

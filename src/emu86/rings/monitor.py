@@ -93,7 +93,7 @@ class Monitor:
 
     def on_cpuid(self) -> None:
         """Take CPUID at any CPL."""
-        self._control[word.NOW] += word.EXIT_COST
+        self._control[word.NOW] += self._control[word.EXIT_COST]
         self._reason = "CPUID"
         q = self.q
         leaf = q[x86.EAX] & x86.MASK32

@@ -142,7 +142,7 @@ class Vmm(Monitor):
     def _begin(self) -> None:
         """Do what comes first in every exit."""
         control = self._control
-        now = control[word.NOW] + word.EXIT_COST
+        now = control[word.NOW] + control[word.EXIT_COST]
         control[word.NOW] = now
         if now >= control[word.STOP_AT]:
             self.engine.stop()  # there may never be a block that would
@@ -244,12 +244,17 @@ class Vmm(Monitor):
         elif record.ring0_only and d[_CS_SELECTOR] & 3:
             raise gp(0)
         # It runs now, so the shadow of the STI before it ends with it.
-        if d[_HFLAGS] & at.HF_INHIBIT_IRQ:
+        shadowed = d[_HFLAGS] & at.HF_INHIBIT_IRQ
+        if shadowed:
             d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
         stepped = q[RFLAGS] & x86.TF
         eip = (q[RIP] + insn.length) & x86.MASK32
         if not record.handler(self, insn):
             q[RIP] = eip
+        if shadowed:
+            # As in the engine, only the first of several holds interrupts off: Vol. 2B
+            # MOV and STI leave the others open.
+            d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
         if stepped:
             # A load of SS holds the trap off, too: Vol. 3A section 6.8.3.
             if record.kind == "segment" and d[_HFLAGS] & at.HF_INHIBIT_IRQ:
@@ -295,17 +300,21 @@ class Vmm(Monitor):
         self.stepper.cancel()
         self._inject(vector, error)
 
-    def interrupt(self) -> None:
-        """Inject the interrupt that waits, if the guest lets it in now."""
-        if self._control[word.DROPPED_COUNT]:
-            self._take_dropped()
-        if (
+    def is_open(self) -> bool:
+        """Tell whether the guest lets an interrupt in now."""
+        return bool(
             self.q[RFLAGS] & x86.IF
             and not self.d[_HFLAGS] & at.HF_INHIBIT_IRQ
             and not self.stepper.active
             and self.scanner.waiting is None
             and self.end is None
-        ):
+        )
+
+    def interrupt(self) -> None:
+        """Inject the interrupt that waits, if the guest lets it in now."""
+        if self._control[word.DROPPED_COUNT]:
+            self._take_dropped()
+        if self.is_open():
             self._wake()
             vector = self.pic.acknowledge()
             self._control[word.PENDING] = self.pic.intr

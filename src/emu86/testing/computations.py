@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from emu86.spec import x86
 from emu86.testing import simd, stage
 from emu86.testing.encode import i32
+from emu86.testing.operands import Code, flags, words
 from emu86.testing.ring3 import NAMES64, USER_FLAGS, User
-from emu86.testing.strategies import Code, flags, words
 from emu86.testing.undefined import undefined
 
 _ARITHMETIC: Final = tuple(f"{8 * n + low:02x}" for n in range(8) for low in (1, 3))

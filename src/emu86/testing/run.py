@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from emu86.cpu import control as word
-from emu86.cpu.engine import BASE, RIP, SELECTOR, Engine
+from emu86.cpu.engine import BASE, RIP, SELECTOR, Engine, abilities
 from emu86.cpu.models import DEFAULT, MODELS
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
@@ -19,6 +19,7 @@ from emu86.rings.table import GROUP7
 from emu86.rings.vmm import TECHNIQUES, Vmm
 from emu86.spec import x86
 from emu86.testing import stage
+from emu86.testing.clock import PERIOD, Clock, Line
 from emu86.testing.outcome import Event, Outcome
 from emu86.testing.stage import State
 
@@ -38,7 +39,7 @@ _INVLPG: Final = 7  # ModRM.reg
 EVENTS: Final = 100  # that a bare run may see
 STEPS: Final = 2000  # instructions that a bare run may take
 # What a deprivileged one may take for them: virtual time, quarter nanoseconds.
-_BUDGET: Final = 8 * STEPS * word.EXIT_COST
+_BUDGET: Final = 8 * STEPS * word.EXIT_TIME
 
 
 class Ports:
@@ -65,16 +66,6 @@ class Ports:
 
     def coprocessor_error(self) -> None:
         """Nobody listens."""
-
-
-class NoInterrupts:
-    """An interrupt controller without devices."""
-
-    intr = False
-
-    def acknowledge(self) -> int:
-        """Nothing can come."""
-        raise AssertionError
 
 
 class Recorder:
@@ -129,8 +120,8 @@ def run(
     """Run `program`, 32-bit machine code, from `state` under a technique.
 
     technique: "bare", "trap", "patch" or "iopl"; trace: a list that takes each
-    instruction that runs. The ports are a board's that has no device; there are no
-    interrupts but the program's own. ValueError for an unknown technique.
+    instruction that runs. The ports are a board's that has no device. ValueError for an
+    unknown technique.
     """
     if technique != "bare" and technique not in TECHNIQUES:
         message = f"technique: no {technique!r}"
@@ -139,7 +130,7 @@ def run(
     ram = Ram(stage.MEMORY)
     ram.bytes[:] = stage.image(program, state)
     play = _bare if technique == "bare" else _deprivileged
-    monitor, recorder, end = play(ram, technique, trace)
+    monitor, recorder, end = play(ram, state, technique, trace)
     events = tuple(recorder.events)
     detail = monitor.end[1] if monitor.end else ""
     return Outcome(technique, end, detail, events, observe(monitor), bytes(ram.bytes))
@@ -197,25 +188,37 @@ def _start(monitor: Monitor) -> None:
 
 
 def _bare(
-    ram: Ram, _technique: str, trace: Trace | None
+    ram: Ram, state: State, _technique: str, trace: Trace | None
 ) -> tuple[Monitor, Recorder, str]:
     hardware = engine()
     hardware.map(0, ram.bytes)
-    monitor = Bare(hardware, ram, VCpu(MODELS[DEFAULT]), Ports(), NoInterrupts())
+    clocked = state.interrupts is not None
+    line = Line(state.interrupts or ())
+    clock: Clock | None = None
+    if clocked:
+        hardware.on_code = lambda: clock.show() if clock is not None else None
+    monitor = Bare(hardware, ram, VCpu(MODELS[DEFAULT]), Ports(), line)
     recorder = Recorder(monitor, trace)
     monitor.observers.append(recorder)
+    if clocked:
+        clock = Clock(monitor, line, state.at)
     _start(monitor)
     tlb = Tlb(ram)
     sound = 0  # events while no translation could be stale
     end = "budget"
     for _ in range(STEPS):
-        if trace is not None:
-            trace.append(Traced(observe(monitor)))
-        monitor.step()
+        if clock is not None:
+            clock.tick()
+        if not (line.due and monitor.interrupt()):
+            if trace is not None:
+                trace.append(Traced(observe(monitor)))
+            monitor.step()
         if tlb.is_stale(monitor):
             end = "stale"
             del recorder.events[sound:]
-        elif monitor.vcpu.halted:
+        elif monitor.vcpu.halted and not (
+            clock is not None and clock.skip() and monitor.interrupt()
+        ):
             end = "halted"
         elif monitor.end is not None:
             end = monitor.end[0]
@@ -228,31 +231,47 @@ def _bare(
 
 
 def _deprivileged(
-    ram: Ram, technique: str, trace: Trace | None
+    ram: Ram, state: State, technique: str, trace: Trace | None
 ) -> tuple[Monitor, Recorder, str]:
-    engine = Engine()
+    clocked = state.interrupts is not None
+    # To stop before any instruction, not only before a block.
+    engine = Engine(abilities().by_instruction() if clocked else None)
     engine.map(0, ram.bytes)
+    line = Line(state.interrupts or ())
     vcpu = VCpu(MODELS[DEFAULT])
 
     def follow() -> None:
+        if clock is not None:
+            clock.tick()
+            if line.due and vmm.is_open():
+                vmm.engine.stop()
+                return
         if trace is not None:
             trace.append(Traced(observe(vmm)))
             if len(trace) > 2 * STEPS:
                 vmm.finish("budget")
 
-    if trace is not None:
+    if clocked or trace is not None:
         engine.on_code = follow
-    vmm: Vmm = Vmm(engine, ram, vcpu, Ports(), NoInterrupts(), technique)
+    vmm: Vmm = Vmm(engine, ram, vcpu, Ports(), line, technique)
     recorder = Recorder(vmm, trace)
     vmm.observers.append(recorder)
+    clock = Clock(vmm, line, state.at) if clocked else None
     vmm.mmu.configure(vcpu.cr0, 0, 0)
     _start(vmm)
     end = "budget"
     control = engine.control
-    budget = control[word.NOW] + _BUDGET
+    budget = control[word.NOW] + (8 * STEPS * PERIOD if clocked else _BUDGET)
     while control[word.NOW] < budget:
         control[word.STOP_AT] = budget
         engine.run()
+        if clock is not None and vmm.vcpu.halted:
+            clock.skip()
+        if line.due:
+            # At no other time, as after an exit, which the bare machine does not have.
+            line.intr = True
+            vmm.interrupt()
+            line.intr = False
         if vmm.end is not None:
             end = vmm.end[0]
         elif vmm.vcpu.halted:

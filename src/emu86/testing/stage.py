@@ -63,7 +63,9 @@ class State:
     registers by name, but ESP, which is the ring's stack; cr0: more bits of CR0; cr4:
     CR4; large: the second 4 MiB are one page (needs CR4.PSE); at: where the program
     stands; skip: bytes of code that the handlers skip; limit: exceptions after which
-    they halt; gdt, idt: where these tables stand; ldtr, tr: selectors; patches:
+    they halt; interrupts: pairs (instructions of the program, or of its handlers, run
+    before it; vector, 0 to 255), or None: there is no clock, so that RDTSC tells of the
+    technique; gdt, idt: where these tables stand; ldtr, tr: selectors; patches:
     (address, bytes) put over the stage, for tables that are hostile or half valid.
     Raises ValueError.
     """
@@ -82,6 +84,7 @@ class State:
     idt: int = IDT
     ldtr: int = LDT_SELECTOR
     tr: int = TSS_SELECTOR
+    interrupts: tuple[tuple[int, int], ...] | None = None
     patches: tuple[tuple[int, bytes], ...] = ()
 
     def __post_init__(self) -> None:
@@ -94,6 +97,10 @@ class State:
             "skip": self.skip not in range(0x80),
             "limit": self.limit not in range(1 << 31),
             "at": self.at not in range(MEMORY),
+            "interrupts": any(
+                count < 0 or vector not in range(256)
+                for count, vector in self.interrupts or ()
+            ),
             "patches": any(
                 at not in range(MEMORY) or at + len(data) > MEMORY
                 for at, data in self.patches
