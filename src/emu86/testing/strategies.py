@@ -45,6 +45,7 @@ from emu86.testing.tables import (
     gates,
     page_table_entries,
     page_tables,
+    without_reserved,
 )
 
 __all__ = [
@@ -321,6 +322,7 @@ def page_table_edits() -> Code:
 
     def edit(place: tuple[int, int], entry: int, whole: bool) -> bytes:
         table, index = place
+        entry = without_reserved(entry) if table == stage.PD else entry
         linear = index << (22 if table == stage.PD else 12)
         change = b"\xc7\x05" + i32(table + 4 * index) + i32(entry)
         if whole or table == stage.PD:

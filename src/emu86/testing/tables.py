@@ -140,7 +140,8 @@ def page_table_entries() -> st.SearchStrategy[int]:
     return st.one_of(sound, st.integers(0, x86.MASK32))
 
 
-def _without_reserved(entry: int) -> int:
+def without_reserved(entry: int) -> int:
+    """Return a PDE whose bits 12 to 21 are 0 if it may be that of a large page."""
     return entry & ~LARGE_RESERVED if entry & x86.PDE_PS else entry
 
 
@@ -169,7 +170,10 @@ def page_tables(kind: Kind = "valid") -> st.SearchStrategy[Patches]:
     pages = [page for page in range(0x20, 0xA4) if page not in _PAGES]
     changed = st.one_of(
         st.tuples(st.sampled_from(pages).map(lambda i: stage.PT + 4 * i), entries),
-        st.tuples(st.sampled_from(_DIRECTORY).map(lambda i: stage.PD + 4 * i), tables),
+        st.tuples(
+            st.sampled_from(_DIRECTORY).map(lambda i: stage.PD + 4 * i),
+            tables.map(without_reserved),
+        ),
     )
     return st.lists(changed, max_size=12).map(
         lambda found: tuple((at, struct.pack("<I", entry)) for at, entry in found)
