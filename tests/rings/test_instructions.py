@@ -117,6 +117,11 @@ CODE = {
             (0x50001, 0x50001), (0x50002, 0x50002),
         )
     ] + ["mov ecx, 5\n.again: cmp ecx, 9\nloopne .again"],
+    # More of these in test_lossy.py.
+    "RCL": ["stc\nrcl dword [SCRATCH], 1", "mov cl, 3\nstc\nrcl byte [SCRATCH], cl"],
+    "RCR": ["stc\nrcr dword [SCRATCH], 1", "stc\nrcr word [SCRATCH], 5"],
+    "SETcc": ["stc\nsetc [SCRATCH]\nseta [SCRATCH + 1]"],
+    "CMPXCHG8B": ["cmpxchg8b [SCRATCH]", "lock cmpxchg8b [SCRATCH + 1]"],
     "MOV to Sreg": [
         "mov ecx, DATA3\nmov fs, ecx", "mov ecx, DATA0\nmov gs, cx",
         "mov dword [SCRATCH], BASED\nmov es, [SCRATCH]\nmov eax, [es:0]",

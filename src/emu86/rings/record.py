@@ -25,7 +25,9 @@ class Record:
     loses something), segment (traps when the shadow tables refuse it) or io; traps: how
     it reaches the VMM ("#UD": the engine does not have it); patched: at which of the
     engine's rings (1: the guest's kernel, 3: its users) its sites are patched before
-    they first run; sdm: where it is described; doc: what is done and why.
+    they first run; memory: only with a memory operand, with a register it runs
+    natively; lock: a LOCK prefix is allowed; sdm: where it is described; doc: what is
+    done and why.
     """
 
     mnemonic: str
@@ -39,3 +41,5 @@ class Record:
     reg: int = -1
     patched: tuple[int, ...] = ()
     ring0_only: bool = False
+    memory: bool = False
+    lock: bool = False

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from emu86.cpu import layout as at
 from emu86.cpu.engine import ATTRIBUTES, RFLAGS
 from emu86.rings.decode import decode
+from emu86.rings.record import Record
 from emu86.rings.table import GROUP7, RECORDS, find, of_later_cpus
 from emu86.spec import x86
 
@@ -49,9 +50,17 @@ def _class(values: Iterable[int]) -> bytes:
     return b"[" + b"".join(re.escape(bytes([value])) for value in values) + b"]"
 
 
-def _modrm(reg: int) -> bytes:
-    """Return an expression for the ModRM bytes with this reg field."""
-    return _class(mod << 6 | reg << 3 | rm for mod in range(4) for rm in range(8))
+def _modrm(record: Record) -> bytes:
+    """Return an expression for the ModRM bytes of a record, if they tell it."""
+    if record.reg < 0 and not record.memory:
+        return b""
+    regs = range(8) if record.reg < 0 else (record.reg,)
+    return _class(
+        mod << 6 | reg << 3 | rm
+        for mod in range(3 if record.memory else 4)
+        for reg in regs
+        for rm in range(8)
+    )
 
 
 def _code(opcode: int) -> bytes:
@@ -70,15 +79,16 @@ def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
     if ring == _USER:
         parts.add(_PUSHFD)
     for record in RECORDS:
-        # With a LOCK prefix it is #UD, and the engine runs many all the same.
-        parts |= {rb"\xf0" + _PREFIXES + re.escape(_code(o)) for o in record.opcodes}
+        codes = [re.escape(_code(opcode)) for opcode in record.opcodes]
+        more = _modrm(record)
+        if not record.lock:
+            # With a LOCK prefix it is #UD, and the engine runs many all the same.
+            parts |= {rb"\xf0" + _PREFIXES + code + more for code in codes}
         if ring not in record.patched or record.mnemonic in skip:
             continue
-        for opcode in record.opcodes:
-            more = _modrm(record.reg) if record.reg >= 0 else b""
-            tail = _END_BLOCKS.get(record.mnemonic)
-            end = b"" if tail is None else tail + b"\\Z"
-            parts.add(re.escape(_code(opcode)) + more + end)
+        tail = _END_BLOCKS.get(record.mnemonic)
+        end = b"" if tail is None else tail + b"\\Z"
+        parts |= {code + more + end for code in codes}
     return re.compile(b"|".join(sorted(parts)), re.DOTALL)
 
 
@@ -128,7 +138,7 @@ class Scanner:
             if insn is None:
                 break
             record = find(insn)
-            if record is not None and insn.lock:
+            if record is not None and insn.lock and not record.lock:
                 self.patched["#UD"] += 1
                 return offset
             if record is not None:

@@ -7,9 +7,8 @@ guest's own selectors and flags, PUSHF and reads of segment registers need no pa
 
 from typing import TYPE_CHECKING
 
-from emu86.cpu.engine import LIMIT, RIP
 from emu86.rings import operand
-from emu86.rings.fault import GuestFault, gp, undefined
+from emu86.rings.fault import GuestFault, undefined
 from emu86.rings.record import Record
 from emu86.rings.stack import Stack
 from emu86.spec import x86
@@ -144,22 +143,6 @@ def _icebp(vmm: "Vmm", insn: "Insn") -> bool:
     raise GuestFault(x86.VEC_DB)
 
 
-def _loop_by_zf(vmm: "Vmm", insn: "Insn") -> bool:
-    q = vmm.q
-    mask = 0xFFFF if insn.address_size == 2 else x86.MASK32
-    count = q[x86.ECX] - 1 & mask
-    eip = q[RIP] + insn.length
-    if count and bool(vmm.engine.flags() & x86.ZF) == (insn.opcode == _LOOPE):
-        eip += (insn.immediate ^ 0x80) - 0x80
-    eip &= 0xFFFF if insn.size == 2 else x86.MASK32
-    if eip > vmm.d[LIMIT[x86.CS]]:
-        raise gp(0)
-    q[x86.ECX] = q[x86.ECX] & ~mask & x86.MASK32 | count
-    q[RIP] = eip
-    return True
-
-
-_LOOPE = 0xE1
 _NEVER = "never: patched"
 _BOTH = (1, 3)
 
@@ -247,13 +230,6 @@ RECORDS = (
     Record(
         "INT1", "F1", (0xF1,), "sensitive", _NEVER, _icebp, "Vol. 2A INT1",
         "The engine takes it for an invalid opcode; it is the guest's #DB.",
-        patched=_BOTH,
-    ),
-    Record(
-        "LOOPE/LOOPNE", "E1 cb, E0 cb", (0xE0, 0xE1), "sensitive", _NEVER, _loop_by_zf,
-        "Vol. 2A LOOP",
-        "Not sensitive on a CPU. In the engine one that ends by its count can leave the"
-        " flags of an instruction further up.",
         patched=_BOTH,
     ),
 )  # fmt: skip

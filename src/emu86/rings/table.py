@@ -6,7 +6,7 @@ derive from it.
 
 from typing import Final
 
-from emu86.rings import io, msr, privileged, sensitive, sreg
+from emu86.rings import io, lossy, msr, privileged, sensitive, sreg
 from emu86.rings.decode import Insn
 from emu86.rings.record import Record
 
@@ -14,6 +14,7 @@ RECORDS: Final = (
     *privileged.RECORDS,
     *msr.RECORDS,
     *sensitive.RECORDS,
+    *lossy.RECORDS,
     *sreg.RECORDS,
     *io.RECORDS,
 )
@@ -39,4 +40,7 @@ def find(insn: Insn) -> Record | None:
     if of_later_cpus(insn):
         return None
     found = _BY_OPCODE.get((insn.opcode, insn.reg))
-    return found or _BY_OPCODE.get((insn.opcode, _ANY))
+    found = found or _BY_OPCODE.get((insn.opcode, _ANY))
+    if found is not None and found.memory and not insn.memory:
+        return None
+    return found

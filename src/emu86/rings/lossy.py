@@ -1,0 +1,202 @@
+"""Instructions whose flags the engine loses; patched, so that no guest can tell.
+
+On a CPU none of them is sensitive, and any program may run them. The engine keeps the
+arithmetic flags lazily, as the last operation and its operands, and here it forgets in
+what form it has them: after a fault of the instruction's own, or at once. So they are
+found and emulated like those that are (`scan`, `sensitive`). Of those with ModRM only
+what has a memory operand; the others cannot fault.
+
+A read where no RAM is gives ones and a write there is lost, as they do natively. Memory
+of a device is not told from that: `GuestMemory` has no way to it.
+"""
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from emu86.cpu.engine import LIMIT, RIP
+from emu86.rings import operand
+from emu86.rings.fault import gp
+from emu86.rings.record import Record
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.bare import Bare
+    from emu86.rings.decode import Insn
+    from emu86.rings.vmm import Vmm
+
+ROTATES: Final = (0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3)
+SETCC: Final = tuple(range(0x0F90, 0x0FA0))
+CMPXCHG8B: Final = 0x0FC7
+_LOOPE: Final = 0xE1
+_RCL: Final = 2  # ModRM.reg
+_BY_IMMEDIATE: Final = (0xC0, 0xC1)
+_BY_ONE: Final = (0xD0, 0xD1)
+_USER: Final = 3
+_PAIR: Final = struct.Struct("<II")
+_PF: Final = 1 << 2
+_SF: Final = 1 << 7
+_OF: Final = 1 << 11
+# Of a condition's code, without its lowest bit: the flags of which one must be set.
+_ONE_OF: Final = (_OF, x86.CF, x86.ZF, x86.CF | x86.ZF, _SF, _PF)
+_LESS_OR_EQUAL: Final = 7
+
+
+def width(insn: "Insn") -> int:
+    """Return how many bytes of memory RCL, RCR, SETcc or CMPXCHG8B writes."""
+    if insn.opcode == CMPXCHG8B:
+        return 8
+    return insn.size if insn.opcode in ROTATES and insn.opcode & 1 else 1
+
+
+def check_write(vmm: "Vmm | Bare", linear: int, size: int) -> None:
+    """Raise what a write of `size` bytes by the guest would; set the pages' A and D.
+
+    What reads before it writes faults like this on a CPU, and before it reads.
+    """
+    user = vmm.segments.cpl == _USER
+    vmm.memory.translate(linear, write=True, user=user)
+    rest = x86.PAGE_SIZE - (linear & 0xFFF)
+    if rest < size:
+        vmm.memory.translate(linear + rest & x86.MASK32, write=True, user=user)
+
+
+def _to_write(vmm: "Vmm", linear: int, size: int) -> int:
+    """Return where in RAM (GPA) an operand is that will be written, or -1.
+
+    -1: it is a user's, in two pages, or not in RAM, and `GuestMemory` knows the way.
+    Raises what the write would, as `check_write` does. Kernels use CMPXCHG8B and SETcc
+    in their allocators: this is what makes them cheap.
+    """
+    offset = linear & 0xFFF
+    if vmm.segments.cpl == _USER or offset + size > x86.PAGE_SIZE:
+        check_write(vmm, linear, size)
+        return -1
+    start = vmm.memory.page_to_write(linear)
+    return start + offset if start >= 0 else -1
+
+
+def _rotate(vmm: "Vmm", insn: "Insn") -> None:
+    linear, size = operand.address(vmm, insn), width(insn)
+    _to_write(vmm, linear, size)
+    before = operand.read(vmm, linear, size)
+    bits = 8 * size
+    if insn.opcode in _BY_IMMEDIATE:
+        count = insn.immediate
+    elif insn.opcode in _BY_ONE:
+        count = 1
+    else:
+        count = vmm.q[x86.ECX]
+    count = (count & 0x1F) % (bits + 1)
+    flags = vmm.engine.flags()
+    # The carry stands above the operand, and all of it goes round.
+    whole = before | (flags & x86.CF) << bits
+    left = count if insn.reg == _RCL else bits + 1 - count
+    whole = whole << left | whole >> bits + 1 - left
+    after = whole & (1 << bits) - 1
+    operand.write(vmm, linear, after, size)
+    if count:
+        flags &= ~(x86.CF | _OF)
+        flags |= whole >> bits & 1  # CF
+        if (before ^ after) >> bits - 1 & 1:
+            flags |= _OF  # undefined but for a count of 1; this is the engine's
+        vmm.engine.set_flags(flags)
+
+
+def _holds(condition: int, flags: int) -> bool:
+    """Tell whether a condition (tttn) holds: SDM Vol. 2D table B-10."""
+    kind = condition >> 1
+    if kind < len(_ONE_OF):
+        found = bool(flags & _ONE_OF[kind])
+    else:
+        found = bool(flags & _SF) != bool(flags & _OF)
+        found |= kind == _LESS_OR_EQUAL and bool(flags & x86.ZF)
+    return found != bool(condition & 1)
+
+
+def _setcc(vmm: "Vmm", insn: "Insn") -> None:
+    linear = operand.address(vmm, insn)
+    holds = _holds(insn.opcode & 15, vmm.engine.flags())
+    at = _to_write(vmm, linear, 1)
+    if at >= 0:
+        vmm.memory.bytes[at] = holds
+    else:
+        operand.write(vmm, linear, holds, 1)
+
+
+def _cmpxchg8b(vmm: "Vmm", insn: "Insn") -> None:
+    q = vmm.q
+    linear = operand.address(vmm, insn)
+    at = _to_write(vmm, linear, 8)
+    if at >= 0:
+        low, high = _PAIR.unpack_from(vmm.memory.bytes, at)
+    else:
+        found = operand.read(vmm, linear, 8)
+        low, high = found & x86.MASK32, found >> 32
+    flags = vmm.engine.flags()
+    if low == q[x86.EAX] & x86.MASK32 and high == q[x86.EDX] & x86.MASK32:
+        low, high = q[x86.EBX] & x86.MASK32, q[x86.ECX] & x86.MASK32
+        if at >= 0:
+            _PAIR.pack_into(vmm.memory.bytes, at, low, high)
+        else:
+            operand.write(vmm, linear, low | high << 32, 8)
+        vmm.engine.set_flags(flags | x86.ZF)
+    else:
+        # A CPU writes back what it has found.
+        q[x86.EAX], q[x86.EDX] = low, high
+        vmm.engine.set_flags(flags & ~x86.ZF)
+
+
+def _loop_by_zf(vmm: "Vmm", insn: "Insn") -> bool:
+    q = vmm.q
+    mask = 0xFFFF if insn.address_size == 2 else x86.MASK32
+    count = q[x86.ECX] - 1 & mask
+    eip = q[RIP] + insn.length
+    if count and bool(vmm.engine.flags() & x86.ZF) == (insn.opcode == _LOOPE):
+        eip += (insn.immediate ^ 0x80) - 0x80
+    eip &= 0xFFFF if insn.size == 2 else x86.MASK32
+    if eip > vmm.d[LIMIT[x86.CS]]:
+        raise gp(0)
+    q[x86.ECX] = q[x86.ECX] & ~mask & x86.MASK32 | count
+    q[RIP] = eip
+    return True
+
+
+_NEVER: Final = "never: patched"
+_BOTH: Final = (1, 3)
+_ROTATE_FAULTS: Final = (
+    "Not sensitive on a CPU. In the engine one of memory that faults, on its load or on"
+    " its store, has lost the carry when it runs again. Of a register it runs natively."
+)
+
+RECORDS: Final = (
+    Record(
+        "LOOPE/LOOPNE", "E1 cb, E0 cb", (0xE0, 0xE1), "sensitive", _NEVER, _loop_by_zf,
+        "Vol. 2A LOOP",
+        "Not sensitive on a CPU. In the engine one that ends by its count can leave the"
+        " flags of an instruction further up.",
+        patched=_BOTH,
+    ),
+    Record(
+        "RCL", "C0 /2 ib, C1 /2 ib, D0 /2, D1 /2, D2 /2, D3 /2", ROTATES, "sensitive",
+        _NEVER, _rotate, "Vol. 2B RCL", _ROTATE_FAULTS,
+        reg=2, patched=_BOTH, memory=True,
+    ),
+    Record(
+        "RCR", "C0 /3 ib, C1 /3 ib, D0 /3, D1 /3, D2 /3, D3 /3", ROTATES, "sensitive",
+        _NEVER, _rotate, "Vol. 2B RCR", _ROTATE_FAULTS,
+        reg=3, patched=_BOTH, memory=True,
+    ),
+    Record(
+        "SETcc", "0F 90+cc /r", SETCC, "sensitive", _NEVER, _setcc, "Vol. 2B SETcc",
+        "Not sensitive on a CPU. In the engine one of memory that faults loses the"
+        " flags. Of a register it runs natively.",
+        patched=_BOTH, memory=True,
+    ),
+    Record(
+        "CMPXCHG8B", "0F C7 /1", (CMPXCHG8B,), "sensitive", _NEVER, _cmpxchg8b,
+        "Vol. 2A CMPXCHG8B",
+        "Not sensitive on a CPU. In the engine all flags but ZF become those of an"
+        " instruction before its block. All CPU models have it.",
+        reg=1, patched=_BOTH, memory=True, lock=True,
+    ),
+)  # fmt: skip
