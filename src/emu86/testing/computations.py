@@ -102,11 +102,12 @@ FORMS: Final = (
     Form(("0fa4", "0fac"), rm="safe", immediate="b", size="y", bits=64),
     Form(("0fa5", "0fad"), size="y"),
     Form(_all("0f", 0x40, 16)),  # CMOVcc
-    Form(_all("0f", 0x90, 16), (0,), "r", size=""),  # SETcc
+    Form(_all("0f", 0x90, 16), (0,), "r", size=""),  # SETcc; of memory: LOSSY
     Form(("c1",), _SHIFTS, immediate="b"),
     Form(("d1", "d3"), _SHIFTS),
     Form(("c0",), _SHIFTS, immediate="b", size=""),
     Form(("d0", "d2"), _SHIFTS, size=""),
+    # Of registers; of memory: LOSSY.
     Form(("c1",), _ROTATES, "r", immediate="b"),
     Form(("d1", "d3"), _ROTATES, "r"),
     Form(("c0",), _ROTATES, "r", immediate="b", size=""),
@@ -134,6 +135,15 @@ FORMS: Final = (
     Form(("a4", "a6", "aa", "ac", "ae"), "", size=""),
     Form(("a5", "a7", "ab", "ad", "af"), ""),
     Form(("0f1f",), (0,)),
+)
+# The engine loses flags of these, so emu86 does not have it run them.
+LOSSY: Final = (
+    Form(("c1",), _ROTATES, "m", immediate="b"),
+    Form(("d1", "d3"), _ROTATES, "m"),
+    Form(("c0",), _ROTATES, "m", immediate="b", size=""),
+    Form(("d0", "d2"), _ROTATES, "m", size=""),
+    Form(_all("0f", 0x90, 16), (0,), "m", size=""),
+    Form(("0fc7",), (1,), "m", size=""),
 )
 
 
@@ -299,13 +309,13 @@ def _compares(bits: int) -> Code:
 
 
 def _wide_exchanges() -> Code:
-    """CMPXCHG8B, after a POPF: the engine takes its flags from before the block."""
+    """CMPXCHG8B for the engine: after a POPF, since it takes flags of before it."""
     form = Form(("0fc7",), (1,), "m", size="")
     return encodings(form, 32).map(lambda code: b"\x9c\x9d" + code)
 
 
 def _written(bits: int) -> Code:
-    """RCL, RCR, SETcc of memory just written: if they fault, emu86 loses flags."""
+    """RCL, RCR, SETcc for the engine: of memory that does not fault."""
     sib = b"\x04\x25" if bits == 64 else b"\x05"
     written = b"\x88" + sib + i32(stage.DATA + 0xFF0)  # mov [...], al
     forms = (
@@ -354,15 +364,26 @@ def _wide() -> tuple[Code, ...]:
     return (st.sampled_from((b"\x9e", b"\x9f")),)
 
 
-def computations(bits: int = 32) -> Code:
-    """One instruction of any user (or the few that one needs), `bits` of code."""
+def _lossy(bits: int, *, engine: bool) -> tuple[Code, ...]:
+    """What the engine loses flags of; for it alone, where it does not."""
+    if not engine:
+        locked = encodings(LOSSY[-1], bits).map(lambda code: b"\xf0" + code)
+        return (*(encodings(form, bits) for form in LOSSY), locked)
+    return (_wide_exchanges(), _written(bits))
+
+
+def computations(bits: int = 32, *, engine: bool = False) -> Code:
+    """One instruction of any user (or the few that one needs), `bits` of code.
+
+    engine: leave out what the engine has wrong and emu86 has right. 64-bit code, which
+    is the engine's alone, is always without.
+    """
     forms = [form for form in FORMS if form.bits in (0, bits)]
     return st.one_of(
         *(encodings(form, bits) for form in forms),
         _strings(bits),
         _compares(bits),
-        _wide_exchanges(),
-        _written(bits),
+        *_lossy(bits, engine=engine or bits == 64),
         _jumps(),
         *_narrow() if bits == 32 else _wide(),
         simd.computations(),
@@ -378,9 +399,9 @@ def defined(instruction: bytes, bits: int = 32) -> bytes:
     return instruction + b"\x9c\x81\x24\x24" + i32(~mask) + b"\x9d"
 
 
-def computing_programs(bits: int = 32, most: int = 12) -> Code:
+def computing_programs(bits: int = 32, most: int = 12, *, engine: bool = False) -> Code:
     """Programs of up to `most` of `computations`, without undefined flags."""
-    one = computations(bits).map(lambda code: defined(code, bits))
+    one = computations(bits, engine=engine).map(lambda code: defined(code, bits))
     return st.lists(one, min_size=1, max_size=most).map(b"".join)
 
 
