@@ -3,12 +3,18 @@
 Ends with status 1 at the first failure, with the line that has it again in the output.
 """
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PROPERTIES = (
+    "tests/testing",
+    "tests/mmu/test_tlb_rules.py",
+    "tests/fuzz/test_random.py",
+)
 
 
 def main(minutes: float) -> int:
@@ -21,12 +27,14 @@ def main(minutes: float) -> int:
         rounds += 1
         left = (end - time.monotonic()) / 60
         print(f"soak: round {rounds}, seed {seed}, {left:.0f} minutes left", flush=True)
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "tests/testing"]
         done = subprocess.run(
-            [*command, f"--emu86-seed={seed}", "--emu86-examples=10"],
+            [sys.executable, "-m", "pytest", "-q", "-n", "2", *PROPERTIES,
+             f"--emu86-seed={seed}", "--emu86-examples=5", f"--hypothesis-seed={seed}"],
             cwd=ROOT,
+            env=os.environ
+            | {"HYPOTHESIS_PROFILE": "soak", "EMU86_FUZZ_FIRST": str(seed % 10**9)},
             check=False,
-        )
+        )  # fmt: skip
         if done.returncode:
             return 1
     print(f"soak: {rounds} rounds without a failure")

@@ -114,10 +114,10 @@ def commands(ctx: click.Context) -> None:
 )
 @click.option(
     "--technique",
-    type=click.Choice(["patch", "trap", "iopl"]),
+    type=click.Choice(["patch", "trap", "iopl", "bare"]),
     default="patch",
     show_default=True,
-    help="How the guest is kept from noticing.",
+    help="How the guest is kept from noticing; bare: not at all, and slowly.",
 )
 @click.option(
     "--until",

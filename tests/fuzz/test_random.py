@@ -1,7 +1,7 @@
 """Thousands of random programs: none hangs, crashes or leaves what is not its own.
 
 `python -m fuzz.batch KIND FIRST COUNT [TECHNIQUE]` in tests/ runs other seeds;
-EMU86_FUZZ multiplies how many run here.
+EMU86_FUZZ multiplies how many run here, EMU86_FUZZ_FIRST is the first.
 """
 
 import json
@@ -16,6 +16,7 @@ from fuzz.programs import KINDS
 
 _TESTS = Path(__file__).parents[1]
 _SCALE = float(os.environ.get("EMU86_FUZZ", "1"))
+_FIRST = os.environ.get("EMU86_FUZZ_FIRST", "0")
 _BATCHES = [
     *((kind, 400, "patch") for kind in KINDS),
     *((kind, 100, "trap") for kind in ("ring0", "ring3", "mix", "mix3", "damaged")),
@@ -28,7 +29,7 @@ _BATCHES = [
 def test_no_program_hangs_or_crashes_the_vmm(kind, count, technique):
     count = max(int(count * _SCALE), 1)
     done = subprocess.run(
-        [sys.executable, "-m", "fuzz.batch", kind, "0", str(count), technique],
+        [sys.executable, "-m", "fuzz.batch", kind, _FIRST, str(count), technique],
         cwd=_TESTS,
         env=os.environ | {"PYTHONPATH": str(_TESTS)},
         capture_output=True,

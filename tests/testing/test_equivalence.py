@@ -3,10 +3,13 @@
 `make soak` tries more of them, with fresh seeds.
 """
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from emu86.spec import x86
 from emu86.testing import assert_equivalent
 from emu86.testing import strategies as guests
 
@@ -31,8 +34,6 @@ ANY = {
     "LOCK": ("locked", "locked_wrongly", "moves"),
     "all": (),
 }
-
-
 FEWER = settings(EQUAL, max_examples=40)
 KINDS = ("valid", "half-valid", "hostile")
 
@@ -48,6 +49,49 @@ def test_patch_is_bare(classes, data, state):
 @given(guests.programs(), guests.states(rings=(1, 2)))
 def test_in_rings_1_and_2(program, state):
     assert_equivalent(program, state)
+
+
+@EQUAL
+@given(guests.programs(), guests.states(virtual_8086=True))
+def test_in_virtual_8086_mode(program, state):
+    assert_equivalent(program, state)
+
+
+@EQUAL
+@given(
+    st.lists(st.one_of(guests.timed(), guests.instructions()), max_size=10),
+    guests.states(clocked=True),
+)
+def test_by_the_clock_with_interrupts(program, state):
+    assert_equivalent(b"".join(program), state)
+
+
+@FEWER
+@given(guests.programs("timed", "sensitive", "transfers"), st.data())
+def test_in_virtual_8086_mode_with_interrupts(program, data):
+    state = data.draw(guests.states(virtual_8086=True, clocked=True), "state")
+    assert_equivalent(program, state)
+
+
+# What neither tells of IOPL nor of the flags that IRET drops.
+HARMLESS = (
+    "moves", "arithmetic", "strings", "jumps", "accesses", "privileged", "rewriting",
+    "segment_loads", "page_table_edits", "descriptor_edits",
+)  # fmt: skip
+
+
+@EQUAL
+@given(guests.programs(*HARMLESS), guests.states())
+def test_iopl_is_bare_but_for_iopl(program, state):
+    flags = state.flags & ~x86.IOPL
+    assert_equivalent(program, replace(state, flags=flags), ("iopl",))
+
+
+@EQUAL
+@given(guests.programs(*HARMLESS), guests.states())
+def test_trap_is_bare_where_nothing_sensitive_runs(program, state):
+    # A handler that returns runs an IRET, which is.
+    assert_equivalent(program, replace(state, flags=2, limit=1), ("trap",))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -117,10 +117,6 @@ class Abilities:
         """Rely on the public API alone."""
         return cls(live=False, stops=False, flush_page=False, drop_code=False)
 
-    def by_instruction(self) -> "Abilities":
-        """Stop between any two instructions, not between blocks only; slower."""
-        return replace(self, stops=False, inline=False)
-
 
 _probed: list[Abilities] = []
 
@@ -138,11 +134,16 @@ class Engine:
     """One CPU with its physical memory.
 
     Set the `on_*` attributes, `map` memory, then `run`. Callbacks run inside `run`; an
-    exception raised in one stops the engine and comes out of `run`.
+    exception raised in one stops the engine and comes out of `run`. stepped: it is run
+    by `step` alone, and counts no blocks.
     """
 
-    def __init__(self, can: Abilities | None = None) -> None:
+    def __init__(self, can: Abilities | None = None, *, stepped: bool = False) -> None:
         self.can = abilities() if can is None else can
+        self._stepped = stepped
+        if stepped:
+            # To stop before any instruction it must look whether to at each.
+            self.can = replace(self.can, stops=False, inline=False)
         self._uc = binding.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
         handle = self._uc._uch.value
         assert handle is not None
@@ -191,10 +192,6 @@ class Engine:
         self.on_out: Callable[[int, int, int], None] = _unset
         self.on_cpuid: Callable[[], None] = _unset
         self.on_block: Callable[[int, int], None] | None = None
-        self.on_code: Callable[[], None] | None = None  # before each instruction
-        # The instruction that `on_code` was last told of, and EFLAGS then: the engine
-        # brings its lazy flags to EFLAGS form for the hook, and a fault forgets it.
-        self._announced = -1, 0
         self._run_a_block()
         self._uc.ctl_exits_enabled(True)
         self._uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
@@ -342,8 +339,8 @@ class Engine:
     def step(self) -> bool:
         """Run one instruction, or deliver what it raises; one round of a repeated one.
 
-        Only where `stops` was not taken: the engine then looks at every instruction
-        whether to stop. Returns False if there is no memory to fetch it from.
+        Only an engine made to be stepped can. Returns False if there is no memory to
+        fetch the instruction from.
         """
         status = self._start(1)
         if status in (uc_const.UC_ERR_FETCH_PROT, uc_const.UC_ERR_FETCH_UNMAPPED):
@@ -386,15 +383,13 @@ class Engine:
         if self.on_block is not None or self._prologues is not None:
             self._add(uc_const.UC_HOOK_EDGE_GENERATED, _ON_EDGE(self._edge))
 
-        if self.on_code is not None:
-            self._add(uc_const.UC_HOOK_CODE, _ON_BLOCK(self._code))
-
     def _hook_exception(self) -> None:
         """Clock, RDTSC and exceptions: compiled where the live state allows it."""
         python = _ON_EXCEPTION(self._exception)
         if not self.can.live:
             self._add(uc_const.UC_HOOK_INTR, python)
-            self._add(uc_const.UC_HOOK_BLOCK, _ON_BLOCK(self._tick))
+            if not self._stepped:
+                self._add(uc_const.UC_HOOK_BLOCK, _ON_BLOCK(self._tick))
             self._add_insn(x86_const.UC_X86_INS_RDTSC, _ON_INSTRUCTION(self._rdtsc))
             return
         from emu86.cpu import native  # noqa: PLC0415 (nothing to compile otherwise)
@@ -406,7 +401,8 @@ class Engine:
         self.control[word.ON_EXCEPTION] = address
         shared = _PTR(ctypes.addressof(self._control))
         self._add(uc_const.UC_HOOK_INTR, _PTR(compiled.on_exception), shared)
-        self._add(uc_const.UC_HOOK_BLOCK, _PTR(compiled.on_block), shared)
+        if not self._stepped:
+            self._add(uc_const.UC_HOOK_BLOCK, _PTR(compiled.on_block), shared)
         if self.can.inline:
             check = ctypes.cast(_lib.helper_check_exit_request_x86_64, _PTR).value
             assert check is not None
@@ -449,8 +445,6 @@ class Engine:
         try:
             if self.can.live:
                 self.d[OLD_EXCEPTION] = _NONE
-                if not self.d[IS_INT] and self._announced[0] == self.q[RIP]:
-                    self.set_flags(self._announced[1])
                 self.on_exception(vector)
                 return
             self._load()
@@ -493,17 +487,6 @@ class Engine:
         except BaseException as error:  # noqa: BLE001 (raised again by run)
             self._fail(error)
         return 1
-
-    def _code(self, _uc: int, _address: int, _size: int, _data: int) -> None:
-        try:
-            self._load()
-            if self.can.live:
-                self._announced = self.q[RIP], self.flags()
-                self.q[RFLAGS] &= ~_LAZY
-            if self.on_code is not None:
-                self.on_code()
-        except BaseException as error:  # noqa: BLE001 (raised again by run)
-            self._fail(error)
 
     def _edge(self, _uc: int, block: Any, _previous: Any, _data: int) -> None:
         try:

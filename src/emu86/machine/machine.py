@@ -20,6 +20,8 @@ from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.stats import Stats
 from emu86.mmu.ram import Ram
+from emu86.rings.bare import Bare
+from emu86.rings.monitor import Monitor
 from emu86.rings.vmm import TECHNIQUES, Vmm
 from emu86.rings.wiring import Observer
 from emu86.spec import x86
@@ -52,13 +54,14 @@ class Stop:
 
 
 class Machine:
-    """A PC with one 32-bit CPU, its guest deprivileged.
+    """A PC with one 32-bit CPU, its guest deprivileged (or, to compare, not).
 
     memory: bytes of RAM, a multiple of 4 KiB from 1 MiB to 3 GiB; cpu: a name in
-    `emu86.cpu.models.MODELS`; technique: "patch", "trap" or "iopl"; debug_exit: a write
-    to port F4h ends the run; realtime: idle time is slept, not skipped; hypervisor:
-    tell the guest of a hypervisor in CPUID; abilities: for tests, what of Unicorn's
-    private state to use. Raises ConfigError.
+    `emu86.cpu.models.MODELS`; technique: "patch", "trap" or "iopl", or "bare": the
+    guest at ring 0 of the engine, an instruction at a time, to compare with;
+    debug_exit: a write to port F4h ends the run; realtime: idle time is slept, not
+    skipped; hypervisor: tell the guest of a hypervisor in CPUID; abilities: for tests,
+    what of Unicorn's private state to use. Raises ConfigError.
     """
 
     def __init__(
@@ -78,11 +81,13 @@ class Machine:
         if cpu not in MODELS:
             message = f"cpu: no model {cpu!r} (there are {', '.join(MODELS)})"
             raise ConfigError(message)
-        if technique not in TECHNIQUES:
-            message = f"technique: no {technique!r} (there are {', '.join(TECHNIQUES)})"
+        known = (*TECHNIQUES, "bare")
+        if technique not in known:
+            message = f"technique: no {technique!r} (there are {', '.join(known)})"
             raise ConfigError(message)
         self.realtime = realtime
-        self._engine = Engine(abilities)
+        bare = technique == "bare"
+        self._engine = Engine(abilities, stepped=bare)
         self._ram = Ram(memory)
         self._ram.bytes[layout.ROM : layout.ROM + firmware.ROM_SIZE] = firmware.rom()
         self._engine.map(0, self._ram.bytes)
@@ -92,9 +97,8 @@ class Machine:
         self.board = Board(
             self._control, memory, self._end, self._transmit, debug_exit=debug_exit
         )
-        self.vmm = Vmm(
-            self._engine, self._ram, self.vcpu, self.board, self.board.pic, technique
-        )
+        parts = self._engine, self._ram, self.vcpu, self.board, self.board.pic
+        self.vmm: Monitor = Bare(*parts) if bare else Vmm(*parts, technique)
         self._consoles: list[Callable[[bytes], None]] = []
         self._input: deque[bytes] = deque()
         self._wake = threading.Event()
@@ -148,7 +152,7 @@ class Machine:
         for index in (x86.SS, x86.DS, x86.ES, x86.FS, x86.GS):
             vmm.segments.load(index, entry.ds)
         vmm.set_guest_flags(0)
-        self.vmm.mmu.configure(self.vcpu.cr0, 0, 0)
+        vmm.start()
         self._loaded = True
 
     # -- running -----------------------------------------------------------------------
@@ -175,7 +179,7 @@ class Machine:
         try:
             return self._loop(deadline)
         finally:
-            self.vmm.scanner.restore()
+            self.vmm.rest()
             if collecting:
                 gc.enable()
             alarm.cancel()
@@ -183,9 +187,9 @@ class Machine:
 
     def _loop(self, deadline: float | None) -> Stop:
         """Run the guest, serving time and interrupts between two stretches of it."""
-        vmm, board, control, engine = self.vmm, self.board, self._control, self._engine
+        vmm, board, control = self.vmm, self.board, self._control
         while True:
-            if vmm.scanner.waiting is None:
+            if not vmm.busy:
                 # Before the questions below: who answers one later puts 0 there.
                 control[word.STOP_AT] = control[word.NOW] + _SLICE
             if self._seen:
@@ -198,7 +202,7 @@ class Machine:
                 return Stop("interrupted")
             if deadline is not None and time.monotonic() >= deadline:
                 return Stop("timeout")
-            if vmm.scanner.waiting is None:
+            if not vmm.busy:
                 self._feed()
                 board.advance()
                 control[word.PENDING] = board.pic.intr
@@ -208,7 +212,7 @@ class Machine:
                     self._idle(deadline)
                     continue
                 board.schedule()
-            engine.run()
+            vmm.run()
 
     def _idle(self, deadline: float | None) -> None:
         """Pass the time of a halted CPU to its next interrupt, or end the run."""
@@ -340,7 +344,7 @@ class Machine:
             message = f"{len(data)} bytes at {gpa:#x} are not all in RAM"
             raise ValueError(message)
         for page in pages:
-            self.vmm.mmu.use.touched(page)
+            self.vmm.written(page)
         self._ram.bytes[gpa : gpa + len(data)] = data
 
     def read_virtual(self, gva: int, size: int) -> bytes:
@@ -361,7 +365,7 @@ class Machine:
             gva, data = (gva + part) & x86.MASK32, data[part:]
 
     def _gpa(self, gva: int) -> int:
-        gpa = self.vmm.mmu.lookup(gva & x86.MASK32)
+        gpa = self.vmm.lookup(gva & x86.MASK32)
         if gpa is None:
             message = f"nothing is mapped at {gva:#010x}"
             raise ValueError(message)
@@ -370,12 +374,12 @@ class Machine:
     def subscribe(self, observer: Observer) -> None:
         """Have `observer` told of exits, events, port accesses and shadow fills."""
         self.vmm.observers.append(observer)
-        self.vmm.sites.unlearn()
+        self.vmm.unlearn()
 
     def measure(self) -> None:
         """Time every exit from now on; CLI and STI take Python's way, too."""
         self.vmm.timing = True
-        self.vmm.sites.unlearn()
+        self.vmm.unlearn()
 
     @property
     def stats(self) -> Stats:

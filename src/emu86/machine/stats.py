@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from emu86.cpu import control as word
 
 if TYPE_CHECKING:
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.monitor import Monitor
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Stats:
     virtual_s: float
 
     @classmethod
-    def of(cls, vmm: "Vmm", wall: float, slept: float) -> "Stats":
-        """Collect the statistics of a VMM that ran `wall` seconds, `slept` idle."""
+    def of(cls, vmm: "Monitor", wall: float, slept: float) -> "Stats":
+        """Collect the statistics of a guest that ran `wall` seconds, `slept` idle."""
         control = vmm.engine.control
         totals = {reason: list(stat) for reason, stat in vmm.exits.items()}
         for reason, count in (
@@ -50,8 +50,7 @@ class Stats:
         ):
             if control[count]:
                 totals.setdefault(reason, [0, 0])[0] += control[count]
-        shadow = asdict(vmm.mmu.stats)
-        shadow["drops"] += control[word.COUNT_DROPPED]
+        counts = vmm.counts()
         exits = {
             reason: ExitStat(*stat)
             for reason, stat in sorted(totals.items(), key=lambda item: -item[1][0])
@@ -62,10 +61,10 @@ class Stats:
             share = max(0.0, 1 - (spent + slept) / wall)
         return cls(
             exits=exits,
-            blocks=vmm.scanner.blocks,
-            decoded=vmm.scanner.decoded,
-            patched=dict(vmm.scanner.patched.most_common()),
-            shadow=shadow,
+            blocks=counts.blocks,
+            decoded=counts.decoded,
+            patched=counts.patched,
+            shadow=counts.shadow,
             guest_share=share,
             wall_s=wall,
             virtual_s=control[word.NOW] / word.QUARTERS / 1e9,

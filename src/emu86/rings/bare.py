@@ -8,8 +8,10 @@ all of them are translated anew, so that code written in any way is the code tha
 """
 
 from contextlib import suppress
+from functools import lru_cache
 from typing import Final
 
+from emu86.cpu import control as word
 from emu86.cpu import layout as at
 from emu86.cpu.engine import (
     ATTRIBUTES,
@@ -17,12 +19,10 @@ from emu86.cpu.engine import (
     CR,
     ERROR_CODE,
     IS_INT,
-    LIMIT,
     RFLAGS,
     RIP,
     SELECTOR,
     Engine,
-    abilities,
 )
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
@@ -45,11 +45,14 @@ _RETURNS: Final = (0xCA, 0xCB, 0xCF)
 _LONGEST: Final = 15  # bytes of an instruction
 _HLT: Final = 0xF4
 _STI: Final = 0xFB
+_PERIOD: Final = 1000 * word.QUARTERS
 
 
-def engine() -> Engine:
-    """Return an engine that can run one instruction at a time."""
-    return Engine(abilities().by_instruction())
+_decode: Final = lru_cache(4096)(decode)
+_ACTS: Final = {
+    opcode: [erratum.act for erratum in ERRATA if opcode in erratum.opcodes]
+    for opcode in {opcode for erratum in ERRATA for opcode in erratum.opcodes}
+}
 
 
 class BareMemory:
@@ -138,6 +141,11 @@ class BareSegments(SegmentRules):
         read32 = self._memory.read32
         return Descriptor(read32(where), read32(where + 4))
 
+    def load_gdt(self, base: int, limit: int) -> None:
+        """LGDT."""
+        self.vcpu.gdt_base, self.vcpu.gdt_limit = base, limit
+        self.engine.set_table(at.GDTR, base, limit)
+
     def write_high(self, selector: int, high: int) -> None:
         """Write the high doubleword of a descriptor in the guest's table."""
         base, _ = self._table(selector)
@@ -154,24 +162,25 @@ class BareSegments(SegmentRules):
 
 
 class Bare(Monitor):
-    """A guest alone on the hardware, or nearly so."""
+    """A guest alone on the hardware, or nearly so; the engine is a stepped one."""
 
     def __init__(
         self, engine: Engine, ram: Ram, vcpu: VCpu, bus: Bus, pic: Interrupts
     ) -> None:
         super().__init__(engine, vcpu, bus, pic, "bare")
+        self.ram = ram
         self.memory: BareMemory = BareMemory(engine, ram)
         self.segments = BareSegments(engine, vcpu, self.memory)
         self._events = 0
         self.insn: Insn | None = None  # what was run last, and where
         self._eip = self._ss = 0
-        self._state = engine.q.cast("B")
         engine.on_exception = self._on_exception
         engine.on_invalid = self._on_invalid
         engine.on_in = self.on_in
         engine.on_out = self.on_out
         engine.on_cpuid = self.on_cpuid
-        engine.map_nothing(ram.size, (1 << 32) - ram.size)
+        # A 4 MiB page of the engine's may be beyond 4 GiB (PSE-36).
+        engine.map_nothing(ram.size, (1 << 40) - ram.size)
         engine.hook()
         engine.leave_long_mode()
         engine.set_table(at.GDTR, vcpu.gdt_base, vcpu.gdt_limit)
@@ -231,21 +240,45 @@ class Bare(Monitor):
 
     # -- running -----------------------------------------------------------------------
 
+    def start(self) -> None:
+        """Begin: the engine has all it needs."""
+
+    def lookup(self, gva: int) -> int | None:
+        """Return the GPA that the guest's tables give, without effects; or None."""
+        return self.memory.lookup(gva)
+
+    def run(self) -> None:
+        """Run until STOP_AT, or an interrupt can come in, or the guest is done.
+
+        An instruction takes a microsecond of virtual time: nobody would live to see
+        a timer interrupt if it took what it takes in other techniques.
+        """
+        control = self._control
+        while control[word.NOW] < control[word.STOP_AT]:
+            self.step()
+            control[word.NOW] += _PERIOD
+            if self.end is not None or self.vcpu.halted:
+                return
+            if self.pic.intr and self.is_open():
+                return
+
+    def is_open(self) -> bool:
+        """Tell whether the guest lets an interrupt in now."""
+        return bool(self.q[RFLAGS] & x86.IF and not self.d[_HFLAGS] & at.HF_INHIBIT_IRQ)
+
     def interrupt(self) -> bool:
         """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
-        if not self.q[RFLAGS] & x86.IF or self.d[_HFLAGS] & at.HF_INHIBIT_IRQ:
+        if not self.is_open():
             return False
-        self._wake()
         self.q[RFLAGS] &= ~x86.RF  # an IRET's: the techniques do not keep it
-        self._inject(self.pic.acknowledge(), interrupt=True)
+        self._take_interrupt()
         self._push()
         return True
 
     def step(self) -> None:
         """Run one instruction or deliver one event, if the guest is not halted."""
         self._events = 0
-        insn = self.peek()
-        self.engine.drop_code(0, self.memory.ram.size)
+        insn = self._fetch()
         trapped = self.q[RFLAGS] & x86.TF
         try:
             if self._corrected(insn):
@@ -263,9 +296,6 @@ class Bare(Monitor):
         halts = insn is not None and insn.opcode == _HLT and not self.segments.cpl
         self.insn = insn
         open_before = self.q[RFLAGS] & x86.IF
-        before = bytes(self._state)
-        returns = insn is not None and insn.opcode in _RETURNS
-        ram = bytes(self.memory.ram.bytes) if returns else b""
         self._eip, self._ss = self.q[RIP], self.d[SELECTOR[x86.SS]]
         # It looks ahead at the next instruction, which may be the one not in memory.
         fetched = self.engine.step() or self.q[RIP] != self._eip
@@ -273,11 +303,11 @@ class Bare(Monitor):
         if insn is not None and insn.opcode == _STI and open_before:
             # The engine's shadow follows any STI: Vol. 2B STI, only if IF was 0.
             self.d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
+        if self._events:
+            return
         self._pull()
         if self.vcpu.tr.kind in (x86.SYS_TSS16, x86.SYS_TSS16_BUSY):
             self.unsupported("a 16-bit task")
-        elif self._events:
-            pass
         elif not fetched and self._linear() & 0xFFF > x86.PAGE_SIZE - _LONGEST:
             self.unsupported("an instruction that is not all in RAM")
         elif not fetched:
@@ -287,14 +317,7 @@ class Bare(Monitor):
         elif halts:
             self.vcpu.halted = True
         elif self._is_far():
-            if returns and self.q[RIP] > self.d[LIMIT[x86.CS]]:
-                # The engine's returns do not look at the limit.
-                self._state[:] = before
-                self.memory.ram.bytes[:] = ram
-                self._pull()
-                self._deliver(x86.VEC_GP, 0)
-            else:
-                self._mark_loaded()
+            self._mark_loaded()
 
     def _single_step(self) -> None:
         """Trap after an instruction, be it the engine or the oracle that tells."""
@@ -326,19 +349,24 @@ class Bare(Monitor):
                 with suppress(GuestFault, PageFault):
                     self.segments.mark(selector, self.segments.descriptor(selector))
 
-    def peek(self) -> Insn | None:
-        """Decode the instruction at CS:EIP, without effects; None if there is none."""
+    def _fetch(self) -> Insn | None:
+        """Decode the instruction at CS:EIP; None if there is none.
+
+        What the engine has translated there is dropped: it may have been other code.
+        """
         linear = self._linear()
         code = b""
         while len(code) < _LONGEST:
             gpa = self.memory.lookup((linear + len(code)) & x86.MASK32)
             if gpa is None:
                 break
+            if not code and self.memory.ram.backed(gpa >> 12):
+                self.engine.drop_code(gpa, 1)
             part = min(_LONGEST - len(code), x86.PAGE_SIZE - (gpa & 0xFFF))
             inside = bytes(self.memory.ram.bytes[gpa : gpa + part])
             code += inside.ljust(part, b"\xff")
         wide = bool(self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
-        return decode(code, wide=wide)
+        return _decode(code, wide=wide)
 
     def _linear(self) -> int:
         return (self.q[RIP] + self.q[BASE[x86.CS]]) & x86.MASK32
@@ -347,11 +375,7 @@ class Bare(Monitor):
         """Do an instruction that the engine has wrong; tell whether it is done."""
         if insn is None:
             return False
-        return any(
-            erratum.act(self, insn)
-            for erratum in ERRATA
-            if insn.opcode in erratum.opcodes
-        )
+        return any(act(self, insn) for act in _ACTS.get(insn.opcode, ()))
 
     # -- events ------------------------------------------------------------------------
 

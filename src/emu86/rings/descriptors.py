@@ -91,6 +91,10 @@ class SegmentRules:
         """Write the high doubleword of a descriptor in the guest's table."""
         raise NotImplementedError
 
+    def load_gdt(self, base: int, limit: int) -> None:
+        """LGDT."""
+        raise NotImplementedError
+
     def hold(self, index: int, selector: int, found: Descriptor) -> None:
         """Put a checked descriptor in a segment register; then `enter` or `settle`."""
         raise NotImplementedError

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu.engine import RFLAGS, RIP
-from emu86.rings import io, msr, operand
+from emu86.rings import io, lossy, msr, operand
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.monitor import check_cr0
 from emu86.rings.stack import Stack
 from emu86.rings.table import RECORDS, find, of_later_cpus
+from emu86.rings.transfer import return_target
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def _undefined(_bare: "Bare", _insn: "Insn") -> bool:
 
 
 def _locked(_bare: "Bare", insn: "Insn") -> bool:
-    if insn.lock and find(insn) is not None:
+    record = find(insn)
+    if insn.lock and record is not None and not record.lock:
         raise undefined()
     return False
 
@@ -117,14 +119,14 @@ def _far_return(bare: "Bare", insn: "Insn") -> bool:
     return False
 
 
-def _rotate(bare: "Bare", insn: "Insn") -> bool:
-    if insn.memory and insn.reg in _THROUGH_CARRY:
-        user = bare.segments.cpl == _USER
-        bare.memory.translate(operand.address(bare, insn), write=True, user=user)
+def _written(bare: "Bare", insn: "Insn") -> bool:
+    record = find(insn)
+    if record is not None and record.memory:
+        linear = operand.address(bare, insn)
+        lossy.check_write(bare, linear, lossy.width(insn))
     return False
 
 
-_THROUGH_CARRY: Final = (2, 3)  # ModRM.reg of RCL and RCR
 _USER: Final = 3
 
 
@@ -143,6 +145,33 @@ def _user_return(bare: "Bare", insn: "Insn") -> bool:
 
 
 _IRET: Final = 0xCF
+
+
+def _return_beyond(bare: "Bare", insn: "Insn") -> bool:
+    """Look at the limit where the engine's returns do not."""
+    virtual_8086 = bare.q[RFLAGS] & x86.VM
+    is_iret = insn.opcode == _IRET
+    if is_iret and (bare.iopl < _USER if virtual_8086 else bare.q[RFLAGS] & x86.NT):
+        return False
+    stack = Stack(bare)
+    size = insn.size
+    eip, selector = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
+    if virtual_8086:
+        if eip > x86.V86_LIMIT:
+            raise gp(0)
+        return False
+    if is_iret and size == 4 and stack.peek(8, 4) & x86.VM and not bare.segments.cpl:
+        return False
+    try:
+        found = return_target(bare, selector)
+        if selector & 3 > bare.segments.cpl:
+            at = size * (3 if is_iret else 2) + insn.immediate
+            ss = stack.peek(at + size, size) & 0xFFFF
+            bare.segments.check_stack(ss, selector & 3, x86.VEC_GP)
+    except GuestFault:
+        return False  # the engine finds it, too
+    found.check_limit(eip)
+    return False
 
 
 def _to_virtual_8086(bare: "Bare", insn: "Insn") -> bool:
@@ -244,14 +273,18 @@ ERRATA: Final = (
         "an unsigned one", "Vol. 2B RET", _far_return, ("RET far",),
     ),
     Erratum(
-        frozenset({0xC0, 0xC1, *range(0xD0, 0xD4)}),
-        "RCL, RCR: a fault between read and write takes the carry",
-        "#PF of a write, before all", "Vol. 3A 4.7", _rotate,
+        frozenset({*lossy.ROTATES, *lossy.SETCC, lossy.CMPXCHG8B}),
+        "RCL, RCR, SETcc, CMPXCHG8B: a fault loses flags, or is that of a read",
+        "#PF of a write, before all", "Vol. 3A 4.7", _written,
     ),
     Erratum(
         frozenset({0xCA, 0xCB, 0xCF}),
         "far returns read the stack as the kernel; any IRET takes VM",
         "#PF of a user", "Vol. 3A 4.7", _user_return, ("RET far", "IRET"),
+    ),
+    Erratum(
+        frozenset({0xCA, 0xCB, 0xCF}), "far returns do not look at the limit",
+        "#GP(0)", "Vol. 2B RET", _return_beyond, ("RET far", "IRET"),
     ),
     Erratum(
         frozenset({_IRET}), "to virtual-8086 mode half of EIP is taken",

@@ -4,12 +4,15 @@ A `Monitor` runs one virtual CPU on one engine. What it does with the guest's ke
 keep it from the hardware (`vmm.Vmm`) or not at all (`bare.Bare`), is each technique's.
 """
 
+from dataclasses import asdict, dataclass, field
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu import control as word
 from emu86.cpu.engine import RIP, SELECTOR, Engine
 from emu86.cpu.vcpu import VCpu
+from emu86.mmu.ram import Ram
+from emu86.mmu.shadow import ShadowStats
 from emu86.rings.descriptors import SegmentRules
 from emu86.rings.fault import TripleFault, gp
 from emu86.rings.inject import inject
@@ -31,11 +34,22 @@ def check_cr0(value: int) -> None:
         raise gp(0)
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a technique counts: see `machine.stats.Stats`."""
+
+    blocks: int = 0
+    decoded: int = 0
+    patched: dict[str, int] = field(default_factory=dict)
+    shadow: dict[str, int] = field(default_factory=lambda: asdict(ShadowStats()))
+
+
 class Monitor:
     """One virtual CPU on one engine."""
 
     segments: SegmentRules
     memory: LinearMemory
+    ram: Ram
     iopl: int  # the guest's
     plans: "Segments | None" = None  # of a technique that keeps checked transfers
 
@@ -73,6 +87,42 @@ class Monitor:
     def write_cr3(self, value: int) -> None:
         """MOV to CR3."""
         raise NotImplementedError
+
+    def start(self) -> None:
+        """Begin: the segment registers are loaded, paging is off."""
+        raise NotImplementedError
+
+    def run(self) -> None:
+        """Run until STOP_AT, or an interrupt can come in, or the guest is done."""
+        raise NotImplementedError
+
+    def interrupt(self) -> bool:
+        """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
+        raise NotImplementedError
+
+    def lookup(self, gva: int) -> int | None:
+        """Return the GPA that the guest's tables give, without effects; or None."""
+        raise NotImplementedError
+
+    # -- what only a technique that keeps more than the guest's state has to do --------
+
+    @property
+    def busy(self) -> bool:
+        """Whether nothing may come between now and the next `run`."""
+        return False
+
+    def rest(self) -> None:
+        """Put back what stands in guest RAM for a moment only: a run has ended."""
+
+    def written(self, page: int) -> None:
+        """Learn that somebody else is about to write to a guest page."""
+
+    def unlearn(self) -> None:
+        """Take exits back from compiled code: they are watched from now on."""
+
+    def counts(self) -> "Counts":
+        """Return what has been counted beside exits."""
+        return Counts()
 
     # -- exits ------------------------------------------------------------------------
 
@@ -116,6 +166,14 @@ class Monitor:
         if self.vcpu.halted:
             self.vcpu.halted = False
             self.vcpu.pmu.turn(self.now, 0)
+
+    def _take_interrupt(self) -> None:
+        """Deliver the interrupt that waits: the guest lets it in."""
+        self._wake()
+        vector = self.pic.acknowledge()
+        self._control[word.PENDING] = self.pic.intr
+        self.exits.setdefault("interrupt", [0, 0])[0] += 1
+        self._inject(vector, interrupt=True)
 
     def _inject(
         self, vector: int, error: int | None = None, *, interrupt: bool = False

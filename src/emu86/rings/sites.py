@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _CS_BASE: Final = BASE[x86.CS]
 _CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
+_LONGEST: Final = 15  # bytes of an instruction
 _MASK64: Final = (1 << 64) - 1
 _NO_GUARDS: Final = memoryview(bytes(8 * word.GUARDED_WORDS)).cast("q")
 _NO_SITES: Final = memoryview(bytes(16 * (word.SITE_MASK + 1))).cast("q")
@@ -83,7 +84,11 @@ class Sites:
             insn = sites.get(offset)
             if insn is not None:
                 return insn
-        decoded = decode(self._memory.read_bytes(linear, 15), wide=wide)
+        # The next page is not looked at without need: its accessed bit would tell.
+        here = min(_LONGEST, x86.PAGE_SIZE - (gpa & 0xFFF))
+        decoded = decode(self._memory.read_bytes(linear, here), wide=wide)
+        if decoded is None and here < _LONGEST:
+            decoded = decode(self._memory.read_bytes(linear, _LONGEST), wide=wide)
         insn = decoded or Insn()
         if decoded is not None:
             insn.record = find(insn)

@@ -15,6 +15,7 @@ from emu86.rings.tasks import CALL, IRET, JUMP, switch_task
 from emu86.spec import x86
 
 if TYPE_CHECKING:
+    from emu86.rings.monitor import Monitor
     from emu86.rings.vmm import Vmm
 
 # What IRET may change: at any CPL, at CPL <= IOPL, and at CPL 0 (SDM Vol. 2A IRET).
@@ -83,7 +84,7 @@ def _go_virtual_8086(vmm: "Vmm", selector: int, offset: int) -> None:
     vmm.q[RIP] = offset
 
 
-def _target(vmm: "Vmm", selector: int) -> Descriptor:
+def _target(vmm: "Monitor", selector: int) -> Descriptor:
     if selector & 0xFFFC == 0:
         raise gp(0)
     return vmm.segments.descriptor(selector)
@@ -170,7 +171,7 @@ def far_return(vmm: "Vmm", size: int, release: int) -> None:
         stack.drop(2 * size + release)
         stack.commit()
         return
-    found = _return_target(vmm, selector)
+    found = return_target(vmm, selector)
     stack.drop(2 * size + release)
     if selector & 3 == vmm.segments.cpl:
         found.check_limit(eip)
@@ -187,7 +188,7 @@ def far_return(vmm: "Vmm", size: int, release: int) -> None:
         outer.commit()
 
 
-def _return_target(vmm: "Vmm", selector: int) -> Descriptor:
+def return_target(vmm: "Monitor", selector: int) -> Descriptor:
     """Check CS of a return: SDM Vol. 2B RET, return to same or outer level."""
     found = _target(vmm, selector)
     rpl = selector & 3
@@ -241,7 +242,7 @@ def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
     if image & x86.VM and size == 4 and cpl == 0:
         _iret_to_virtual_8086(vmm, stack)
         return
-    found = _return_target(vmm, selector)
+    found = return_target(vmm, selector)
     change = _ALWAYS if size == 4 else _ALWAYS & 0xFFFF
     if cpl <= (flags & x86.IOPL) >> 12:
         change |= x86.IF

@@ -4,6 +4,7 @@ Everything the hardware reports comes in at `on_exception`, `on_invalid`, `on_in
 `on_out` or `on_cpuid`, is handled there, and the guest goes on when the method returns.
 """
 
+from dataclasses import asdict
 from time import perf_counter_ns
 from typing import Final
 
@@ -27,9 +28,8 @@ from emu86.rings.decode import Insn
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.inject import as_fault, software
 from emu86.rings.mmio import Stepper
-from emu86.rings.monitor import Monitor, check_cr0
+from emu86.rings.monitor import Counts, Monitor, check_cr0
 from emu86.rings.record import Record
-from emu86.rings.rotate import settle_flags
 from emu86.rings.scan import INT3, Scanner
 from emu86.rings.segments import Segments
 from emu86.rings.sites import Sites
@@ -74,6 +74,7 @@ class Vmm(Monitor):
         super().__init__(engine, vcpu, bus, pic, technique)
         self.raised = technique == "iopl"
         self.iopl = 0  # the guest's; the hardware's is higher for its kernel if raised
+        self.ram = ram
         self.hidden = Hidden(engine)
         self.mmu = ShadowMmu(engine, ram, self.hidden)
         self.memory: GuestMemory = GuestMemory(self.mmu)
@@ -95,6 +96,45 @@ class Vmm(Monitor):
             engine.on_block = self.scanner.on_block
         engine.hook()
         self._sync_host()
+
+    # -- for the machine ---------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin: the segment registers are loaded, paging is off."""
+        self.mmu.configure(self.vcpu.cr0, 0, 0)
+
+    def run(self) -> None:
+        """Run until STOP_AT, or an interrupt can come in, or the guest is done."""
+        self.engine.run()
+
+    def lookup(self, gva: int) -> int | None:
+        """Return the GPA that the guest's tables give, without effects; or None."""
+        return self.mmu.lookup(gva)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a patched block waits to be translated."""
+        return self.scanner.waiting is not None
+
+    def rest(self) -> None:
+        """Put back the byte of a patched block."""
+        self.scanner.restore()
+
+    def written(self, page: int) -> None:
+        """Learn that somebody else is about to write to a guest page."""
+        self.mmu.use.touched(page)
+
+    def unlearn(self) -> None:
+        """Take exits back from compiled code: they are watched from now on."""
+        self.sites.unlearn()
+
+    def counts(self) -> Counts:
+        """Return what scanner and shadow tables have counted."""
+        scanner, control = self.scanner, self._control
+        shadow = asdict(self.mmu.stats)
+        shadow["drops"] += control[word.COUNT_DROPPED]
+        patched = dict(scanner.patched.most_common())
+        return Counts(scanner.blocks, scanner.decoded, patched, shadow)
 
     # -- exits ------------------------------------------------------------------------
 
@@ -188,9 +228,6 @@ class Vmm(Monitor):
                 return
             gva &= x86.MASK32
             self.mmu.wrap()
-        # A rotate through carry loads with intent to store, as hardware does.
-        if not error & x86.PF_I and settle_flags(self):
-            error |= x86.PF_W
         outcome = self.mmu.miss(gva, error)
         if outcome is FILLED:
             self._reason = "#PF fill"
@@ -237,7 +274,7 @@ class Vmm(Monitor):
         self._reason = record.mnemonic
         if self.stepper.active:
             self.stepper.cancel()  # it is done here, whole
-        if insn.lock:
+        if insn.lock and not record.lock:
             raise undefined()
         if q[RFLAGS] & x86.VM:
             self._check_virtual_8086(insn, record)
@@ -306,26 +343,23 @@ class Vmm(Monitor):
             self.q[RFLAGS] & x86.IF
             and not self.d[_HFLAGS] & at.HF_INHIBIT_IRQ
             and not self.stepper.active
-            and self.scanner.waiting is None
-            and self.end is None
         )
 
-    def interrupt(self) -> None:
-        """Inject the interrupt that waits, if the guest lets it in now."""
+    def interrupt(self) -> bool:
+        """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
         if self._control[word.DROPPED_COUNT]:
             self._take_dropped()
-        if self.is_open():
-            self._wake()
-            vector = self.pic.acknowledge()
-            self._control[word.PENDING] = self.pic.intr
-            self.exits.setdefault("interrupt", [0, 0])[0] += 1
-            self._inject(vector, interrupt=True)
+        if self.scanner.waiting is not None or self.end or not self.is_open():
+            return False
+        self._take_interrupt()
+        return True
 
     # -- what handlers use -------------------------------------------------------------
 
     def guest_flags(self) -> int:
         """Return the guest's EFLAGS, 32 bits."""
-        flags = self.engine.flags() & ~x86.IOPL | self.iopl << 12
+        # RF is there only behind an IRET that was not patched.
+        flags = self.engine.flags() & ~(x86.IOPL | x86.RF) | self.iopl << 12
         if self.stepper.active and not self.guest_tf:
             flags &= ~x86.TF
         return flags

@@ -11,19 +11,20 @@ from typing import Final
 from emu86.cpu import control as word
 from emu86.cpu.engine import ATTRIBUTES, BASE, RIP
 from emu86.mmu.walk import denied, walk
-from emu86.rings.bare import Bare
-from emu86.rings.decode import decode
+from emu86.rings.decode import Insn, decode
 from emu86.rings.monitor import Monitor
-from emu86.rings.vmm import Vmm
 from emu86.spec import x86
 
 PERIOD: Final = 100 * word.QUARTERS
 _USER: Final = 3
+_LONGEST: Final = 15  # bytes of an instruction
 # Transfers of control, which may go to where they stand.
 _TRANSFERS: Final = frozenset(
     {*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEA, 0xEB, 0x9A, 0xFF}
     | {0xC2, 0xC3, 0xCA, 0xCB, 0xCF, *range(0x0F80, 0x0F90)}
 )
+_INDIRECT: Final = 0xFF
+_INDIRECT_REGS: Final = range(2, 6)  # CALL and JMP, near and far
 
 
 class Line:
@@ -70,7 +71,7 @@ class Clock:
         self._count = -1  # the program has not begun
         self._here = -1
         self._moved = False  # an event has come since the last tick
-        self._retried = False  # or a page has been filled
+        self._retried = False  # or a page was filled, or a block patched
         monitor.engine.control[word.EXIT_COST] = 0
         monitor.observers.append(self)
 
@@ -78,20 +79,24 @@ class Clock:
         """Count the instruction at CS:EIP, unless it is one that goes on."""
         monitor = self._monitor
         here = (monitor.q[RIP] + monitor.q[BASE[x86.CS]]) & x86.MASK32
-        if isinstance(monitor, Bare) and not _is_there(monitor, here):
+        insn = _code(monitor, here)
+        if insn is None:
             return
+        # Where the last one was, a transfer may have come to itself; anything else goes
+        # on: another round, or another try once a page was filled.
+        again = self._retried or not _transfers(insn)
         if self._count < 0:
             self._count = 0 if here == self._start else -1
-        elif self._moved or here != self._here or self._goes_to_itself(here):
+        elif self._moved or here != self._here or not again:
             self._count += 1
         self._here = here
         self._moved = self._retried = False
-        self.show()
+        monitor.engine.control[word.NOW] = max(self._count, 0) * PERIOD
         self._line.look(self._count)
 
-    def show(self) -> None:
-        """Set virtual time, to which the engine adds the bytes of each block."""
-        self._monitor.engine.control[word.NOW] = max(self._count, 0) * PERIOD
+    def again(self) -> None:
+        """Learn that the instruction has not run yet."""
+        self._retried = True
 
     def skip(self) -> bool:
         """Pass the time of a halted CPU to the next interrupt, if there is one."""
@@ -101,13 +106,6 @@ class Clock:
         self._count = due
         self._line.look(due)
         return True
-
-    def _goes_to_itself(self, here: int) -> bool:
-        """Tell whether the last instruction, here, was a transfer, and is done."""
-        if self._retried:
-            return False
-        insn = decode(_code(self._monitor, here), wide=_wide(self._monitor))
-        return insn is not None and insn.opcode in _TRANSFERS
 
     # -- rings.wiring.Observer ---------------------------------------------------------
 
@@ -126,34 +124,25 @@ class Clock:
         """Learn nothing from it."""
 
 
-def _wide(monitor: Monitor) -> bool:
-    return bool(monitor.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+def _transfers(insn: Insn) -> bool:
+    indirect = insn.opcode != _INDIRECT or insn.reg in _INDIRECT_REGS
+    return indirect and insn.opcode in _TRANSFERS
 
 
-def _code(monitor: Monitor, here: int) -> bytes:
-    """Return the code at a linear address, to the end of its page."""
-    size = min(15, x86.PAGE_SIZE - (here & 0xFFF))
-    if isinstance(monitor, Vmm):
-        return monitor.mmu.executed(here, size)
-    assert isinstance(monitor, Bare)
-    gpa = monitor.memory.lookup(here)
-    return b"" if gpa is None else bytes(monitor.memory.ram.bytes[gpa : gpa + size])
-
-
-def _is_there(bare: Bare, here: int) -> bool:
-    """Tell whether the instruction at a linear address can be fetched.
-
-    A deprivileged guest's is not announced if it cannot.
-    """
-    insn = bare.peek()
-    if insn is None:
-        return False
-    if not bare.vcpu.cr0 & x86.CR0_PG:
-        return True
-    ram, cr3, cr4 = bare.memory.ram, bare.vcpu.cr3, bare.vcpu.cr4
-    user = bare.segments.cpl == _USER
-    ends = (here, (here + insn.length - 1) & x86.MASK32)
-    return all(
-        denied(walk(ram, cr3, cr4, end), write=False, user=user, wp=False) is None
-        for end in ends
-    )
+def _code(monitor: Monitor, here: int) -> Insn | None:
+    """Decode the instruction at a linear address; None if it cannot be fetched."""
+    vcpu, ram = monitor.vcpu, monitor.ram
+    user = monitor.segments.cpl == _USER
+    code = b""
+    while len(code) < _LONGEST:
+        linear = (here + len(code)) & x86.MASK32
+        part = min(_LONGEST - len(code), x86.PAGE_SIZE - (linear & 0xFFF))
+        page = linear >> x86.PAGE_SHIFT
+        if vcpu.cr0 & x86.CR0_PG:
+            found = walk(ram, vcpu.cr3, vcpu.cr4, linear)
+            if denied(found, write=False, user=user, wp=False) is not None:
+                break
+            page = found.page
+        start = page << x86.PAGE_SHIFT | linear & 0xFFF
+        code += bytes(ram.bytes[start : start + part]).ljust(part, b"\xff")
+    return decode(code, wide=bool(monitor.d[ATTRIBUTES[x86.CS]] & x86.DESC_B))

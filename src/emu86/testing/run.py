@@ -7,19 +7,19 @@ from typing import Any, Final
 import numpy as np
 
 from emu86.cpu import control as word
-from emu86.cpu.engine import BASE, RIP, SELECTOR, Engine, abilities
+from emu86.cpu.engine import BASE, RIP, SELECTOR, Engine
 from emu86.cpu.models import DEFAULT, MODELS
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.rings import operand
-from emu86.rings.bare import Bare, engine
+from emu86.rings.bare import Bare
 from emu86.rings.descriptors import Descriptor
 from emu86.rings.monitor import Monitor
 from emu86.rings.table import GROUP7
 from emu86.rings.vmm import TECHNIQUES, Vmm
 from emu86.spec import x86
 from emu86.testing import stage
-from emu86.testing.clock import PERIOD, Clock, Line
+from emu86.testing.clock import Clock, Line
 from emu86.testing.outcome import Event, Outcome
 from emu86.testing.stage import State
 
@@ -190,17 +190,14 @@ def _start(monitor: Monitor) -> None:
 def _bare(
     ram: Ram, state: State, _technique: str, trace: Trace | None
 ) -> tuple[Monitor, Recorder, str]:
-    hardware = engine()
+    hardware = Engine(stepped=True)
     hardware.map(0, ram.bytes)
-    clocked = state.interrupts is not None
     line = Line(state.interrupts or ())
-    clock: Clock | None = None
-    if clocked:
-        hardware.on_code = lambda: clock.show() if clock is not None else None
     monitor = Bare(hardware, ram, VCpu(MODELS[DEFAULT]), Ports(), line)
     recorder = Recorder(monitor, trace)
     monitor.observers.append(recorder)
-    if clocked:
+    clock = None
+    if trace is not None or state.interrupts is not None:
         clock = Clock(monitor, line, state.at)
     _start(monitor)
     tlb = Tlb(ram)
@@ -213,12 +210,12 @@ def _bare(
             if trace is not None:
                 trace.append(Traced(observe(monitor)))
             monitor.step()
+        if monitor.vcpu.halted and clock is not None and clock.skip():
+            monitor.interrupt()
         if tlb.is_stale(monitor):
             end = "stale"
             del recorder.events[sound:]
-        elif monitor.vcpu.halted and not (
-            clock is not None and clock.skip() and monitor.interrupt()
-        ):
+        elif monitor.vcpu.halted:
             end = "halted"
         elif monitor.end is not None:
             end = monitor.end[0]
@@ -233,51 +230,61 @@ def _bare(
 def _deprivileged(
     ram: Ram, state: State, technique: str, trace: Trace | None
 ) -> tuple[Monitor, Recorder, str]:
-    clocked = state.interrupts is not None
-    # To stop before any instruction, not only before a block.
-    engine = Engine(abilities().by_instruction() if clocked else None)
+    stepped = trace is not None or state.interrupts is not None
+    engine = Engine(stepped=stepped)
     engine.map(0, ram.bytes)
     line = Line(state.interrupts or ())
-    vcpu = VCpu(MODELS[DEFAULT])
-
-    def follow() -> None:
-        if clock is not None:
-            clock.tick()
-            if line.due and vmm.is_open():
-                vmm.engine.stop()
-                return
-        if trace is not None:
-            trace.append(Traced(observe(vmm)))
-            if len(trace) > 2 * STEPS:
-                vmm.finish("budget")
-
-    if clocked or trace is not None:
-        engine.on_code = follow
-    vmm: Vmm = Vmm(engine, ram, vcpu, Ports(), line, technique)
+    vmm: Vmm = Vmm(engine, ram, VCpu(MODELS[DEFAULT]), Ports(), line, technique)
     recorder = Recorder(vmm, trace)
     vmm.observers.append(recorder)
-    clock = Clock(vmm, line, state.at) if clocked else None
-    vmm.mmu.configure(vcpu.cr0, 0, 0)
     _start(vmm)
-    end = "budget"
-    control = engine.control
-    budget = control[word.NOW] + (8 * STEPS * PERIOD if clocked else _BUDGET)
-    while control[word.NOW] < budget:
-        control[word.STOP_AT] = budget
-        engine.run()
-        if clock is not None and vmm.vcpu.halted:
-            clock.skip()
-        if line.due:
-            # At no other time, as after an exit, which the bare machine does not have.
-            line.intr = True
-            vmm.interrupt()
-            line.intr = False
-        if vmm.end is not None:
-            end = vmm.end[0]
-        elif vmm.vcpu.halted:
-            end = "halted"
-        else:
-            continue
-        break
+    vmm.start()
+    if stepped:
+        end = _by_instruction(vmm, line, Clock(vmm, line, state.at), trace)
+    else:
+        end = _by_block(vmm)
     vmm.scanner.restore()
     return vmm, recorder, end
+
+
+def _by_block(vmm: Vmm) -> str:
+    """Run to the end as a machine does; return what kind of end it was."""
+    control = vmm.engine.control
+    budget = control[word.NOW] + _BUDGET
+    while control[word.NOW] < budget:
+        control[word.STOP_AT] = budget
+        vmm.engine.run()
+        if vmm.end is not None:
+            return vmm.end[0]
+        if vmm.vcpu.halted:
+            return "halted"
+    return "budget"
+
+
+def _by_instruction(vmm: Vmm, line: Line, clock: Clock, trace: Trace | None) -> str:
+    """Run to the end by single instructions, by the clock and with interrupts."""
+    for _ in range(8 * STEPS):
+        clock.tick()
+        if line.due and vmm.is_open():
+            vmm.scanner.restore()  # a patched block is translated when it comes to run
+            _interrupt(vmm, line)
+        else:
+            if trace is not None:
+                trace.append(Traced(observe(vmm)))
+            vmm.engine.step()
+            if vmm.scanner.waiting is not None:
+                clock.again()
+        if vmm.vcpu.halted and clock.skip():
+            _interrupt(vmm, line)
+        if vmm.end is not None:
+            return vmm.end[0]
+        if vmm.vcpu.halted:
+            return "halted"
+    return "budget"
+
+
+def _interrupt(vmm: Vmm, line: Line) -> None:
+    """Let the interrupt in; at no other time, as after an exit, would the VMM do so."""
+    line.intr = True
+    vmm.interrupt()
+    line.intr = False

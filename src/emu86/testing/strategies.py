@@ -51,11 +51,12 @@ from emu86.testing.tables import (
 __all__ = [
     "CLASSES", "Access", "AccessPattern", "Code", "access_patterns", "accesses",
     "addresses", "arithmetic", "conditionals", "descriptor_edits", "descriptor_tables",
-    "descriptors", "encoded", "flags", "gates", "instructions", "jumps", "locked",
+    "descriptors", "encoded", "flags", "gates", "instructions", "interrupts", "jumps",
+    "locked",
     "locked_natively", "locked_wrongly", "long", "moves", "operands", "operands16",
     "page_table_edits", "page_table_entries", "page_tables", "ports", "prefixes",
     "privileged", "programs", "repeated", "rewriting", "segment_loads", "selectors",
-    "sensitive", "states", "strings", "transfers", "words",
+    "sensitive", "states", "strings", "timed", "transfers", "words",
 ]  # fmt: skip
 
 _PORTS: Final = (0x80, 0x21, 0x60, 0x3F8, 0xCF8, 0xFFFF)
@@ -69,30 +70,44 @@ _NEXT_PAGE: Final = (
 )
 
 
+def interrupts() -> st.SearchStrategy[tuple[tuple[int, int], ...]]:
+    """Up to four interrupts for `State.interrupts`, some with a fault's vector."""
+    vectors = (0x21, 0x30, 0x80, 0x81, 0x82, 8, 13, 14, 0xFF)
+    one = st.tuples(st.integers(0, 40), st.sampled_from(vectors))
+    return st.lists(one, max_size=4).map(tuple)
+
+
 @st.composite
 def states(
     draw: st.DrawFn,
     paging: bool | None = None,
     rings: tuple[int, ...] = (0, 3),
     patches: st.SearchStrategy[tuple[tuple[int, bytes], ...]] | None = None,
+    *,
+    virtual_8086: bool = False,
+    clocked: bool = False,
 ) -> State:
     """Where a program may start.
 
     paging: on, off, or either; rings: 0 to 3; patches: tables for `State.patches`,
-    such as `descriptor_tables("hostile")`.
+    such as `descriptor_tables("hostile")`; virtual_8086: in that mode, with any IOPL,
+    whatever the ring; clocked: time goes by instructions, and interrupts come.
     """
     cr4 = draw(st.sampled_from((0, 0x10, 0x90)))
     names = [name for name in x86.GPR_NAMES if name != "esp"]
+    eflags = draw(st.sampled_from((0x2, 0x202, 0x3202, 0x102)))
+    at = draw(st.sampled_from((stage.CODE, stage.CODE + 0xFF0)))
     return State(
         ring=draw(st.sampled_from(rings)),
         paging=draw(st.booleans()) if paging is None else paging,
-        flags=draw(st.sampled_from((0x2, 0x202, 0x3202, 0x102))),
+        flags=eflags | x86.VM if virtual_8086 else eflags,
         registers={name: draw(words()) for name in names},
         cr0=draw(st.sampled_from((0, x86.CR0_WP))),
         cr4=cr4,
         large=bool(cr4) and draw(st.booleans()),
-        at=draw(st.sampled_from((stage.CODE, stage.CODE + 0xFF0))),
+        at=at,
         skip=draw(st.sampled_from((1, 2, 3))),
+        interrupts=draw(interrupts()) if clocked else None,
         patches=_NEXT_PAGE + (() if patches is None else draw(patches)),
     )
 
@@ -346,6 +361,21 @@ def descriptor_edits() -> Code:
     )
 
 
+def timed() -> Code:
+    """Instructions that tell the time, or let interrupts in: for a State with a clock.
+
+    RDTSC, the TSC by RDMSR and WRMSR, STI, CLI, HLT, loads of SS, loops.
+    """
+    stack = b"\x8c\xd0\x8e\xd0"  # mov eax, ss; mov ss, eax
+    return st.one_of(
+        st.sampled_from((b"\xfb", b"\xfa", b"\xfb\xf4", b"\xfb\xfb", stack, b"\xf4")),
+        st.sampled_from((b"\x0f\x31", b"\x0f\x31\x50", b"\xb9\3\0\0\0\xe2\xfe")),
+        st.sampled_from((b"\x0f\x30", b"\x0f\x32")).map(
+            lambda move: mov(x86.ECX, x86.MSR_TSC) + move
+        ),
+    )
+
+
 CLASSES: Final[dict[str, Callable[[], Code]]] = {
     function.__name__: function
     for function in (
@@ -354,12 +384,17 @@ CLASSES: Final[dict[str, Callable[[], Code]]] = {
         accesses, locked, locked_wrongly, repeated, long,
     )
 }  # fmt: skip
+# Not among "any": without a clock time is the technique's, and LOCK is the engine's.
+_OFFERED: Final = CLASSES | {"timed": timed, "locked_natively": locked_natively}
 
 
 def instructions(*classes: str) -> Code:
-    """One instruction (or the few that one needs) of these classes, or of any."""
+    """One instruction (or the few that one needs) of these classes, or of any.
+
+    "timed" and "locked_natively" must be named.
+    """
     chosen = classes or tuple(CLASSES)
-    return st.one_of(*(CLASSES[name]() for name in chosen))
+    return st.one_of(*(_OFFERED[name]() for name in chosen))
 
 
 def programs(*classes: str, most: int = 8) -> Code:
