@@ -217,24 +217,33 @@ def test_a_patch_in_a_page_that_is_the_stack_too():
     assert_equivalent(code, state)
 
 
-# -- what waits to be mended -----------------------------------------------------------
-
-
-@pytest.mark.xfail(reason="the accessed bit of a page that is only read ahead")
 @pytest.mark.parametrize("code", ["sgdt [DATA]", "iret", "mov fs, eax"])
 def test_a_patch_near_the_end_of_a_page(code):
-    """The VMM reads 15 bytes of code, with effects; the guest never goes there."""
+    """The VMM read 15 bytes of code, with effects; the guest never goes there."""
     built = program(f"{code}\ncli\nhlt")
     start = stage.CODE + x86.PAGE_SIZE - 1 - len(built)
     assert_equivalent(built, State(paging=True, at=start, limit=0))
 
 
-@pytest.mark.xfail(reason="the oracle knows no reserved bits 12 to 20 of a large page")
-def test_reserved_bits_of_a_large_page():
-    """#PF with RSVD under emu86; the bare engine has them as PAT and PSE-36.
-
-    With bit 13 set it even ends in an EngineError: an address above 4 GiB.
-    """
-    patches = ((stage.PD + 12, struct.pack("<I", 0x1083)),)
+@pytest.mark.parametrize("pde", [0x1083, 0x2083, 0x1FE083])
+def test_reserved_bits_of_a_large_page(pde):
+    """#PF with RSVD; the bare engine has PAT and PSE-36, and one run was an error."""
+    patches = ((stage.PD + 12, struct.pack("<I", pde)),)
     state = State(paging=True, cr4=x86.CR4_PSE, patches=patches)
-    assert_equivalent(program("mov eax, [0xc00000]\ncli\nhlt"), state)
+    code = program("mov eax, [0xc00000]\ncli\nhlt")
+    assert_equivalent(code, state)
+    assert str(run(code, state).events[0]) == f"#PF 9h at 8h:{stage.CODE:08X}"
+
+
+@pytest.mark.parametrize("ring", [0, 3])
+@pytest.mark.parametrize(
+    "code",
+    ["inc dword [{}]", "lock add [{}], eax", "xchg [{}], eax", "shl dword [{}], 3",
+     "not byte [{}]", "bts [{}], eax", "cmpxchg [{}], ecx", "shld [{}], eax, 1"],
+)  # fmt: skip
+def test_the_fault_of_what_reads_to_write(code, ring):
+    """It had error code 0 or 4, as of a read. SDM Vol. 3A 4.7: W is set."""
+    built = program(code.format("0x1000000"))
+    state = State(ring=ring, paging=True, limit=1)
+    assert_equivalent(built, state)
+    assert run(built, state).events[0].value == (6 if ring else 2)

@@ -32,6 +32,7 @@ from emu86.rings.decode import Insn, decode
 from emu86.rings.descriptors import Descriptor, SegmentRules
 from emu86.rings.errata import ERRATA, far_pointer, is_far_jump
 from emu86.rings.fault import GuestFault
+from emu86.rings.flags import is_read_to_write
 from emu86.rings.inject import as_fault, software
 from emu86.rings.monitor import Monitor
 from emu86.rings.wiring import Bus, Interrupts
@@ -404,6 +405,9 @@ class Bare(Monitor):
             self._single_step()
         else:
             error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
+            insn = self.insn
+            if vector == x86.VEC_PF and insn is not None and is_read_to_write(insn):
+                error = (error or 0) | x86.PF_W  # the engine reads first
             if vector == x86.VEC_GP and self._called_beyond():
                 error = 0
             if vector == x86.VEC_TS and self._to_local_tss():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from emu86.cpu.engine import RFLAGS, RIP
 from emu86.rings import io, lossy, msr, operand
 from emu86.rings.fault import GuestFault, gp, undefined
+from emu86.rings.flags import SETCC
 from emu86.rings.monitor import check_cr0
 from emu86.rings.stack import Stack
 from emu86.rings.table import RECORDS, find, of_later_cpus
@@ -273,8 +274,8 @@ ERRATA: Final = (
         "an unsigned one", "Vol. 2B RET", _far_return, ("RET far",),
     ),
     Erratum(
-        frozenset({*lossy.ROTATES, *lossy.SETCC, lossy.CMPXCHG8B}),
-        "RCL, RCR, SETcc, CMPXCHG8B: a fault loses flags, or is that of a read",
+        frozenset({*lossy.ROTATES, *SETCC}),
+        "RCL, RCR, SETcc: a fault loses flags, or is that of a read",
         "#PF of a write, before all", "Vol. 3A 4.7", _written,
     ),
     Erratum(

@@ -14,8 +14,10 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu.engine import LIMIT, RIP
+from emu86.mmu.memory import PageFault
 from emu86.rings import operand
 from emu86.rings.fault import gp
+from emu86.rings.flags import CMPXCHG8B, SETCC
 from emu86.rings.record import Record
 from emu86.spec import x86
 
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from emu86.rings.vmm import Vmm
 
 ROTATES: Final = (0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3)
-SETCC: Final = tuple(range(0x0F90, 0x0FA0))
-CMPXCHG8B: Final = 0x0FC7
 _LOOPE: Final = 0xE1
 _RCL: Final = 2  # ModRM.reg
 _BY_IMMEDIATE: Final = (0xC0, 0xC1)
@@ -53,11 +53,16 @@ def check_write(vmm: "Vmm | Bare", linear: int, size: int) -> None:
 
     What reads before it writes faults like this on a CPU, and before it reads.
     """
+    _translate(vmm, linear, size, write=True)
+
+
+def _translate(vmm: "Vmm | Bare", linear: int, size: int, *, write: bool) -> None:
+    """Translate both pages of an operand, or the one it is in."""
     user = vmm.segments.cpl == _USER
-    vmm.memory.translate(linear, write=True, user=user)
+    vmm.memory.translate(linear, write=write, user=user)
     rest = x86.PAGE_SIZE - (linear & 0xFFF)
     if rest < size:
-        vmm.memory.translate(linear + rest & x86.MASK32, write=True, user=user)
+        vmm.memory.translate(linear + rest & x86.MASK32, write=write, user=user)
 
 
 def _to_write(vmm: "Vmm", linear: int, size: int) -> int:
@@ -126,6 +131,10 @@ def _setcc(vmm: "Vmm", insn: "Insn") -> None:
 def _cmpxchg8b(vmm: "Vmm", insn: "Insn") -> None:
     q = vmm.q
     linear = operand.address(vmm, insn)
+    try:
+        _translate(vmm, linear, 8, write=False)
+    except PageFault as fault:
+        raise PageFault(fault.gva, fault.error | x86.PF_W) from None
     at = _to_write(vmm, linear, 8)
     if at >= 0:
         low, high = _PAIR.unpack_from(vmm.memory.bytes, at)
@@ -189,14 +198,16 @@ RECORDS: Final = (
     Record(
         "SETcc", "0F 90+cc /r", SETCC, "sensitive", _NEVER, _setcc, "Vol. 2B SETcc",
         "Not sensitive on a CPU. In the engine one of memory that faults loses the"
-        " flags. Of a register it runs natively.",
+        " flags. Of a register it runs natively, and behind a CMP, TEST or the like in"
+        " its block for most conditions.",
         patched=_BOTH, memory=True,
     ),
     Record(
         "CMPXCHG8B", "0F C7 /1", (CMPXCHG8B,), "sensitive", _NEVER, _cmpxchg8b,
         "Vol. 2A CMPXCHG8B",
         "Not sensitive on a CPU. In the engine all flags but ZF become those of an"
-        " instruction before its block. All CPU models have it.",
+        " instruction before its block. It runs natively in a block where nothing"
+        " before it has set flags. All CPU models have it.",
         reg=1, patched=_BOTH, memory=True, lock=True,
     ),
 )  # fmt: skip

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from emu86.cpu import layout as at
 from emu86.cpu.engine import ATTRIBUTES, RFLAGS
+from emu86.rings import flags
 from emu86.rings.decode import decode
 from emu86.rings.record import Record
 from emu86.rings.table import GROUP7, RECORDS, find, of_later_cpus
@@ -131,6 +132,7 @@ class Scanner:
         wide = bool(self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
         virtual_8086 = self.vmm.q[RFLAGS] & x86.VM
         skip = self._skip[ring]
+        state = flags.CAME
         offset = 0
         end = len(code)
         while offset < end:
@@ -145,12 +147,15 @@ class Scanner:
                 wanted = ring in record.patched
                 if virtual_8086 and insn.opcode == _PUSHF:
                     wanted = insn.size == 4
+                if wanted and record.memory:
+                    wanted = not flags.are_kept(insn, state)
                 if wanted and record.mnemonic not in skip:
                     self.patched[record.mnemonic] += 1
                     return offset
             if of_later_cpus(insn) or (insn.opcode in _VEX and not insn.memory):
                 self.patched["#UD"] += 1
                 return offset
+            state = flags.after(insn, state)
             offset += insn.length
         return None
 

@@ -26,6 +26,7 @@ from emu86.mmu.ram import Hidden, Ram
 from emu86.mmu.shadow import FILLED, GUEST_FAULT, PAGING_CR0, PAGING_CR4, ShadowMmu
 from emu86.rings.decode import Insn
 from emu86.rings.fault import GuestFault, gp, undefined
+from emu86.rings.flags import is_read_to_write
 from emu86.rings.inject import as_fault, software
 from emu86.rings.mmio import Stepper
 from emu86.rings.monitor import Counts, Monitor, check_cr0
@@ -239,6 +240,10 @@ class Vmm(Monitor):
         elif outcome is GUEST_FAULT:
             self._reason = "#PF guest"
             self.vcpu.cr2 = gva
+            # The engine reads first; on a CPU what will be written is asked for so.
+            reads = not error & (x86.PF_W | x86.PF_I)
+            if reads and is_read_to_write(self.sites.at_eip()):
+                self.mmu.fault |= x86.PF_W
             self.reflect(x86.VEC_PF, self.mmu.fault)
         else:
             self._reason = "#PF I/O"

@@ -23,8 +23,7 @@ def _locked(code: Code) -> Code:
 def locked() -> Code:
     """LOCK before what takes it: read-modify-writes of memory (Vol. 2A LOCK).
 
-    But for CMPXCHG8B, which loses flags in the engine where it faults, and for BTS, BTR
-    and BTC, which leave flags undefined.
+    But for BTS, BTR and BTC, which leave flags undefined.
     """
     opcodes = (b"\x01", b"\x29", b"\x11", b"\x19", b"\x21", b"\x09", b"\x31", b"\x87",
                b"\x00", b"\x86", b"\x0f\xb1", b"\x0f\xc1")  # fmt: skip
@@ -36,6 +35,7 @@ def locked() -> Code:
             ),
             *(encoded(b"\xff", reg, memory=True) for reg in (0, 1)),
             *(encoded(b"\xf7", reg, memory=True) for reg in (2, 3)),
+            encoded(b"\x0f\xc7", 1, memory=True),
         )
     )
 

@@ -11,6 +11,7 @@ from emu86.cpu.engine import BASE, RIP, SELECTOR, Engine
 from emu86.cpu.models import DEFAULT, MODELS
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
+from emu86.mmu.walk import LARGE_RESERVED
 from emu86.rings import operand
 from emu86.rings.bare import Bare
 from emu86.rings.descriptors import Descriptor
@@ -149,11 +150,19 @@ class Tlb:
         first = stage.PD >> 2
         count = stage.PT_B + x86.PAGE_SIZE - stage.PD >> 2
         self._tables = np.frombuffer(ram.bytes, np.uint32)[first : first + count]
-        self._known = self._now()
+        self._known = self._last = self._now()
         self.late = 0  # instructions since an entry was changed
+        self.reserved = self._is_reserved()  # some 4 MiB page has a reserved bit set
 
     def _now(self) -> "np.ndarray[Any, np.dtype[np.uint32]]":
         return self._tables & np.uint32(~(x86.PTE_A | x86.PTE_D) & x86.MASK32)
+
+    def _is_reserved(self) -> bool:
+        """Tell of a bit that the engine takes for PAT or PSE-36, and no model has."""
+        directory = self._tables[:1024]
+        large = directory & np.uint32(x86.PTE_P | x86.PDE_PS)
+        large = large == np.uint32(x86.PTE_P | x86.PDE_PS)
+        return bool((directory[large] & np.uint32(LARGE_RESERVED)).any())
 
     def is_stale(self, bare: Bare) -> bool:
         """Look at the tables after a step."""
@@ -164,6 +173,9 @@ class Tlb:
             return True
         insn = bare.insn
         now = self._now()
+        if not np.array_equal(now, self._last):
+            self._last = now
+            self.reserved = self._is_reserved()
         if insn is not None and insn.opcode == _MOV_TO_CR:
             self._known = now
         elif insn is not None and insn.opcode == GROUP7 and insn.reg == _INVLPG:
@@ -212,6 +224,8 @@ def _bare(
             monitor.step()
         if monitor.vcpu.halted and clock is not None and clock.skip():
             monitor.interrupt()
+        if tlb.reserved and monitor.vcpu.cr4 & x86.CR4_PSE:
+            monitor.unsupported("reserved bits of a 4 MiB page")
         if tlb.is_stale(monitor):
             end = "stale"
             del recorder.events[sound:]
