@@ -61,27 +61,43 @@ _CLASSIFICATION: Final = """\
 Popek and Goldberg: a machine can be virtualized by trapping alone if every sensitive
 instruction is privileged. This table is nobody's list. Each form of each instruction
 ran on the bare machine at every CPL, in virtual-8086 mode, and with one privileged
-resource at a time changed (`emu86 classify`; `testing/classify.py` has the forms).
+resource at a time changed (`emu86 classify`; `testing/forms.py` has the forms).
 
 - *Traps*: whether its forms raise an exception at CPL 0, 1, 2 and 3 with IOPL 0, and at
-  CPL 3 with IOPL 3.
-- *Class*: privileged (all forms trap at CPL 3, none at CPL 0), a hole (sensitive and
-  not privileged), or harmless.
+  CPL 3 with IOPL 3: y, all of them; s, some; -, none. *VM86*: what they raise in
+  virtual-8086 mode with IOPL 0, and with IOPL 3.
+- *Class*: privileged (all forms trap at CPL 3, none or not all at CPL 0), a hole (it
+  leaks or changes something and is not privileged), or harmless.
 - *Depends on*: what a form does (trapping included, but for the CPL of a privileged
-  one) depends on the CPL or on this register; IF, IOPL 1, CR0.TS, CR4.PSE, GDTR, IDTR,
-  LDTR and TR were varied. *Changes*: one of these at CPL 0, CR2 or CR3. Debug registers
-  and MSRs are not looked at.
-- *Trap*, *patch*, *iopl*: whether the guest's kernel and users see under this technique
-  what they see on the bare machine.
+  one) depends on the CPL or on this: IF, IOPL 3, CR0 (TS, MP, EM), CR2, CR3, CR4 (PSE,
+  DE, TSD, PCE, OSFXSR), GDTR, IDTR, LDTR, TR, debug registers, MSRs and the TSC were
+  varied. In parentheses: it traps or runs by it, and leaks nothing. Who holds CR4
+  decides whether RDTSC traps, and is told. The CPL always leaks, for it is what
+  deprivileging changes. *Changes*: one of these at CPL 0, or it reaches a port.
+- *Wrong*: with which techniques the guest's kernel and users see something else
+  than on the bare machine, at CPL 0 to 3 and in virtual-8086 mode, with IOPL 0 and 3.
+  *Engine*: whether the engine by itself does something else than a CPU.
 
-The holes of x86 are those that Robin and Irvine found (2000), and IRET, the loads of
-SS, and LDS with its kin.
+The holes of x86 are those that Robin and Irvine found (2000), and what their list
+leaves out:
+
+- **IRET** loads the flags as POPF does, and CS and SS as a far return does.
+- **INTO** is INT n by another name: the DPL of its gate tells the CPL.
+- **MOV to SS, POP SS, LSS** want DPL and RPL to be the CPL itself; **LDS** and its kin
+  load segments as MOV does.
+- **RDTSC** gives the TSC, which is an MSR, to everyone unless CR4.TSD is set.
+
+And JMP and CALL change CR0, LDTR and TR besides: a task switch sets TS and loads them.
+LAR of a TSS tells whether it is busy, and so what TR is. A user's IRET to a task (NT)
+depends on TR by the fault that it raises. That INVPCID depends on CR0 is the engine's
+doing, which looks at TS before it finds no such instruction.
 """
 _NOTES: Final = """\
 ## What goes wrong, and what the engine has wrong
 
 The first difference seen: the bare machine first. What the engine has wrong is put
-right on the bare machine, too, before it is compared ([testing](testing.md)).
+right on the bare machine, too, before it is compared ([testing](testing.md)), but for
+the limits of data segments and an IRET of CPL 1 or 2 that sets VM.
 """
 _OTHERS: Final = """\
 ## Exits of no instruction
@@ -181,7 +197,7 @@ def pages() -> dict[Path, str]:
 
 
 def classification_page() -> str:
-    """Return docs/classification.md; takes half a minute."""
+    """Return docs/classification.md; takes a minute."""
     classes = table()
     rows = [CLASS_HEADINGS, ("---",) * len(CLASS_HEADINGS), *map(class_row, classes)]
     lines = [f"| {' | '.join(cells)} |" for cells in rows]

@@ -237,7 +237,7 @@ def explain(code: tuple[str, ...]) -> None:
 def classify(names: tuple[str, ...], as_json: bool) -> None:
     """Tell which system instructions are privileged, and which sensitive.
 
-    By running them, on the bare machine and under every technique; takes half a minute
+    By running them, on the bare machine and under every technique; takes a minute
     without names.
     """
     from emu86.testing import classify as classifier  # noqa: PLC0415 - see above

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -112,9 +113,17 @@ def explain(code: bytes) -> Iterator[str]:
 def show_classes(classes: "Iterable[Class]", out: Console | None = None) -> None:
     """Show what `emu86.testing.classify` has observed."""
     out = out or Console()
-    table = Table(title="System instructions, by what they do", title_justify="left")
+    table = Table(
+        title="System instructions, by what they do",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for heading in CLASS_HEADINGS:
-        table.add_column(heading)
+        table.add_column(
+            heading, no_wrap=heading in _WHOLE, min_width=_AT_LEAST.get(heading)
+        )
     notes = []
     for found in classes:
         table.add_row(*class_row(found), style="bold" if found.hole else None)
@@ -125,27 +134,31 @@ def show_classes(classes: "Iterable[Class]", out: Console | None = None) -> None
 
 
 CLASS_HEADINGS: Final = (
-    "instruction", "traps at 0-3", "IOPL 3", "VM86", "class",
-    "depends on", "changes", "trap", "patch", "iopl",
+    "name", "traps", "IOPL 3", "VM86", "class", "depends on", "changes",
+    "wrong", "engine",
 )  # fmt: skip
-_SIGN: Final = {"never": "-", "some": "some", "always": "yes"}
+_WHOLE: Final = ("traps", "class", "engine")  # not cut into lines
+_AT_LEAST: Final = {"name": 8, "depends on": 7}
+_SIGN: Final = {"never": "-", "some": "s", "always": "y"}
 
 
 def class_row(found: "Class") -> tuple[str, ...]:
     """Return the cells of one instruction, under CLASS_HEADINGS."""
     return (
         found.name,
-        " ".join(_SIGN[traps] for traps in found.traps),
+        "".join(_SIGN[traps] for traps in found.traps),
         _SIGN[found.user_iopl3],
-        found.vm86,
+        " / ".join(found.vm86),
         "privileged" if found.privileged else "HOLE" if found.hole else "harmless",
-        ", ".join(found.behaviour),
+        ", ".join(one if one in found.leaks else f"({one})" for one in found.behaviour),
         ", ".join(found.control),
-        *("wrong" if line else "right" for line in found.wrong.values()),
+        " ".join(technique for technique, line in found.wrong.items() if line),
+        "wrong" if found.engine else "",
     )
 
 
 def class_notes(found: "Class") -> list[str]:
     """Return what goes wrong under which technique, and what the engine has wrong."""
     lines = [f"{name}: {line}" for name, line in found.wrong.items() if line]
-    return lines + [f"the engine: {line}" for line in found.engine]
+    lines += [f"the engine: {line}" for line in found.errata]
+    return lines + [f"the engine: {line}" for line in (found.engine,) if line]

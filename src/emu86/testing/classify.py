@@ -6,148 +6,30 @@ time changed. *Privileged*: every form traps at CPL 3 with IOPL 0, none at CPL 0
 *Behaviour-sensitive*: what a form does depends on the CPL or on a resource that the
 guest's user must not see. *Control-sensitive*: at CPL 0 it changes such a resource.
 A technique is right about a form if the guest's kernel and its users cannot tell it
-from the bare machine.
+from the bare machine, and so is the engine if it needs no correction.
 """
 
-import struct
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from emu86.rings.errata import ERRATA
 from emu86.spec import x86
 from emu86.testing import stage
-from emu86.testing.encode import i32, mov, push
 from emu86.testing.equivalence import HIDDEN
+from emu86.testing.forms import AT, FORMS, HERE, NAMES, Form
 from emu86.testing.outcome import Event, Outcome, differences
-from emu86.testing.run import run
+from emu86.testing.replay import NO_CHANGE, BareReplay, Change, Replay, by_clock
 from emu86.testing.stage import State
 
+__all__ = [
+    "FORMS", "LEFT_OUT", "NAMES", "ROBIN_IRVINE", "TECHNIQUES", "Class", "classify",
+    "table",
+]  # fmt: skip
+
 TECHNIQUES: Final = ("trap", "patch", "iopl")
-_AT: Final = stage.DATA
 _ALIEN: Final = 0x60000  # where the other GDT or IDT stands
-_LEFT: Final = 0x18  # a selector of the GDT: ring 3's code, with RPL 0
-
-
-def _at(opcode: str, reg: int) -> bytes:
-    """An instruction with its operand at DATA."""
-    return bytes.fromhex(opcode) + bytes([reg << 3 | 5]) + i32(_AT)
-
-
-@dataclass(frozen=True)
-class Form:
-    """One form of an instruction, with what must come before and stand at DATA."""
-
-    name: str
-    code: bytes
-    before: tuple[bytes, ...] = ()
-    data: bytes = b""
-
-
-def _with_ax(name: str, selectors: tuple[int, ...], code: str) -> tuple[Form, ...]:
-    """A form for each selector in AX."""
-    return tuple(Form(name, bytes.fromhex(code), (mov(x86.EAX, s),)) for s in selectors)
-
-
-_TABLE: Final = struct.pack("<HI", 0x7F, stage.LDT)
-_BOTH: Final = (stage.DATA0, stage.DATA3)
-_HERE: Final = stage.CODE + 0x40  # far transfers go there, to an INT3
-_CONFORMING: Final = 0x78
-
-
-def _far(selector: int) -> bytes:
-    return i32(_HERE) + struct.pack("<H", selector)
-
-
-FORMS: Final = (
-    Form("CLI", b"\xfa"),
-    Form("STI", b"\xfb"),
-    Form("HLT", b"\xf4"),
-    Form("CLTS", b"\x0f\x06"),
-    Form("INVD", b"\x0f\x08"),
-    Form("WBINVD", b"\x0f\x09"),
-    Form("INVLPG", _at("0f01", 7)),
-    Form("LGDT", _at("0f01", 2), data=_TABLE),
-    Form("LIDT", _at("0f01", 3), data=struct.pack("<HI", 0x3FF, stage.IDT)),
-    *_with_ax("LLDT", (0, stage.LDT_SELECTOR), "0f00d0"),
-    *_with_ax("LTR", (stage.TSS_SELECTOR,), "0f00d8"),
-    *_with_ax("LMSW", (0x33,), "0f01f0"),
-    *(
-        Form(f"MOV from CR{n}", bytes([0x0F, 0x20, 0xC0 | n << 3]))
-        for n in (0, 2, 3, 4)
-    ),
-    *(
-        Form(f"MOV to CR{n}", bytes([0x0F, 0x22, 0xC0 | n << 3]), (mov(0, value),))
-        for n, value in ((0, 0x33), (2, 0x1234), (3, stage.PD | 8), (4, 0x10))
-    ),
-    Form("MOV from DR", b"\x0f\x21\xf8"),
-    Form("MOV to DR", b"\x0f\x23\xc0", (mov(0, 0x1234),)),
-    Form("RDMSR", b"\x0f\x32", (mov(x86.ECX, 0x17),)),
-    Form("WRMSR", b"\x0f\x30", (mov(x86.ECX, 0x8B), mov(0, 0), mov(x86.EDX, 0))),
-    Form("RDPMC", b"\x0f\x33", (mov(x86.ECX, 0),)),
-    Form("IN", b"\xec", (mov(x86.EDX, 0x60),)),
-    Form("OUT", b"\xee", (mov(x86.EDX, 0x80),)),
-    Form("INS", b"\x6c", (mov(x86.EDX, 0x60), mov(x86.EDI, _AT))),
-    Form("OUTS", b"\x6e", (mov(x86.EDX, 0x80), mov(x86.ESI, _AT))),
-    Form("SGDT", _at("0f01", 0)),
-    Form("SIDT", _at("0f01", 1)),
-    Form("SLDT", _at("0f00", 0)),
-    Form("STR", _at("0f00", 1)),
-    Form("SMSW", _at("0f01", 4)),
-    Form("SMSW", b"\x0f\x01\xe0", (mov(0, x86.MASK32),)),
-    Form("PUSHF", b"\x9c"),
-    Form("POPF", b"\x9d", (push(0x202),)),
-    Form("POPF", b"\x9d", (push(0x3002),)),
-    *_with_ax("LAR", _BOTH, "0f02d8"),
-    *_with_ax("LSL", _BOTH, "0f03d8"),
-    *_with_ax("VERR", _BOTH, "0f00e0"),
-    *_with_ax("VERW", _BOTH, "0f00e8"),
-    Form("ARPL", b"\x63\xd8", (mov(0, 0x10), mov(x86.EBX, 3))),
-    Form("MOV from Sreg", b"\x8c\xc8"),
-    Form("MOV from Sreg", b"\x8c\xd0"),
-    Form("PUSH Sreg", b"\x0e"),
-    Form("PUSH Sreg", b"\x16"),
-    *_with_ax("MOV to Sreg", (*_BOTH, 0), "8ed8"),
-    *_with_ax("MOV to SS", _BOTH, "8ed0"),
-    *(Form("POP Sreg", b"\x1f", (push(s),)) for s in _BOTH),
-    *(Form("POP SS", b"\x17", (push(s),)) for s in _BOTH),
-    *(
-        Form("LDS, LES, LFS, LGS", _at("c5", 3), data=i32(7) + struct.pack("<H", s))
-        for s in _BOTH
-    ),
-    *(Form("LSS", _at("0fb2", 3), data=i32(7) + struct.pack("<H", s)) for s in _BOTH),
-    *(
-        Form("JMP far", b"\xea" + _far(s))
-        for s in (stage.CODE0, stage.CODE3, _CONFORMING)
-    ),
-    *(
-        Form("CALL far", b"\x9a" + _far(s))
-        for s in (stage.CODE0, stage.CODE3, _CONFORMING)
-    ),
-    *(
-        Form("RET far", b"\xcb", (push(s), push(_HERE)))
-        for s in (stage.CODE0, stage.CODE3)
-    ),
-    *(
-        Form("IRET", b"\xcf", (push(f), push(s), push(_HERE)))
-        for s in (stage.CODE0, stage.CODE3)
-        for f in (0x2, 0x202, 0x3002)
-    ),
-    Form(
-        "IRET",
-        b"\xcf",
-        tuple(map(push, (stage.DATA3, stage.STACK3, 0x202, stage.CODE3, _HERE))),
-    ),
-    Form("INT n", b"\xcd\x80"),
-    Form("INT n", b"\xcd\x30"),
-    Form("INT3", b"\xcc"),
-    Form("INT n", b"\xce", (b"\xb0\x7f", b"\x04\x01")),
-    Form("CPUID", b"\x0f\xa2", (mov(0, 0), mov(x86.ECX, 0))),
-    Form("SYSENTER", b"\x0f\x34"),
-    Form("UD2", b"\x0f\x0b"),
-)
-
-NAMES: Final = tuple(dict.fromkeys(form.name for form in FORMS))
 # What Robin and Irvine found; they count VERR and VERW as one.
 ROBIN_IRVINE: Final = frozenset(
     {
@@ -157,25 +39,52 @@ ROBIN_IRVINE: Final = frozenset(
     }
 )  # fmt: skip
 
+# What else x86 has.
+LEFT_OUT: Final = frozenset(
+    {"IRET", "INTO", "MOV to SS", "POP SS", "LSS", "LDS, LES, LFS, LGS", "RDTSC"}
+)
+
 # One privileged resource at a time, by the name of what it changes in `observe`.
 _BASE: Final = {"tr": stage.TSS_B_SELECTOR, "limit": 1, "skip": 0}
-_VARIED: Final[dict[str, dict[str, Any]]] = {
-    "IF": {"flags": 0x202},
-    "IOPL": {"flags": 0x1002},
-    "CR0": {"cr0": x86.CR0_TS},
-    "CR4": {"cr4": x86.CR4_PSE},
-    "GDTR": {"gdt": _ALIEN},
-    "IDTR": {"idt": _ALIEN},
-    "LDTR": {"ldtr": 0},
-    "TR": {"tr": 0x28},
-}
+_VARIED: Final[tuple[tuple[str, dict[str, Any], Change], ...]] = (
+    ("IF", {"flags": 0x202}, NO_CHANGE),
+    ("IOPL", {"flags": 0x3002}, NO_CHANGE),
+    ("CR0", {"cr0": x86.CR0_TS}, NO_CHANGE),
+    ("CR0", {"cr0": x86.CR0_TS | x86.CR0_MP}, NO_CHANGE),
+    ("CR0", {"cr0": x86.CR0_EM}, NO_CHANGE),
+    ("CR2", {}, Change(cr=((2, 0x5678),))),
+    ("CR3", {}, Change(cr=((3, 0x5000),))),
+    ("CR4", {"cr4": x86.CR4_PSE | x86.CR4_DE}, NO_CHANGE),
+    ("CR4", {"cr4": x86.CR4_TSD | x86.CR4_PCE}, NO_CHANGE),
+    ("CR4", {"cr4": x86.CR4_OSFXSR}, NO_CHANGE),
+    ("GDTR", {"gdt": _ALIEN}, NO_CHANGE),
+    ("IDTR", {"idt": _ALIEN}, NO_CHANGE),
+    ("LDTR", {"ldtr": 0}, NO_CHANGE),
+    ("TR", {"tr": stage.TSS_SELECTOR}, NO_CHANGE),
+    # No breakpoint is enabled: BS of DR6, GE of DR7.
+    ("DR", {}, Change(dr=((0, 1), (1, 2), (2, 3), (3, 4)))),
+    ("DR", {}, Change(dr=((6, 0xFFFF4FF0), (7, 0x600)))),
+    ("MSR", {}, Change(msr=((x86.MSR_PLATFORM_ID, 7), (x86.MSR_BIOS_SIGN_ID, 7)))),
+    ("MSR", {}, Change(counter=7)),
+    ("TSC", {}, Change(tsc=1 << 20)),
+)  # fmt: skip
 _RESOURCES: Final = {
     "cr0": "CR0", "cr2": "CR2", "cr3": "CR3", "cr4": "CR4", "gdtr.base": "GDTR",
     "gdtr.limit": "GDTR", "idtr.base": "IDTR", "idtr.limit": "IDTR", "ldtr": "LDTR",
-    "tr": "TR",
+    "tr": "TR", "dr0": "DR", "dr1": "DR", "dr2": "DR", "dr3": "DR", "dr6": "DR",
+    "dr7": "DR", "msr": "MSR", "pmu": "MSR", "tsc": "TSC",
 }  # fmt: skip
 _IF_IOPL: Final = {x86.IF: "IF", x86.IOPL: "IOPL"}
 _SEEN: Final = ("eax", "ecx", "edx", "ebx", "ebp", "esi", "edi")
+_FAULTS: Final = ("#GP", "#NP", "#SS", "#UD", "#NM", "#TS", "#PF")
+_IOPL3: Final = x86.IOPL
+# Where a technique is held against the bare machine: ring, EFLAGS.
+_STATES: Final = (
+    (0, 2), (0, 0x202), (0, 0x3202), (1, 2), (1, 0x3202), (2, 0x202), (2, 0x3002),
+    (3, 2), (3, 0x202), (3, 0x3202), (0, x86.VM | 2), (0, x86.VM | 0x3202),
+)  # fmt: skip
+# MOV AX, 5000h; MOV DS, AX; MOV ES, AX; MOV AX, 0: data in virtual-8086 mode.
+_START86: Final = bytes.fromhex("b80050 8ed8 8ec0 b80000")
 
 
 @dataclass(frozen=True)
@@ -183,22 +92,26 @@ class Class:
     """What was observed of one instruction, over all of its forms.
 
     traps: for each CPL, "never", "always" or "some" forms, with IOPL 0; user_iopl3: the
-    same at CPL 3 with IOPL 3; vm86: in virtual-8086 mode with IOPL 0, "runs" or what it
-    raises; privileged; behaviour: resources that it depends on, CPL among them;
-    control: resources that it changes; wrong: by technique, what the guest sees
-    otherwise than on the bare machine, empty if equivalence holds; engine: what the
-    engine under emu86 does otherwise than a CPU, and the oracle corrects.
+    same at CPL 3 with IOPL 3; vm86: in virtual-8086 mode with IOPL 0, and with IOPL 3,
+    "runs" or what it raises; privileged; behaviour: resources that it depends on, CPL
+    among them; leaks: those of them whose change makes no trap, and the CPL; control:
+    resources that it changes; wrong: by technique, what the guest sees otherwise than
+    on the bare machine, empty if equivalence holds; errata: what the engine under emu86
+    does otherwise than a CPU, and the oracle corrects; engine: where this was seen, or
+    what it does otherwise and nobody corrects.
     """
 
     name: str
     traps: tuple[str, str, str, str]
     user_iopl3: str
-    vm86: str
+    vm86: tuple[str, str]
     privileged: bool
     behaviour: tuple[str, ...]
+    leaks: tuple[str, ...]
     control: tuple[str, ...]
     wrong: dict[str, str]
-    engine: tuple[str, ...]
+    errata: tuple[str, ...]
+    engine: str
 
     @property
     def sensitive(self) -> bool:
@@ -207,8 +120,11 @@ class Class:
 
     @property
     def hole(self) -> bool:
-        """Sensitive and not privileged: what Popek and Goldberg forbid."""
-        return self.sensitive and not self.privileged
+        """Not privileged, yet it leaks or changes what it must not.
+
+        Who holds a resource that makes it trap or run is told, so that is no hole.
+        """
+        return bool(self.leaks or self.control) and not self.privileged
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -216,11 +132,48 @@ class Class:
 
 
 @cache
-def _play(form: Form, technique: str, ring: int, **varied: Any) -> Outcome:  # noqa: ANN401 - fields of State
-    program = b"".join(form.before) + form.code
-    program = program.ljust(_HERE - stage.CODE, b"\x90") + b"\xcc"
-    state = State(ring=ring, **_BASE | varied, patches=((_AT, form.data or bytes(8)),))
-    return run(program, state, technique)
+def _replay(technique: str) -> Replay:
+    return Replay(technique)
+
+
+@cache
+def _bare_replay(*, raw: bool) -> BareReplay:
+    return BareReplay(raw=raw)
+
+
+def _program(form: Form, *, virtual_8086: bool) -> tuple[bytes, int]:
+    """Return a form's program, and where in it the form itself is."""
+    *before, code = form.in_vm86 if virtual_8086 else (*form.before, form.code)
+    ahead = (_START86 if virtual_8086 else b"") + b"".join(before)
+    # What does not go elsewhere jumps to the INT3, where far transfers go.
+    size = HERE - stage.CODE
+    jump = bytes([0xEB, size - len(ahead + code) - 2])
+    return (ahead + code + jump).ljust(size, b"\x90") + b"\xcc", len(ahead)
+
+
+@lru_cache(maxsize=80)
+def _play(
+    form: Form,
+    technique: str,
+    ring: int,
+    change: Change = NO_CHANGE,
+    **varied: Any,  # noqa: ANN401 - fields of State
+) -> Outcome:
+    """Play a form; technique "raw": on the engine with its mistakes."""
+    varied = dict(varied)
+    flags = varied.pop("flags", x86.FLAGS_FIXED) | form.flags
+    program, _ = _program(form, virtual_8086=bool(flags & x86.VM))
+    patches = ((AT, form.data or bytes(8)), *form.patches)
+    patches += tuple(
+        (place + _ALIEN - stage.GDT, data)
+        for place, data in form.patches
+        if place in range(stage.GDT, stage.LDT)
+    )
+    fields = _BASE | form.state | varied | {"flags": flags, "patches": patches}
+    state = State(ring=ring, **fields)
+    if technique in ("bare", "raw"):
+        return _bare_replay(raw=technique == "raw").play(program, state, change)
+    return _replay(technique).play(program, state)
 
 
 def _told(outcome: Outcome) -> Event | None:
@@ -228,13 +181,14 @@ def _told(outcome: Outcome) -> Event | None:
     return next((event for event in outcome.events if event.registers), None)
 
 
-def _traps(form: Form, outcome: Outcome) -> bool:
-    """Whether the form itself raised #GP, #NP, #SS or #UD instead of running."""
-    start = stage.CODE + len(b"".join(form.before))
+def _fault(form: Form, outcome: Outcome, *, virtual_8086: bool = False) -> str:
+    """What the form itself raised instead of running: "" if it ran."""
     event = _told(outcome)
-    if event is None or event.what not in ("#GP", "#NP", "#SS", "#UD"):
-        return False
-    return event.registers["eip"] == start
+    if event is None or event.what not in _FAULTS:
+        return ""
+    start = _program(form, virtual_8086=virtual_8086)[1]
+    at = start if virtual_8086 else stage.CODE + start
+    return event.what if event.registers["eip"] == at else ""
 
 
 def _effect(form: Form, outcome: Outcome, ignore: int = 0) -> tuple[object, ...]:
@@ -242,8 +196,9 @@ def _effect(form: Form, outcome: Outcome, ignore: int = 0) -> tuple[object, ...]
 
     ignore: bits of EFLAGS that were varied.
     """
-    if _traps(form, outcome):
-        return ("traps",)
+    fault = _fault(form, outcome)
+    if fault:
+        return ("traps", fault)
     event = _told(outcome)
     if event is None:
         return (outcome.end, len(outcome.events))
@@ -251,7 +206,7 @@ def _effect(form: Form, outcome: Outcome, ignore: int = 0) -> tuple[object, ...]
     seen: list[object] = [event.what, event.value, registers["eip"]]
     seen += [registers[name] for name in _SEEN]
     seen.append(registers["eflags"] & ~ignore)
-    seen.append(outcome.memory[_AT : _AT + 16])
+    seen.append(outcome.memory[AT : AT + 16])
     top = stage.STACK3 if registers["cs"] & 3 else stage.STACK0
     if registers["esp"] < top and form.name.startswith(("PUSH", "CALL")):
         place = registers["esp"]
@@ -270,42 +225,51 @@ def _summary(values: list[bool]) -> str:
     return "some" if any(values) else "never"
 
 
-def _behaviour(form: Form) -> set[str]:
-    """The resources that a form's effect depends on."""
-    found = set()
-    at_ring = [_effect(form, _play(form, "bare", ring)) for ring in (0, 3)]
-    if at_ring[0] != at_ring[1]:
+def _behaviour(form: Form) -> tuple[set[str], set[str]]:
+    """The resources that a form's effect depends on, and those of them it leaks."""
+    found, leaked = set(), set()
+    inner, outer = (_effect(form, _play(form, "bare", ring)) for ring in (0, 3))
+    if inner != outer and not inner[0] == outer[0] == "traps":
         found.add("CPL")
-    for name, varied in _VARIED.items():
+        leaked.add("CPL")
+    for name, varied, change in _VARIED:
         # What is varied shows in EFLAGS at any rate, but for what PUSHF has pushed.
         ignore = 0 if form.name == "PUSHF" else varied.get("flags", 2) ^ 2
         for ring in (0, 3):
-            base, other = (
-                _effect(form, _play(form, "bare", ring, **fields), ignore)
-                for fields in ({}, varied)
-            )
+            base = _effect(form, _play(form, "bare", ring), ignore)
+            other = _effect(form, _play(form, "bare", ring, change, **varied), ignore)
             if base != other:
                 found.add(name)
-    return found
+                if "traps" not in (base[0], other[0]):
+                    leaked.add(name)
+    return found, leaked
+
+
+_NOP: Final = Form("NOP", b"\x90")
 
 
 def _control(form: Form) -> set[str]:
     """The resources that a form changes at CPL 0."""
     for varied in ({}, {"flags": 0x202}, {"cr0": x86.CR0_TS}):
-        outcome = _play(form, "bare", 0, **varied)
-        after = _told(outcome)
-        before = _told(_play(Form("NOP", b"\x90"), "bare", 0, **varied))
-        if after is None or before is None:
-            return {"the run"}
-        if _traps(form, outcome):
+        outcome = _play(form, "bare", 0, **form.state | varied)
+        if _fault(form, outcome):
             continue
+        event = _told(outcome)
+        nothing = _play(_NOP, "bare", 0, **form.state | varied)
+        told = _told(nothing)
+        assert told is not None
+        before = nothing.registers | told.registers
+        after = outcome.registers | (event.registers if event else {})
+        if event is None and after["eip"] in range(stage.CODE, HERE):
+            return {"the run"}
         found = {
             name
             for register, name in _RESOURCES.items()
-            if after.registers[register] != before.registers[register]
+            if after[register] != before[register]
         }
-        changed = after.registers["eflags"] ^ before.registers["eflags"]
-        found |= {name for bits, name in _IF_IOPL.items() if changed & bits}
+        if event is not None:  # a task has flags of its own
+            changed = after["eflags"] ^ before["eflags"]
+            found |= {name for bits, name in _IF_IOPL.items() if changed & bits}
         if any(not event.registers for event in outcome.events):
             found.add("ports")
         if found:
@@ -313,21 +277,38 @@ def _control(form: Form) -> set[str]:
     return set()
 
 
-def _vm86(form: Form) -> str:
-    """What a form does in virtual-8086 mode: its prefixes make it 32-bit again."""
-    code = b"".join(b"\x66\x67" + insn for insn in (*form.before, form.code))
-    patches = ((_AT, form.data or bytes(8)),)
-    state = State(flags=x86.VM | 2, tr=stage.TSS_B_SELECTOR, patches=patches)
-    outcome = run(code + b"\xcc", state, "bare")
-    what = outcome.events[0].what
-    return "runs" if what == "#BP" else what
+def _vm86(forms: list[Form], iopl: int) -> str:
+    """What forms do in virtual-8086 mode: "runs", or what they raise."""
+    found = set()
+    for form in forms:
+        if form.in_vm86:
+            outcome = _play(form, "bare", 0, flags=x86.VM | iopl | 2)
+            found.add(_fault(form, outcome, virtual_8086=True) or "runs")
+    return ", ".join(sorted(found))
 
 
-def _wrong(form: Form, technique: str) -> str:
-    """What the guest sees otherwise: "" if nothing."""
-    for ring, flags in ((0, 2), (0, 0x202), (3, 2), (3, 0x202), (3, 0x3002)):
-        bare = _play(form, "bare", ring, flags=flags)
-        other = _play(form, technique, ring, flags=flags)
+def _where(ring: int, flags: int) -> str:
+    level = ", IOPL 3" if flags & x86.IOPL else ""
+    return f"VM86{level}" if flags & x86.VM else f"CPL {ring}{level}"
+
+
+def _pair(form: Form, technique: str, ring: int, flags: int) -> tuple[Outcome, Outcome]:
+    """Play a form on the bare machine and under a technique."""
+    if form.clock and technique != "raw":
+        program, _ = _program(form, virtual_8086=bool(flags & x86.VM))
+        state = State(ring=ring, flags=flags, **_BASE)  # type: ignore[arg-type]
+        return by_clock(program, state, "bare"), by_clock(program, state, technique)
+    bare = _play(form, "bare", ring, flags=flags)
+    return bare, _play(form, technique, ring, flags=flags)
+
+
+def _differences(form: Form, technique: str) -> Iterator[str]:
+    """Tell what the guest sees otherwise, the first of each state."""
+    for ring, flags in _STATES:
+        played = form.in_vm86 if flags & x86.VM else ring in form.rings
+        if not played:
+            continue
+        bare, other = _pair(form, technique, ring, flags)
         if technique == "iopl" and flags & x86.IOPL:
             # That it cannot give its users an IOPL stands in every frame.
             other = replace(other, memory=bare.memory)
@@ -335,8 +316,22 @@ def _wrong(form: Form, technique: str) -> str:
         if found:
             # The first line may only say at which event the registers part.
             line = found[1] if found[0].endswith(":") else found[0]
-            return f"CPL {ring}: {line.strip()}"
-    return ""
+            yield f"{_where(ring, flags)}: {line.strip()}"
+
+
+def _wrong(forms: list[Form], technique: str) -> str:
+    return next((line for form in forms for line in _differences(form, technique)), "")
+
+
+def _engine(forms: list[Form]) -> str:
+    """What the engine does otherwise than a CPU: "" if nothing."""
+    for form in forms:
+        if form.cpu is None:
+            continue
+        ring, what = form.cpu
+        if _fault(form, _play(form, "raw", ring)) != what:
+            return f"CPL {ring}: a CPU raises {what}, but it runs"
+    return _wrong(forms, "raw")
 
 
 def classify(name: str) -> Class:
@@ -344,28 +339,35 @@ def classify(name: str) -> Class:
     forms = [form for form in FORMS if form.name == name]
     if not forms:
         raise KeyError(name)
+    behaviour: set[str] = set()
+    leaks: set[str] = set()
+    for form in forms:
+        found, leaked = _behaviour(form)
+        behaviour |= found
+        leaks |= leaked
     traps = tuple(
-        _summary([_traps(form, _play(form, "bare", ring)) for form in forms])
+        _summary([bool(_fault(form, _play(form, "bare", ring))) for form in forms])
         for ring in range(4)
     )
     iopl3 = _summary(
-        [_traps(form, _play(form, "bare", 3, flags=0x3002)) for form in forms]
+        [bool(_fault(form, _play(form, "bare", 3, flags=0x3002))) for form in forms]
     )
-    behaviour: set[str] = set().union(*map(_behaviour, forms))
     control: set[str] = set().union(*map(_control, forms))
-    vm86 = sorted({_vm86(form) for form in forms})
-    wrong = {
-        technique: next(filter(None, (_wrong(form, technique) for form in forms)), "")
-        for technique in TECHNIQUES
-    }
     privileged = traps[3] == "always" and traps[0] != "always"
     if privileged:
         # That it traps at CPL 3 is all that tells the CPL.
         behaviour.discard("CPL")
+        leaks.discard("CPL")
+    words = name.split(", ")
     return Class(
-        name, (traps[0], traps[1], traps[2], traps[3]), iopl3, ", ".join(vm86),
-        privileged, tuple(sorted(behaviour)), tuple(sorted(control)), wrong,
-        tuple(one.engine for one in ERRATA if name in one.about),
+        name, (traps[0], traps[1], traps[2], traps[3]), iopl3,
+        (_vm86(forms, 0), _vm86(forms, _IOPL3)), privileged, tuple(sorted(behaviour)),
+        tuple(sorted(leaks)), tuple(sorted(control)),
+        {technique: _wrong(forms, technique) for technique in TECHNIQUES},
+        tuple(
+            one.engine for one in ERRATA if any(word in one.about for word in words)
+        ),
+        _engine(forms),
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from emu86.rings.decode import decode
 from emu86.rings.table import find
 from emu86.spec import x86
 from emu86.testing import stage
-from emu86.testing.encode import i32, push
+from emu86.testing.encode import i32, mov, push
 from emu86.testing.outcome import differences
 from emu86.testing.run import Trace, Traced, run
 from emu86.testing.stage import State
@@ -28,12 +28,16 @@ _SHOWN: Final = (*x86.GPR_NAMES, "eflags", *x86.SEGMENT_NAMES)
 
 @dataclass(frozen=True)
 class Lab:
-    """A guest: what it asks, its instructions, the sensitive one, where it starts."""
+    """A guest: what it asks, its instructions, the sensitive one, where it starts.
+
+    right: why `trap` needs no patch to be right about it, or empty: it is wrong.
+    """
 
     question: str
     code: tuple[bytes, ...]
     sensitive: bytes
     state: State = _KERNEL
+    right: str = ""
 
 
 def _load(register: int, place: int) -> bytes:
@@ -46,10 +50,16 @@ def _store(opcode: bytes, reg: int) -> bytes:
 
 
 _STI, _CLI, _INT80, _HLT = b"\xfb", b"\xfa", b"\xcd\x80", b"\xf4"
+_LDS, _LSS, _RDTSC = b"\xc5\x1c\x24", b"\x0f\xb2\x1c\x24", b"\x0f\x31"
 _READ_FLAGS: Final = (b"\x9c", b"\x58")  # pushf; pop eax
 _DATA0_IN_AX: Final = b"\xb8" + i32(stage.DATA0)
 _DATA3_IN_AX: Final = b"\xb8" + i32(stage.DATA3)
 _HERE: Final = struct.pack("<IH", stage.CODE + 7, stage.CODE0)
+
+_SELECTORS: Final = "the engine holds the guest's own selectors"
+_LOADS: Final = "the shadow tables give a kernel in ring 1 what ring 0 may load"
+_GATES: Final = "events go through the guest's own IDT, by its rules"
+_FAR: Final = "no shadow table has the kernel's code, so it traps"
 
 LABS: Final[dict[str, Lab]] = {
     "popf": Lab(
@@ -59,6 +69,7 @@ LABS: Final[dict[str, Lab]] = {
     "pushf": Lab(
         "The kernel switches interrupts on and saves its flags: is IF set in them?",
         (_STI, *_READ_FLAGS, _CLI, _HLT), b"\x9c",
+        right="the engine holds the guest's own flags",
     ),
     # Through an interrupt gate, whose handler ends with IRET.
     "iret": Lab(
@@ -96,31 +107,70 @@ LABS: Final[dict[str, Lab]] = {
         "May the kernel write its users' data segment (ZF)?",
         (_DATA3_IN_AX, b"\x0f\x00\xe8", _CLI, _HLT), b"\x0f\x00\xe8",
     ),
-    "mov": Lab("In which ring is the kernel?", (b"\x8c\xc8", _CLI, _HLT), b"\x8c\xc8"),
+    "mov": Lab(
+        "In which ring is the kernel?", (b"\x8c\xc8", _CLI, _HLT), b"\x8c\xc8",
+        right=_SELECTORS,
+    ),
     "push": Lab(
-        "In which ring is the kernel?", (b"\x0e", b"\x58", _CLI, _HLT), b"\x0e"
+        "In which ring is the kernel?", (b"\x0e", b"\x58", _CLI, _HLT), b"\x0e",
+        right=_SELECTORS,
     ),
     "pop": Lab(
         "The kernel loads its data segment into ES: can it?",
-        (push(stage.DATA0), b"\x07", _CLI, _HLT), b"\x07",
+        (push(stage.DATA0), b"\x07", _CLI, _HLT), b"\x07", right=_LOADS,
+    ),
+    "lds": Lab(
+        "The kernel loads a pointer into its data segment: can it?",
+        (push(stage.DATA0), push(stage.DATA), _LDS, _CLI, _HLT), _LDS, right=_LOADS,
+    ),
+    "lss": Lab(
+        "The kernel loads a pointer to another stack: is SS what it has loaded?",
+        (push(stage.DATA0), push(stage.STACK0), _LSS, b"\x8c\xd0", _CLI, _HLT), _LSS,
+        right=_SELECTORS,
     ),
     "jmp": Lab(
         "A far jump within the kernel: which CS does it find there?",
-        (b"\xea" + _HERE, b"\x8c\xc8", _CLI, _HLT), b"\xea" + _HERE,
+        (b"\xea" + _HERE, b"\x8c\xc8", _CLI, _HLT), b"\xea" + _HERE, right=_FAR,
     ),
     "call": Lab(
         "A far call within the kernel: which CS has it pushed?",
-        (b"\x9a" + _HERE, b"\x58", b"\x58", _CLI, _HLT), b"\x9a" + _HERE,
+        (b"\x9a" + _HERE, b"\x58", b"\x58", _CLI, _HLT), b"\x9a" + _HERE, right=_FAR,
     ),
     "ret": Lab(
         "A far return within the kernel: which CS does it find there?",
         (push(stage.CODE0), push(stage.CODE + 11), b"\xcb", b"\x8c\xc8", _CLI, _HLT),
-        b"\xcb",
+        b"\xcb", right=_FAR,
     ),
-    "int": Lab("A user calls the kernel: does it get there?", (_INT80,), _INT80, _USER),
+    "int": Lab(
+        "A user calls the kernel: does it get there?", (_INT80,), _INT80, _USER,
+        right=_GATES,
+    ),
+    "into": Lab(
+        "The overflow's gate is the kernel's alone: is a user kept from it?",
+        (b"\xb0\x7f", b"\x04\x01", b"\xce"), b"\xce", _USER, right=_GATES,
+    ),
+    "rdtsc": Lab(
+        "How long does CLI take, by the TSC? (An instruction takes 100 ns here.)",
+        (_RDTSC, b"\x89\xc3", _CLI, _RDTSC, b"\x29\xd8", _HLT), _RDTSC,
+        State(limit=1, tr=stage.TSS_B_SELECTOR, interrupts=()),
+        right="the engine asks the VMM for the time; what an exit takes shows, but here"
+        " none takes any",
+    ),
     "in": Lab(
         "A user without permission reads a port: is it kept from it?",
         (b"\xe4\x60", _INT80), b"\xe4\x60", _USER,
+    ),
+    "out": Lab(
+        "A user without permission writes to a port: is it kept from it?",
+        (b"\xe6\x80", _INT80), b"\xe6\x80", _USER,
+    ),
+    "ins": Lab(
+        "A user without permission reads a port into memory: is it kept from it?",
+        (mov(x86.EDX, 0x60), mov(x86.EDI, _AT), b"\x6c", _INT80), b"\x6c", _USER,
+    ),
+    "outs": Lab(
+        "A user without permission writes memory to a port: is it kept from it?",
+        (mov(x86.EDX, 0x80), mov(x86.ESI, _AT), b"\x6e", _INT80), b"\x6e", _USER,
     ),
 }  # fmt: skip
 
@@ -142,6 +192,8 @@ def show(name: str) -> Iterator[str]:
         wrong = list(differences(oracle, outcome))
         verdict = "" if technique == "bare" else ": WRONG" if wrong else ": right"
         yield f"== {technique}{verdict}"
+        if technique == "trap" and lab.right:
+            yield f"   ({lab.right})"
         yield from _steps(trace, program)
         for event in outcome.events:
             yield f"   {event}"
