@@ -21,6 +21,7 @@ COUNT_CLI: Final = 10
 COUNT_STI: Final = 11
 COUNT_RDTSC: Final = 12
 COUNT_INVLPG: Final = 13
+COUNT_SPLIT: Final = 23
 FLUSH_PAGE: Final = 14  # address of the engine's one-page TLB flush, or 0
 CPU: Final = 15  # what it wants as first argument
 # For INVLPG: addresses in this process of the current shadow root's 2048 PDEs (0: no
@@ -46,6 +47,7 @@ WORDS: Final = SITES + 2 * (SITE_MASK + 1)
 
 SITE_CLI: Final = 1
 SITE_STI: Final = 2
+SITE_SPLIT: Final = 3
 SITE_INVLPG: Final = 8  # plus the number of the register that holds the address
 INVLPG_LENGTH: Final = 3
 

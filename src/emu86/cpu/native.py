@@ -231,17 +231,20 @@ dropped:
 """
 
 # Handles a #GP(0) at CPL 1 (that is no INT 0Dh) whose site the VMM has learned as CLI,
-# STI or INVLPG. With TF set, or an interrupt waiting for STI, it is Python's.
+# STI or INVLPG, and the INT3 of one that shall run natively in a block of its own. With
+# TF set, or an interrupt waiting for STI or that block, it is Python's.
 _ON_EXCEPTION: Final = f"""
 {_enter("define void @on_exception(ptr %uc, i32 %vector, ptr %control)",
         {"python_at": word.ON_EXCEPTION, "pending_at": word.PENDING, "now_at": word.NOW,
          "cli_count": word.COUNT_CLI, "sti_count": word.COUNT_STI,
-         "invlpg_count": word.COUNT_INVLPG},
+         "invlpg_count": word.COUNT_INVLPG, "split_count": word.COUNT_SPLIT},
         {"ds_base_at": _DS_BASE, "error_at": at.ERROR_CODE, "hflags_at": at.HFLAGS,
          "rflags_at": at.RFLAGS,
          "rip_at": at.RIP, "base_at": _CS_BASE, "old_at": at.OLD_EXCEPTION})}
   %is_gp = icmp eq i32 %vector, {x86.VEC_GP}
-  br i1 %is_gp, label %gp, label %python
+  %is_bp = icmp eq i32 %vector, {x86.VEC_BP}
+  %either = or i1 %is_gp, %is_bp
+  br i1 %either, label %gp, label %python
 gp:
   %error = load i64, ptr %error_at
   %hflags = load i32, ptr %hflags_at
@@ -251,11 +254,16 @@ gp:
   %cpl = and i32 %hflags, {at.HF_CPL}
   %is_ring1 = icmp eq i32 %cpl, 1
   %is_error_0 = icmp eq i64 %error, 0
+  %is_int = lshr i64 %error, 32
+  %is_soft = icmp eq i64 %is_int, 1
+  %as_told = select i1 %is_bp, i1 %is_soft, i1 %is_error_0
+  %back = zext i1 %is_bp to i64
+  %start = sub i64 %rip, %back
   %tf = and i64 %rflags, {x86.TF}
   %no_tf = icmp eq i64 %tf, 0
-  %ours.0 = and i1 %is_ring1, %is_error_0
+  %ours.0 = and i1 %is_ring1, %as_told
   %ours = and i1 %ours.0, %no_tf
-  %sum = add i64 %rip, %base
+  %sum = add i64 %start, %base
   %linear = and i64 %sum, {x86.MASK32}
   %page = lshr i64 %linear, 12
   %mixed = xor i64 %linear, %page
@@ -271,6 +279,18 @@ site:
   %kind_at = getelementptr i64, ptr %slot_at, i64 1
   %kind = load i64, ptr %kind_at
   %open = and i32 %hflags, {~at.HF_INHIBIT_IRQ}
+  %is_split = icmp eq i64 %kind, {word.SITE_SPLIT}
+  br i1 %is_bp, label %break, label %fault
+break:
+  %break_pending = load i64, ptr %pending_at
+  %none_waits = icmp eq i64 %break_pending, 0
+  %splits = and i1 %is_split, %none_waits
+  br i1 %splits, label %split, label %python
+split:
+  br label %done
+fault:
+  br i1 %is_split, label %python, label %not_split
+not_split:
   %is_cli = icmp eq i64 %kind, {word.SITE_CLI}
   br i1 %is_cli, label %cli, label %not_cli
 not_cli:
@@ -296,11 +316,13 @@ set:
 {_INVLPG}
 done:
   %new_flags = phi i64 [ %cli_flags, %cli ], [ %sti_flags, %set ],
-                       [ %rflags, %dropped ]
-  %new_hflags = phi i32 [ %open, %cli ], [ %sti_hflags, %set ], [ %open, %dropped ]
+                       [ %rflags, %dropped ], [ %rflags, %split ]
+  %new_hflags = phi i32 [ %open, %cli ], [ %sti_hflags, %set ], [ %open, %dropped ],
+                        [ %hflags, %split ]
   %count_at = phi ptr [ %cli_count, %cli ], [ %sti_count, %set ],
-                      [ %invlpg_count, %dropped ]
-  %length = phi i64 [ 1, %cli ], [ 1, %set ], [ {word.INVLPG_LENGTH}, %dropped ]
+                      [ %invlpg_count, %dropped ], [ %split_count, %split ]
+  %length = phi i64 [ 1, %cli ], [ 1, %set ], [ {word.INVLPG_LENGTH}, %dropped ],
+                    [ -1, %split ]
   %seen = load i64, ptr %count_at
   %count = add i64 %seen, 1
   store i64 %count, ptr %count_at

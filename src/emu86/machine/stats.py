@@ -47,6 +47,7 @@ class Stats:
             ("STI", word.COUNT_STI),
             ("RDTSC", word.COUNT_RDTSC),
             ("INVLPG", word.COUNT_INVLPG),
+            ("CMPXCHG8B", word.COUNT_SPLIT),
         ):
             if control[count]:
                 totals.setdefault(reason, [0, 0])[0] += control[count]

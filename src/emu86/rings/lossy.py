@@ -10,11 +10,9 @@ A read where no RAM is gives ones and a write there is lost, as they do natively
 of a device is not told from that: `GuestMemory` has no way to it.
 """
 
-import struct
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu.engine import LIMIT, RIP
-from emu86.mmu.memory import PageFault
 from emu86.rings import operand
 from emu86.rings.fault import gp
 from emu86.rings.flags import CMPXCHG8B, SETCC
@@ -32,7 +30,6 @@ _RCL: Final = 2  # ModRM.reg
 _BY_IMMEDIATE: Final = (0xC0, 0xC1)
 _BY_ONE: Final = (0xD0, 0xD1)
 _USER: Final = 3
-_PAIR: Final = struct.Struct("<II")
 _PF: Final = 1 << 2
 _SF: Final = 1 << 7
 _OF: Final = 1 << 11
@@ -42,9 +39,7 @@ _LESS_OR_EQUAL: Final = 7
 
 
 def width(insn: "Insn") -> int:
-    """Return how many bytes of memory RCL, RCR, SETcc or CMPXCHG8B writes."""
-    if insn.opcode == CMPXCHG8B:
-        return 8
+    """Return how many bytes of memory RCL, RCR or SETcc writes."""
     return insn.size if insn.opcode in ROTATES and insn.opcode & 1 else 1
 
 
@@ -128,31 +123,9 @@ def _setcc(vmm: "Vmm", insn: "Insn") -> None:
         operand.write(vmm, linear, holds, 1)
 
 
-def _cmpxchg8b(vmm: "Vmm", insn: "Insn") -> None:
-    q = vmm.q
-    linear = operand.address(vmm, insn)
-    try:
-        _translate(vmm, linear, 8, write=False)
-    except PageFault as fault:
-        raise PageFault(fault.gva, fault.error | x86.PF_W) from None
-    at = _to_write(vmm, linear, 8)
-    if at >= 0:
-        low, high = _PAIR.unpack_from(vmm.memory.bytes, at)
-    else:
-        found = operand.read(vmm, linear, 8)
-        low, high = found & x86.MASK32, found >> 32
-    flags = vmm.engine.flags()
-    if low == q[x86.EAX] & x86.MASK32 and high == q[x86.EDX] & x86.MASK32:
-        low, high = q[x86.EBX] & x86.MASK32, q[x86.ECX] & x86.MASK32
-        if at >= 0:
-            _PAIR.pack_into(vmm.memory.bytes, at, low, high)
-        else:
-            operand.write(vmm, linear, low | high << 32, 8)
-        vmm.engine.set_flags(flags | x86.ZF)
-    else:
-        # A CPU writes back what it has found.
-        q[x86.EAX], q[x86.EDX] = low, high
-        vmm.engine.set_flags(flags & ~x86.ZF)
+def _stay(_vmm: "Vmm", _insn: "Insn") -> bool:
+    """Leave EIP where it is: what stands there runs next, in a block of its own."""
+    return True
 
 
 def _loop_by_zf(vmm: "Vmm", insn: "Insn") -> bool:
@@ -203,11 +176,12 @@ RECORDS: Final = (
         patched=_BOTH, memory=True,
     ),
     Record(
-        "CMPXCHG8B", "0F C7 /1", (CMPXCHG8B,), "sensitive", _NEVER, _cmpxchg8b,
+        "CMPXCHG8B", "0F C7 /1", (CMPXCHG8B,), "sensitive", _NEVER, _stay,
         "Vol. 2A CMPXCHG8B",
         "Not sensitive on a CPU. In the engine all flags but ZF become those of an"
-        " instruction before its block. It runs natively in a block where nothing"
-        " before it has set flags. All CPU models have it.",
-        reg=1, patched=_BOTH, memory=True, lock=True,
+        " instruction before its block. Where something before it in its block sets"
+        " flags it is made to begin a block of its own, in which it is right. All CPU"
+        " models have it.",
+        reg=1, patched=_BOTH, memory=True, lock=True, anew=True,
     ),
 )  # fmt: skip

@@ -114,7 +114,8 @@ class Sites:
         """
         vmm = self.vmm
         wanted = word.INVLPG_LENGTH if kind >= word.SITE_INVLPG else 1
-        if insn.length != wanted or vmm.timing or vmm.observers:
+        fits = kind == word.SITE_SPLIT or insn.length == wanted
+        if not fits or vmm.timing or vmm.observers:
             return
         linear = (self._q[RIP] + self._q[_CS_BASE]) & x86.MASK32
         kept = self._sites.get(self._memory.code(linear) >> x86.PAGE_SHIFT, {})

@@ -281,6 +281,9 @@ class Vmm(Monitor):
             self.stepper.cancel()  # it is done here, whole
         if insn.lock and not record.lock:
             raise undefined()
+        if record.anew:
+            self.sites.learn(insn, word.SITE_SPLIT)
+            return
         if q[RFLAGS] & x86.VM:
             self._check_virtual_8086(insn, record)
         elif record.ring0_only and d[_CS_SELECTOR] & 3:
