@@ -135,7 +135,8 @@ def _user_return(bare: "Bare", insn: "Insn") -> bool:
     virtual_8086 = bare.q[RFLAGS] & x86.VM
     nested = insn.opcode == _IRET and bare.q[RFLAGS] & x86.NT and not virtual_8086
     traps = insn.opcode == _IRET and virtual_8086 and bare.iopl < _USER
-    if bare.segments.cpl == _USER and not nested and not traps:
+    # VM is taken at any CPL; the stack's rights are the kernel's at CPL 1 and 2 anyhow.
+    if bare.segments.cpl and not nested and not traps:
         stack = Stack(bare)
         for i in range(3 if insn.opcode == _IRET else 2):
             image = stack.peek(i * insn.size, insn.size)
@@ -301,10 +302,11 @@ ERRATA: Final = (
     ),
     Erratum(
         frozenset({0x0F01}), "MONITOR, XGETBV, SWAPGS and others are there", "#UD",
-        "Vol. 2D XGETBV", _later,
+        "Vol. 2D XGETBV", _later, ("MONITOR", "XGETBV"),
     ),
     Erratum(
         frozenset({0xF1}), "INT1 is #UD", "#DB, as a trap", "Vol. 2A INT n", _icebp,
+        ("INT1",),
     ),
     Erratum(
         _PORTS, "port I/O never faults", "#GP(0) by IOPL and the TSS's bitmap",
