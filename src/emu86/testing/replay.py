@@ -9,6 +9,7 @@ again, and the registers are those of the start, while the VMM goes on.
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Final
+from zlib import crc32
 
 import numpy as np
 
@@ -20,14 +21,22 @@ from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.rings.bare import Bare
 from emu86.rings.decode import Insn
-from emu86.rings.descriptors import Descriptor
 from emu86.rings.monitor import Monitor
 from emu86.rings.vmm import Vmm
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import Line
 from emu86.testing.outcome import Outcome
-from emu86.testing.run import EVENTS, STEPS, Ports, Recorder, observe, run
+from emu86.testing.run import (
+    EVENTS,
+    STEPS,
+    Ports,
+    Recorder,
+    at_boot,
+    by_block,
+    observe,
+    run,
+)
 from emu86.testing.stage import State
 
 _DR: Final = at.DR // 8
@@ -35,7 +44,6 @@ _DR: Final = at.DR // 8
 _DR6: Final = 0xE00F
 _DR7: Final = 0xFFFF23FF
 _BOOT_STEPS: Final = 200
-_BUDGET: Final = 8 * STEPS * word.EXIT_TIME
 _FIELDS: Final = VCpu.__slots__
 
 
@@ -124,7 +132,7 @@ class BareReplay:
         kind = Raw if raw else Bare
         vcpu = VCpu(MODELS[DEFAULT])
         self._bare = kind(engine, self._ram, vcpu, Ports(), Line())
-        _be_at_boot(self._bare)
+        at_boot(self._bare)
         self._first = _Snapshot.of(self._bare)
         self._booted: dict[str, _Snapshot] = {}
 
@@ -195,7 +203,8 @@ class Replay:
         vmm.bus = Ports()
         recorder = Recorder(vmm, None)
         vmm.observers[:] = [recorder]
-        end = _run(vmm)
+        end = by_block(vmm)
+        vmm.rest()
         # What does not end well is not asked to play again.
         self._vmm = vmm if end == "halted" else None
         return _outcome(vmm, recorder, self._technique, end, vmm.vcpu.dr)
@@ -207,26 +216,9 @@ class Replay:
         engine.map(0, ram.bytes)
         vcpu = VCpu(MODELS[DEFAULT])
         vmm: Vmm = Vmm(engine, ram, vcpu, Ports(), Line(), self._technique)
-        _be_at_boot(vmm)
+        at_boot(vmm)
         vmm.start()
         return vmm
-
-
-def _run(vmm: Vmm) -> str:
-    control = vmm.engine.control
-    budget = control[word.NOW] + _BUDGET
-    end = "budget"
-    while control[word.NOW] < budget:
-        control[word.STOP_AT] = budget
-        vmm.engine.run()
-        if vmm.end is not None:
-            end = vmm.end[0]
-            break
-        if vmm.vcpu.halted:
-            end = "halted"
-            break
-    vmm.rest()
-    return end
 
 
 def _put(vmm: Vmm, image: bytearray) -> None:
@@ -254,18 +246,7 @@ def _reset(vmm: Vmm) -> None:
     for register in range(len(x86.GPR_NAMES)):
         vmm.q[register] = 0
     vmm.engine.control[word.TSC_OFFSET] = 0
-    _be_at_boot(vmm)
-
-
-def _be_at_boot(monitor: Monitor) -> None:
-    """Be at the stage's start with flat segments, as after a boot loader."""
-    segments = monitor.segments
-    for index in range(6):
-        kind = x86.DESC_CODE if index == x86.CS else 0
-        segments.hold(index, 0, Descriptor(0x0000FFFF, 0x00CF9200 | kind))
-    segments.enter()
-    monitor.set_guest_flags(0)
-    monitor.q[RIP] = stage.BOOT
+    at_boot(vmm)
 
 
 def _outcome(
@@ -282,7 +263,7 @@ def _outcome(
     vcpu = monitor.vcpu
     # Those of value 0 are as if they had not been written.
     msrs = {f"msr.{n:X}": value for n, value in vcpu.msr.items() if value}
-    registers["msr"] = hash(tuple(sorted(msrs.items()))) & x86.MASK32 if msrs else 0
+    registers["msr"] = crc32(repr(sorted(msrs.items())).encode()) if msrs else 0
     registers["pmu"] = vcpu.pmu.select[0]
     written = monitor.engine.control[word.TSC_OFFSET] != tsc
     registers["tsc"] = int(written)  # time itself is each technique's own

@@ -187,7 +187,7 @@ class Tlb:
         return self.late > (0 if bare.end or bare.vcpu.halted else self._GRACE)
 
 
-def _start(monitor: Monitor) -> None:
+def at_boot(monitor: Monitor) -> None:
     """Be at the stage's start with flat segments, as after a boot loader."""
     segments = monitor.segments
     for index in range(6):
@@ -211,7 +211,7 @@ def _bare(
     clock = None
     if trace is not None or state.interrupts is not None:
         clock = Clock(monitor, line, state.at)
-    _start(monitor)
+    at_boot(monitor)
     tlb = Tlb(ram)
     sound = 0  # events while no translation could be stale
     end = "budget"
@@ -251,17 +251,17 @@ def _deprivileged(
     vmm: Vmm = Vmm(engine, ram, VCpu(MODELS[DEFAULT]), Ports(), line, technique)
     recorder = Recorder(vmm, trace)
     vmm.observers.append(recorder)
-    _start(vmm)
+    at_boot(vmm)
     vmm.start()
     if stepped:
         end = _by_instruction(vmm, line, Clock(vmm, line, state.at), trace)
     else:
-        end = _by_block(vmm)
+        end = by_block(vmm)
     vmm.scanner.restore()
     return vmm, recorder, end
 
 
-def _by_block(vmm: Vmm) -> str:
+def by_block(vmm: Vmm) -> str:
     """Run to the end as a machine does; return what kind of end it was."""
     control = vmm.engine.control
     budget = control[word.NOW] + _BUDGET
