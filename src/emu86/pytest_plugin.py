@@ -5,6 +5,7 @@ that is slow: hypothesis only where the tests have, the engine only for `emu86_h
 stands outside `emu86.testing`, which would be imported with it.
 """
 
+import math
 import os
 import random
 import shlex
@@ -48,8 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marks; choose the run's seed."""
     for mark in _MARKS:
         config.addinivalue_line("markers", mark)
-    if config.option.emu86_examples <= 0:
-        message = "--emu86-examples: a factor is above 0"
+    if not 0 < config.option.emu86_examples < math.inf:
+        message = "--emu86-examples: a factor is a number above 0"
         raise pytest.UsageError(message)
     given = config.option.emu86_seed
     sent = getattr(config, "workerinput", {}).get(_WORKER_SEED)

@@ -6,7 +6,9 @@ import pytest
 
 from assembler import assemble
 from emu86 import Machine, firmware
+from emu86.cpu import control as word
 from emu86.cpu.engine import Abilities
+from emu86.spec import x86
 
 # Global pages, the timer at about 1 kHz and CLI, STI, RDTSC, CPUID in a loop. An
 # interrupt's time is in the sum, so a difference of one instruction shows.
@@ -205,3 +207,40 @@ def test_every_exit_without_private_state():
         exits = {name: stat.count for name, stat in machine.stats.exits.items()}
         ends.append((machine.registers, ram, machine.now, exits))
     assert ends[0] == ends[1]
+
+
+def test_cmpxchg8b_in_a_block_of_its_own():
+    """Its site's INT3 is the compiled hook's: plain, watched and bare end alike."""
+    code = """
+    mov esp, 0x9000
+    mov dword [0x30100], 50
+    .again:
+    sub ecx, edx
+    lock cmpxchg8b [0x30000]
+    pushf
+    pop edi
+    add ebp, edi
+    adc esi, 5
+    cmpxchg8b [0x30008]
+    pushf
+    pop edi
+    add ebx, edi
+    dec dword [0x30100]
+    jnz .again
+    cli
+    hlt
+    """
+    ends = []
+    for technique, watched in (("patch", False), ("patch", True), ("bare", False)):
+        machine = Machine(memory=1 << 20, technique=technique)
+        machine.load_flat(assemble(f"bits 32\norg 0x10000\n{code}"), 0x10000)
+        machine.write_physical(0x30000, bytes(range(1, 17)))
+        if watched:
+            machine.measure()
+        assert machine.run(timeout=60).reason == "halted"
+        split = machine.vmm.engine.control[word.COUNT_SPLIT]
+        assert (split > 50) == (technique == "patch" and not watched)
+        registers = machine.registers
+        names = (*x86.GPR_NAMES, "eip", "eflags")
+        ends.append(([registers[n] for n in names], machine.read_physical(0x30000, 16)))
+    assert ends[0] == ends[1] == ends[2]

@@ -4,6 +4,8 @@
 
 import pytest
 
+from assembler import assemble
+from emu86 import Machine
 from guest import TECHNIQUES, Case, check, on_emu86
 
 # The program's CS is FFFFh: its code, above 1 MiB, is then at (address - FFFF0h).
@@ -184,3 +186,70 @@ def test_an_entry_beyond_the_limit():
     code = code.format(body="", flags=0, inner="", setup="")
     (record,) = on_emu86([Case("beyond", code)])
     assert (record["vector"], record["error"], record["cs"]) == (13, 0, 8)
+
+
+# The kernel calls the page of the VM86 program first, so that it is filled, then goes
+# there with IOPL 3 and waits for the timer, whose handler takes EFLAGS of its frame.
+TIMER = """
+bits 32
+org 0x10000
+    mov esp, 0x9000
+    lgdt [gdtr]
+    lidt [idtr]
+    mov ax, 0x18
+    ltr ax
+    call filled
+    mov al, 0x11
+    out 0x20, al
+    mov al, 0x20
+    out 0x21, al
+    mov al, 4
+    out 0x21, al
+    mov al, 1
+    out 0x21, al
+    mov al, 0xfe
+    out 0x21, al
+    mov al, 0x34
+    out 0x43, al
+    mov al, 0
+    out 0x40, al
+    mov al, 0x10
+    out 0x40, al
+    push dword 0
+    push dword 0
+    push dword 0
+    push dword 0
+    push dword 0x3000
+    push dword 0xfff0
+    push dword 0x23202
+    push dword 0x1000
+    push dword wait_ - 0x10000
+    iretd
+filled: ret
+wait_: jmp short $
+handler:
+    mov ebx, [esp + 8]
+    cli
+    hlt
+align 8
+gdt: dq 0, 0x00cf9a000000ffff, 0x00cf92000000ffff
+    dw 0x67, tss - 0x10000, 0x8901, 0
+gdtr: dw 31
+    dd gdt
+idtr: dw 0x7ff
+    dd idt
+tss: dd 0, 0x8ff0, 0x10
+    times 100 db 0
+align 8
+idt:
+times 256 dw handler - 0x10000, 8, 0x8e00, 1
+"""
+
+
+@pytest.mark.parametrize("technique", ["patch", "iopl", "trap", "bare"])
+def test_an_interrupt_tells_of_iopl(technique):
+    """Where IRET runs natively, the frame had the IOPL of the kernel's last exit."""
+    machine = Machine(memory=1 << 20, technique=technique)
+    machine.load_flat(assemble(TIMER), 0x10000)
+    assert machine.run(timeout=60).reason == "halted"
+    assert machine.registers["ebx"] & ~0x10000 == 0x23202

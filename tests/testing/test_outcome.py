@@ -45,11 +45,18 @@ def test_the_same_program_gives_the_same_outcome():
 @pytest.mark.parametrize(
     "field",
     [{"ring": 4}, {"skip": 300}, {"limit": -1}, {"flags": -1}, {"at": 1 << 31},
-     {"registers": {"esp": 1}}, {"patches": ((0x200000, b"1"),)}],
+     {"registers": {"esp": 1}}, {"patches": ((0x200000, b"1"),)}, {"cr0": -1},
+     {"cr4": 1 << 40}, {"registers": {"eax": -1}}, {"gdt": -5}, {"idt": 1 << 33},
+     {"tr": -8}, {"ldtr": 1 << 20}, {"interrupts": ((1, 256),)}],
 )  # fmt: skip
 def test_a_state_that_no_stage_can_have(field):
     with pytest.raises(ValueError, match="is not on the stage"):
         State(**field)
+
+
+def test_a_program_that_does_not_fit():
+    with pytest.raises(ValueError, match="are not on the stage"):
+        run(b"\x90" * 0x100000)
 
 
 def test_an_unknown_technique():

@@ -21,7 +21,6 @@ COUNT_CLI: Final = 10
 COUNT_STI: Final = 11
 COUNT_RDTSC: Final = 12
 COUNT_INVLPG: Final = 13
-COUNT_SPLIT: Final = 23
 FLUSH_PAGE: Final = 14  # address of the engine's one-page TLB flush, or 0
 CPU: Final = 15  # what it wants as first argument
 # For INVLPG: addresses in this process of the current shadow root's 2048 PDEs (0: no
@@ -33,6 +32,7 @@ KNOWN_PDES: Final = 18
 HIDDEN_BIAS: Final = 19
 COUNT_DROPPED: Final = 21  # shadow entries dropped by the compiled INVLPG
 CHECK_EXIT: Final = 22  # address of the engine's look whether to stop
+COUNT_SPLIT: Final = 23  # CMPXCHG8Bs made the first of a block
 # Linear pages that the compiled INVLPG has dropped and Python's caches do not know of.
 DROPPED_COUNT: Final = 24
 DROPPED: Final = 25

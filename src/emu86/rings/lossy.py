@@ -6,8 +6,7 @@ what form it has them: after a fault of the instruction's own, or at once. So th
 found and emulated like those that are (`scan`, `sensitive`). Of those with ModRM only
 what has a memory operand; the others cannot fault.
 
-A read where no RAM is gives ones and a write there is lost, as they do natively. Memory
-of a device is not told from that: `GuestMemory` has no way to it.
+Where no RAM is they read and write the bus, as they do natively.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -75,10 +74,22 @@ def _to_write(vmm: "Vmm", linear: int, size: int) -> int:
     return start + offset if start >= 0 else -1
 
 
+def _device(vmm: "Vmm", linear: int, size: int) -> int:
+    """Return where (GPA) an operand of no RAM is, all in one page; -1 for another."""
+    gpa = vmm.lookup(linear)
+    if gpa is None or (gpa & 0xFFF) + size > x86.PAGE_SIZE:
+        return -1
+    return -1 if vmm.ram.backed(gpa >> x86.PAGE_SHIFT) else gpa
+
+
 def _rotate(vmm: "Vmm", insn: "Insn") -> None:
     linear, size = operand.address(vmm, insn), width(insn)
-    _to_write(vmm, linear, size)
-    before = operand.read(vmm, linear, size)
+    at = _to_write(vmm, linear, size)
+    device = -1 if at >= 0 else _device(vmm, linear, size)
+    if device >= 0:
+        before = int.from_bytes(vmm.bus.mmio_read(device, size), "little")
+    else:
+        before = operand.read(vmm, linear, size)
     bits = 8 * size
     if insn.opcode in _BY_IMMEDIATE:
         count = insn.immediate
@@ -93,7 +104,10 @@ def _rotate(vmm: "Vmm", insn: "Insn") -> None:
     left = count if insn.reg == _RCL else bits + 1 - count
     whole = whole << left | whole >> bits + 1 - left
     after = whole & (1 << bits) - 1
-    operand.write(vmm, linear, after, size)
+    if device >= 0:
+        vmm.mmio_write(device, after.to_bytes(size, "little"))
+    else:
+        operand.write(vmm, linear, after, size)
     if count:
         flags &= ~(x86.CF | _OF)
         flags |= whole >> bits & 1  # CF
@@ -117,8 +131,11 @@ def _setcc(vmm: "Vmm", insn: "Insn") -> None:
     linear = operand.address(vmm, insn)
     holds = _holds(insn.opcode & 15, vmm.engine.flags())
     at = _to_write(vmm, linear, 1)
+    device = -1 if at >= 0 else _device(vmm, linear, 1)
     if at >= 0:
         vmm.memory.bytes[at] = holds
+    elif device >= 0:
+        vmm.mmio_write(device, bytes([holds]))
     else:
         operand.write(vmm, linear, holds, 1)
 

@@ -131,7 +131,7 @@ class Stepper:
         linear = (vmm.q[RIP] + vmm.q[BASE[x86.CS]]) & x86.MASK32
         wide = bool(vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
         try:
-            code = vmm.memory.read_bytes(linear, 15)
+            code = vmm.sites.code(linear, wide=wide)
         except PageFault:
             return 4, False
         wanted = capstone.CS_AC_WRITE if write else capstone.CS_AC_READ

@@ -84,11 +84,7 @@ class Sites:
             insn = sites.get(offset)
             if insn is not None:
                 return insn
-        # The next page is not looked at without need: its accessed bit would tell.
-        here = min(_LONGEST, x86.PAGE_SIZE - (gpa & 0xFFF))
-        decoded = decode(self._memory.read_bytes(linear, here), wide=wide)
-        if decoded is None and here < _LONGEST:
-            decoded = decode(self._memory.read_bytes(linear, _LONGEST), wide=wide)
+        decoded = decode(self.code(linear, wide=wide), wide=wide)
         insn = decoded or Insn()
         if decoded is not None:
             insn.record = find(insn)
@@ -101,6 +97,17 @@ class Sites:
         ):
             self._sites.setdefault(page, {})[offset] = insn
         return insn
+
+    def code(self, linear: int, *, wide: bool) -> bytes:
+        """Return 15 bytes of code, or those to the end of the page if they are enough.
+
+        The next page is not looked at without need: its accessed bit would tell.
+        """
+        here = min(_LONGEST, x86.PAGE_SIZE - (linear & 0xFFF))
+        code = self._memory.read_bytes(linear, here)
+        if here < _LONGEST and decode(code, wide=wide) is None:
+            code = self._memory.read_bytes(linear, _LONGEST)
+        return code
 
     def forget(self, page: int) -> None:
         """Drop what is kept of a guest page: its code has changed."""

@@ -191,10 +191,12 @@ class Vmm(Monitor):
             self.scanner.restore()
         if control[word.DROPPED_COUNT]:
             self._take_dropped()
-        flags = self.q[RFLAGS]
-        if flags & x86.VM:
-            # An IRET that was not patched may have come here by itself.
-            self.iopl = flags >> 12 & 3
+        if self.q[RFLAGS] & x86.VM:
+            self._follow_iopl()
+
+    def _follow_iopl(self) -> None:
+        """Learn IOPL in virtual-8086 mode, which an unpatched IRET may have set."""
+        self.iopl = self.q[RFLAGS] >> 12 & 3
 
     def _software(self, vector: int) -> None:
         """INT n, INT3, INTO, or the INT3 of a patched site."""
@@ -268,7 +270,7 @@ class Vmm(Monitor):
             self.segments.refresh(error)
         insn = self.sites.at_eip()
         record = insn.record
-        if not isinstance(record, Record):
+        if not isinstance(record, Record) or record.anew:
             self._reason = x86.VECTOR_NAMES[vector]
             raise GuestFault(vector, error)
         self._emulate(insn)
@@ -359,6 +361,8 @@ class Vmm(Monitor):
             self._take_dropped()
         if self.scanner.waiting is not None or self.end or not self.is_open():
             return False
+        if self.q[RFLAGS] & x86.VM:
+            self._follow_iopl()
         self._take_interrupt()
         return True
 

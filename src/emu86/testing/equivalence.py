@@ -67,6 +67,8 @@ def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
             return
         before = one
     yield "they part in memory, in their last instruction or in how they end"
+    if state.interrupts is None:
+        yield "(or by the time that they read, which State.interrupts makes the same)"
 
 
 def _rounds_as_one(trace: Trace) -> Trace:
@@ -84,7 +86,8 @@ def _marks(bits: int) -> str:
 
 def _assembly(program: bytes, state: State) -> Iterator[str]:
     yield f"the program, from {state}:"
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
+    mode = capstone.CS_MODE_16 if state.flags & x86.VM else capstone.CS_MODE_32
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
     decoder.skipdata = True
     for insn in decoder.disasm(program, state.at):
         code = f"{insn.bytes.hex():20}"

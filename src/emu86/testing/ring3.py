@@ -21,7 +21,6 @@ NAMES64: Final = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
 )  # fmt: skip
-MASK64: Final = (1 << 64) - 1
 # What a user may give POPF and get back as it was.
 USER_FLAGS: Final = x86.ARITHMETIC_FLAGS | x86.DF | x86.ID
 _CPL: Final = 3

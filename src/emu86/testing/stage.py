@@ -92,7 +92,14 @@ class State:
         names = set(x86.GPR_NAMES) - {"esp"}
         wrong = {
             "ring": self.ring not in range(4),
-            "registers": not set(self.registers) <= names,
+            "registers": not set(self.registers) <= names
+            or not all(map(_is_word, self.registers.values())),
+            "cr0": not _is_word(self.cr0),
+            "cr4": not _is_word(self.cr4),
+            "gdt": self.gdt not in range(MEMORY - 0x100),
+            "idt": self.idt not in range(MEMORY - 0x800),
+            "ldtr": self.ldtr not in range(1 << 16),
+            "tr": self.tr not in range(1 << 16),
             "flags": self.flags not in range(1 << 32),
             "skip": self.skip not in range(0x80),
             "limit": self.limit not in range(1 << 31),
@@ -112,6 +119,10 @@ class State:
                 raise ValueError(message)
 
 
+def _is_word(value: int) -> bool:
+    return value in range(1 << 32)
+
+
 def descriptor(base: int, limit: int, access: int, flags: int = 0xC) -> bytes:
     """Encode a descriptor; access: its byte 5; flags: G, D/B, L and AVL."""
     low = limit & 0xFFFF | (base & 0xFFFF) << 16
@@ -127,7 +138,13 @@ def gate(selector: int, offset: int, kind: int, dpl: int = 0) -> bytes:
 
 
 def image(program: bytes, state: State) -> bytes:
-    """Return all of RAM: the stage, set up for `state`, with the program on it."""
+    """Return all of RAM: the stage, set up for `state`, with the program on it.
+
+    Raises ValueError if the program is longer than RAM is from `state.at` on.
+    """
+    if state.at + len(program) > MEMORY:
+        message = f"program: {len(program)} bytes at {state.at:#x} are not on the stage"
+        raise ValueError(message)
     ram = bytearray(_FILLER * MEMORY)
     code, plain, error = _handlers(state)
     parts = [
