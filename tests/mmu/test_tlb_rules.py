@@ -324,7 +324,7 @@ class Guest(RuleBasedStateMachine):
 
 
 Guest.TestCase.settings = settings(
-    max_examples=2000 if SOAK else 180,
+    max_examples=600 if SOAK else 180,
     stateful_step_count=30,
     deadline=None,
     derandomize=not SOAK,
