@@ -58,9 +58,12 @@ def summary(stats: "Stats") -> list[str]:
     )
     fills, drops, resynced = map(stats.shadow.get, ("fills", "drops", "resynced"))
     shadow = f"{fills:,} filled, {drops:,} dropped, {resynced:,} resynchronised"
-    return [
+    kept = [
         f"{stats.blocks:,} blocks scanned; sites patched: {sites or 'none'}",
         f"shadow entries: {shadow}",
+    ]
+    return [
+        *(kept if fills else ()),  # the bare machine has neither
         f"the guest itself ran {stats.guest_share or 0:.0%} of {stats.wall_s:.2f} s",
     ]
 

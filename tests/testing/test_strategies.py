@@ -104,3 +104,13 @@ def test_every_kind_of_gate(kind):
 @pytest.mark.parametrize("ring", range(4))
 def test_states_of_every_ring(ring):
     assert shortest(guests.states(rings=range(4)), lambda s: s.ring == ring).flags == 2
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [guests.programs, guests.instructions, guests.gates, guests.descriptor_tables,
+     guests.page_tables],
+)  # fmt: skip
+def test_a_name_that_there_is_not(strategy):
+    with pytest.raises(ValueError, match="no 'magic' \\(there are"):
+        strategy("magic")

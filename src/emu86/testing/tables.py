@@ -6,7 +6,7 @@ and the pages of its tables, handlers, stacks and program.
 """
 
 import struct
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from hypothesis import strategies as st
 
@@ -55,11 +55,19 @@ def _segments() -> Code:
     )  # fmt: skip
 
 
+def _check(kind: str) -> None:
+    kinds = get_args(Kind)
+    if kind not in kinds:
+        message = f"kind: no {kind!r} (there are {', '.join(kinds)})"
+        raise ValueError(message)
+
+
 def gates(kind: Kind = "valid") -> Code:
     """Gates of 8 bytes, of all kinds that there are: call, interrupt, trap, task.
 
     half-valid: to any selector, some not present, with rubbish in the reserved byte.
     """
+    _check(kind)
     kinds = (
         x86.SYS_INT32, x86.SYS_TRAP32, x86.SYS_CALL32, x86.SYS_TASK_GATE,
         x86.SYS_INT16, x86.SYS_TRAP16, x86.SYS_CALL16,
@@ -96,6 +104,7 @@ def descriptor_tables(kind: Kind = "valid") -> st.SearchStrategy[Patches]:
     hostile: rubbish; the exceptions' gates, too. Kinds of 16-bit TSSs are left out of
     all but rubbish: the engine has no 16-bit tasks.
     """
+    _check(kind)
     valid = st.one_of(_segments(), gates())
     entries = {
         "valid": valid,
@@ -153,6 +162,7 @@ def page_tables(kind: Kind = "valid") -> st.SearchStrategy[Patches]:
     any 32 bits; bits 12 to 21 of a large page are 0, which the engine has as an address
     above 4 GiB.
     """
+    _check(kind)
     anywhere = st.builds(lambda page: page << 12 | 7, st.integers(0x20, 0x9F))
     entries = {
         "valid": anywhere,
