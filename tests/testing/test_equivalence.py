@@ -84,7 +84,8 @@ HARMLESS = (
 @given(guests.programs(*HARMLESS), guests.states())
 def test_iopl_is_bare_but_for_iopl(program, state):
     flags = state.flags & ~x86.IOPL
-    assert_equivalent(program, replace(state, flags=flags), ("iopl",))
+    # A handler that returns runs an IRET, which may be to VM86 beyond 64 KiB.
+    assert_equivalent(program, replace(state, flags=flags, limit=1), ("iopl",))
 
 
 @EQUAL

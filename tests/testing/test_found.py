@@ -222,7 +222,10 @@ def test_a_patch_near_the_end_of_a_page(code):
     """The VMM read 15 bytes of code, with effects; the guest never goes there."""
     built = program(f"{code}\ncli\nhlt")
     start = stage.CODE + x86.PAGE_SIZE - 1 - len(built)
-    assert_equivalent(built, State(paging=True, at=start, limit=0))
+    state = State(paging=True, at=start, limit=0)
+    assert_equivalent(built, state)
+    entry = stage.PT + 4 * ((stage.CODE >> 12) + 1)
+    assert not run(built, state).memory[entry] & x86.PTE_A
 
 
 @pytest.mark.parametrize("pde", [0x1083, 0x2083, 0x1FE083])

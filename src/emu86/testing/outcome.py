@@ -12,6 +12,8 @@ from emu86.testing import stage
 _NOT_YET: Final = re.compile("real mode|a far jump out of what is no RAM")
 _PAGE: Final = x86.PAGE_SIZE
 # The entries of the pages with descriptors, which techniques keep.
+# The entry of the page after the program's, which a fetch ahead may have used.
+_AHEAD: Final = stage.PT + 4 * ((stage.CODE >> 12) + 1)
 _DESCRIPTORS: Final = range(stage.PT + (stage.IDT >> 10), stage.PT + (stage.PD >> 10))
 
 
@@ -64,8 +66,9 @@ def differences(one: Outcome, other: Outcome, hidden: int = 0) -> Iterator[str]:
     What `one` had still to do when its budget ended is not compared. hidden: bits of
     EFLAGS that may differ. The accessed bit of a page of descriptors may differ: a
     technique reads tables whole, and keeps them. So may that of a PDE: the SDM leaves
-    open whether an access that then faults sets it (Vol. 3A 4.8). What a CPU holds that
-    has shut down, nobody can tell.
+    open whether an access that then faults sets it (Vol. 3A 4.8), and that of the page
+    after the program's, since code may be fetched ahead (Vol. 3A 11.7). What a CPU
+    holds that has shut down, nobody can tell.
     """
     for number, (left, right) in enumerate(zip(one.events, other.events, strict=False)):
         if (left.what, left.value) != (right.what, right.value):
@@ -112,7 +115,8 @@ def _memory(one: bytes, other: bytes) -> Iterator[str]:
             was, now = (
                 int.from_bytes(page[i : i + 4], "little") for page in (left, right)
             )
-            either = start == stage.PD or start + i in _DESCRIPTORS
+            at = start + i
+            either = start == stage.PD or at in _DESCRIPTORS or at == _AHEAD
             accessed = either and was ^ now == x86.PTE_A
             if was != now and not accessed:
                 yield f"  [{start + i:08X}]: {was:08X}, but {now:08X}"
