@@ -301,8 +301,10 @@ class Bare(Monitor):
         # It looks ahead at the next instruction, which may be the one not in memory.
         fetched = self.engine.step() or self.q[RIP] != self._eip
         self.q[RIP] &= x86.MASK32
-        if insn is not None and insn.opcode == _STI and open_before:
-            # The engine's shadow follows any STI: Vol. 2B STI, only if IF was 0.
+        trapped_sti = insn is not None and insn.opcode == _STI and not self.iopl
+        if trapped_sti and open_before:
+            # The engine's shadow follows any STI: Vol. 2B STI, only if IF was 0. Where
+            # IOPL lets it run natively techniques have the engine's.
             self.d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
         if self._events:
             return
