@@ -7,6 +7,7 @@ import pytest
 from assembler import assemble
 from emu86 import Machine
 from guest import TECHNIQUES, Case, check, on_emu86
+from snippets import PIC
 
 # The program's CS is FFFFh: its code, above 1 MiB, is then at (address - FFFF0h).
 ENTER = """
@@ -199,16 +200,7 @@ org 0x10000
     mov ax, 0x18
     ltr ax
     call filled
-    mov al, 0x11
-    out 0x20, al
-    mov al, 0x20
-    out 0x21, al
-    mov al, 4
-    out 0x21, al
-    mov al, 1
-    out 0x21, al
-    mov al, 0xfe
-    out 0x21, al
+    {pic}
     mov al, 0x34
     out 0x43, al
     mov al, 0
@@ -250,6 +242,8 @@ times 256 dw handler - 0x10000, 8, 0x8e00, 1
 def test_an_interrupt_tells_of_iopl(technique):
     """Where IRET runs natively, the frame had the IOPL of the kernel's last exit."""
     machine = Machine(memory=1 << 20, technique=technique)
-    machine.load_flat(assemble(TIMER), 0x10000)
+    machine.load_flat(
+        assemble(TIMER.format(pic=PIC.format(base=0x20, mask=0xFE))), 0x10000
+    )
     assert machine.run(timeout=60).reason == "halted"
     assert machine.registers["ebx"] & ~0x10000 == 0x23202
