@@ -20,7 +20,8 @@ from emu86.testing import stage
 from emu86.testing.equivalence import HIDDEN
 from emu86.testing.forms import AT, FORMS, HERE, NAMES, Form
 from emu86.testing.outcome import Event, Outcome, differences
-from emu86.testing.replay import NO_CHANGE, BareReplay, Change, Replay, by_clock
+from emu86.testing.replay import NO_CHANGE, BareReplay, Change, Replay
+from emu86.testing.run import run
 from emu86.testing.stage import State
 
 __all__ = [
@@ -297,7 +298,8 @@ def _pair(form: Form, technique: str, ring: int, flags: int) -> tuple[Outcome, O
     if form.clock and technique != "raw":
         program, _ = _program(form, virtual_8086=bool(flags & x86.VM))
         state = State(ring=ring, flags=flags, **_BASE)  # type: ignore[arg-type]
-        return by_clock(program, state, "bare"), by_clock(program, state, technique)
+        clocked = replace(state, interrupts=())
+        return run(program, clocked, "bare"), run(program, clocked, technique)
     bare = _play(form, "bare", ring, flags=flags)
     return bare, _play(form, technique, ring, flags=flags)
 

@@ -35,7 +35,6 @@ from emu86.testing.run import (
     at_boot,
     by_block,
     observe,
-    run,
 )
 from emu86.testing.stage import State
 
@@ -270,8 +269,3 @@ def _outcome(
     detail = monitor.end[1] if monitor.end else ""
     events, memory = tuple(recorder.events), bytes(monitor.ram.bytes)
     return Outcome(technique, end, detail, events, registers, memory)
-
-
-def by_clock(program: bytes, state: State, technique: str) -> Outcome:
-    """Run a program that looks at the time, which is then one of instructions."""
-    return run(program, replace(state, interrupts=()), technique)
