@@ -319,6 +319,31 @@ def test_emu86_has_no_64_bit_guests():
         run_on_emu86(b"\x90", User(64))
 
 
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"bits": 16}, "bits: 16"),
+        ({"bits": 32, "registers": {"rax": 1}}, "registers"),
+        ({"registers": {"eax": 1}}, "registers"),
+        ({"registers": {"rsp": 1}}, "registers"),
+        ({"registers": {"rax": 1 << 64}}, "registers"),
+        ({"flags": -1}, "flags: -1"),
+        ({"data": bytes(0x1001)}, "data"),
+        ({"stack": bytes(0x1001)}, "stack"),
+    ],
+)
+def test_no_such_user(fields, name):
+    with pytest.raises(ValueError, match=f"^{name}"):
+        User(**fields)
+
+
+@pytest.mark.parametrize("machine", [run_on_host, run_on_engine, run_on_emu86])
+def test_a_program_is_less_than_a_page(machine):
+    assert machine(b"\x90" * 0xFFF, User(32)).end == "done"
+    with pytest.raises(ValueError, match="program: 4096 bytes are more than"):
+        machine(b"\x90" * 0x1000, User(32))
+
+
 # -- the comparison --------------------------------------------------------------------
 
 

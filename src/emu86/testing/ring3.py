@@ -38,7 +38,7 @@ class User:
     bits: of its code, 32 or 64; registers: general ones by name ("eax", or "rax", "r8")
     but the stack pointer, which is the top of the stack page; flags: RFLAGS, of which
     the arithmetic ones, DF and ID count; data, stack: what these pages begin with. The
-    rest of them is CCh.
+    rest of them is CCh. Raises ValueError.
     """
 
     bits: int = 64
@@ -46,6 +46,23 @@ class User:
     flags: int = x86.FLAGS_FIXED
     data: bytes = b""
     stack: bytes = b""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a field that no user can have."""
+        words = range(1 << self.bits) if self.bits in (32, 64) else range(0)
+        names = set(self.names) - {self.names[x86.ESP]}
+        wrong = {
+            "bits": not words,
+            "registers": not set(self.registers) <= names
+            or not all(value in words for value in self.registers.values()),
+            "flags": self.flags not in range(1 << 64),
+            "data": len(self.data) > x86.PAGE_SIZE,
+            "stack": len(self.stack) > x86.PAGE_SIZE,
+        }
+        for name, is_wrong in wrong.items():
+            if is_wrong:
+                message = f"{name}: {getattr(self, name)!r:.60} is no user's"
+                raise ValueError(message)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,7 +76,13 @@ class User:
         return (*values, *[0] * (16 - len(values)))
 
     def page(self, address: int, program: bytes) -> bytes:
-        """Return what the stage's code, data or stack page starts with."""
+        """Return the stage's code, data or stack page.
+
+        ValueError for a program that, with its end, does not fit on a page.
+        """
+        if len(program) + len(_END) > x86.PAGE_SIZE:
+            message = f"program: {len(program)} bytes are more than a page less one"
+            raise ValueError(message)
         given = {stage.CODE: program + _END, stage.DATA: self.data, STACK: self.stack}
         return given[address].ljust(x86.PAGE_SIZE, _END)
 
