@@ -9,7 +9,6 @@ from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("dev", max_examples=50)
 settings.register_profile("ci", max_examples=500, derandomize=True, deadline=None)
-settings.register_profile("soak", max_examples=5000, deadline=None)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )

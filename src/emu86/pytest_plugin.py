@@ -11,6 +11,7 @@ import random
 import shlex
 import sys
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,7 @@ _MARKS: Final = (
 )
 _SEED: Final = pytest.StashKey[int]()
 _WORKER_SEED: Final = "emu86_seed"
+_THEIR_SEED: Final = "_hypothesis_internal_use_seed"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -115,30 +117,66 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
-def _property(item: pytest.Item) -> Any:  # noqa: ANN401  # a function with attributes
-    """Return the function under @given that this item calls, or None."""
-    if "hypothesis" not in sys.modules or not isinstance(item, pytest.Function):
-        return None
-    from hypothesis import is_hypothesis_test  # noqa: PLC0415
+@dataclass(frozen=True)
+class _Property:
+    """A function under @given, or a state machine, and where hypothesis looks.
 
-    function = getattr(item.obj, "__func__", item.obj)
-    known = hasattr(function, "_hypothesis_internal_use_settings")
-    return function if known and is_hypothesis_test(function) else None
+    seeded: what has the seed; owner, attribute: what has the settings, and as what.
+    """
+
+    seeded: Any
+    owner: Any
+    attribute: str
+
+    @classmethod
+    def of(cls, item: pytest.Item) -> "_Property | None":
+        """Return what an item tries, or None if that is no property."""
+        if "hypothesis" not in sys.modules or not isinstance(item, pytest.Function):
+            return None
+        from hypothesis import is_hypothesis_test  # noqa: PLC0415
+
+        function = getattr(item.obj, "__func__", item.obj)
+        if not is_hypothesis_test(function):
+            return None
+        machine = getattr(function, "_hypothesis_state_machine_class", None)
+        if machine is not None:
+            return cls(machine, item.cls, "settings")
+        attribute = "_hypothesis_internal_use_settings"
+        known = hasattr(function, attribute)
+        return cls(function, function, attribute) if known else None
+
+    @property
+    def settings(self) -> "hypothesis.settings":
+        found: hypothesis.settings = getattr(self.owner, self.attribute)
+        return found
+
+    @property
+    def seed(self) -> int | None:
+        found: int | None = getattr(self.seeded, _THEIR_SEED, None)
+        return found
+
+    def prepare(self, factor: float, seed: int | None) -> None:
+        """Try `factor` times as many examples, with `seed` if that is ours to say."""
+        from hypothesis import settings  # noqa: PLC0415
+
+        # As hypothesis' own plugin does: a test takes the decorators once only.
+        found = self.settings
+        most = max(round(found.max_examples * factor), 1)
+        found = settings(found, max_examples=most)
+        if seed is not None:
+            setattr(self.seeded, _THEIR_SEED, seed)
+            found = settings(found, database=None)  # it would be tried first
+        setattr(self.owner, self.attribute, found)
 
 
-def _settings(function: Any) -> "hypothesis.settings":  # noqa: ANN401
-    found: hypothesis.settings = function._hypothesis_internal_use_settings
-    return found
-
-
-def _seed_of(config: pytest.Config, function: Any) -> int | None:  # noqa: ANN401
+def _seed_for(config: pytest.Config, tried: _Property) -> int | None:
     """Return the seed to try a property with; None if that is not ours to say."""
     if config.option.emu86_seed is not None:
         return config.stash[_SEED]
     theirs = getattr(config.option, "hypothesis_seed", None) is not None
-    if theirs or not _are_emu86s() or _settings(function).derandomize:
+    if theirs or not _are_emu86s() or tried.settings.derandomize:
         return None
-    if getattr(function, "_hypothesis_internal_use_seed", None) is not None:
+    if tried.seed is not None:
         return None  # by a decorator of its own
     return config.stash[_SEED]
 
@@ -148,21 +186,10 @@ def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     """Give every property its seed and its number of examples."""
-    found = {id(function): function for item in items if (function := _property(item))}
-    for function in found.values():
-        from hypothesis import seed, settings  # noqa: PLC0415
-
-        value = _seed_of(config, function)
-        factor = config.option.emu86_examples
-        if factor != 1:
-            parent = _settings(function)
-            most = max(round(parent.max_examples * factor), 1)
-            # As hypothesis' own plugin does: a test takes the decorator once only.
-            function._hypothesis_internal_use_settings = settings(
-                parent, max_examples=most
-            )
-        if value is not None:
-            seed(value)(function)
+    properties = filter(None, map(_Property.of, items))
+    found = {id(tried.seeded): tried for tried in properties}
+    for tried in found.values():
+        tried.prepare(config.option.emu86_examples, _seed_for(config, tried))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -171,20 +198,19 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Tell how to have the failure of a property again."""
     report = yield
-    if report.when == "call" and report.failed and _property(item) is not None:
-        report.sections.append(("emu86", f"replay: {_replay(item)}"))
+    if report.when == "call" and report.failed and (tried := _Property.of(item)):
+        report.sections.append(("emu86", f"replay: {_replay(item, tried)}"))
     return report
 
 
-def _replay(item: pytest.Item) -> str:
+def _replay(item: pytest.Item, tried: _Property) -> str:
     """Return the command line, for a shell where pytest was called."""
     config = item.config
     here = os.path.relpath(item.path, config.invocation_params.dir)
     _, colons, name = item.nodeid.partition("::")
     words = ["pytest", Path(here).as_posix() + colons + name]
-    value = getattr(_property(item), "_hypothesis_internal_use_seed", None)
-    if value is not None and value == config.stash[_SEED]:
-        words.append(f"--emu86-seed={value}")
+    if tried.seed == config.stash[_SEED]:
+        words.append(f"--emu86-seed={tried.seed}")
     # What else the choice of examples depends on.
     if config.option.emu86_examples != 1:
         words.append(f"--emu86-examples={config.option.emu86_examples:g}")

@@ -5,8 +5,6 @@ changed, and what may not. The shadow must never grant what neither the tables a
 are nor a translation that a TLB may still hold allows.
 """
 
-import os
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -34,7 +32,6 @@ from paging import (
     P,
 )
 
-SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 DIRECTORIES = (0x10000, 0x11000)
 TABLES = (0x12000, 0x13000, 0x14000)
 FRAMES = (0x20, 0x21, 0x22, 0x23, 0x12, 0x90)  # pages; one is a table, one has no RAM
@@ -324,10 +321,10 @@ class Guest(RuleBasedStateMachine):
 
 
 Guest.TestCase.settings = settings(
-    max_examples=600 if SOAK else 180,
+    max_examples=180,
     stateful_step_count=30,
     deadline=None,
-    derandomize=not SOAK,
+    derandomize=True,
     report_multiple_bugs=False,
 )
 TestTlbRules = Guest.TestCase

@@ -76,6 +76,46 @@ def test_a_failure_can_be_had_again(mine):
     assert re.findall("program=b.*", again) == re.findall("program=b.*", output)
 
 
+# Fails when it has added up enough, and does not shrink.
+MACHINE = """
+    from pathlib import Path
+    from hypothesis import Phase, settings
+    from hypothesis import strategies as st
+    from hypothesis.stateful import RuleBasedStateMachine, rule
+
+    tried = []
+
+    class Sum(RuleBasedStateMachine):
+        @rule(number=st.integers(0, 255))
+        def add(self, number):
+            tried.append(str(number))
+            Path({log!r}).write_text(" ".join(tried))
+            assert len(tried) < 500
+
+    Sum.TestCase.settings = settings({settings}phases=[Phase.generate])
+    TestSum = Sum.TestCase
+"""
+
+
+@pytest.mark.parametrize("settings", ["", "derandomize=True, "])
+def test_a_state_machine_has_the_seed(mine, settings):
+    run = mine(MACHINE, settings)
+    output, tried = run("--emu86-seed=5")
+    assert replay(output) == ["tests/test_mine.py::TestSum::runTest", "--emu86-seed=5"]
+    assert run(*replay(output))[1] == tried
+    assert run("--emu86-seed=6")[1] != tried
+    # One example has fewer steps than that.
+    assert len(run("--emu86-examples=0.01")[1]) < 100
+
+
+def test_a_state_machine_has_a_fresh_seed(mine):
+    run = mine("    import emu86.testing" + MACHINE)
+    output, tried = run()
+    (seed,) = replay(output)[1:]
+    assert f"({seed} to have it again)" in output
+    assert run(*replay(output))[1] == tried
+
+
 def test_another_seed_is_another_run(mine):
     run = mine(LIGHT)
     one, other = (run(f"--emu86-seed={seed}") for seed in (1, 2))
