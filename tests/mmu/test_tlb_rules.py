@@ -210,10 +210,15 @@ class Guest(RuleBasedStateMachine):
         memory = self.bench.memory
         words = self.bench.ram.words
         saved = {page: words[page << 10] for page in MARKED}
+        # A mark is no entry: of the usual table, nor of a page that has become one.
+        entries = {at for at, _entry in self.before[1]}
+        tables = {0x12} | {at >> 12 for at in entries}
         for page in MARKED:
-            if page != 0x12:  # a table
+            if page not in tables:
                 words[page << 10] = 0xABC00000 | page
         marks = {words[page << 10]: page for page in MARKED}
+        for page in tables & {*MARKED}:  # the walk itself may touch what is read
+            marks |= {words[page << 10] | used: page for used in (A, A | D)}
         try:
             if write:
                 memory.write(gva, 0xDEF00000, 4, user=user)
@@ -225,8 +230,11 @@ class Guest(RuleBasedStateMachine):
         except PageFault as fault:
             got = "fault", fault.error
         for page in MARKED:
-            if page != 0x12 or got == ("ok", 0x12):
+            if page not in tables:
                 words[page << 10] = saved[page]
+            elif write and got == ("ok", page):
+                used = A | D if page << 12 in entries else 0
+                words[page << 10] = saved[page] | used
         self.judge(gva, access, user, got)
 
     @rule(
@@ -347,3 +355,15 @@ def test_invlpg_drops_a_large_page_whole():
     assert bench.memory.read(0x20000, 4) == 0x2222
     bench.memory.write(0x20004, 0x55, 4)
     assert bench.ram.read32(0x21004) == 0x55
+
+
+def test_a_page_table_in_a_page_that_the_machine_marks():
+    """Found by a soak: the mark of page 21h was its own PTE, and one was read with A."""
+    read, by_vmm = (READ, False, False), (READ, False, True)
+    guest = Guest()
+    guest.start()
+    guest.access_change_access(0, read, 0x12000 | P, None, "", by_vmm)
+    guest = Guest()
+    guest.start()
+    guest.access_change_access(0x400000, read, 0x20000 | P, PS | P, "", read)
+    guest.access_change_access(0x400000, read, 0x21000 | P, None, "", by_vmm)
