@@ -92,6 +92,8 @@ next:
     mov cr4, eax
     xor eax, eax
     mov cr2, eax
+    mov dr7, eax
+    mov dr6, eax
     lgdt [gdtr]
     lidt [idtr]
     jmp CODE0:.here
@@ -208,8 +210,19 @@ taken:
     mov ebx, [index]
     shl ebx, 4
     sub ecx, [cases + ebx]
-    mov [trace + eax * 4], ecx
+    mov edx, dr6
+    and edx, 0xe00f
+    shl edx, 16
+    mov dx, cx
+    mov [trace + eax * 4], edx
+    xor eax, eax
+    mov dr6, eax
     inc dword [traced]
+    mov eax, dr0                ; a breakpoint before an instruction is left by RF
+    cmp eax, [esp + 56]
+    jne .back
+    or dword [esp + 64], 0x10000
+.back:
     pop gs
     pop fs
     pop es

@@ -46,7 +46,10 @@ _SCRATCH, _TRACE = 16, 20
 
 @dataclass(frozen=True)
 class Record:
-    """How a case ended: registers at its end, its scratch memory, its trace."""
+    """How a case ended: registers at its end, its scratch memory, its trace.
+
+    trace: for each #DB its offset in the case, 16 bits, and DR6's bits above them.
+    """
 
     registers: dict[str, int]
     scratch: tuple[int, ...]

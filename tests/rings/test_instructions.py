@@ -351,7 +351,7 @@ def test_general_detect():
     """DR7.GD: the next access to a debug register is #DB with DR6.BD."""
     code = "mov eax, 0x2400\nmov dr7, eax\nmov ecx, dr0\nmov ecx, dr6\nmov edx, dr7"
     (record,) = on_emu86((Case("GD", code),))
-    assert record.trace == (8,)
+    assert record.trace == (0x20000008,)
 
 
 @pytest.mark.parametrize("ring", [0, 1, 2, 3])

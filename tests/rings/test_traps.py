@@ -52,6 +52,12 @@ STEPS = tuple(
 )
 
 
+def offsets(record):
+    """Where the #DBs came, which are single steps all."""
+    assert all(one >> 16 == 0x4000 for one in record.trace)
+    return [one & 0xFFFF for one in record.trace]
+
+
 @pytest.mark.parametrize("technique", ["patch", "iopl", "public API only"])
 @pytest.mark.parametrize("paging", [False, True], ids=["flat", "paged"])
 def test_single_steps(technique, paging):
@@ -64,13 +70,13 @@ def test_ss_holds_the_step_off():
         Case("MOV SS", "mov eax, ss\nmov ss, eax\nnop\nnop", 0, 0x102),
         Case("POP SS", "push ss\npop ss\nnop\nnop", 0, 0x102),
     )
-    assert [record.trace for record in on_emu86(cases)] == [(2, 5, 6), (1, 3, 4)]
+    assert [offsets(one) for one in on_emu86(cases)] == [[2, 5, 6], [1, 3, 4]]
 
 
 def test_sti_does_not_hold_the_step_off():
     """Vol. 2B STI: it delays maskable interrupts, and nothing else."""
     (record,) = on_emu86((Case("STI", "cli\nnop\nsti\nnop\ncli\nnop", 0, 0x102),))
-    assert record.trace == (1, 2, 3, 4, 5, 6)
+    assert offsets(record) == [1, 2, 3, 4, 5, 6]
 
 
 def test_int1_is_a_trap():
@@ -79,7 +85,7 @@ def test_int1_is_a_trap():
         for ring in range(4)
     )
     for record in on_emu86(cases):
-        assert record.trace == (2, 8)
+        assert record.trace == (2, 8)  # DR6 tells nothing of it
         assert (record["vector"], record["eax"], record["ebx"]) == (0x40, 1, 2)
 
 
@@ -142,4 +148,4 @@ def test_hlt_under_tf_is_left_by_the_trap():
     """Vol. 2A HLT: a debug exception resumes execution; the trap is after HLT."""
     (record,) = on_emu86((Case("HLT", "nop\nhlt\nnop\nnop", 0, 0x102),))
     assert record["vector"] == 0x40
-    assert record.trace == (1, 2, 3, 4)
+    assert offsets(record) == [1, 2, 3, 4]

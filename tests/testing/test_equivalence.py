@@ -31,6 +31,7 @@ ANY = {
     "descriptors": ("descriptor_edits", "segment_loads", "transfers"),
     "accesses": ("accesses", "conditionals", "arithmetic"),
     "prefixes": ("repeated", "long", "sensitive"),
+    "breakpoints": ("breakpoints", "accesses", "moves", "strings", "sensitive"),
     "LOCK": ("locked", "locked_wrongly", "moves"),
     "all": (),
 }

@@ -28,6 +28,7 @@ from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Ram
 from emu86.mmu.walk import denied, touch, walk
+from emu86.rings.breakpoints import LOCAL
 from emu86.rings.decode import Insn, decode
 from emu86.rings.descriptors import Descriptor, SegmentRules
 from emu86.rings.errata import ERRATA, far_pointer, is_far_jump
@@ -174,6 +175,7 @@ class Bare(Monitor):
         self.segments = BareSegments(engine, vcpu, self.memory)
         self._events = 0
         self.insn: Insn | None = None  # what was run last, and where
+        self._code = b""  # where EIP is
         self._eip = self._ss = 0
         engine.on_exception = self._on_exception
         engine.on_invalid = self._on_invalid
@@ -191,7 +193,7 @@ class Bare(Monitor):
 
     def guest_flags(self) -> int:
         """Return the guest's EFLAGS, 32 bits."""
-        return self.engine.flags()
+        return self.engine.flags() | self.breakpoints.resume
 
     def set_guest_flags(self, value: int) -> None:
         """Write the guest's EFLAGS."""
@@ -271,7 +273,8 @@ class Bare(Monitor):
         """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
         if not self.is_open():
             return False
-        self.q[RFLAGS] &= ~x86.RF  # an IRET's: the techniques do not keep it
+        if not self.breakpoints.armed:
+            self.q[RFLAGS] &= ~x86.RF  # an IRET's: the techniques do not keep it
         self._take_interrupt()
         self._push()
         return True
@@ -280,12 +283,14 @@ class Bare(Monitor):
         """Run one instruction or deliver one event, if the guest is not halted."""
         self._events = 0
         insn = self._fetch()
+        if self.breakpoints.armed and insn is not None and self._breaks(insn):
+            return
         trapped = self.q[RFLAGS] & x86.TF
         try:
             if self._corrected(insn):
                 self._push()
-                if trapped and self.end is None:
-                    self._single_step()
+                if self.end is None:
+                    self._done(stepped=bool(trapped))
                 return
         except (GuestFault, PageFault) as raised:
             vector, error = as_fault(self, raised)
@@ -298,6 +303,7 @@ class Bare(Monitor):
         self.insn = insn
         open_before = self.q[RFLAGS] & x86.IF
         self._eip, self._ss = self.q[RIP], self.d[SELECTOR[x86.SS]]
+        task = self.vcpu.tr.selector
         # It looks ahead at the next instruction, which may be the one not in memory.
         fetched = self.engine.step() or self.q[RIP] != self._eip
         self.q[RIP] &= x86.MASK32
@@ -315,17 +321,33 @@ class Bare(Monitor):
             self.unsupported("an instruction that is not all in RAM")
         elif not fetched:
             self._deliver(x86.VEC_UD, None)  # FF FF
-        elif halts and trapped:
-            self._single_step()
-        elif halts:
+        elif halts and not trapped:
             self.vcpu.halted = True
-        elif self._is_far():
-            self._mark_loaded()
+        else:
+            if self._is_far():
+                self._mark_loaded()
+                if self.vcpu.tr.selector != task:
+                    self.vcpu.dr[7] &= ~LOCAL
+            self._done(stepped=bool(halts))
 
-    def _single_step(self) -> None:
-        """Trap after an instruction, be it the engine or the oracle that tells."""
-        self.vcpu.dr[6] |= 1 << 14
+    def _breaks(self, insn: Insn) -> bool:
+        """Look for breakpoints at the instruction to run; tell if one is before it."""
+        breakpoints = self.breakpoints
+        breakpoints.resume |= self.q[RFLAGS] & x86.RF
+        if not breakpoints.reach(insn, self._code):
+            return False
+        breakpoints.report()
         self._deliver(x86.VEC_DB, None)
+        return True
+
+    def _done(self, *, stepped: bool) -> None:
+        """Trap after an instruction, if it was a single step or is broken at."""
+        breakpoints = self.breakpoints
+        if breakpoints.armed:
+            breakpoints.done()
+        if stepped or breakpoints.hits:
+            breakpoints.report(stepped=stepped)
+            self._deliver(x86.VEC_DB, None)
 
     def _is_far(self) -> bool:
         """Tell whether what was run last is a far transfer."""
@@ -369,6 +391,7 @@ class Bare(Monitor):
             inside = bytes(self.memory.ram.bytes[gpa : gpa + part])
             code += inside.ljust(part, b"\xff")
         wide = bool(self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+        self._code = code
         return _decode(code, wide=wide)
 
     def _linear(self) -> int:
@@ -385,6 +408,7 @@ class Bare(Monitor):
     def _deliver(self, vector: int, error: int | None) -> None:
         """Deliver an event through the guest's IDT."""
         self._events += 1
+        self.breakpoints.hits = 0
         self._inject(vector, error)
         self._push()
 
@@ -404,7 +428,7 @@ class Bare(Monitor):
         elif self.d[IS_INT]:
             self._software(vector)
         elif vector == x86.VEC_DB:
-            self._single_step()
+            self._done(stepped=True)
         else:
             error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
             insn = self.insn

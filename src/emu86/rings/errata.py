@@ -91,6 +91,19 @@ def _to_cr(bare: "Bare", insn: "Insn") -> bool:
     return False
 
 
+def _dr(bare: "Bare", insn: "Insn") -> bool:
+    if bare.segments.cpl:
+        return False
+    if insn.opcode == _FROM_DR:
+        bare.q[insn.rm] = bare.breakpoints.read(insn.reg)
+    else:
+        bare.breakpoints.write(insn.reg, bare.q[insn.rm] & x86.MASK32)
+    return _done(bare, insn)
+
+
+_FROM_DR, _TO_DR = 0x0F21, 0x0F23
+
+
 def _undefined(_bare: "Bare", _insn: "Insn") -> bool:
     raise undefined()
 
@@ -324,6 +337,10 @@ ERRATA: Final = (
     Erratum(
         frozenset({0x0F00}), "LTR takes a null selector", "#GP(0)", "Vol. 2A LTR",
         _ltr, ("LTR",),
+    ),
+    Erratum(
+        frozenset({_FROM_DR, _TO_DR}), "breakpoints on data do not fire",
+        "#DB, as a trap", "Vol. 3B 17.3.1.2", _dr, ("MOV from DR", "MOV to DR"),
     ),
     Erratum(
         frozenset({0x0F22}), "MOV to CR takes any value",

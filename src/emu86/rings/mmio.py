@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import capstone
 from capstone import x86 as cs_x86
 
-from emu86.cpu.engine import ATTRIBUTES, BASE, RFLAGS, RIP
+from emu86.cpu.engine import ATTRIBUTES, BASE, RIP
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Hidden
 from emu86.rings.decode import decode
@@ -75,11 +75,9 @@ class Stepper:
         use, eip = vmm.mmu.use, vmm.q[RIP]
         page, use.contended = use.contended, -1
         if self._contender == eip:
-            if not self.active:
-                vmm.guest_tf = vmm.q[RFLAGS] & x86.TF
             self.pages.append(page)
             use.shared.add(page)
-            vmm.q[RFLAGS] |= x86.TF
+            vmm.force_tf()
         self._contender = eip
 
     def start(self, gva: int, gpa: int, index: int, *, write: bool) -> bool:
@@ -122,7 +120,7 @@ class Stepper:
         rights = x86.PTE_RW if window.written else 0
         vmm.hidden.q[index] = Hidden.hpa(window.page) | _ENTRY | rights
         vmm.engine.flush_page(gva & x86.PAGE_MASK)
-        vmm.q[RFLAGS] |= x86.TF
+        vmm.force_tf()
         return True
 
     def _operand(self, *, write: bool) -> tuple[int, bool]:
@@ -175,8 +173,8 @@ class Stepper:
         for page in self.pages:
             vmm.mmu.use.unshare(page)
         self.pages.clear()
-        if not vmm.guest_tf:
-            vmm.q[RFLAGS] &= ~x86.TF
+        if not vmm.breakpoints.armed:
+            vmm.release_tf()
 
 
 def _detailed(mode: int) -> capstone.Cs:

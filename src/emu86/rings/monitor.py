@@ -13,6 +13,7 @@ from emu86.cpu.engine import RIP, SELECTOR, Engine
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import ShadowStats
+from emu86.rings.breakpoints import Breakpoints
 from emu86.rings.descriptors import SegmentRules
 from emu86.rings.fault import TripleFault, gp
 from emu86.rings.inject import inject
@@ -64,6 +65,7 @@ class Monitor:
         self.bus = bus
         self.pic = pic
         self.technique = technique
+        self.breakpoints = Breakpoints(self)
         self.observers: list[Observer] = []
         self.end: tuple[str, str] | None = None
         self.timing = False
@@ -203,6 +205,8 @@ class Monitor:
         self._control[word.NOW] += _IO_COST
         value = self.bus.port_read(port, width)
         self._after_io()
+        if self.breakpoints.armed:
+            self.breakpoints.port(port, width)
         for observer in self.observers:
             observer.pio(port, width, value, False)
         return value
@@ -212,6 +216,8 @@ class Monitor:
         self._control[word.NOW] += _IO_COST
         self.bus.port_write(port, width, value)
         self._after_io()
+        if self.breakpoints.armed:
+            self.breakpoints.port(port, width)
         for observer in self.observers:
             observer.pio(port, width, value, True)
 

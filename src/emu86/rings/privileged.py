@@ -10,7 +10,7 @@ from emu86.cpu import control as word
 from emu86.cpu import layout as at
 from emu86.cpu.engine import RFLAGS
 from emu86.rings import operand
-from emu86.rings.fault import GuestFault, gp, undefined
+from emu86.rings.fault import gp, undefined
 from emu86.rings.record import Record
 from emu86.rings.tasks import load_tr
 from emu86.spec import x86
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from emu86.rings.vmm import Vmm
 
 _HFLAGS = at.HFLAGS // 4
-_DR_GD = 1 << 13
-_RESERVED_DR = (4, 5)
 
 
 def _iopl_allows(vmm: "Vmm") -> None:
@@ -80,32 +78,12 @@ def _write_cr(vmm: "Vmm", insn: "Insn") -> None:
         raise undefined()
 
 
-def _debug_register(vmm: "Vmm", number: int) -> int:
-    """Return the register meant: DR4 and DR5 are DR6 and DR7 unless CR4.DE."""
-    vcpu = vmm.vcpu
-    if number in _RESERVED_DR:
-        if vcpu.cr4 & x86.CR4_DE:
-            raise undefined()
-        number += 2
-    if vcpu.dr[7] & _DR_GD:
-        vcpu.dr[7] &= ~_DR_GD
-        vcpu.dr[6] |= _DR_GD
-        raise GuestFault(x86.VEC_DB)
-    return number
-
-
 def _read_dr(vmm: "Vmm", insn: "Insn") -> None:
-    vmm.q[insn.rm] = vmm.vcpu.dr[_debug_register(vmm, insn.reg)]
+    vmm.q[insn.rm] = vmm.breakpoints.read(insn.reg)
 
 
 def _write_dr(vmm: "Vmm", insn: "Insn") -> None:
-    number = _debug_register(vmm, insn.reg)
-    value = vmm.q[insn.rm] & x86.MASK32
-    if number == 6:
-        value = value & 0xE00F | 0xFFFF0FF0
-    elif number == 7:
-        value = value & 0xFFFF23FF | 0x400
-    vmm.vcpu.dr[number] = value
+    vmm.breakpoints.write(insn.reg, vmm.q[insn.rm] & x86.MASK32)
 
 
 def _table_operand(vmm: "Vmm", insn: "Insn") -> tuple[int, int]:
@@ -199,7 +177,8 @@ RECORDS = (
     Record(
         "MOV from DR", "0F 21 /r", (0x0F21,), "privileged", "#GP(0)", _read_dr,
         "Vol. 2B MOV—Move to/from Debug Registers",
-        "Reads the virtual debug register. Breakpoints set in them do not fire.",
+        "Reads the virtual debug register. While one of its breakpoints is enabled"
+        " the guest runs instruction by instruction, and each is looked at before.",
         ring0_only=True,
     ),
     Record(

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu.engine import RIP, SELECTOR
+from emu86.rings.breakpoints import LOCAL
 from emu86.rings.fault import GuestFault, gp
 from emu86.spec import x86
 
@@ -61,6 +62,7 @@ def switch_task(vmm: "Monitor", selector: int, how: int, next_eip: int) -> None:
         _set_busy(vmm, selector, busy=True)
     vcpu.tr.selector, vcpu.tr.base = selector, found.base
     vcpu.tr.limit, vcpu.tr.kind = found.limit, kind | _BUSY
+    vcpu.dr[7] &= ~LOCAL
     vmm.write_cr0(vcpu.cr0 | x86.CR0_TS)
     if wide and vcpu.cr0 & x86.CR0_PG:
         vmm.write_cr3(state["cr3"])

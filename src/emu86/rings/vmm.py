@@ -11,6 +11,7 @@ from typing import Final
 from emu86.cpu import control as word
 from emu86.cpu import layout as at
 from emu86.cpu.engine import (
+    ATTRIBUTES,
     BASE,
     CR,
     ERROR_CODE,
@@ -46,6 +47,7 @@ _USER: Final = 3
 # SLDT, STR, LLDT, LTR, VERR, VERW, LAR, LSL; and PUSHF, POPF, IRET, CLI, STI.
 _NOT_IN_VIRTUAL_8086: Final = (0x0F00, 0x0F02, 0x0F03)
 _BY_IOPL: Final = (0x9C, 0x9D, 0xCF, 0xFA, 0xFB)
+_FLAGS: Final = (0x9C, 0x9D, 0xCF)  # PUSHF, POPF, IRET: they have TF
 _HOST_CR0: Final = (
     x86.CR0_PG | x86.CR0_PE | x86.CR0_WP | x86.CR0_NE | x86.CR0_ET
 )  # fmt: skip
@@ -53,8 +55,8 @@ _MIRRORED_CR0: Final = x86.CR0_MP | x86.CR0_EM | x86.CR0_TS
 _MIRRORED_CR4: Final = x86.CR4_TSD | x86.CR4_OSFXSR | x86.CR4_OSXMMEXCPT
 _SEGMENT_VECTORS: Final = (x86.VEC_TS, x86.VEC_NP, x86.VEC_SS, x86.VEC_GP)
 
-# What of EFLAGS the engine holds. No breakpoint fires, so RF does nothing, and the
-# engine's PUSHF would show it.
+# What of EFLAGS the engine holds. No breakpoint of its own fires, so RF does nothing,
+# and its PUSHF would show it.
 _KEPT_FLAGS: Final = x86.FLAGS_DEFINED & ~(x86.VM | x86.VIF | x86.VIP | x86.RF)
 
 TECHNIQUES: Final = ("trap", "patch", "iopl")
@@ -83,7 +85,7 @@ class Vmm(Monitor):
         self.plans = self.segments
         self.scanner = Scanner(self, iopl_raised=self.raised)
         self.stepper = Stepper(self)
-        self.guest_tf = 0  # the guest's TF while a step has set the hardware's
+        self.forced_tf = 0  # TF, if the hardware's is set and the guest's is not
         self.sites = Sites(self)
         self.mmu.use.forget_code = self._forget
         self.mmu.switched = self._switched
@@ -106,6 +108,8 @@ class Vmm(Monitor):
 
     def run(self) -> None:
         """Run until STOP_AT, or an interrupt can come in, or the guest is done."""
+        if self.scanner.waiting is None:
+            self.look()
         self.engine.run()
 
     def lookup(self, gva: int) -> int | None:
@@ -162,6 +166,8 @@ class Vmm(Monitor):
             self.reflect(*as_fault(self, raised))
         if self.pic.intr:
             self.interrupt()
+        if self.forced_tf or self.breakpoints.armed:
+            self.look()
         self._account(start)
 
     def on_invalid(self) -> None:
@@ -178,6 +184,8 @@ class Vmm(Monitor):
             self.reflect(*as_fault(self, raised))
         if self.pic.intr:
             self.interrupt()
+        if self.forced_tf or self.breakpoints.armed:
+            self.look()
         self._account(start)
 
     def _begin(self) -> None:
@@ -255,8 +263,6 @@ class Vmm(Monitor):
                 return
             write = bool(error & x86.PF_W)
             user = bool(error & x86.PF_U)
-            if not self.stepper.active:
-                self.guest_tf = self.q[RFLAGS] & x86.TF
             gpa = self.memory.translate(gva, write=write, user=user)
             index = self.mmu.slot(gva)
             if not self.stepper.start(gva, gpa, index, write=write):
@@ -294,7 +300,9 @@ class Vmm(Monitor):
         shadowed = d[_HFLAGS] & at.HF_INHIBIT_IRQ
         if shadowed:
             d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
-        stepped = q[RFLAGS] & x86.TF
+        stepped = q[RFLAGS] & x86.TF & ~self.forced_tf
+        breakpoints = self.breakpoints
+        breakpoints.resume = 0
         eip = (q[RIP] + insn.length) & x86.MASK32
         if not record.handler(self, insn):
             q[RIP] = eip
@@ -302,11 +310,13 @@ class Vmm(Monitor):
             # As in the engine, only the first of several holds interrupts off: Vol. 2B
             # MOV and STI leave the others open.
             d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
-        if stepped:
+        if record.kind == "io" and breakpoints.armed:
+            breakpoints.done()
+        if stepped or breakpoints.hits:
             # A load of SS holds the trap off, too: Vol. 3A section 6.8.3.
             if record.kind == "segment" and d[_HFLAGS] & at.HF_INHIBIT_IRQ:
                 return
-            self._trap_flag()
+            self._trap(stepped=bool(stepped))
 
     def _check_virtual_8086(self, insn: Insn, record: Record) -> None:
         """Raise what virtual-8086 mode raises at an instruction: SDM Vol. 3B 20.2.8."""
@@ -323,20 +333,22 @@ class Vmm(Monitor):
     def _exception(self, vector: int) -> None:
         self._reason = x86.VECTOR_NAMES.get(vector, f"vector {vector}")
         if vector == x86.VEC_DB:
+            stepped = not self.forced_tf
             if self.stepper.active:
                 self.stepper.finish()
-                if not self.guest_tf:
-                    return
-            self._trap_flag()
+            if self.breakpoints.armed:
+                self.breakpoints.done()
+            if stepped or self.breakpoints.hits:
+                self._trap(stepped=stepped)
         elif vector == x86.VEC_MF and not self.vcpu.cr0 & x86.CR0_NE:
             self.bus.coprocessor_error()
         else:
             error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
             self.reflect(vector, error)
 
-    def _trap_flag(self) -> None:
-        """Single-step trap: DR6.BS (SDM Vol. 3B section 17.3.1.4)."""
-        self.vcpu.dr[6] |= 1 << 14
+    def _trap(self, *, stepped: bool) -> None:
+        """Trap after a single step or at breakpoints (SDM Vol. 3B section 17.3.1)."""
+        self.breakpoints.report(stepped=stepped)
         self._wake()
         self.reflect(x86.VEC_DB, None)
 
@@ -345,7 +357,42 @@ class Vmm(Monitor):
         if not self._reason:
             self._reason = x86.VECTOR_NAMES.get(vector, str(vector))
         self.stepper.cancel()
+        self.breakpoints.hits = 0
         self._inject(vector, error)
+
+    def look(self) -> None:
+        """While a breakpoint is enabled, look at the next instruction before it runs.
+
+        It runs with TF set. What would show that, or lose it, is emulated.
+        """
+        if not self.breakpoints.armed:
+            if self.forced_tf and not self.stepper.active:
+                self.release_tf()
+                self.breakpoints.resume = 0
+            return
+        self.force_tf()
+        control = self._control
+        while not (self.end or self.vcpu.halted):
+            try:
+                insn = self.sites.at_eip()
+                linear = (self.q[RIP] + self.q[BASE[x86.CS]]) & x86.MASK32
+                wide = bool(self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+                code = self.sites.code(linear, wide=wide)
+            except PageFault:
+                break  # the fetch's own
+            try:
+                if self.breakpoints.reach(insn, code):
+                    self._trap(stepped=False)
+                elif insn.opcode in _FLAGS and isinstance(insn.record, Record):
+                    self._emulate(insn)
+                else:
+                    break
+            except (GuestFault, PageFault) as raised:
+                self.reflect(*as_fault(self, raised))
+            control[word.NOW] += control[word.EXIT_COST]
+            if control[word.NOW] >= control[word.STOP_AT]:
+                self.engine.stop()
+                break  # `run` looks again
 
     def is_open(self) -> bool:
         """Tell whether the guest lets an interrupt in now."""
@@ -364,17 +411,16 @@ class Vmm(Monitor):
         if self.q[RFLAGS] & x86.VM:
             self._follow_iopl()
         self._take_interrupt()
+        self.look()
         return True
 
     # -- what handlers use -------------------------------------------------------------
 
     def guest_flags(self) -> int:
         """Return the guest's EFLAGS, 32 bits."""
-        # RF is there only behind an IRET that was not patched.
-        flags = self.engine.flags() & ~(x86.IOPL | x86.RF) | self.iopl << 12
-        if self.stepper.active and not self.guest_tf:
-            flags &= ~x86.TF
-        return flags
+        # The hardware's RF is there only behind an IRET that was not patched.
+        flags = self.engine.flags() & ~(x86.IOPL | x86.RF | self.forced_tf)
+        return flags | self.iopl << 12 | self.breakpoints.resume
 
     def set_guest_flags(self, value: int) -> None:
         """Write the guest's EFLAGS; VM stays, and IOPL is ignored if it is raised.
@@ -386,6 +432,20 @@ class Vmm(Monitor):
             self.iopl = value >> 12 & 3
         self.engine.set_flags(value & _KEPT_FLAGS | virtual_8086)
         self.sync_iopl(self.segments.cpl)
+        if self.breakpoints.armed:
+            self.breakpoints.resume = value & x86.RF
+            self.forced_tf = 0
+            self.force_tf()
+
+    def force_tf(self) -> None:
+        """Have the next instruction trap, unseen by the guest."""
+        self.forced_tf |= ~self.q[RFLAGS] & x86.TF
+        self.q[RFLAGS] |= x86.TF
+
+    def release_tf(self) -> None:
+        """Have the hardware's TF be the guest's again."""
+        self.q[RFLAGS] &= ~self.forced_tf
+        self.forced_tf = 0
 
     def sync_iopl(self, cpl: int) -> None:
         """Set the hardware's IOPL for code at the guest's `cpl`."""

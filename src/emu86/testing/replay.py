@@ -20,6 +20,7 @@ from emu86.cpu.models import DEFAULT, MODELS
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.rings.bare import Bare
+from emu86.rings.breakpoints import held
 from emu86.rings.decode import Insn
 from emu86.rings.monitor import Monitor
 from emu86.rings.vmm import Vmm
@@ -39,9 +40,7 @@ from emu86.testing.run import (
 from emu86.testing.stage import State
 
 _DR: Final = at.DR // 8
-# What of DR6 and DR7 is not fixed: Vol. 3B section 17.2.
-_DR6: Final = 0xE00F
-_DR7: Final = 0xFFFF23FF
+_DRS: Final = (0, 1, 2, 3, 6, 7)
 _BOOT_STEPS: Final = 200
 _FIELDS: Final = VCpu.__slots__
 
@@ -51,6 +50,11 @@ class Raw(Bare):
 
     def _corrected(self, _insn: Insn | None) -> bool:
         return False
+
+    def _pull(self) -> None:
+        super()._pull()
+        for number in _DRS:
+            self.vcpu.dr[number] = held(number, self.q[_DR + number])
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,8 @@ class BareReplay:
         vcpu = VCpu(MODELS[DEFAULT])
         self._bare = kind(engine, self._ram, vcpu, Ports(), Line())
         at_boot(self._bare)
+        for number in _DRS:
+            engine.q[_DR + number] = vcpu.dr[number]
         self._first = _Snapshot.of(self._bare)
         self._booted: dict[str, _Snapshot] = {}
 
@@ -145,7 +151,7 @@ class BareReplay:
         for number, value in change.cr:
             bare.q[CR + number] = value
         for number, value in change.dr:
-            bare.q[_DR + number] = value
+            bare.q[_DR + number] = bare.vcpu.dr[number] = value
         bare.vcpu.msr.update(change.msr)
         bare.vcpu.pmu.write(0, 0, change.counter)
         control = bare.engine.control
@@ -164,8 +170,7 @@ class BareReplay:
             elif len(recorder.events) < EVENTS:
                 continue
             break
-        dr = [bare.q[_DR + n] & x86.MASK32 for n in range(8)]
-        return _outcome(bare, recorder, self._technique, end, dr, change.tsc)
+        return _outcome(bare, recorder, self._technique, end, change.tsc)
 
     def _boot(self, state: State) -> _Snapshot:
         key = repr(_plain(state))
@@ -206,7 +211,7 @@ class Replay:
         vmm.rest()
         # What does not end well is not asked to play again.
         self._vmm = vmm if end == "halted" else None
-        return _outcome(vmm, recorder, self._technique, end, vmm.vcpu.dr)
+        return _outcome(vmm, recorder, self._technique, end)
 
     def _build(self, image: bytearray) -> Vmm:
         ram = Ram(stage.MEMORY)
@@ -242,6 +247,7 @@ def _reset(vmm: Vmm) -> None:
     vmm.segments.load_gdt(first.gdt_base, first.gdt_limit)
     vmm.segments.load_ldt(0)
     _set(vmm.vcpu, {name: getattr(first, name) for name in _FIELDS})
+    vmm.look()  # no breakpoint is enabled any more
     for register in range(len(x86.GPR_NAMES)):
         vmm.q[register] = 0
     vmm.engine.control[word.TSC_OFFSET] = 0
@@ -253,12 +259,9 @@ def _outcome(
     recorder: Recorder,
     technique: str,
     end: str,
-    dr: list[int],
     tsc: int = 0,
 ) -> Outcome:
     registers = observe(monitor)
-    registers |= {f"dr{n}": dr[n] for n in range(4)}
-    registers |= {"dr6": dr[6] & _DR6, "dr7": dr[7] & _DR7}
     vcpu = monitor.vcpu
     # Those of value 0 are as if they had not been written.
     msrs = {f"msr.{n:X}": value for n, value in vcpu.msr.items() if value}

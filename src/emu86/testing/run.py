@@ -109,6 +109,7 @@ def observe(monitor: Monitor) -> dict[str, int]:
     values |= {"gdtr.base": vcpu.gdt_base, "gdtr.limit": vcpu.gdt_limit}
     values |= {"idtr.base": vcpu.idt_base, "idtr.limit": vcpu.idt_limit}
     values |= {"ldtr": vcpu.ldtr.selector, "tr": vcpu.tr.selector}
+    values |= {f"dr{n}": vcpu.dr[n] for n in (0, 1, 2, 3, 6, 7)}
     return values
 
 

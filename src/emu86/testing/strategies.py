@@ -364,12 +364,32 @@ def timed() -> Code:
     )
 
 
+def breakpoints() -> Code:
+    """A breakpoint of the debug registers set, on code or data; MOV from DR; all off."""
+    set_ = st.builds(
+        lambda number, at, kind: (
+            mov(x86.EAX, at) + bytes([0x0F, 0x23, 0xC0 | number << 3])
+            + mov(x86.EAX, 2 << 2 * number | kind << 16 + 4 * number)
+            + b"\x0f\x23\xf8"
+        ),
+        st.integers(0, 3),
+        st.one_of(addresses(), st.integers(stage.CODE, stage.CODE + 0x40)),
+        # R/W and LEN: code, a byte or four written, two or four touched.
+        st.sampled_from((0, 1, 0xD, 7, 0xF)),
+    )  # fmt: skip
+    read = st.builds(
+        lambda n, r: bytes([0x0F, 0x21, 0xC0 | n << 3 | r]),
+        st.sampled_from((0, 1, 3, 6, 7)), st.integers(0, 7),
+    )  # fmt: skip
+    return st.one_of(set_, read, st.just(mov(x86.EAX, 0) + b"\x0f\x23\xf8"))
+
+
 CLASSES: Final[dict[str, Callable[[], Code]]] = {
     function.__name__: function
     for function in (
         moves, arithmetic, strings, jumps, privileged, sensitive, segment_loads,
         transfers, ports, rewriting, page_table_edits, descriptor_edits, conditionals,
-        accesses, locked, locked_wrongly, repeated, long,
+        accesses, locked, locked_wrongly, repeated, long, breakpoints,
     )
 }  # fmt: skip
 # Not among "any": without a clock time is the technique's, and LOCK is the engine's.

@@ -1,0 +1,127 @@
+"""Debug registers and their breakpoints: SDM Vol. 3B chapter 17.
+
+The engine's own are not used: its breakpoints on data never fire, and none would where
+the VMM emulates. While one is enabled every instruction is looked at before it runs.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from emu86.cpu.engine import BASE, RIP
+from emu86.rings.accesses import STRINGS, accesses
+from emu86.rings.fault import GuestFault, undefined
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.decode import Insn
+    from emu86.rings.monitor import Monitor
+
+ENABLED: Final = 0xFF  # L0 to G3 of DR7
+LOCAL: Final = 0x55  # L0 to L3: a task switch clears them
+_GD: Final = 1 << 13  # of DR7: no access to debug registers; BD of DR6 tells of one
+_BS: Final = 1 << 14  # of DR6: a single step
+_HITS: Final = 0xF  # of DR6
+_FREE: Final = {6: 0xE00F, 7: 0xFFFF23FF}  # bits that are not fixed
+_SET: Final = {6: 0xFFFF0FF0, 7: 0x400}
+_EXECUTED, _WRITTEN, _PORT = 0, 1, 2  # R/W of DR7; 3: data read or written
+_SIZES: Final = (1, 2, 8, 4)  # by LEN of DR7
+
+
+def held(number: int, value: int) -> int:
+    """Return what a debug register holds that has been given a value, 32 bits."""
+    return value & _FREE.get(number, x86.MASK32) | _SET.get(number, 0)
+
+
+class Breakpoints:
+    """Those of one virtual CPU.
+
+    hits: what of DR6 the instruction under way sets when it is done; resume: RF, if the
+    next instruction does not break (a return to it had the flag set, or it repeats).
+    """
+
+    def __init__(self, monitor: "Monitor") -> None:
+        self._monitor = monitor
+        self.hits = 0
+        self.resume = 0
+        self._repeated = -1  # EIP of the string instruction under way
+
+    @property
+    def armed(self) -> bool:
+        """Whether some breakpoint is enabled."""
+        return bool(self._monitor.vcpu.dr[7] & ENABLED)
+
+    # -- debug registers ---------------------------------------------------------------
+
+    def read(self, number: int) -> int:
+        """MOV from DR: raises #UD, and #DB if they are guarded."""
+        return self._monitor.vcpu.dr[self._meant(number)]
+
+    def write(self, number: int, value: int) -> None:
+        """MOV to DR, 32 bits: raises what `read` does."""
+        number = self._meant(number)
+        self._monitor.vcpu.dr[number] = held(number, value)
+
+    def _meant(self, number: int) -> int:
+        """Return the register meant: DR4 and DR5 are DR6 and DR7 unless CR4.DE."""
+        vcpu = self._monitor.vcpu
+        if number in (4, 5):
+            if vcpu.cr4 & x86.CR4_DE:
+                raise undefined()
+            number += 2
+        if vcpu.dr[7] & _GD:
+            vcpu.dr[7] &= ~_GD
+            vcpu.dr[6] |= _GD
+            raise GuestFault(x86.VEC_DB)
+        return number
+
+    # -- the guest comes by ------------------------------------------------------------
+
+    def reach(self, insn: "Insn", code: bytes) -> bool:
+        """Look at the instruction at CS:EIP, `code`, before it runs.
+
+        Returns True if it breaks before it: `report` its #DB, which is a fault.
+        """
+        monitor = self._monitor
+        eip = monitor.q[RIP] & x86.MASK32
+        if not self.resume:
+            linear = (eip + monitor.q[BASE[x86.CS]]) & x86.MASK32
+            hits = self._matches(linear, 1, (_EXECUTED,))
+            if hits:
+                self.hits = hits
+                return True
+        repeats = insn.rep and insn.opcode & ~1 in STRINGS
+        self._repeated = eip if repeats else -1
+        for access in accesses(monitor, insn, code):
+            kinds = (_WRITTEN, 3) if access.write else (3,)
+            self.hits |= self._matches(access.linear, access.size, kinds)
+        return False
+
+    def port(self, port: int, width: int) -> None:
+        """Take an access to a port, `width` bytes."""
+        if self._monitor.vcpu.cr4 & x86.CR4_DE:
+            self.hits |= self._matches(port, width, (_PORT,))
+
+    def done(self) -> None:
+        """Learn that an instruction, or a round of a repeated one, is done."""
+        same = self._monitor.q[RIP] & x86.MASK32 == self._repeated
+        self.resume = x86.RF if same else 0
+
+    def report(self, *, stepped: bool = False) -> None:
+        """Tell in DR6 of the hits, and of a single step, as #DB begins."""
+        dr = self._monitor.vcpu.dr
+        dr[6] = dr[6] & ~_HITS | self.hits | (_BS if stepped else 0)
+        dr[7] &= ~_GD
+        self.hits = 0
+
+    def _matches(self, start: int, size: int, kinds: tuple[int, ...]) -> int:
+        """Return the enabled breakpoints of some kinds in an access, as bits of DR6."""
+        dr = self._monitor.vcpu.dr
+        found = 0
+        for i in range(4):
+            control = dr[7] >> 16 + 4 * i
+            if not dr[7] >> 2 * i & 3 or control & 3 not in kinds:
+                continue
+            length = 1 if control & 3 == _EXECUTED else _SIZES[control >> 2 & 3]
+            first = dr[i] & -length
+            if first < start + size and start < first + length:
+                found |= 1 << i
+        return found
