@@ -47,10 +47,15 @@ def test_the_same_program_gives_the_same_outcome():
     [{"ring": 4}, {"skip": 300}, {"limit": -1}, {"flags": -1}, {"at": 1 << 31},
      {"registers": {"esp": 1}}, {"patches": ((0x200000, b"1"),)}, {"cr0": -1},
      {"cr4": 1 << 40}, {"registers": {"eax": -1}}, {"gdt": -5}, {"idt": 1 << 33},
-     {"tr": -8}, {"ldtr": 1 << 20}, {"interrupts": ((1, 256),)}],
+     {"tr": -8}, {"ldtr": 1 << 20}, {"interrupts": ((1, 256),)},
+     {"interrupts": ((1,),)}, {"interrupts": 5}, {"interrupts": ((-1, 3),)},
+     {"registers": None}, {"patches": ((0, "abc"),)}, {"patches": (0, b"abc")},
+     # No int in a range is looked for one by one.
+     {"limit": "2"}, {"cr4": 2.5}, {"registers": {"eax": "2"}}],
 )  # fmt: skip
 def test_a_state_that_no_stage_can_have(field):
-    with pytest.raises(ValueError, match="is not on the stage"):
+    (name,) = field
+    with pytest.raises(ValueError, match=rf"^{name}: .* is not on the stage$"):
         State(**field)
 
 

@@ -49,15 +49,14 @@ class User:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a field that no user can have."""
-        words = range(1 << self.bits) if self.bits in (32, 64) else range(0)
         names = set(self.names) - {self.names[x86.ESP]}
+        end = 1 << 64 if self.bits == 64 else 1 << 32
         wrong = {
-            "bits": not words,
-            "registers": not set(self.registers) <= names
-            or not all(value in words for value in self.registers.values()),
-            "flags": self.flags not in range(1 << 64),
-            "data": len(self.data) > x86.PAGE_SIZE,
-            "stack": len(self.stack) > x86.PAGE_SIZE,
+            "bits": self.bits not in (32, 64),
+            "registers": not stage.are_registers(self.registers, names, end),
+            "flags": not stage.is_number(self.flags, 1 << 64),
+            "data": not _is_page(self.data),
+            "stack": not _is_page(self.stack),
         }
         for name, is_wrong in wrong.items():
             if is_wrong:
@@ -85,6 +84,10 @@ class User:
             raise ValueError(message)
         given = {stage.CODE: program + _END, stage.DATA: self.data, STACK: self.stack}
         return given[address].ljust(x86.PAGE_SIZE, _END)
+
+
+def _is_page(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) <= x86.PAGE_SIZE
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ the first 4 MiB at 0, at ALIAS and at C0000000h. Handlers of exceptions count, s
 few bytes of code and return; after `limit` exceptions they halt the machine.
 """
 
+import math
 import struct
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Final
+from typing import Final, TypeGuard
 
 from emu86.spec import x86
 from emu86.testing.encode import mov, push
@@ -91,36 +93,57 @@ class State:
         """Raise ValueError for a field that no stage can have."""
         names = set(x86.GPR_NAMES) - {"esp"}
         wrong = {
-            "ring": self.ring not in range(4),
-            "registers": not set(self.registers) <= names
-            or not all(map(_is_word, self.registers.values())),
+            "ring": not is_number(self.ring, 4),
+            "registers": not are_registers(self.registers, names, 1 << 32),
             "cr0": not _is_word(self.cr0),
             "cr4": not _is_word(self.cr4),
-            "gdt": self.gdt not in range(MEMORY - 0x100),
-            "idt": self.idt not in range(MEMORY - 0x800),
-            "ldtr": self.ldtr not in range(1 << 16),
-            "tr": self.tr not in range(1 << 16),
-            "flags": self.flags not in range(1 << 32),
-            "skip": self.skip not in range(0x80),
-            "limit": self.limit not in range(1 << 31),
-            "at": self.at not in range(MEMORY),
-            "interrupts": any(
-                count < 0 or vector not in range(256)
-                for count, vector in self.interrupts or ()
-            ),
-            "patches": any(
-                at not in range(MEMORY) or at + len(data) > MEMORY
-                for at, data in self.patches
-            ),
+            "gdt": not is_number(self.gdt, MEMORY - 0x100),
+            "idt": not is_number(self.idt, MEMORY - 0x800),
+            "ldtr": not is_number(self.ldtr, 1 << 16),
+            "tr": not is_number(self.tr, 1 << 16),
+            "flags": not _is_word(self.flags),
+            "skip": not is_number(self.skip, 0x80),
+            "limit": not is_number(self.limit, 1 << 31),
+            "at": not is_number(self.at, MEMORY),
+            "interrupts": self.interrupts is not None
+            and not _are_pairs(self.interrupts, _is_interrupt),
+            "patches": not _are_pairs(self.patches, _is_patch),
         }
         for name, is_wrong in wrong.items():
             if is_wrong:
-                message = f"{name}: {getattr(self, name)!r} is not on the stage"
+                message = f"{name}: {getattr(self, name)!r:.60} is not on the stage"
                 raise ValueError(message)
 
 
-def _is_word(value: int) -> bool:
-    return value in range(1 << 32)
+def is_number(value: object, end: float = math.inf) -> TypeGuard[int]:
+    """Tell whether a value is an int from 0 up to `end`, which it is not itself."""
+    return isinstance(value, int) and 0 <= value < end
+
+
+def are_registers(value: object, names: Collection[str], end: int) -> bool:
+    """Tell whether a value has nothing but numbers below `end`, by these names."""
+    return isinstance(value, dict) and all(
+        name in names and is_number(one, end) for name, one in value.items()
+    )
+
+
+def _is_word(value: object) -> bool:
+    return is_number(value, 1 << 32)
+
+
+def _are_pairs(value: object, is_one: Callable[[object, object], bool]) -> bool:
+    return isinstance(value, tuple | list) and all(
+        isinstance(one, tuple | list) and len(one) == 2 and is_one(*one)
+        for one in value
+    )
+
+
+def _is_interrupt(count: object, vector: object) -> bool:
+    return is_number(count) and is_number(vector, 256)
+
+
+def _is_patch(at: object, data: object) -> bool:
+    return isinstance(data, bytes) and is_number(at, MEMORY + 1 - len(data))
 
 
 def descriptor(base: int, limit: int, access: int, flags: int = 0xC) -> bytes:
