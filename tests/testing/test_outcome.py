@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from assembler import assemble
+from emu86.spec import x86
 from emu86.testing import State, assert_equivalent, differences, run, stage
 
 
@@ -55,13 +56,43 @@ def test_the_same_program_gives_the_same_outcome():
 )  # fmt: skip
 def test_a_state_that_no_stage_can_have(field):
     (name,) = field
-    with pytest.raises(ValueError, match=rf"^{name}: .* is not on the stage$"):
+    with pytest.raises(ValueError, match=rf"^{name}: .* on the stage$"):
         State(**field)
 
 
-def test_a_program_that_does_not_fit():
-    with pytest.raises(ValueError, match="are not on the stage"):
-        run(b"\x90" * 0x100000)
+@pytest.mark.parametrize(
+    "field",
+    [{"at": stage.BOOT}, {"at": stage.STACK0 - 4}, {"gdt": stage.BOOT},
+     {"idt": stage.IDT - 8}],
+)  # fmt: skip
+def test_a_place_that_the_stage_has_itself(field):
+    with pytest.raises(ValueError, match="is no free place on the stage"):
+        State(**field)
+
+
+def test_segments_of_virtual_8086_mode_begin_at_multiples_of_16():
+    flags = x86.VM | x86.FLAGS_FIXED
+    assert run(b"\x66\x0f\x0b", State(flags=flags, at=stage.CODE + 16, limit=1)).events
+    with pytest.raises(ValueError, match="at: 0x40001 is no multiple of 16"):
+        State(flags=flags, at=stage.CODE + 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "state"),
+    [
+        (0x100000, State()),
+        (0x11, State(at=stage.IDT - 0x10)),
+        (0x11, State(gdt=stage.CODE + 0x10)),
+    ],
+)
+def test_a_program_that_does_not_fit(size, state):
+    with pytest.raises(ValueError, match="are not on the stage, or not free there"):
+        run(b"\x90" * size, state)
+
+
+@pytest.mark.parametrize("at", [0x1000, stage.IDT - 2, stage.STACK3, stage.MEMORY - 2])
+def test_places_for_a_program(at):
+    assert run(b"\xfa\xf4", State(at=at)).end == "halted"
 
 
 def test_an_unknown_technique():

@@ -36,6 +36,7 @@ STACK3: Final = 0x2F000
 CODE: Final = 0x40000
 DATA: Final = 0x50000
 ALIAS: Final = 0x400000  # the second 4 MiB are the first again, if paging is on
+OWN: Final = range(IDT, STACK3)  # the stage's: tables, handlers, boot code and stacks
 
 # Selectors of the GDT; the LDT has the same descriptors.
 CODE0: Final = 0x08
@@ -50,6 +51,8 @@ TSS16_SELECTOR: Final = 0x38
 LDT_SELECTOR: Final = 0x40
 LAST_SELECTOR: Final = 0xB8
 
+_GDT_SIZE: Final = LAST_SELECTOR + 8
+_IDT_SIZE: Final = 0x800
 _GDTR_AT: Final = BOOT + 0xF00
 _IDTR_AT: Final = BOOT + 0xF08
 _FILLER: Final = b"\xcc"  # what RAM holds elsewhere: INT3, so that a lost program ends
@@ -64,12 +67,13 @@ class State:
     virtual-8086 mode, where nothing but an end is seen of an event); registers: general
     registers by name, but ESP, which is the ring's stack; cr0: more bits of CR0; cr4:
     CR4; large: the second 4 MiB are one page (needs CR4.PSE); at: where the program
-    stands; skip: bytes of code that the handlers skip; limit: exceptions after which
-    they halt; interrupts: pairs (instructions of the program, or of its handlers, run
-    before it; vector, 0 to 255), or None: there is no clock, so that RDTSC tells of the
-    technique; gdt, idt: where these tables stand; ldtr, tr: selectors; patches:
-    (address, bytes) put over the stage, for tables that are hostile or half valid.
-    Raises ValueError.
+    stands, not among what is the stage's OWN, with VM set a multiple of 16; skip: bytes
+    of code that the handlers skip; limit: exceptions after which they halt; interrupts:
+    pairs (instructions of the program, or of its handlers, run before it; vector, 0 to
+    255), or None: there is no clock, so that RDTSC tells of the technique; gdt, idt:
+    where these tables stand, at their own place or where a program may; ldtr, tr:
+    selectors; patches: (address, bytes) put over the stage, for tables that are hostile
+    or half valid. Raises ValueError.
     """
 
     ring: int = 0
@@ -97,22 +101,26 @@ class State:
             "registers": not are_registers(self.registers, names, 1 << 32),
             "cr0": not _is_word(self.cr0),
             "cr4": not _is_word(self.cr4),
-            "gdt": not is_number(self.gdt, MEMORY - 0x100),
-            "idt": not is_number(self.idt, MEMORY - 0x800),
+            "gdt": self.gdt != GDT and not _is_free(self.gdt, _GDT_SIZE),
+            "idt": self.idt != IDT and not _is_free(self.idt, _IDT_SIZE),
             "ldtr": not is_number(self.ldtr, 1 << 16),
             "tr": not is_number(self.tr, 1 << 16),
             "flags": not _is_word(self.flags),
             "skip": not is_number(self.skip, 0x80),
             "limit": not is_number(self.limit, 1 << 31),
-            "at": not is_number(self.at, MEMORY),
+            "at": not _is_free(self.at, 1),
             "interrupts": self.interrupts is not None
             and not _are_pairs(self.interrupts, _is_interrupt),
             "patches": not _are_pairs(self.patches, _is_patch),
         }
         for name, is_wrong in wrong.items():
             if is_wrong:
-                message = f"{name}: {getattr(self, name)!r:.60} is not on the stage"
+                what = "no free place" if name in ("at", "gdt", "idt") else "not"
+                message = f"{name}: {getattr(self, name)!r:.60} is {what} on the stage"
                 raise ValueError(message)
+        if self.flags & x86.VM and self.at % 16:
+            message = f"at: {self.at:#x} is no multiple of 16, with VM set"
+            raise ValueError(message)
 
 
 def is_number(value: object, end: float = math.inf) -> TypeGuard[int]:
@@ -146,6 +154,15 @@ def _is_patch(at: object, data: object) -> bool:
     return isinstance(data, bytes) and is_number(at, MEMORY + 1 - len(data))
 
 
+def _is_free(at: object, size: int) -> bool:
+    """Tell whether `size` bytes at `at` are on the stage, and not among its own."""
+    return is_number(at, MEMORY + 1 - size) and not _meet(range(at, at + size), OWN)
+
+
+def _meet(one: range, other: range) -> bool:
+    return max(one.start, other.start) < min(one.stop, other.stop)
+
+
 def descriptor(base: int, limit: int, access: int, flags: int = 0xC) -> bytes:
     """Encode a descriptor; access: its byte 5; flags: G, D/B, L and AVL."""
     low = limit & 0xFFFF | (base & 0xFFFF) << 16
@@ -163,10 +180,14 @@ def gate(selector: int, offset: int, kind: int, dpl: int = 0) -> bytes:
 def image(program: bytes, state: State) -> bytes:
     """Return all of RAM: the stage, set up for `state`, with the program on it.
 
-    Raises ValueError if the program is longer than RAM is from `state.at` on.
+    Raises ValueError if the program reaches beyond what is free from `state.at` on.
     """
-    if state.at + len(program) > MEMORY:
-        message = f"program: {len(program)} bytes at {state.at:#x} are not on the stage"
+    place = range(state.at, state.at + len(program))
+    gdt = range(state.gdt, state.gdt + _GDT_SIZE)
+    idt = range(state.idt, state.idt + _IDT_SIZE)
+    if place.stop > MEMORY or any(_meet(place, other) for other in (OWN, gdt, idt)):
+        where = f"{len(program)} bytes at {state.at:#x}"
+        message = f"program: {where} are not on the stage, or not free there"
         raise ValueError(message)
     ram = bytearray(_FILLER * MEMORY)
     code, plain, error = _handlers(state)
@@ -180,8 +201,8 @@ def image(program: bytes, state: State) -> bytes:
         (TSS_B, _tss()),
         (TSS16, _tss16()),
         (HANDLERS, code),
-        (_GDTR_AT, struct.pack("<HI", len(_descriptors()) - 1, state.gdt)),
-        (_IDTR_AT, struct.pack("<HI", 0x7FF, state.idt)),
+        (_GDTR_AT, struct.pack("<HI", _GDT_SIZE - 1, state.gdt)),
+        (_IDTR_AT, struct.pack("<HI", _IDT_SIZE - 1, state.idt)),
         (COUNTER, bytes(4)),
         (BOOT, _boot(state)),
         (state.at, program),
