@@ -386,7 +386,7 @@ def computations(bits: int = 32, *, engine: bool = False) -> Code:
         *_lossy(bits, engine=engine or bits == 64),
         _jumps(),
         *_narrow() if bits == 32 else _wide(),
-        simd.computations(),
+        simd.operations(),
     )
 
 

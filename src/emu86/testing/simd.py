@@ -8,7 +8,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
-Code = st.SearchStrategy[bytes]
+from emu86.testing.operands import Code, imm8
 
 # Of 0F: packed integers, in MMX registers without the prefix 66h, in XMM with it.
 _PACKED: Final = (
@@ -34,10 +34,9 @@ def _prefixed(*prefixes: str) -> Code:
     return st.sampled_from([bytes.fromhex(prefix) for prefix in prefixes])
 
 
-def computations() -> Code:
+def operations() -> Code:
     """A load, an operation and a store, relative to ESI or RSI."""
     place = st.integers(0, 0x1F).map(lambda n: bytes([0x46, 4 * n]))  # [esi + 4 * n]
-    immediate = st.integers(0, 0xFF).map(lambda byte: bytes([byte]))
     mmx = st.builds(
         lambda one, op, other, to: (
             b"\x0f\x6f" + one + b"\x0f" + op + other + b"\x0f\x7f" + to + b"\x0f\x77"
@@ -77,8 +76,8 @@ def computations() -> Code:
         xmm(on_registers(_prefixed("", "66"), _bytes(*_LOGICAL), none)),
         xmm(on_registers(_prefixed("", "66", "f3", "f2"), _bytes(*_FLOATING), none)),
         xmm(on_registers(_prefixed("", "66"), _bytes(0x2E, 0x2F), none)),
-        xmm(on_registers(_prefixed("", "66"), _bytes(0xC6), immediate)),
-        xmm(on_registers(_prefixed("66", "f3", "f2"), _bytes(0x70), immediate)),
+        xmm(on_registers(_prefixed("", "66"), _bytes(0xC6), imm8())),
+        xmm(on_registers(_prefixed("66", "f3", "f2"), _bytes(0x70), imm8())),
         xmm(on_registers(_prefixed("", "66", "f3", "f2"), _bytes(0xC2),
                          st.integers(0, 7).map(lambda byte: bytes([byte])))),
         x87,
