@@ -351,6 +351,17 @@ def test_a_program_is_less_than_a_page(machine):
 # -- the comparison --------------------------------------------------------------------
 
 
+def test_a_machine_for_the_bits_of_a_user():
+    assert compare_with_host(b"\x90", User()) == []
+    assert compare_with_host(b"\x90", User(32)) == []
+
+
+@pytest.mark.parametrize(("program", "user"), [("90", User()), (b"\x90", None)])
+def test_what_is_no_program_of_a_user(program, user):
+    with pytest.raises(TypeError, match="a program of bytes and a User, not"):
+        compare_with_host(program, user)
+
+
 def test_a_difference_is_told(monkeypatch):
     real = run_on_host(b"\x40", User(32))
     wrong = type(real)(

@@ -13,6 +13,7 @@ from emu86.testing.ring3 import (
     User,
     UserOutcome,
     outcome_of,
+    run_on_engine,
     run_on_host,
 )
 from emu86.testing.run import run
@@ -79,16 +80,23 @@ def _page_tables() -> tuple[tuple[int, bytes], ...]:
 
 
 def compare_with_host(
-    program: bytes, user: User, machine: Machine = run_on_emu86
+    program: bytes, user: User, machine: Machine | None = None
 ) -> list[str]:
     """Return where a user's program does not do here what it does on the host's CPU.
 
     Empty if it ends in the same way, at the same place and with the same general
     registers, flags, CR2, data page and stack page. Flags that the last instruction
     which ran leaves undefined do not count; those of others do: `computing_programs`
-    has none. machine: `run_on_emu86` or `ring3.run_on_engine`. Where a line tells of a
-    difference, the last one is the program. `host.missing` must be empty.
+    has none. machine: `run_on_emu86` or `ring3.run_on_engine`; unless it is given, the
+    former for 32-bit code, the latter for 64-bit code. Where a line tells of a
+    difference, the last one is the program. `host.missing` must be empty. TypeError for
+    a program that is no bytes, or a user that is none.
     """
+    known = isinstance(program, bytes), isinstance(user, User)
+    if not all(known):
+        message = f"a program of bytes and a User, not {program!r:.40}, {user!r:.40}"
+        raise TypeError(message)
+    machine = machine or (run_on_engine if user.bits == 64 else run_on_emu86)
     there, here = run_on_host(program, user), machine(program, user)
     found = []
     if here.end != there.end and (here.end, there.end) != _STACK_ADDRESS:
