@@ -362,6 +362,14 @@ def test_what_is_no_program_of_a_user(program, user):
         compare_with_host(program, user)
 
 
+@pytest.mark.parametrize(
+    "strategy", [computations, computing_programs, computing_states]
+)
+def test_code_of_other_bits(strategy):
+    with pytest.raises(ValueError, match="bits: 16 is neither 32 nor 64"):
+        strategy(16)
+
+
 def test_a_difference_is_told(monkeypatch):
     real = run_on_host(b"\x40", User(32))
     wrong = type(real)(

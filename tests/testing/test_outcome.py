@@ -1,12 +1,14 @@
 """Outcomes: what is seen of a run, and that a difference is told."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from assembler import assemble
 from emu86.spec import x86
 from emu86.testing import State, assert_equivalent, differences, run, stage
+from emu86.testing import strategies as guests
 
 
 def program(code):
@@ -93,6 +95,14 @@ def test_a_program_that_does_not_fit(size, state):
 @pytest.mark.parametrize("at", [0x1000, stage.IDT - 2, stage.STACK3, stage.MEMORY - 2])
 def test_places_for_a_program(at):
     assert run(b"\xfa\xf4", State(at=at)).end == "halted"
+
+
+@pytest.mark.parametrize(
+    "strategy", [guests.operands, guests.operands16, partial(guests.encoded, b"\x89")]
+)
+def test_a_reg_field_that_there_is_not(strategy):
+    with pytest.raises(ValueError, match="reg: 9 is no field of 3 bits"):
+        strategy(9)
 
 
 def test_an_unknown_technique():

@@ -372,12 +372,19 @@ def _lossy(bits: int, *, engine: bool) -> tuple[Code, ...]:
     return (_wide_exchanges(), _written(bits))
 
 
+def _check(bits: int) -> None:
+    if bits not in (32, 64):
+        message = f"bits: {bits!r} is neither 32 nor 64"
+        raise ValueError(message)
+
+
 def computations(bits: int = 32, *, engine: bool = False) -> Code:
     """One instruction of any user (or the few that one needs), `bits` of code.
 
     engine: leave out what the engine has wrong and emu86 has right. 64-bit code, which
-    is the engine's alone, is always without.
+    is the engine's alone, is always without. ValueError for other bits.
     """
+    _check(bits)
     forms = [form for form in FORMS if form.bits in (0, bits)]
     return st.one_of(
         *(encodings(form, bits) for form in forms),
@@ -407,7 +414,8 @@ def computing_programs(bits: int = 32, most: int = 12, *, engine: bool = False) 
 
 @cache
 def computing_states(bits: int = 32) -> st.SearchStrategy[User]:
-    """Registers, flags and a data page for `computations`."""
+    """Registers, flags and a data page for `computations`; its ValueError, too."""
+    _check(bits)
     names = NAMES64 if bits == 64 else x86.GPR_NAMES
     pointers = {
         3: stage.DATA + 8, 5: stage.STACK3 - 0x100, 6: stage.DATA + 0x40,

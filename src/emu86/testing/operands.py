@@ -62,12 +62,18 @@ def flags() -> st.SearchStrategy[int]:
     )
 
 
-@st.composite
-def operands(draw: st.DrawFn, reg: int, *, memory: bool | None = None) -> bytes:
+def operands(reg: int, *, memory: bool | None = None) -> Code:
     """ModRM, SIB and displacement for this reg field: every form of addressing.
 
-    memory: memory only, a register only, or either.
+    memory: memory only, a register only, or either. ValueError for what no reg field
+    holds.
     """
+    _check(reg)
+    return _operands(reg, memory=memory)
+
+
+@st.composite
+def _operands(draw: st.DrawFn, reg: int, *, memory: bool | None) -> bytes:
     forms = ["absolute", "base", "base8", "base32", "sib"]
     if not memory:
         forms = ["register"] if memory is False else ["register", *forms]
@@ -91,13 +97,24 @@ def operands(draw: st.DrawFn, reg: int, *, memory: bool | None = None) -> bytes:
     return out
 
 
-@st.composite
-def operands16(draw: st.DrawFn, reg: int) -> bytes:
+def operands16(reg: int) -> Code:
     """ModRM and displacement of a memory operand under the prefix 67h.
 
     All eight forms, without displacement and with 8 or 16 bits of it; the address is
-    in the first 64 KiB of its segment.
+    in the first 64 KiB of its segment. ValueError for what no reg field holds.
     """
+    _check(reg)
+    return _operands16(reg)
+
+
+def _check(reg: int) -> None:
+    if not stage.is_number(reg, 8):
+        message = f"reg: {reg!r} is no field of 3 bits"
+        raise ValueError(message)
+
+
+@st.composite
+def _operands16(draw: st.DrawFn, reg: int) -> bytes:
     mod = draw(st.sampled_from((0, 1, 2)))
     rm = draw(st.sampled_from((6, 0, 1, 2, 3, 4, 5, 7)))
     out = bytes([mod << 6 | reg << 3 | rm])
@@ -129,7 +146,8 @@ def encoded(
 ) -> Code:
     """Instructions with this opcode and reg field, with all prefixes and operands.
 
-    memory: as for `operands`; immediate: what follows the operand.
+    memory: as for `operands`; immediate: what follows the operand. ValueError for what
+    no reg field holds.
     """
     wide = st.tuples(prefixes(), st.just(opcode), operands(reg, memory=memory))
     forms = [wide, wide, wide, wide]
