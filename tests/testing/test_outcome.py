@@ -15,6 +15,10 @@ def program(code):
     return assemble(f"bits 32\norg {stage.CODE:#x}\n{code}")
 
 
+# Under `trap` a kernel reads the VMM's own GDTR.
+SGDT = program(f"nop\nsgdt [{stage.DATA}]\nnop\nhlt")
+
+
 @pytest.mark.parametrize("technique", ["bare", "patch", "iopl", "trap"])
 def test_what_a_run_shows(technique):
     outcome = run(
@@ -150,3 +154,17 @@ def test_a_broken_technique_is_told_from_its_first_instruction():
     assert "they part after the instruction at 8h:0004000B" in text
     assert "popfd" in text
     assert text.count("^") == 1
+
+
+def test_a_technique_alone_may_stand_for_several():
+    assert_equivalent(b"\xfa\xf4", techniques="patch")
+    with pytest.raises(AssertionError, match="trap is not bare"):
+        assert_equivalent(SGDT, techniques="trap")
+
+
+@pytest.mark.parametrize("techniques", [(), "", ("bare",), "magic", ("patch", "bare")])
+def test_techniques_that_say_nothing(techniques):
+    with pytest.raises(
+        ValueError, match="techniques: one or more of trap, patch, iopl"
+    ):
+        assert_equivalent(b"\xf4", techniques=techniques)

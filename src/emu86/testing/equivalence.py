@@ -1,16 +1,19 @@
 """The law: a deprivileged run equals a bare run, and what to say when it does not."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import capstone
 
+from emu86.rings.vmm import TECHNIQUES
 from emu86.spec import x86
 from emu86.testing.outcome import differences
 from emu86.testing.run import Trace, run
 from emu86.testing.stage import State
 
 _WIDTH: Final = 32
+_TOLD: Final = 20  # lines of differences
 # With IOPL raised it shows: the known price of the technique.
 HIDDEN: Final = {"iopl": x86.IOPL}
 
@@ -18,26 +21,29 @@ HIDDEN: Final = {"iopl": x86.IOPL}
 def assert_equivalent(
     program: bytes,
     state: State | None = None,
-    techniques: tuple[str, ...] = ("patch",),
+    techniques: str | tuple[str, ...] = ("patch",),
 ) -> None:
-    """Assert that the guest cannot tell the techniques from the bare machine.
+    """Assert that the guest cannot tell a technique, or several, from the bare machine.
 
     Raises AssertionError with the first event and the first instruction where they
-    part, both states with the differing bits, and the program as assembly.
+    part, both states with the differing bits, and the program as assembly; ValueError
+    if there is no technique, or none but the bare machine, or one that there is not;
+    TypeError for a program or a state that is none.
     """
+    names = (techniques,) if isinstance(techniques, str) else techniques
+    if not names or not set(names) <= set(TECHNIQUES):
+        message = f"techniques: one or more of {', '.join(TECHNIQUES)}, not {names!r}"
+        raise ValueError(message)
     state = state or State()
     oracle = run(program, state, "bare")
-    for technique in techniques:
-        found = list(
-            differences(
-                oracle, run(program, state, technique), HIDDEN.get(technique, 0)
-            )
-        )
-        if found:
-            lines = [f"{technique} is not bare:", *found[:20]]
-            lines += ["", *parting(program, state, technique)]
-            lines += ["", *_assembly(program, state)]
-            raise AssertionError("\n".join(lines))
+    for technique in names:
+        outcome = run(program, state, technique)
+        lines = differences(oracle, outcome, HIDDEN.get(technique, 0))
+        if found := tuple(islice(lines, _TOLD)):
+            text = [f"{technique} is not bare:", *found]
+            text += ["", *parting(program, state, technique)]
+            text += ["", *_assembly(program, state)]
+            raise AssertionError("\n".join(text))
 
 
 def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
@@ -48,7 +54,7 @@ def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
         run(program, state, name, trace)
         traces.append(_rounds_as_one(trace))
     hidden = ~HIDDEN.get(technique, 0)
-    before = None
+    where = ""
     for left, right in zip(*traces, strict=False):
         one, other = left.registers, right.registers
         found = [
@@ -57,15 +63,12 @@ def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
             if (one[name] ^ other[name]) & (hidden if name == "eflags" else -1)
         ]
         if found:
-            if before is not None:
-                where = f"{before['cs']:X}h:{before['eip']:08X}"
+            if where:
                 yield f"they part after the instruction at {where}:"
             for name in found:
-                yield f"  {name:12} bare      {one[name]:0{_WIDTH}b}"
-                yield f"  {'':12} {technique:9} {other[name]:0{_WIDTH}b}"
-                yield f"  {'':12} {'':9} {_marks(one[name] ^ other[name])}"
+                yield from _bits(name, technique, one[name], other[name])
             return
-        before = one
+        where = f"{one['cs']:X}h:{one['eip']:08X}"
     yield "they part in memory, in their last instruction or in how they end"
     if state.interrupts is None:
         yield "(or by the time that they read, which State.interrupts makes the same)"
@@ -80,8 +83,12 @@ def _rounds_as_one(trace: Trace) -> Trace:
     ]
 
 
-def _marks(bits: int) -> str:
-    return f"{bits:0{_WIDTH}b}".replace("0", " ").replace("1", "^").rstrip()
+def _bits(name: str, technique: str, one: int, other: int) -> Iterator[str]:
+    width = max(_WIDTH, one.bit_length(), other.bit_length())
+    marks = f"{one ^ other:0{width}b}".replace("0", " ").replace("1", "^").rstrip()
+    yield f"  {name:12} bare      {one:0{width}b}"
+    yield f"  {'':12} {technique:9} {other:0{width}b}"
+    yield f"  {'':12} {'':9} {marks}"
 
 
 def _assembly(program: bytes, state: State) -> Iterator[str]:
