@@ -168,3 +168,16 @@ def test_techniques_that_say_nothing(techniques):
         ValueError, match="techniques: one or more of trap, patch, iopl"
     ):
         assert_equivalent(b"\xf4", techniques=techniques)
+
+
+def test_the_instruction_is_looked_for_when_it_is_printed(monkeypatch):
+    looked = []
+    monkeypatch.setattr(
+        "emu86.testing.equivalence.parting", lambda *_: looked.append(1) or ["here"]
+    )
+    with pytest.raises(AssertionError) as told:
+        assert_equivalent(SGDT, techniques="trap")
+    assert not looked
+    assert "here" in str(told.value)
+    assert str(told.value) == str(told.value)
+    assert len(looked) == 1

@@ -1,6 +1,8 @@
 """The law: a deprivileged run equals a bare run, and what to say when it does not."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Final
 
@@ -40,10 +42,31 @@ def assert_equivalent(
         outcome = run(program, state, technique)
         lines = differences(oracle, outcome, HIDDEN.get(technique, 0))
         if found := tuple(islice(lines, _TOLD)):
-            text = [f"{technique} is not bare:", *found]
-            text += ["", *parting(program, state, technique)]
-            text += ["", *_assembly(program, state)]
-            raise AssertionError("\n".join(text))
+            raise AssertionError(_Parting(program, state, technique, found))
+
+
+@dataclass(frozen=True)
+class _Parting:
+    """What an AssertionError says.
+
+    It takes two traced runs, so it is made when it is printed: not for every program
+    that hypothesis tries to shrink it with.
+    """
+
+    program: bytes
+    state: State
+    technique: str
+    found: tuple[str, ...]
+
+    @cached_property
+    def _text(self) -> str:
+        lines = [f"{self.technique} is not bare:", *self.found]
+        lines += ["", *parting(self.program, self.state, self.technique)]
+        lines += ["", *_assembly(self.program, self.state)]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self._text
 
 
 def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
