@@ -99,11 +99,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from emu86.rings.vmm import TECHNIQUES  # noqa: PLC0415  # the engine is slow
 
-    unknown = [name for name in mark.args if name not in ("bare", *TECHNIQUES)]
-    if unknown:
+    wrong = [f"no {one!r}" for one in mark.args if one not in ("bare", *TECHNIQUES)]
+    wrong += [f"names alone, no {one}=" for one in mark.kwargs]
+    if wrong:
         where = metafunc.definition.nodeid
-        message = f"{where}: emu86_techniques: no {unknown[0]!r}"
-        raise pytest.UsageError(message)
+        pytest.fail(f"{where}: emu86_techniques: {wrong[0]}", pytrace=False)
     metafunc.parametrize("technique", mark.args or tuple(TECHNIQUES))
 
 

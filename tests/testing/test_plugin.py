@@ -202,15 +202,21 @@ def test_the_marks(mine):
     assert "no oracle here" in output
 
 
-def test_a_technique_that_is_none(mine):
-    run = mine("""
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [("'magic'", "no 'magic'"), ("technique='trap'", "names alone, no technique=")],
+)
+def test_a_mark_that_names_no_technique(mine, argument, told):
+    run = mine(f"""
         import pytest
 
-        @pytest.mark.emu86_techniques("magic")
+        @pytest.mark.emu86_techniques({argument})
         def test_one(technique):
             pass
     """)
-    assert "emu86_techniques: no 'magic'" in run()[0]
+    output = run()[0]
+    error = f"tests/test_mine.py::test_one: emu86_techniques: {told}"
+    assert re.findall("(?ms)ERROR collecting.*?$\\n(.*?)$\\n=", output) == [error]
 
 
 def test_others_pay_nothing(mine):
