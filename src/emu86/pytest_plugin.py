@@ -8,6 +8,7 @@ stands outside `emu86.testing`, which would be imported with it.
 import math
 import os
 import random
+import re
 import shlex
 import sys
 from collections.abc import Generator
@@ -25,6 +26,8 @@ _MARKS: Final = (
     "emu86_host: skip the test where the host's CPU cannot be an oracle",
 )
 _SEED: Final = pytest.StashKey[int]()
+_PROFILE: Final = pytest.StashKey[str | None]()
+_OF_MODULES: Final = pytest.StashKey[set[str]]()
 _WORKER_SEED: Final = "emu86_seed"
 _THEIR_SEED: Final = "_hypothesis_internal_use_seed"
 
@@ -58,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     sent = getattr(config, "workerinput", {}).get(_WORKER_SEED)
     fresh = random.SystemRandom().getrandbits(32) if sent is None else sent
     config.stash[_SEED] = fresh if given is None else given
+    config.stash[_OF_MODULES] = set()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -192,6 +196,42 @@ def pytest_collection_modifyitems(
         tried.prepare(config.option.emu86_examples, _seed_for(config, tried))
 
 
+# Those that there are without anybody's doing; "ci" is loaded where CI is set.
+_PROFILES: Final = frozenset({"default", "ci"})
+# What hypothesis' plugin adds to the name of a profile for other options.
+_DERIVED: Final = re.compile(r"-with-\w+-verbosity|-with-explain-phase")
+
+
+def _profile() -> tuple[str | None, frozenset[str]]:
+    """Return hypothesis' profile, None if it is not there yet; all that there are."""
+    if "hypothesis" not in sys.modules:
+        return None, _PROFILES
+    from hypothesis import settings  # noqa: PLC0415
+
+    return settings._current_profile, frozenset(settings._profiles)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Keep with which profile a module was imported, and which ones are modules'.
+
+    A module loads its own again when it is imported alone, and there is none of
+    another's: neither can be asked for in a replay line.
+    """
+    if not isinstance(collector, pytest.Module):
+        return (yield)
+    loaded, before = _profile()
+    report = yield
+    then, after = _profile()
+    modules = collector.config.stash[_OF_MODULES]
+    modules |= after - before
+    name = _DERIVED.sub("", loaded or then or "default")
+    collector.stash[_PROFILE] = None if name in {"default", *modules} else name
+    return report
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
@@ -212,10 +252,13 @@ def _replay(item: pytest.Item, tried: _Property) -> str:
     if tried.seed == config.stash[_SEED]:
         words.append(f"--emu86-seed={tried.seed}")
     # What else the choice of examples depends on.
+    module = item.getparent(pytest.Module)
+    profile = module.stash.get(_PROFILE, None) if module is not None else None
+    if profile is not None:
+        words.append(f"--hypothesis-profile={profile}")
     if config.option.emu86_examples != 1:
         words.append(f"--emu86-examples={config.option.emu86_examples:g}")
-    for name in ("hypothesis_profile", "hypothesis_seed"):
-        given = getattr(config.option, name, None)
-        if given is not None:
-            words.append(f"--{name.replace('_', '-')}={given}")
+    theirs = getattr(config.option, "hypothesis_seed", None)
+    if theirs is not None:
+        words.append(f"--hypothesis-seed={theirs}")
     return shlex.join(words)

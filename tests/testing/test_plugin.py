@@ -149,6 +149,53 @@ def test_hypothesis_own_seed_is_kept(mine):
     assert run(*replay(output))[1] == tried
 
 
+# As many have it: which profile is loaded is said by the environment.
+CONFTEST = """
+import os
+from hypothesis import settings
+
+settings.register_profile("few")
+settings.register_profile("same", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
+"""
+
+
+@pytest.mark.parametrize("folder", [".", "tests"])
+def test_a_profile_that_a_conftest_loads(mine, pytester, monkeypatch, folder):
+    run = mine(LIGHT)
+    (pytester.path / folder / "conftest.py").write_text(CONFTEST)
+    monkeypatch.setenv("HYPOTHESIS_PROFILE", "same")
+    output, tried = run("--hypothesis-verbosity=quiet")
+    assert replay(output)[1:] == ["--hypothesis-profile=same"]
+    monkeypatch.delenv("HYPOTHESIS_PROFILE")
+    assert run(*replay(output))[1] == tried
+    assert replay(run("--emu86-seed=1")[0])[1:] == [
+        "--emu86-seed=1", "--hypothesis-profile=few",
+    ]  # fmt: skip
+
+
+def test_the_profile_of_a_ci_service(mine, monkeypatch):
+    run = mine()
+    monkeypatch.setenv("CI", "true")
+    output, tried = run()
+    assert replay(output)[1:] == ["--hypothesis-profile=ci"]
+    monkeypatch.delenv("CI")
+    assert run(*replay(output))[1] == tried
+
+
+def test_a_module_loads_its_own_profile_itself(mine, pytester):
+    own = "settings.register_profile('{name}', derandomize=True)\n"
+    own += "    settings.load_profile('{name}')\n"
+    run = mine(
+        LIGHT.replace("tried = []", own.replace("{name}", "b") + "    tried = []")
+    )
+    before = "from hypothesis import settings\n" + own.replace("    ", "")
+    (pytester.path / "tests" / "test_before.py").write_text(before.format(name="a"))
+    output, tried = run()
+    assert replay(output) == ["tests/test_mine.py::test_mine"]
+    assert run(*replay(output))[1] == tried
+
+
 def test_more_or_fewer_examples(mine):
     run = mine(LIGHT.replace("< 20", "< 1000"))
     # hypothesis counts one that it has tried before and does not run again
