@@ -358,7 +358,7 @@ def test_invlpg_drops_a_large_page_whole():
 
 
 def test_a_page_table_in_a_page_that_the_machine_marks():
-    """Found by a soak: the mark of page 21h was its own PTE, and one was read with A."""
+    """Found by a soak: the mark of page 21h was its own PTE; a read one had A."""
     read, by_vmm = (READ, False, False), (READ, False, True)
     guest = Guest()
     guest.start()

@@ -250,3 +250,86 @@ def test_the_fault_of_what_reads_to_write(code, ring):
     state = State(ring=ring, paging=True, limit=1)
     assert_equivalent(built, state)
     assert run(built, state).events[0].value == (6 if ring else 2)
+
+
+# -- found by a review of what the properties did not try ------------------------------
+
+
+def test_a_store_over_the_instruction_itself():
+    """The oracle began it again for ever, and there was nothing to compare."""
+    code = "mov byte [0x40000], 0xc6\npush 2\npopf\npushf\npop eax\nhlt"
+    for text in (code, f"mov edi, {stage.CODE}\nmov ecx, 20\nmov al, 0xf4\nrep stosb"):
+        built = program(text)
+        assert run(built, technique="bare").end == "halted"
+        assert_equivalent(built)
+        assert_equivalent(built, State(interrupts=()))
+
+
+def test_a_loop_that_rewrites_itself_ends():
+    """It took 140 s of CPU time: each round is translated anew."""
+    built = program("mov byte [0x40000], 0xc6\njmp $$")
+    for technique in ("trap", "patch", "iopl"):
+        assert run(built, technique=technique).end == "budget"
+
+
+def test_memory_is_compared_at_each_event():
+    """What is written and gone by the end tells the technique, too."""
+    code = "sgdt [DATA]\nint 0x80\nnop\nnop\n"
+    code += "mov dword [DATA], 0\nmov dword [DATA + 4], 0\nhlt"
+    with pytest.raises(AssertionError, match="event 0, INT 80h"):
+        assert_equivalent(program(code), techniques=("trap",))
+
+
+def test_memory_is_compared_after_a_triple_fault():
+    code = "sgdt [DATA]\nlidt [.none]\nud2\n.none: dw 0, 0, 0"
+    assert run(program(code)).end == "triple fault"
+    with pytest.raises(AssertionError, match="00050000"):
+        assert_equivalent(program(code), techniques=("trap",))
+
+
+@pytest.mark.parametrize("ring", [0, 3])
+@pytest.mark.parametrize("code", ["0fc7f0", "0fc7ff", "660fc7f1"])
+def test_rdrand_is_of_no_model(code, ring):
+    """It gave the host's random numbers: no two runs were the same."""
+    built = bytes.fromhex(code) + b"\xf4"
+    assert_equivalent(built, State(ring=ring))
+    assert run(built, State(ring=ring)).events[0].what == "#UD"
+
+
+def test_loope_of_16_bits_that_is_not_taken():
+    """EIP was cut to 16 bits all the same."""
+    assert_equivalent(program("mov ecx, 1\no16 loope $\nhlt"))
+    assert run(program("mov ecx, 1\no16 loope $\nhlt")).end == "halted"
+
+
+STACK_ENDS = ((stage.PT + 4 * (stage.STACK0 >> 12), bytes(4)),)
+
+
+def test_pop_ss_reads_all_of_its_operand():
+    """It read 2 bytes of 4, the last two of which are on a page that is not there."""
+    code = "o16 push ss\npop ss\nhlt"
+    assert first(code, paging=True, limit=4, patches=STACK_ENDS) == ("#PF", 0)
+
+
+def test_iret_looks_at_eip_before_the_rest_of_the_frame():
+    """Vol. 2A IRET: #GP(0) for virtual-8086 mode, not the #PF of what comes after."""
+    code = "push 0x20002\npush 8\npush 0x40020\niret"
+    assert first(code, paging=True, limit=4, patches=STACK_ENDS) == ("#GP", 0)
+
+
+def test_both_pushes_of_a_users_far_call():
+    """The oracle looked at the first one only, the second was made as the kernel."""
+    code = f"mov esp, {stage.COUNTER - 0x1FFC}\ncall {stage.CODE3}:{stage.CODE}"
+    assert first(code, ring=3, paging=True, limit=3) == ("#PF", 7)
+
+
+def test_int1_after_a_return_from_a_fault():
+    """Its frame had the RF that IRET had taken from the fault's."""
+    assert first("ud2\nint1", ring=3, skip=2, limit=2)[0] == "#UD"
+
+
+def test_the_fpu_is_compared():
+    one, other = (run(program(f"{code}\nhlt")) for code in ("fld1", "fldz"))
+    assert one.registers["fp7"] == 0x3FFF << 64 | 1 << 63
+    assert other.registers["fp7"] == 0
+    assert_equivalent(program("fld1\nfldpi\nmovups xmm1, [DATA]\nint 0x80\nhlt"))

@@ -36,9 +36,19 @@ BASE: Final = tuple((at.SEGMENTS + 24 * i + 8) // 8 for i in range(6))
 LIMIT: Final = tuple((at.SEGMENTS + 24 * i + 16) // 4 for i in range(6))
 ATTRIBUTES: Final = tuple((at.SEGMENTS + 24 * i + 20) // 4 for i in range(6))
 CR: Final = at.CR // 8
+_REGISTERS: Final = RFLAGS + 1  # general ones, RIP and RFLAGS stand first
 ERROR_CODE: Final = at.ERROR_CODE // 4
 IS_INT: Final = at.EXCEPTION_IS_INT // 4
 OLD_EXCEPTION: Final = at.OLD_EXCEPTION // 4
+
+_FPU: Final = {
+    **{f"fp{i}": x86_const.UC_X86_REG_FP0 + i for i in range(8)},
+    **{
+        name: getattr(x86_const, f"UC_X86_REG_{name.upper()}")
+        for name in ("fpcw", "fpsw", "fptag", "mxcsr")
+    },
+    **{f"xmm{i}": x86_const.UC_X86_REG_XMM0 + i for i in range(8)},
+}
 
 _DERIVED: Final = (
     at.HF_CPL | at.HF_CS32 | at.HF_SS32 | at.HF_ADDSEG | at.HF_CS64
@@ -140,7 +150,7 @@ class Engine:
 
     def __init__(self, can: Abilities | None = None, *, stepped: bool = False) -> None:
         self.can = abilities() if can is None else can
-        self._stepped = stepped
+        self.stepped = stepped
         if stepped:
             # To stop before any instruction it must look whether to at each.
             self.can = replace(self.can, stops=False, inline=False)
@@ -154,6 +164,7 @@ class Engine:
         self.wraps = False  # addresses from 4 GiB on, those of 0 on again, are in use
         self._error: BaseException | None = None
         self._inside = False
+        self._called = False  # back since a step began
         self._flags_word = ctypes.c_uint64()
         self._flags_ref = ctypes.byref(self._flags_word)
         self._control = (ctypes.c_int64 * word.WORDS)()
@@ -274,6 +285,16 @@ class Engine:
         self.q[CC_SRC] = value & x86.ARITHMETIC_FLAGS
         self.d[DIRECTION] = 0xFFFFFFFF if value & x86.DF else 1
 
+    def fpu(self) -> dict[str, int]:
+        """Return what the x87 FPU and SSE hold, by name.
+
+        fp0 to fp7: R0 to R7, 80 bits; fpcw, fpsw, fptag: 16 bits; mxcsr: 32 bits; xmm0
+        to xmm7: 128 bits.
+        """
+        values = self._uc.reg_read_batch(list(_FPU.values()))
+        wide = (v[0] | v[1] << 64 if isinstance(v, tuple) else v for v in values)
+        return dict(zip(_FPU, wide, strict=True))
+
     def set_segment(
         self, index: int, selector: int, base: int, limit: int, attributes: int
     ) -> None:
@@ -330,6 +351,7 @@ class Engine:
 
     def stop(self) -> None:
         """End `run` before the next block; only from a callback."""
+        self._called = True
         control = self.control
         if control[word.STOP_AT]:
             self._stop_at = control[word.STOP_AT]
@@ -342,7 +364,11 @@ class Engine:
         Only an engine made to be stepped can. Returns False if there is no memory to
         fetch the instruction from.
         """
+        registers = self.q[:_REGISTERS].tobytes()
         status = self._start(1)
+        if not self._called and self.q[:_REGISTERS].tobytes() == registers:
+            # A store over the instruction itself is not done by one: it is begun anew.
+            status = self._start(2)
         if status in (uc_const.UC_ERR_FETCH_PROT, uc_const.UC_ERR_FETCH_UNMAPPED):
             return False
         _check(status, "step")
@@ -356,6 +382,7 @@ class Engine:
         """Run `count` instructions (0: any number); return Unicorn's status."""
         self._store()
         self._error = None
+        self._called = False
         self._inside = True
         try:
             status: int = _lib.uc_emu_start(self._uch, self.q[RIP], 0, 0, count)
@@ -388,7 +415,7 @@ class Engine:
         python = _ON_EXCEPTION(self._exception)
         if not self.can.live:
             self._add(uc_const.UC_HOOK_INTR, python)
-            if not self._stepped:
+            if not self.stepped:
                 self._add(uc_const.UC_HOOK_BLOCK, _ON_BLOCK(self._tick))
             self._add_insn(x86_const.UC_X86_INS_RDTSC, _ON_INSTRUCTION(self._rdtsc))
             return
@@ -401,7 +428,7 @@ class Engine:
         self.control[word.ON_EXCEPTION] = address
         shared = _PTR(ctypes.addressof(self._control))
         self._add(uc_const.UC_HOOK_INTR, _PTR(compiled.on_exception), shared)
-        if not self._stepped:
+        if not self.stepped:
             self._add(uc_const.UC_HOOK_BLOCK, _PTR(compiled.on_block), shared)
         if self.can.inline:
             check = ctypes.cast(_lib.helper_check_exit_request_x86_64, _PTR).value
@@ -444,6 +471,7 @@ class Engine:
     def _exception(self, _uc: int, vector: int, _data: int) -> None:
         try:
             if self.can.live:
+                self._called = True
                 self.d[OLD_EXCEPTION] = _NONE
                 self.on_exception(vector)
                 return
@@ -456,6 +484,7 @@ class Engine:
 
     def _invalid(self, _uc: int, _data: int) -> bool:
         try:
+            self._called = True
             self._load()
             self.d[OLD_EXCEPTION] = _NONE
             self.on_invalid()
@@ -466,6 +495,7 @@ class Engine:
 
     def _in(self, _uc: int, port: int, width: int, _data: int) -> int:
         try:
+            self._called = True
             self._load()
             return self.on_in(port & 0xFFFF, width)
         except BaseException as error:  # noqa: BLE001 (raised again by run)
@@ -474,6 +504,7 @@ class Engine:
 
     def _out(self, _uc: int, port: int, width: int, value: int, _data: int) -> None:
         try:
+            self._called = True
             self._load()
             self.on_out(port & 0xFFFF, width, value)
         except BaseException as error:  # noqa: BLE001 (raised again by run)
@@ -481,6 +512,7 @@ class Engine:
 
     def _cpuid(self, _uc: int, _data: int) -> int:
         try:
+            self._called = True
             self._load()
             self.on_cpuid()
             self._store()

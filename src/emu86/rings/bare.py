@@ -286,6 +286,9 @@ class Bare(Monitor):
         if self.breakpoints.armed and insn is not None and self._breaks(insn):
             return
         trapped = self.q[RFLAGS] & x86.TF
+        # Nothing but breakpoints looks at RF, and the engine's PUSHF would show it; its
+        # IRET to virtual-8086 mode takes flags that no model has.
+        self.q[RFLAGS] &= ~(x86.RF | x86.VIF | x86.VIP)
         try:
             if self._corrected(insn):
                 self._push()
@@ -296,9 +299,6 @@ class Bare(Monitor):
             vector, error = as_fault(self, raised)
             self._deliver(vector, error)
             return
-        # Nothing but breakpoints looks at RF, and the engine's PUSHF would show it; its
-        # IRET to virtual-8086 mode takes flags that no model has.
-        self.q[RFLAGS] &= ~(x86.RF | x86.VIF | x86.VIP)
         halts = insn is not None and insn.opcode == _HLT and not self.segments.cpl
         self.insn = insn
         open_before = self.q[RFLAGS] & x86.IF

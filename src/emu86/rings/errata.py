@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu.engine import RFLAGS, RIP
+from emu86.cpu.engine import RFLAGS, RIP, SELECTOR
 from emu86.rings import io, lossy, msr, operand
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.flags import SETCC
@@ -223,9 +223,9 @@ def _user_call(bare: "Bare", insn: "Insn") -> bool:
         except GuestFault:
             return False  # the engine finds it, too, and first
     stack = Stack(bare)
-    where = stack.base + (stack.esp - insn.size & stack.mask)
-    for byte in (where, where + insn.size - 1):
-        bare.memory.translate(byte & x86.MASK32, write=True, user=True)
+    # As the engine, which pushes both again if both can be.
+    stack.push(bare.d[SELECTOR[x86.CS]], insn.size)
+    stack.push(bare.q[RIP] + insn.length, insn.size)
     return False
 
 
@@ -316,6 +316,10 @@ ERRATA: Final = (
     Erratum(
         frozenset({0x0F01}), "MONITOR, XGETBV, SWAPGS and others are there", "#UD",
         "Vol. 2D XGETBV", _later, ("MONITOR", "XGETBV"),
+    ),
+    Erratum(
+        frozenset({0x0FC7}), "RDRAND and RDSEED give what the host has", "#UD",
+        "Vol. 2B RDRAND", _later, ("RDRAND",),
     ),
     Erratum(
         frozenset({0xF1}), "INT1 is #UD", "#DB, as a trap", "Vol. 2A INT n", _icebp,

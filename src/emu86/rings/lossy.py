@@ -149,10 +149,10 @@ def _loop_by_zf(vmm: "Vmm", insn: "Insn") -> bool:
     q = vmm.q
     mask = 0xFFFF if insn.address_size == 2 else x86.MASK32
     count = q[x86.ECX] - 1 & mask
-    eip = q[RIP] + insn.length
+    eip = q[RIP] + insn.length & x86.MASK32
     if count and bool(vmm.engine.flags() & x86.ZF) == (insn.opcode == _LOOPE):
         eip += (insn.immediate ^ 0x80) - 0x80
-    eip &= 0xFFFF if insn.size == 2 else x86.MASK32
+        eip &= 0xFFFF if insn.size == 2 else x86.MASK32
     if eip > vmm.d[LIMIT[x86.CS]]:
         raise gp(0)
     q[x86.ECX] = q[x86.ECX] & ~mask & x86.MASK32 | count

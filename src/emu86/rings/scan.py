@@ -18,7 +18,7 @@ from emu86.cpu.engine import ATTRIBUTES, RFLAGS
 from emu86.rings import flags
 from emu86.rings.decode import decode
 from emu86.rings.record import Record
-from emu86.rings.table import GROUP7, RECORDS, find, of_later_cpus
+from emu86.rings.table import GROUP7, GROUP9, RECORDS, find, of_later_cpus
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
     those are looked for at the end of a block only: their opcodes are common bytes.
     """
     registers = _class(range(0xC0, 0x100))
-    parts = {GROUP7.to_bytes(2, "big") + registers, _class(_VEX) + registers}
+    parts = {_code(GROUP7) + registers, _class(_VEX) + registers}
+    parts.add(_code(GROUP9) + _class(range(0xF0, 0x100)))
     if ring == _USER:
         parts.add(_PUSHFD)
     for record in RECORDS:
@@ -120,12 +121,20 @@ class Scanner:
         # Where the guest's CPL is the engine's own, its rings 1 and 2 are as its users.
         ring = 3 if vmm.d[_HFLAGS] & 3 == 3 or vmm.segments.inner else 1
         code = vmm.mmu.executed(linear, size)
+        if vmm.engine.stepped:
+            code = self._first(code)  # no more of the block will run
         if not self._filter[ring].search(code):
             return
         self.decoded += 1
         found = self._first_site(code, ring)
         if found is not None:
             self._patch(linear + found & x86.MASK32, linear, size)
+
+    def _first(self, code: bytes) -> bytes:
+        """Return the first instruction of a block."""
+        wide = bool(self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+        insn = decode(code, wide=wide)
+        return code if insn is None else code[: insn.length]
 
     def _first_site(self, code: bytes, ring: int) -> int | None:
         """Return the offset of the first instruction to patch."""

@@ -35,7 +35,7 @@ def _mov(vmm: "Vmm", insn: "Insn") -> None:
 def _pop(vmm: "Vmm", insn: "Insn") -> None:
     index = _POP[insn.opcode]
     stack = Stack(vmm)
-    selector = stack.peek(0, 2)
+    selector = stack.peek(0, insn.size) & 0xFFFF  # all of the operand can fault
     stack.drop(insn.size)
     vmm.segments.load(index, selector)
     # The new ESP counts in the new stack segment's size for SS itself.

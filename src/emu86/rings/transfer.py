@@ -273,9 +273,10 @@ def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
 
 def _iret_to_virtual_8086(vmm: "Vmm", stack: Stack) -> None:
     """Enter virtual-8086 mode from ring 0: SDM Vol. 3B section 20.2.2."""
-    eip, cs, image, esp, *others = (stack.peek(4 * i, 4) for i in range(9))
+    eip, cs, image = (stack.peek(4 * i, 4) for i in range(3))
     if eip > x86.V86_LIMIT:
-        raise gp(0)
+        raise gp(0)  # before the rest is read
+    esp, *others = (stack.peek(4 * i, 4) for i in range(3, 9))
     ss, es, ds, fs, gs = (selector & 0xFFFF for selector in others)
     vmm.q[x86.ESP] = esp
     vmm.q[RIP] = eip

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from emu86.spec import x86
@@ -11,9 +11,9 @@ from emu86.testing import stage
 # What emu86 does not have yet, and says so; the bare machine may have it.
 _NOT_YET: Final = re.compile("real mode|a far jump out of what is no RAM")
 _PAGE: Final = x86.PAGE_SIZE
-# The entries of the pages with descriptors, which techniques keep.
 # The entry of the page after the program's, which a fetch ahead may have used.
 _AHEAD: Final = stage.PT + 4 * ((stage.CODE >> 12) + 1)
+# The entries of the pages with descriptors, which techniques keep.
 _DESCRIPTORS: Final = range(stage.PT + (stage.IDT >> 10), stage.PT + (stage.PD >> 10))
 
 
@@ -23,12 +23,14 @@ class Event:
 
     what: an exception ("#GP"), interrupt ("INT 80h") or port access ("IN 60h"); value:
     its error code, or what was read or written; registers: of the guest as the event
-    came, empty for a port access.
+    came; memory: all of RAM, with what the event has pushed. Both are empty for a port
+    access: of a repeated one the rounds before it may not have written yet.
     """
 
     what: str
     value: int | None
     registers: dict[str, int]
+    memory: bytes = field(repr=False)
 
     def __str__(self) -> str:
         value = "" if self.value is None else f" {self.value:X}h"
@@ -47,12 +49,12 @@ class Outcome:
     events: in order; registers: at the end; memory: all of RAM at the end.
     """
 
-    technique: str
+    technique: str = field(compare=False)
     end: str
     detail: str
     events: tuple[Event, ...]
     registers: dict[str, int]
-    memory: bytes
+    memory: bytes = field(repr=False)
 
     def __str__(self) -> str:
         lines = [f"{self.technique}: {self.end} after {len(self.events)} events"]
@@ -67,14 +69,15 @@ def differences(one: Outcome, other: Outcome, hidden: int = 0) -> Iterator[str]:
     EFLAGS that may differ. The accessed bit of a page of descriptors may differ: a
     technique reads tables whole, and keeps them. So may that of a PDE: the SDM leaves
     open whether an access that then faults sets it (Vol. 3A 4.8), and that of the page
-    after the program's, since code may be fetched ahead (Vol. 3A 11.7). What a CPU
-    holds that has shut down, nobody can tell.
+    after the program's, or where an event finds EIP, since code may be fetched ahead
+    (Vol. 3A 11.7). What registers a CPU holds that has shut down, nobody can tell.
     """
     for number, (left, right) in enumerate(zip(one.events, other.events, strict=False)):
         if (left.what, left.value) != (right.what, right.value):
             yield f"event {number}: {left}, but {right}"
             return
         found = list(_registers(left.registers, right.registers, hidden))
+        found += _memory(left.memory, right.memory, _fetched(left.registers))
         if found:
             yield f"event {number}, {left}:"
             yield from found
@@ -91,9 +94,10 @@ def differences(one: Outcome, other: Outcome, hidden: int = 0) -> Iterator[str]:
         yield f"{other.technique} alone has {other.events[both[0]]}"
     elif one.end != other.end:
         yield f"{one.technique} ended: {one.end}; {other.technique}: {other.end}"
-    elif one.end != "triple fault":
-        yield from _registers(one.registers, other.registers, hidden)
-        yield from _memory(one.memory, other.memory)
+    else:
+        if one.end != "triple fault":
+            yield from _registers(one.registers, other.registers, hidden)
+        yield from _memory(one.memory, other.memory, _fetched(one.registers))
 
 
 def _registers(
@@ -106,7 +110,17 @@ def _registers(
             yield f"  {name}: {left:08X}, but {right:08X} (bits {left ^ right:08X})"
 
 
-def _memory(one: bytes, other: bytes) -> Iterator[str]:
+def _fetched(registers: dict[str, int]) -> tuple[int, ...]:
+    """Where the entries stand that a fetch ahead may have used."""
+    if not registers:
+        return ()
+    entry = (registers["cs.base"] + registers["eip"] >> 12 & 1023) << 2
+    return stage.PT + entry, stage.PT_B + entry, _AHEAD
+
+
+def _memory(one: bytes, other: bytes, fetched: tuple[int, ...]) -> Iterator[str]:
+    if one == other:
+        return
     for start in range(0, len(one), _PAGE):
         left, right = one[start : start + _PAGE], other[start : start + _PAGE]
         if left == right:
@@ -116,7 +130,7 @@ def _memory(one: bytes, other: bytes) -> Iterator[str]:
                 int.from_bytes(page[i : i + 4], "little") for page in (left, right)
             )
             at = start + i
-            either = start == stage.PD or at in _DESCRIPTORS or at == _AHEAD
+            either = start == stage.PD or at in _DESCRIPTORS or at in fetched
             accessed = either and was ^ now == x86.PTE_A
             if was != now and not accessed:
                 yield f"  [{start + i:08X}]: {was:08X}, but {now:08X}"

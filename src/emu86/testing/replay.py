@@ -9,7 +9,6 @@ again, and the registers are those of the start, while the VMM goes on.
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Final
-from zlib import crc32
 
 import numpy as np
 
@@ -262,11 +261,6 @@ def _outcome(
     tsc: int = 0,
 ) -> Outcome:
     registers = observe(monitor)
-    vcpu = monitor.vcpu
-    # Those of value 0 are as if they had not been written.
-    msrs = {f"msr.{n:X}": value for n, value in vcpu.msr.items() if value}
-    registers["msr"] = crc32(repr(sorted(msrs.items())).encode()) if msrs else 0
-    registers["pmu"] = vcpu.pmu.select[0]
     written = monitor.engine.control[word.TSC_OFFSET] != tsc
     registers["tsc"] = int(written)  # time itself is each technique's own
     detail = monitor.end[1] if monitor.end else ""

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
+from zlib import crc32
 
 import numpy as np
 
@@ -27,9 +28,14 @@ from emu86.testing.stage import State
 
 @dataclass
 class Traced:
-    """An instruction about to run: the guest's registers, and the exits it takes."""
+    """An instruction about to run.
+
+    registers: of the guest; memory: a checksum of RAM, less the page tables, where
+    accessed bits may differ; exits: those it takes.
+    """
 
     registers: dict[str, int]
+    memory: int
     exits: list[str] = field(default_factory=list)
 
 
@@ -41,6 +47,7 @@ EVENTS: Final = 100  # that a bare run may see
 STEPS: Final = 2000  # instructions that a bare run may take
 # What a deprivileged one may take for them: virtual time, quarter nanoseconds.
 _BUDGET: Final = 8 * STEPS * word.EXIT_TIME
+_LONGEST: Final = 15  # bytes of an instruction: as many quarter nanoseconds
 
 
 class Ports:
@@ -88,16 +95,17 @@ class Recorder:
     def inject(self, vector: int, error: int | None) -> None:
         """Keep an exception or interrupt."""
         what = x86.event_name(vector)
-        self.events.append(Event(what, error, observe(self.monitor)))
+        ram = bytes(self.monitor.ram.bytes)
+        self.events.append(Event(what, error, observe(self.monitor), ram))
 
     def pio(self, port: int, width: int, value: int, write: bool) -> None:
         """Keep a port access."""
         direction = "OUT" if write else "IN"
-        self.events.append(Event(f"{direction}{8 * width} {port:X}h", value, {}))
+        self.events.append(Event(f"{direction}{8 * width} {port:X}h", value, {}, b""))
 
 
 def observe(monitor: Monitor) -> dict[str, int]:
-    """Return all registers that the guest can read, by name, 32 bits each."""
+    """Return all registers that the guest can read, by name; of MSRs a checksum."""
     q, d, vcpu = monitor.q, monitor.d, monitor.vcpu
     values = {name: q[i] & x86.MASK32 for i, name in enumerate(x86.GPR_NAMES)}
     values["eip"] = q[RIP] & x86.MASK32
@@ -110,7 +118,18 @@ def observe(monitor: Monitor) -> dict[str, int]:
     values |= {"idtr.base": vcpu.idt_base, "idtr.limit": vcpu.idt_limit}
     values |= {"ldtr": vcpu.ldtr.selector, "tr": vcpu.tr.selector}
     values |= {f"dr{n}": vcpu.dr[n] for n in (0, 1, 2, 3, 6, 7)}
+    # Those of value 0 are as if they had not been written.
+    msrs = sorted((n, value) for n, value in vcpu.msr.items() if value)
+    values["msr"] = crc32(repr(msrs).encode()) if msrs else 0
+    values["pmu"] = vcpu.pmu.select[0]
+    values |= monitor.engine.fpu()
     return values
+
+
+def _traced(monitor: Monitor) -> Traced:
+    ram = monitor.ram.bytes
+    rest = crc32(ram[stage.PT_B + x86.PAGE_SIZE :], crc32(ram[: stage.PD]))
+    return Traced(observe(monitor), rest)
 
 
 def run(
@@ -123,8 +142,12 @@ def run(
 
     technique: "bare", "trap", "patch" or "iopl"; trace: a list that takes each
     instruction that runs. The ports are a board's that has no device. ValueError for an
-    unknown technique.
+    unknown technique, TypeError for a program that is no bytes or a state that is none.
     """
+    known = state is None or isinstance(state, State)
+    if not known or not isinstance(program, bytes):
+        message = f"a program of bytes and a State, not {program!r:.40}, {state!r:.40}"
+        raise TypeError(message)
     if technique != "bare" and technique not in TECHNIQUES:
         message = f"technique: no {technique!r}"
         raise ValueError(message)
@@ -221,7 +244,7 @@ def _bare(
             clock.tick()
         if not (line.due and monitor.interrupt()):
             if trace is not None:
-                trace.append(Traced(observe(monitor)))
+                trace.append(_traced(monitor))
             monitor.step()
         if monitor.vcpu.halted and clock is not None and clock.skip():
             monitor.interrupt()
@@ -266,8 +289,15 @@ def by_block(vmm: Vmm) -> str:
     """Run to the end as a machine does; return what kind of end it was."""
     control = vmm.engine.control
     budget = control[word.NOW] + _BUDGET
+    seen, until = -1, 0
     while control[word.NOW] < budget:
-        control[word.STOP_AT] = budget
+        exits = sum(count for count, _ in vmm.exits.values())
+        exits += control[word.COUNT_RDTSC]
+        if exits == seen and control[word.NOW] >= until:
+            break  # all this was the guest's own code, and more than `STEPS`
+        if exits != seen:
+            seen, until = exits, control[word.NOW] + _LONGEST * STEPS
+        control[word.STOP_AT] = until
         vmm.engine.run()
         if vmm.end is not None:
             return vmm.end[0]
@@ -285,7 +315,7 @@ def _by_instruction(vmm: Vmm, line: Line, clock: Clock, trace: Trace | None) -> 
             _interrupt(vmm, line)
         else:
             if trace is not None:
-                trace.append(Traced(observe(vmm)))
+                trace.append(_traced(vmm))
             vmm.engine.step()
             if vmm.scanner.waiting is not None:
                 clock.again()

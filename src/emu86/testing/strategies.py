@@ -365,7 +365,7 @@ def timed() -> Code:
 
 
 def breakpoints() -> Code:
-    """A breakpoint of the debug registers set, on code or data; MOV from DR; all off."""
+    """A breakpoint of the debug registers set, on code or data; a read; all off."""
     set_ = st.builds(
         lambda number, at, kind: (
             mov(x86.EAX, at) + bytes([0x0F, 0x23, 0xC0 | number << 3])
