@@ -3,6 +3,8 @@
 # ruff: noqa: E501 (lines of assembly)
 
 import pytest
+import unicorn
+from unicorn import x86_const
 
 from assembler import assemble
 from emu86 import Machine
@@ -110,3 +112,38 @@ def test_retired_code_is_the_clock():
     spent = control[word.NOW]
     exits = sum(stat.count for stat in machine.stats.exits.values())
     assert abs(spent - 300_000 - exits * word.EXIT_TIME) < 100
+
+
+def unicorn_at_ring_0(code):
+    uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
+    uc.mem_map(0, 0x10000)
+    uc.mem_write(0x1000, assemble(f"bits 32\norg 0x1000\n{code}"))
+    return uc
+
+
+def test_a_step_that_writes_over_itself():
+    """docs/hardware.md: it is begun again for ever, but not if two are asked for."""
+    uc = unicorn_at_ring_0("mov byte [0x1000], 0xc6\nhlt")
+    for _ in range(5):
+        uc.emu_start(0x1000, 0, count=1)
+        assert uc.reg_read(x86_const.UC_X86_REG_EIP) == 0x1000
+    uc.emu_start(0x1000, 0, count=2)
+    assert uc.reg_read(x86_const.UC_X86_REG_EIP) == 0x1007
+
+
+@pytest.mark.parametrize(("kind", "fires"), [(0, True), (0xD, False), (0xF, False)])
+def test_a_breakpoint_on_data_never_fires(kind, fires):
+    """docs/hardware.md: of the engine's own only those on code do, and on ports."""
+    where = ".here" if kind == 0 else "0x2000"
+    uc = unicorn_at_ring_0(
+        f"mov eax, {where}\nmov dr0, eax\nmov eax, {kind << 16 | 1}\nmov dr7, eax\n"
+        "mov [0x2000], eax\nmov ebx, [0x2000]\n.here: nop\nnop\n.end:"
+    )
+    seen = []
+    uc.hook_add(
+        unicorn.UC_HOOK_INTR,
+        lambda _uc, vector, _: (seen.append(vector), uc.emu_stop()),
+    )
+    end = 0x1000 + 5 + 3 + 5 + 3 + 5 + 6 + 2
+    uc.emu_start(0x1000, end)
+    assert seen == ([1] if fires else [])

@@ -155,30 +155,54 @@ def conditionals() -> Code:
 
 
 def strings() -> Code:
-    """MOVS, STOS, LODS, SCAS, CMPS, alone and repeated, over the ends of pages."""
+    """MOVS, STOS, LODS, SCAS, CMPS, alone and repeated, over the ends of pages.
+
+    Both ways, with any segment, operand and address size.
+    """
+    prefixes = (b"", b"\x66", b"\x67", b"\x2e", b"\x64", b"\x36\x66")
     return st.builds(
-        lambda source, target, count, rep, size, opcode: (
+        lambda source, target, count, rep, prefix, way, opcode: (
             mov(x86.ESI, source) + mov(x86.EDI, target) + mov(x86.ECX, count)
-            + rep + size + bytes([opcode])
+            + way + rep + prefix + bytes([opcode])
         ),
         addresses(), addresses(), st.sampled_from((1, 0, 3, 5)),
-        st.sampled_from((b"", b"\xf3", b"\xf2")), st.sampled_from((b"", b"\x66")),
+        st.sampled_from((b"", b"\xf3", b"\xf2")), st.sampled_from(prefixes),
+        st.sampled_from((b"", b"", b"\xfd", b"\xfc")),
         st.sampled_from((0xA4, 0xA5, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF, 0xA6, 0xA7)),
     )  # fmt: skip
 
 
 def jumps() -> Code:
-    """Short jumps, LOOP, JECXZ, near CALL and RET."""
-    short = st.sampled_from((0xEB, 0x74, 0x75, 0x72, 0x7C, 0xE2, 0xE3))
-    return st.one_of(
-        st.builds(lambda op, to: bytes([op, to]), short, st.integers(0, 12)),
-        st.just(b"\xe8\0\0\0\0"),
-        st.just(b"\xc3"),
+    """Jumps, short, near and by register or memory, LOOP, near CALL and RET."""
+    short = st.sampled_from((0xEB, *range(0x70, 0x80), *range(0xE0, 0xE4)))
+    size = st.sampled_from((b"", b"", b"\x66", b"\x67"))
+    near = st.sampled_from(
+        (b"\xe8", b"\xe9", *(bytes([15, 0x80 | c]) for c in range(16)))
     )
+    to = st.integers(0, 12)
+    registers = st.sampled_from((b"\xff\xd3", b"\xff\xe3", b"\x66\xff\xe3"))
+    memory = st.sampled_from((b"\xff\x15", b"\xff\x25"))
+    return st.one_of(
+        st.builds(lambda prefix, op, to: prefix + bytes([op, to]), size, short, to),
+        st.builds(lambda op, to: op + i32(to), near, to),
+        st.builds(lambda to, op: mov(x86.EBX, stage.CODE + to) + op, to, registers),
+        st.builds(
+            lambda to, op: (
+                b"\xc7\x05" + i32(stage.DATA) + i32(stage.CODE + to)
+                + op + i32(stage.DATA)
+            ),
+            to, memory,
+        ),
+        st.just(b"\xe8\0\0\0\0"),
+        st.sampled_from((b"\xc3", b"\xc2\4\0", b"\x66\xc3")),
+    )  # fmt: skip
 
 
 def privileged() -> Code:
-    """CLI, STI, HLT, MOV CR and DR, LGDT, LIDT, LLDT, LTR, LMSW, CLTS, INVLPG, INVD."""
+    """CLI, STI, HLT, MOV CR and DR, LGDT, LIDT, LLDT, LTR, LMSW, CLTS, INVLPG, INVD.
+
+    RDMSR, WRMSR and RDPMC, too.
+    """
     reg = st.integers(0, 7)
     table = st.builds(
         lambda op, limit, base, at: (
@@ -210,8 +234,13 @@ def privileged() -> Code:
                   selectors(), st.sampled_from((2, 3))),
         encoded(b"\x0f\x01", 7, memory=True),
         encoded(b"\x0f\x01", 6),
-        st.sampled_from((0x17, 0x8B, 0, 0x1B, 0xC0000080)).map(
-            lambda n: mov(x86.ECX, n) + b"\x0f\x32"
+        st.builds(lambda n, r: bytes([0x0F, 0x23, 0xC0 | n << 3 | r]),
+                  st.sampled_from((0, 1, 2, 3, 4, 6)), reg),
+        st.builds(lambda r: bytes([0x0F, 0x22, 0xD0 | r]), reg),
+        st.builds(
+            lambda n, op: mov(x86.ECX, n) + op,
+            st.sampled_from((0x17, 0x8B, 0, 0x1B, 0x174, 0x277, 0xC0000080)),
+            st.sampled_from((b"\x0f\x32", b"\x0f\x30", b"\x0f\x33")),
         ),
     )  # fmt: skip
 
@@ -247,6 +276,8 @@ def segment_loads() -> Code:
         st.builds(lambda s, i: mov(x86.EAX, s) + bytes([0x8E, 0xC0 | i << 3]),
                   selectors(), st.sampled_from((0, 3, 4, 5, 2))),
         st.builds(lambda s, pop: push(s) + pop, selectors(), st.sampled_from(pops)),
+        st.sampled_from(pops).map(lambda pop: b"\x66" + pop),
+        st.sampled_from((0, 3, 4, 5)).flatmap(lambda s: encoded(b"\x8e", s)),
         st.builds(
             lambda s, offset, op, r, at: (
                 b"\xc7\x05" + i32(at) + i32(offset)
@@ -277,7 +308,23 @@ def transfers() -> Code:
         st.sampled_from((3, 4, 0x80, 0x82, 0x20, 13, 14)).map(
             lambda vector: bytes([0xCD, vector])
         ),
-        st.sampled_from((b"\xcc", b"\xce", b"\x0f\x0b")),
+        st.sampled_from((b"\xcc", b"\xce", b"\x0f\x0b", b"\xf1")),
+        st.builds(
+            lambda eip, s, op: (
+                b"\xc7\x05" + i32(stage.DATA) + i32(eip)
+                + b"\xc7\x05" + i32(stage.DATA + 4) + i32(s) + op + i32(stage.DATA)
+            ),
+            to, selectors(), st.sampled_from((b"\xff\x1d", b"\xff\x2d")),
+        ),
+        st.builds(
+            lambda values, op: b"".join(b"\x66\x68" + v for v in values) + op,
+            st.tuples(
+                st.just(b"\2\0"),
+                selectors().map(lambda s: struct.pack("<H", s)),
+                st.integers(0, 0xFFFF).map(lambda ip: struct.pack("<H", ip)),
+            ),
+            st.sampled_from((b"\x66\xcb", b"\x66\xcf")),
+        ),
         st.builds(lambda op, eip, s: bytes([op]) + i32(eip) + struct.pack("<H", s),
                   st.sampled_from((0xEA, 0x9A)), to, selectors()),
         st.builds(lambda s, eip, op: push(s) + push(eip) + op, selectors(), to,
@@ -287,7 +334,7 @@ def transfers() -> Code:
 
 
 def ports() -> Code:
-    """IN, OUT, INS and OUTS of all widths, repeated too."""
+    """IN, OUT, INS and OUTS of all widths, repeated too, and by an immediate port."""
     plain = st.builds(
         lambda port, op: mov(x86.EDX, port) + op,
         st.sampled_from(_PORTS),
@@ -301,7 +348,10 @@ def ports() -> Code:
         st.sampled_from(_PORTS), addresses(), st.sampled_from((b"", b"\xf3")),
         st.sampled_from((b"\x6c", b"\x6d", b"\x66\x6d", b"\x6e", b"\x6f", b"\x66\x6f")),
     )  # fmt: skip
-    return st.one_of(plain, moved)
+    immediate = st.builds(
+        lambda op, port: bytes([op, port]), st.integers(0xE4, 0xE7), st.integers(0, 255)
+    )
+    return st.one_of(plain, moved, immediate)
 
 
 def rewriting() -> Code:
