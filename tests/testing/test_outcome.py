@@ -170,6 +170,24 @@ def test_techniques_that_say_nothing(techniques):
         assert_equivalent(b"\xf4", techniques=techniques)
 
 
+def test_a_state_that_is_none():
+    with pytest.raises(TypeError, match="a State, not .*'trap'"):
+        assert_equivalent(b"\xf4", "trap")
+
+
+@pytest.mark.parametrize("paging", [False, True])
+def test_ram_that_parts_is_told_from_its_first_instruction(paging):
+    # A load of DS accesses the GDT's page: its accessed bit may be set before, or not.
+    code = program(f"mov ds, [{stage.DATA - 4}]\nsgdt [{stage.DATA}]\nnop\nhlt")
+    state = State(paging=paging, patches=((stage.DATA - 4, b"\x10\0"),))
+    with pytest.raises(AssertionError) as told:
+        assert_equivalent(code, state, "trap")
+    text = str(told.value)
+    where = "8h:00040006"
+    assert f"they part after the instruction at {where}:\n  RAM is not the same" in text
+    assert f"[{stage.DATA:08X}]: " in text
+
+
 def test_the_instruction_is_looked_for_when_it_is_printed(monkeypatch):
     looked = []
     monkeypatch.setattr(

@@ -85,14 +85,17 @@ def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
             for name in one
             if (one[name] ^ other[name]) & (hidden if name == "eflags" else -1)
         ]
-        if found:
+        if found or left.memory != right.memory:
             if where:
                 yield f"they part after the instruction at {where}:"
             for name in found:
                 yield from _bits(name, technique, one[name], other[name])
+            if left.memory != right.memory:
+                yield "  RAM is not the same"
             return
         where = f"{one['cs']:X}h:{one['eip']:08X}"
-    yield "they part in memory, in their last instruction or in how they end"
+    yield f"they part in the last instruction, at {where}, in how it ends"
+    yield "or in page tables alone"
     if state.interrupts is None:
         yield "(or by the time that they read, which State.interrupts makes the same)"
 
