@@ -32,7 +32,7 @@ def test_a_run_can_be_repeated():
     need_guests()
     first, second = histories(2, seed=1)
     (third,) = histories(1, seed=2)
-    assert len(first["marks"]) == 3
+    assert (len(first["way"]), len(first["marks"])) == (4, 3)
     for part in first:
         assert first[part] == second[part], f"{part}, in the same process"
         assert first[part] == third[part], f"{part}, in another process"

@@ -333,3 +333,11 @@ def test_the_fpu_is_compared():
     assert one.registers["fp7"] == 0x3FFF << 64 | 1 << 63
     assert other.registers["fp7"] == 0
     assert_equivalent(program("fld1\nfldpi\nmovups xmm1, [DATA]\nint 0x80\nhlt"))
+
+
+def test_what_does_not_end_is_compared():
+    code = "push 2\npopf\npushf\npop eax\njmp $"
+    assert run(program(code)).end == "budget"
+    with pytest.raises(AssertionError, match="00000202"):
+        assert_equivalent(program("sti\n" + code), techniques=("trap",))
+    assert_equivalent(program("sti\n" + code), techniques=("patch",))

@@ -61,14 +61,14 @@ class Clock:
     """Counts the instructions of a monitor's guest from its program's first one.
 
     It watches the monitor; `tick` must be called before each instruction. start: linear
-    address of the first one.
+    address of the first one; count: how many have run before the one that comes.
     """
 
     def __init__(self, monitor: Monitor, line: Line, start: int) -> None:
         self._monitor = monitor
         self._line = line
         self._start = start
-        self._count = -1  # the program has not begun
+        self.count = -1  # the program has not begun
         self._here = -1
         self._moved = False  # an event has come since the last tick
         self._retried = False  # or a page was filled, or a block patched
@@ -85,14 +85,14 @@ class Clock:
         # Where the last one was, a transfer may have come to itself; anything else goes
         # on: another round, or another try once a page was filled.
         again = self._retried or not _transfers(insn)
-        if self._count < 0:
-            self._count = 0 if here == self._start else -1
+        if self.count < 0:
+            self.count = 0 if here == self._start else -1
         elif self._moved or here != self._here or not again:
-            self._count += 1
+            self.count += 1
         self._here = here
         self._moved = self._retried = False
-        monitor.engine.control[word.NOW] = max(self._count, 0) * PERIOD
-        self._line.look(self._count)
+        monitor.engine.control[word.NOW] = max(self.count, 0) * PERIOD
+        self._line.look(self.count)
 
     def again(self) -> None:
         """Learn that the instruction has not run yet."""
@@ -103,7 +103,7 @@ class Clock:
         due = self._line.next()
         if due < 0:
             return False
-        self._count = due
+        self.count = due
         self._line.look(due)
         return True
 

@@ -44,9 +44,9 @@ class Event:
 class Outcome:
     """How a program ended under a technique.
 
-    end: "halted", "triple fault", "unsupported", "budget" (it ran on) or "stale" (what
-    it does next depends on what a TLB keeps); detail: more words on it, or empty;
-    events: in order; registers: at the end; memory: all of RAM at the end.
+    end: "halted", "triple fault", "unsupported", "budget" (it ran on), "paused" or
+    "stale" (what it does next depends on what a TLB keeps); detail: more words on it,
+    or empty; events: in order; registers: at the end; memory: all of RAM at the end.
     """
 
     technique: str = field(compare=False)

@@ -43,6 +43,7 @@ Trace = list[Traced]
 
 _MOV_TO_CR: Final = 0x0F22
 _INVLPG: Final = 7  # ModRM.reg
+PAUSED: Final = "paused"
 EVENTS: Final = 100  # that a bare run may see
 STEPS: Final = 2000  # instructions that a bare run may take
 # What a deprivileged one may take for them: virtual time, quarter nanoseconds.
@@ -137,11 +138,13 @@ def run(
     state: State | None = None,
     technique: str = "patch",
     trace: Trace | None = None,
+    instructions: int | None = None,
 ) -> Outcome:
     """Run `program`, 32-bit machine code, from `state` under a technique.
 
     technique: "bare", "trap", "patch" or "iopl"; trace: a list that takes each
-    instruction that runs. The ports are a board's that has no device. ValueError for an
+    instruction that runs; instructions: after so many of the program and its handlers
+    it is "paused". The ports are a board's that has no device. ValueError for an
     unknown technique, TypeError for a program that is no bytes or a state that is none.
     """
     known = state is None or isinstance(state, State)
@@ -155,7 +158,7 @@ def run(
     ram = Ram(stage.MEMORY)
     ram.bytes[:] = stage.image(program, state)
     play = _bare if technique == "bare" else _deprivileged
-    monitor, recorder, end = play(ram, state, technique, trace)
+    monitor, recorder, end = play(ram, state, technique, trace, instructions)
     events = tuple(recorder.events)
     detail = monitor.end[1] if monitor.end else ""
     return Outcome(technique, end, detail, events, observe(monitor), bytes(ram.bytes))
@@ -224,7 +227,7 @@ def at_boot(monitor: Monitor) -> None:
 
 
 def _bare(
-    ram: Ram, state: State, _technique: str, trace: Trace | None
+    ram: Ram, state: State, _technique: str, trace: Trace | None, most: int | None
 ) -> tuple[Monitor, Recorder, str]:
     hardware = Engine(stepped=True)
     hardware.map(0, ram.bytes)
@@ -233,7 +236,7 @@ def _bare(
     recorder = Recorder(monitor, trace)
     monitor.observers.append(recorder)
     clock = None
-    if trace is not None or state.interrupts is not None:
+    if (trace, most, state.interrupts) != (None, None, None):
         clock = Clock(monitor, line, state.at)
     at_boot(monitor)
     tlb = Tlb(ram)
@@ -242,6 +245,9 @@ def _bare(
     for _ in range(STEPS):
         if clock is not None:
             clock.tick()
+            if clock.count == most:
+                end = PAUSED
+                break
         if not (line.due and monitor.interrupt()):
             if trace is not None:
                 trace.append(_traced(monitor))
@@ -266,9 +272,9 @@ def _bare(
 
 
 def _deprivileged(
-    ram: Ram, state: State, technique: str, trace: Trace | None
+    ram: Ram, state: State, technique: str, trace: Trace | None, most: int | None
 ) -> tuple[Monitor, Recorder, str]:
-    stepped = trace is not None or state.interrupts is not None
+    stepped = (trace, most, state.interrupts) != (None, None, None)
     engine = Engine(stepped=stepped)
     engine.map(0, ram.bytes)
     line = Line(state.interrupts or ())
@@ -278,7 +284,7 @@ def _deprivileged(
     at_boot(vmm)
     vmm.start()
     if stepped:
-        end = _by_instruction(vmm, line, Clock(vmm, line, state.at), trace)
+        end = _by_instruction(vmm, line, Clock(vmm, line, state.at), trace, most)
     else:
         end = by_block(vmm)
     vmm.scanner.restore()
@@ -306,10 +312,14 @@ def by_block(vmm: Vmm) -> str:
     return "budget"
 
 
-def _by_instruction(vmm: Vmm, line: Line, clock: Clock, trace: Trace | None) -> str:
+def _by_instruction(
+    vmm: Vmm, line: Line, clock: Clock, trace: Trace | None, most: int | None
+) -> str:
     """Run to the end by single instructions, by the clock and with interrupts."""
     for _ in range(8 * STEPS):
         clock.tick()
+        if clock.count == most:
+            return PAUSED
         if line.due and vmm.is_open():
             vmm.scanner.restore()  # a patched block is translated when it comes to run
             _interrupt(vmm, line)
