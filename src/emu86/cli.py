@@ -238,17 +238,11 @@ def classify(names: tuple[str, ...], as_json: bool) -> None:
     """Tell which system instructions are privileged, and which sensitive.
 
     By running them, on the bare machine and under every technique; takes a minute
-    without names.
+    without names. INSTRUCTION: its name, or words of the names of several.
     """
     from emu86.testing import classify as classifier  # noqa: PLC0415 - see above
 
-    known = {name.lower(): name for name in classifier.NAMES}
-    for name in names:
-        if name.lower() not in known:
-            raise ConfigError(
-                f"classify: no {name!r} (there are {', '.join(classifier.NAMES)})"
-            )
-    chosen = [known[name.lower()] for name in names] or classifier.NAMES
+    chosen = _named("classify", names or classifier.NAMES, classifier.NAMES)
     with _progress("running them") as progress:
         found = []
         for name in chosen:
@@ -264,23 +258,43 @@ def classify(names: tuple[str, ...], as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("name", metavar="INSTRUCTION", required=False)
+@click.argument("name", metavar="[INSTRUCTION]", required=False)
 def lab(name: str | None) -> None:
     """Show what a sensitive instruction does to a small guest, step by step.
 
     On the bare machine, under `trap`, and under `patch`. Without a name: which labs
-    there are.
+    there are. INSTRUCTION: its name, or words of the names of several.
     """
     from emu86.testing.lab import LABS, show  # noqa: PLC0415 - see above
 
     if name is None:
+        width = max(map(len, LABS)) + 2
         for known, guest in LABS.items():
-            click.echo(f"{known:6}{guest.question}")
+            click.echo(f"{known:{width}}{guest.question}")
         return
-    if name.lower() not in LABS:
-        raise ConfigError(f"lab: no {name!r} (there are {', '.join(LABS)})")
-    for line in show(name.lower()):
-        click.echo(line)
+    for number, chosen in enumerate(_named("lab", (name,), tuple(LABS))):
+        click.echo("\n" * min(number, 1), nl=False)
+        for line in show(chosen):
+            click.echo(line)
+
+
+def _named(
+    command: str, wanted: tuple[str, ...], names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the names that are wanted, or have the words that are, in any case.
+
+    Raises ConfigError.
+    """
+    known = {name.lower().replace(",", ""): name for name in names}
+    found: dict[str, None] = {}
+    for one in wanted:
+        words = one.lower().replace(",", "")
+        having = [name for name in known if f" {words} " in f" {name} "]
+        if not having:
+            raise ConfigError(f"{command}: no {one!r} (there are {'; '.join(names)})")
+        chosen = [words] if words in known else having
+        found |= {known[name]: None for name in chosen}
+    return tuple(found)
 
 
 def _tell(

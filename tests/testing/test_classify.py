@@ -121,9 +121,26 @@ def test_the_command():
     assert "trap: CPL 0: eflags" in shown.output
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["CLTS"], ["CLTS"]),
+        (["fpu"], ["FPU, MMX, WAIT"]),
+        (["sse", "SSE"], ["SSE"]),
+        (["lds, les, lfs, lgs"], ["LDS, LES, LFS, LGS"]),
+        (["int"], ["INT n"]),
+        (["to cr2", "cr2"], ["MOV to CR2", "MOV from CR2"]),
+    ],
+)
+def test_words_of_names(words, found):
+    result = CliRunner().invoke(commands, ["classify", "--json", *words])
+    assert [one["name"] for one in json.loads(result.output)] == found
+
+
 def test_an_unknown_instruction():
     error = CliRunner().invoke(commands, ["classify", "fnord"]).exception
-    assert "no 'fnord'" in str(error)
+    assert "no 'fnord' (there are CLI; STI; HLT; " in str(error)
+    assert "; LDS, LES, LFS, LGS; LSS; " in str(error)
 
 
 def the_page_is_what_is_observed():
