@@ -163,5 +163,4 @@ def class_row(found: "Class") -> tuple[str, ...]:
 def class_notes(found: "Class") -> list[str]:
     """Return what goes wrong under which technique, and what the engine has wrong."""
     lines = [f"{name}: {line}" for name, line in found.wrong.items() if line]
-    lines += [f"the engine: {line}" for line in found.errata]
-    return lines + [f"the engine: {line}" for line in (found.engine,) if line]
+    return lines + [f"the engine: {line}" for line in found.engine]

@@ -61,6 +61,7 @@ def test_what_is_observed(name, traps, iopl3, vm86, behaviour, leaks, control):
 
 def of_the_cpu_and_of_flags():
     found = {one.name: one for one in table()}
+    assert found["IRET"].wrong["trap"].startswith("CPL 3: eflags: 00000202, but 000000")
     assert found["PUSHF"].leaks == ("IF", "IOPL")
     assert found["PUSHF"].vm86 == ("#GP", "runs")
     assert found["POPF"].behaviour == ("CPL", "IOPL")
@@ -74,14 +75,33 @@ def of_the_cpu_and_of_flags():
 
 
 def test_where_the_engine_is_no_cpu():
-    port = classify("IN")
-    assert port.errata == ("port I/O never faults",)
-    assert port.engine.startswith("CPL 1: event 0: #GP 0h")
-    iret = classify("IRET")
-    assert "IRET takes VM" in " ".join(iret.errata)
-    assert iret.engine == "CPL 3: a CPU raises #GP, but it runs"
-    limit = classify("MOV beyond a limit")
-    assert limit.engine == "CPL 0: a CPU raises #GP, but it runs"
+    (port,) = classify("IN").engine
+    assert port.startswith("port I/O never faults (CPL 1: event 0: #GP 0h")
+    said = "(CPL 0: a CPU raises #GP, but it runs)"
+    assert classify("MOV beyond a limit").engine == (
+        f"data segments have no limit {said}",
+    )
+    returns = "\n".join(classify("RET far").engine)
+    for line in (
+        f"RET iw releases a signed number of bytes {said}",
+        "far returns do not look at the limit (CPL 0: event 0: #GP 0h",
+        "any IRET takes VM (CPL 3: event 0: #PF 5h",
+    ):
+        assert line in returns
+    (call,) = classify("CALL far").engine
+    assert "as the kernel (CPL 3: event 0: #PF 7h" in call
+    (to_dr,) = classify("MOV to DR").engine
+    assert "breakpoints on data do not fire (CPL 0: event 0: #DB" in to_dr
+    (ltr,) = classify("LTR").engine
+    assert ltr.startswith("LTR takes a null selector (CPL 0: event 0: #GP 0h")
+
+
+def test_what_a_cpu_raises():
+    # RET iw of 8000h bytes, where the VMM is right by itself and nobody compares.
+    (form,) = (form for form in FORMS if form.cpu and form.name == "RET far")
+    state = State(limit=1, patches=form.patches)
+    outcome = run(b"".join((*form.before, form.code)), state)
+    assert str(outcome.events[0]) == "#GP CCCCh at 8h:0004000A"
 
 
 @pytest.mark.parametrize("technique", ["bare", "trap", "patch", "iopl"])

@@ -9,12 +9,13 @@ A technique is right about a form if the guest's kernel and its users cannot tel
 from the bare machine, and so is the engine if it needs no correction.
 """
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, Final
 
-from emu86.rings.errata import ERRATA
+from emu86.rings.breakpoints import Breakpoints
+from emu86.rings.decode import Insn, decode
+from emu86.rings.errata import ERRATA, Erratum
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.equivalence import HIDDEN
@@ -45,8 +46,10 @@ LEFT_OUT: Final = frozenset(
     {"IRET", "INTO", "MOV to SS", "POP SS", "LSS", "LDS, LES, LFS, LGS", "RDTSC"}
 )
 
+# Handlers that halt at once.
+_HALTING: Final = (stage.HANDLERS, b"\xf4" * 0x80)
 # One privileged resource at a time, by the name of what it changes in `observe`.
-_BASE: Final = {"tr": stage.TSS_B_SELECTOR, "limit": 1, "skip": 0}
+_BASE: Final = {"tr": stage.TSS_B_SELECTOR}
 _VARIED: Final[tuple[tuple[str, dict[str, Any], Change], ...]] = (
     ("IF", {"flags": 0x202}, NO_CHANGE),
     ("IOPL", {"flags": 0x3002}, NO_CHANGE),
@@ -78,7 +81,6 @@ _RESOURCES: Final = {
 _IF_IOPL: Final = {x86.IF: "IF", x86.IOPL: "IOPL"}
 _SEEN: Final = ("eax", "ecx", "edx", "ebx", "ebp", "esi", "edi")
 _FAULTS: Final = ("#GP", "#NP", "#SS", "#UD", "#NM", "#TS", "#PF")
-_IOPL3: Final = x86.IOPL
 # Where a technique is held against the bare machine: ring, EFLAGS.
 _STATES: Final = (
     (0, 2), (0, 0x202), (0, 0x3202), (1, 2), (1, 0x3202), (2, 0x202), (2, 0x3002),
@@ -97,9 +99,8 @@ class Class:
     "runs" or what it raises; privileged; behaviour: resources that it depends on, CPL
     among them; leaks: those of them whose change makes no trap, and the CPL; control:
     resources that it changes; wrong: by technique, what the guest sees otherwise than
-    on the bare machine, empty if equivalence holds; errata: what the engine under emu86
-    does otherwise than a CPU, and the oracle corrects; engine: where this was seen, or
-    what it does otherwise and nobody corrects.
+    on the bare machine, empty if equivalence holds; engine: what the engine does
+    otherwise than a CPU, each with where it was seen first.
     """
 
     name: str
@@ -111,8 +112,7 @@ class Class:
     leaks: tuple[str, ...]
     control: tuple[str, ...]
     wrong: dict[str, str]
-    errata: tuple[str, ...]
-    engine: str
+    engine: tuple[str, ...]
 
     @property
     def sensitive(self) -> bool:
@@ -137,9 +137,34 @@ def _replay(technique: str) -> Replay:
     return Replay(technique)
 
 
+class _Unarmed(Breakpoints):
+    """Breakpoints that only the engine itself could make fire."""
+
+    @property
+    def armed(self) -> bool:
+        """Nobody else looks."""
+        return False
+
+
 @cache
-def _bare_replay(*, raw: bool) -> BareReplay:
-    return BareReplay(raw=raw)
+def _engine(erratum: Erratum | None) -> BareReplay:
+    """The engine as it is, or with one erratum put right."""
+    replay = BareReplay(raw=erratum is None)
+    bare = replay._bare
+    if erratum is None:
+        bare.breakpoints = _Unarmed(bare)
+    else:
+
+        def corrected(insn: Insn | None) -> bool:
+            if insn is None or insn.opcode not in erratum.opcodes:
+                return False
+            return erratum.act(bare, insn)
+
+        bare._corrected = corrected  # type: ignore[method-assign]
+    return replay
+
+
+_bare_replay: Final = cache(BareReplay)
 
 
 def _program(form: Form, *, virtual_8086: bool) -> tuple[bytes, int]:
@@ -152,29 +177,37 @@ def _program(form: Form, *, virtual_8086: bool) -> tuple[bytes, int]:
     return (ahead + code + jump).ljust(size, b"\x90") + b"\xcc", len(ahead)
 
 
-@lru_cache(maxsize=80)
-def _play(
-    form: Form,
-    technique: str,
-    ring: int,
-    change: Change = NO_CHANGE,
-    **varied: Any,  # noqa: ANN401 - fields of State
-) -> Outcome:
-    """Play a form; technique "raw": on the engine with its mistakes."""
-    varied = dict(varied)
-    flags = varied.pop("flags", x86.FLAGS_FIXED) | form.flags
+def _start(form: Form, ring: int, varied: dict[str, Any]) -> tuple[bytes, State]:
+    """Return the program of a form and where it starts; varied: fields of State."""
+    flags = varied.get("flags", 0) | form.flags | x86.FLAGS_FIXED
     program, _ = _program(form, virtual_8086=bool(flags & x86.VM))
-    patches = ((AT, form.data or bytes(8)), *form.patches)
+    patches = (_HALTING, (AT, form.data or bytes(8)), *form.patches)
     patches += tuple(
         (place + _ALIEN - stage.GDT, data)
         for place, data in form.patches
         if place in range(stage.GDT, stage.LDT)
     )
     fields = _BASE | form.state | varied | {"flags": flags, "patches": patches}
-    state = State(ring=ring, **fields)
-    if technique in ("bare", "raw"):
-        return _bare_replay(raw=technique == "raw").play(program, state, change)
-    return _replay(technique).play(program, state)
+    return program, State(ring=ring, **fields)
+
+
+def _play(
+    form: Form,
+    ring: int,
+    change: Change = NO_CHANGE,
+    **varied: Any,  # noqa: ANN401 - fields of State
+) -> Outcome:
+    """Play a form on the bare machine."""
+    if varied.get("flags") == x86.FLAGS_FIXED:
+        del varied["flags"]  # so that it is one run
+    return _played(form, ring, change, tuple(varied.items()))
+
+
+@lru_cache(maxsize=64)
+def _played(
+    form: Form, ring: int, change: Change, varied: tuple[tuple[str, Any], ...]
+) -> Outcome:
+    return _bare_replay().play(*_start(form, ring, dict(varied)), change)
 
 
 def _told(outcome: Outcome) -> Event | None:
@@ -229,7 +262,7 @@ def _summary(values: list[bool]) -> str:
 def _behaviour(form: Form) -> tuple[set[str], set[str]]:
     """The resources that a form's effect depends on, and those of them it leaks."""
     found, leaked = set(), set()
-    inner, outer = (_effect(form, _play(form, "bare", ring)) for ring in (0, 3))
+    inner, outer = (_effect(form, _play(form, ring)) for ring in (0, 3))
     if inner != outer and not inner[0] == outer[0] == "traps":
         found.add("CPL")
         leaked.add("CPL")
@@ -237,8 +270,8 @@ def _behaviour(form: Form) -> tuple[set[str], set[str]]:
         # What is varied shows in EFLAGS at any rate, but for what PUSHF has pushed.
         ignore = 0 if form.name == "PUSHF" else varied.get("flags", 2) ^ 2
         for ring in (0, 3):
-            base = _effect(form, _play(form, "bare", ring), ignore)
-            other = _effect(form, _play(form, "bare", ring, change, **varied), ignore)
+            base = _effect(form, _play(form, ring), ignore)
+            other = _effect(form, _play(form, ring, change, **varied), ignore)
             if base != other:
                 found.add(name)
                 if "traps" not in (base[0], other[0]):
@@ -249,17 +282,23 @@ def _behaviour(form: Form) -> tuple[set[str], set[str]]:
 _NOP: Final = Form("NOP", b"\x90")
 
 
+@lru_cache(maxsize=16)
+def _before(**fields: Any) -> dict[str, int]:  # noqa: ANN401 - fields of State
+    """What registers hold where a form changes nothing."""
+    outcome = _play(_NOP, 0, **fields)
+    told = _told(outcome)
+    assert told is not None
+    return outcome.registers | told.registers
+
+
 def _control(form: Form) -> set[str]:
     """The resources that a form changes at CPL 0."""
     for varied in ({}, {"flags": 0x202}, {"cr0": x86.CR0_TS}):
-        outcome = _play(form, "bare", 0, **form.state | varied)
+        outcome = _play(form, 0, NO_CHANGE, **varied)
         if _fault(form, outcome):
             continue
         event = _told(outcome)
-        nothing = _play(_NOP, "bare", 0, **form.state | varied)
-        told = _told(nothing)
-        assert told is not None
-        before = nothing.registers | told.registers
+        before = _before(**form.state | varied)
         after = outcome.registers | (event.registers if event else {})
         if event is None and after["eip"] in range(stage.CODE, HERE):
             return {"the run"}
@@ -278,14 +317,12 @@ def _control(form: Form) -> set[str]:
     return set()
 
 
-def _vm86(forms: list[Form], iopl: int) -> str:
-    """What forms do in virtual-8086 mode: "runs", or what they raise."""
-    found = set()
-    for form in forms:
-        if form.in_vm86:
-            outcome = _play(form, "bare", 0, flags=x86.VM | iopl | 2)
-            found.add(_fault(form, outcome, virtual_8086=True) or "runs")
-    return ", ".join(sorted(found))
+def _vm86(form: Form, iopl: int) -> set[str]:
+    """What a form does in virtual-8086 mode: "runs", or what it raises."""
+    if not form.in_vm86:
+        return set()
+    outcome = _play(form, 0, flags=x86.VM | iopl | 2)
+    return {_fault(form, outcome, virtual_8086=True) or "runs"}
 
 
 def _where(ring: int, flags: int) -> str:
@@ -293,83 +330,120 @@ def _where(ring: int, flags: int) -> str:
     return f"VM86{level}" if flags & x86.VM else f"CPL {ring}{level}"
 
 
-def _pair(form: Form, technique: str, ring: int, flags: int) -> tuple[Outcome, Outcome]:
-    """Play a form on the bare machine and under a technique."""
-    if form.clock and technique != "raw":
-        program, _ = _program(form, virtual_8086=bool(flags & x86.VM))
-        state = State(ring=ring, flags=flags, **_BASE)  # type: ignore[arg-type]
-        clocked = replace(state, interrupts=())
-        return run(program, clocked, "bare"), run(program, clocked, technique)
-    bare = _play(form, "bare", ring, flags=flags)
-    return bare, _play(form, technique, ring, flags=flags)
+def _first(one: Outcome, other: Outcome, hidden: int = 0) -> str:
+    """Tell the first difference, "" if there is none."""
+    found = list(differences(one, other, hidden))
+    # The first line may only say at which event the registers part.
+    return found[found[0].endswith(":")].strip() if found else ""
 
 
-def _differences(form: Form, technique: str) -> Iterator[str]:
-    """Tell what the guest sees otherwise, the first of each state."""
-    for ring, flags in _STATES:
-        played = form.in_vm86 if flags & x86.VM else ring in form.rings
-        if not played:
-            continue
-        bare, other = _pair(form, technique, ring, flags)
-        if technique == "iopl" and flags & x86.IOPL:
-            # That it cannot give its users an IOPL stands in every frame.
-            other = replace(other, memory=bare.memory)
-        found = list(differences(bare, other, HIDDEN.get(technique, 0)))
-        if found:
-            # The first line may only say at which event the registers part.
-            line = found[1] if found[0].endswith(":") else found[0]
-            yield f"{_where(ring, flags)}: {line.strip()}"
+@lru_cache(maxsize=4)
+def _clocked(form: Form, technique: str, ring: int, flags: int) -> Outcome:
+    """Play a form that looks at the time, which goes by instructions."""
+    program, state = _start(form, ring, {"flags": flags})
+    return run(program, replace(state, interrupts=()), technique)
 
 
-def _wrong(forms: list[Form], technique: str) -> str:
-    return next((line for form in forms for line in _differences(form, technique)), "")
+def _difference(form: Form, technique: str, ring: int, flags: int) -> str:
+    """Tell what the guest sees otherwise under a technique, "" if nothing."""
+    if form.clock:
+        bare, other = (_clocked(form, t, ring, flags) for t in ("bare", technique))
+    else:
+        bare = _play(form, ring, flags=flags)
+        other = _replay(technique).play(*_start(form, ring, {"flags": flags}))
+    if technique == "iopl" and flags & x86.IOPL:
+        # That it cannot give its users an IOPL stands in every frame.
+        events = list(other.events)
+        for i, known in enumerate(bare.events[: len(events)]):
+            events[i] = replace(events[i], memory=known.memory)
+        other = replace(other, memory=bare.memory, events=tuple(events))
+    return _first(bare, other, HIDDEN.get(technique, 0))
 
 
-def _engine(forms: list[Form]) -> str:
-    """What the engine does otherwise than a CPU: "" if nothing."""
-    for form in forms:
-        if form.cpu is None:
-            continue
-        ring, what = form.cpu
-        if _fault(form, _play(form, "raw", ring)) != what:
-            return f"CPL {ring}: a CPU raises {what}, but it runs"
-    return _wrong(forms, "raw")
+def _mistake(form: Form, ring: int, flags: int) -> tuple[str, str]:
+    """Tell which erratum of the engine shows, and how; both "" if none does."""
+    start = _start(form, ring, {"flags": flags})
+    bare = _play(form, ring, flags=flags)
+    line = _first(bare, _engine(None).play(*start))
+    if not line:
+        return "", ""
+    insn = decode(form.code, wide=True)
+    for one in ERRATA:
+        # The one that, put right, makes it right.
+        concerns = insn is not None and insn.opcode in one.opcodes
+        if concerns and not _first(bare, _engine(one).play(*start)):
+            return one.engine, line
+    return "more than one thing", line
+
+
+class _Observed:
+    """What is seen of an instruction as one form after the other runs."""
+
+    def __init__(self) -> None:
+        self.traps: tuple[list[bool], ...] = ([], [], [], [])  # by CPL
+        self.user_iopl3: list[bool] = []
+        self.vm86: tuple[set[str], set[str]] = set(), set()
+        self.behaviour: set[str] = set()
+        self.leaks: set[str] = set()
+        self.control: set[str] = set()
+        self.wrong = dict.fromkeys(TECHNIQUES, "")
+        self.engine: dict[str, str] = {}  # where each mistake was seen first
+
+    def compare(self, form: Form) -> None:
+        """Hold the techniques and the engine against the bare machine."""
+        for ring, flags in _STATES:
+            if not (form.in_vm86 if flags & x86.VM else ring in form.rings):
+                continue
+            where = _where(ring, flags)
+            for technique in TECHNIQUES:
+                if not self.wrong[technique]:
+                    line = _difference(form, technique, ring, flags)
+                    self.wrong[technique] = f"{where}: {line}" if line else ""
+            mistake, line = _mistake(form, ring, flags)
+            if mistake:
+                self.engine.setdefault(mistake, f"{where}: {line}")
+        if form.cpu is not None:
+            ring, what, mistake = form.cpu
+            outcome = _engine(None).play(*_start(form, ring, {}))
+            if _fault(form, outcome) != what:
+                line = f"CPL {ring}: a CPU raises {what}, but it runs"
+                self.engine.setdefault(mistake, line)
+
+    def look(self, form: Form) -> None:
+        """Learn when a form traps, what it depends on and what it changes."""
+        for ring, traps in enumerate(self.traps):
+            traps.append(bool(_fault(form, _play(form, ring))))
+        self.user_iopl3.append(bool(_fault(form, _play(form, 3, flags=0x3002))))
+        for raised, iopl in zip(self.vm86, (0, x86.IOPL), strict=True):
+            raised.update(_vm86(form, iopl))
+        found, leaked = _behaviour(form)
+        self.behaviour |= found
+        self.leaks |= leaked
+        self.control |= _control(form)
 
 
 def classify(name: str) -> Class:
     """Observe all forms of an instruction of FORMS; KeyError for another."""
-    forms = [form for form in FORMS if form.name == name]
-    if not forms:
+    if name not in NAMES:
         raise KeyError(name)
-    behaviour: set[str] = set()
-    leaks: set[str] = set()
-    for form in forms:
-        found, leaked = _behaviour(form)
-        behaviour |= found
-        leaks |= leaked
-    traps = tuple(
-        _summary([bool(_fault(form, _play(form, "bare", ring))) for form in forms])
-        for ring in range(4)
-    )
-    iopl3 = _summary(
-        [bool(_fault(form, _play(form, "bare", 3, flags=0x3002))) for form in forms]
-    )
-    control: set[str] = set().union(*map(_control, forms))
-    privileged = traps[3] == "always" and traps[0] != "always"
+    seen = _Observed()
+    for form in FORMS:
+        if form.name == name:
+            seen.compare(form)
+            if form.classed:
+                seen.look(form)
+    first, second, third, user = map(_summary, seen.traps)
+    privileged = user == "always" and first != "always"
     if privileged:
         # That it traps at CPL 3 is all that tells the CPL.
-        behaviour.discard("CPL")
-        leaks.discard("CPL")
-    words = name.split(", ")
+        seen.behaviour.discard("CPL")
+        seen.leaks.discard("CPL")
+    without, with_iopl = (", ".join(sorted(found)) for found in seen.vm86)
     return Class(
-        name, (traps[0], traps[1], traps[2], traps[3]), iopl3,
-        (_vm86(forms, 0), _vm86(forms, _IOPL3)), privileged, tuple(sorted(behaviour)),
-        tuple(sorted(leaks)), tuple(sorted(control)),
-        {technique: _wrong(forms, technique) for technique in TECHNIQUES},
-        tuple(
-            one.engine for one in ERRATA if any(word in one.about for word in words)
-        ),
-        _engine(forms),
+        name, (first, second, third, user), _summary(seen.user_iopl3),
+        (without, with_iopl), privileged, tuple(sorted(seen.behaviour)),
+        tuple(sorted(seen.leaks)), tuple(sorted(seen.control)), seen.wrong,
+        tuple(f"{mistake} ({line})" for mistake, line in seen.engine.items()),
     )  # fmt: skip
 
 

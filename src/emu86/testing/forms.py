@@ -31,8 +31,10 @@ class Form:
     EFLAGS that it needs; state: fields of State; patches: bytes that it needs, by
     address; vm86: instructions as 16-bit code, the form the last of them, or None if
     another form is the same there, or () for the same with prefixes; clock: it looks
-    at the time; rings: at which CPL techniques are held against the bare machine; cpu:
-    a CPL, and what a CPU raises there by the SDM where the engine does not.
+    at the time; rings: at which CPL techniques are held against the bare machine;
+    classed: the instruction's class is told from it, or else techniques and engine
+    alone are tried with it; cpu: a CPL, what a CPU raises there by the SDM, and what
+    the engine, which does not, has wrong, where the bare machine has it wrong, too.
     """
 
     name: str
@@ -45,7 +47,8 @@ class Form:
     vm86: tuple[bytes, ...] | None = ()
     clock: bool = False
     rings: tuple[int, ...] = (0, 1, 2, 3)
-    cpu: tuple[int, str] | None = None
+    classed: bool = True
+    cpu: tuple[int, str, str] | None = None
 
     @property
     def in_vm86(self) -> tuple[bytes, ...]:
@@ -84,6 +87,16 @@ def _of_memory(
 def _of_ax(name: str, code: str, *values: int) -> tuple[Form, ...]:
     """Return forms with each value in EAX."""
     return tuple(Form(name, _hex(code), (mov(x86.EAX, value),)) for value in values)
+
+
+def _odd(
+    name: str,
+    code: str,
+    *before: bytes,
+    **fields: Any,  # noqa: ANN401 - fields of Form
+) -> Form:
+    """Return a form that no program means, or that shows a mistake of the engine's."""
+    return Form(name, _hex(code), before, vm86=None, classed=False, **fields)
 
 
 def _sel(selector: int) -> bytes:
@@ -203,6 +216,8 @@ _SENSITIVE: Final = (
     *_of_memory("SIDT", "0f01", 1),
     *_stored("SLDT", "0f00", 0),
     *_stored("STR", "0f00", 1),
+    # CR0 with NE clear, which the VMM's has set.
+    _odd("SMSW", "660f01e0", mov(0, 0x11), b"\x0f\x22\xc0", rings=(0,)),
     *_stored("SMSW", "0f01", 4),
     Form("PUSHF", b"\x9c"),
     Form("PUSHF", b"\x66\x9c", vm86=(b"\x9c",)),
@@ -329,7 +344,7 @@ def _far(name: str, opcode: int, reg: int, *gates: int) -> tuple[Form, ...]:
 
 
 def _back(selector: int, *more: int) -> tuple[bytes, ...]:
-    """What RET far finds on the stack; more: SS and ESP of an outer ring."""
+    """What RET far finds on the stack; more: SS and ESP of an outer ring, EFLAGS."""
     return tuple(map(push, (*more, selector, HERE)))
 
 
@@ -345,12 +360,7 @@ _RETURNS: Final = (
     Form("RET far", b"\xcb", _back(stage.CODE3, *_OUTER), vm86=None),
     Form("RET far", b"\xcb", _back(stage.CODE_OF[1], *_OUTER1), vm86=None),
     Form("RET far", b"\xca\4\0", _back(stage.CODE0), vm86=(*_BACK86, b"\xca\4\0")),
-    Form(
-        "RET far",
-        b"\xca\4\0",
-        tuple(map(push, (*_OUTER, 0, stage.CODE3, HERE))),
-        vm86=None,
-    ),
+    Form("RET far", b"\xca\4\0", _back(stage.CODE3, *_OUTER, 0), vm86=None),
     Form("RET far", b"\x66\xcb", _BACK16, vm86=None),
     *(
         Form(
@@ -365,30 +375,11 @@ _RETURNS: Final = (
         for f in (0x2, 0x202, 0x3002)
     ),
     *(
-        Form(
-            "IRET",
-            b"\xcf",
-            tuple(map(push, (*_OUTER, f, stage.CODE3, HERE))),
-            vm86=None,
-        )
+        Form("IRET", b"\xcf", _back(stage.CODE3, *_OUTER, f), vm86=None)
         for f in (0x2, 0x202, 0x3002)
     ),
-    Form(
-        "IRET",
-        b"\xcf",
-        tuple(map(push, (*_OUTER1, 0x202, stage.CODE_OF[1], HERE))),
-        vm86=None,
-    ),
+    Form("IRET", b"\xcf", _back(stage.CODE_OF[1], *_OUTER1, 0x202), vm86=None),
     Form("IRET", b"\x66\xcf", (_push16(0x202), *_BACK16), vm86=None),
-    # At CPL 1 and 2 the oracle, too, takes VM, which a CPU does at CPL 0 alone.
-    Form(
-        "IRET",
-        b"\xcf",
-        tuple(map(push, _V86)),
-        vm86=None,
-        rings=(0, 3),
-        cpu=(3, "#GP"),
-    ),
     Form("IRET", b"\xcf", flags=x86.NT, patches=(_BUSY, _LINK), vm86=None),
 )
 _OVERFLOWS: Final = (b"\xb0\x7f", b"\x04\x01", b"\xce")
@@ -439,11 +430,56 @@ _OTHERS: Final = (
         (mov(0, 0x73), b"\x8e\xd8"),
         patches=((stage.GDT + 0x70 + 5, b"\xf2"),),
         vm86=(b"\x67\x66\xa1" + i32(0x10000),),
-        cpu=(0, "#GP"),
+        cpu=(0, "#GP", "data segments have no limit"),
     ),
 )
 
+_KERNELS: Final = stage.BOOT + 0x800  # with paging on, a page of the kernel's
+_HANDLER: Final = stage.HANDLERS + 0x800
+_ON_KERNELS: Final = mov(x86.ESP, _KERNELS)
+_FRAME: Final = (_KERNELS, struct.pack("<III", HERE, stage.CODE3, 2))
+_SHORT: Final = 0x68  # a code segment of 64 KiB, and HERE is beyond
+
+_ODD: Final = (
+    _odd("LTR", "0f00d8", mov(0, 0)),
+    _odd("MOV to CR0", "0f22c0", mov(0, x86.CR0_NW | x86.CR0_PE)),
+    _odd("MOV to CR4", "0f22e0", mov(0, 1 << 31)),
+    # DR0 is at AT, DR7 breaks at a write of 4 bytes there, which comes next.
+    _odd(
+        "MOV to DR", "0f23f8 a3" + i32(AT).hex(),
+        mov(0, AT), b"\x0f\x23\xc0", mov(0, 0xD0401), rings=(0,),
+    ),
+    _odd(
+        "CALL far", "9a" + (i32(HERE) + _sel(stage.CODE3)).hex(), _ON_KERNELS,
+        state={"paging": True},
+    ),
+    _odd("RET far", "cb", _ON_KERNELS, state={"paging": True}, patches=(_FRAME,)),
+    _odd("RET far", "cb", *_back(_SHORT)),
+    # SS:ESP of the outer ring is below the stack for the engine, above it for a CPU.
+    _odd(
+        "RET far", "ca0080", *_back(stage.CODE3), rings=(),
+        patches=((stage.STACK0 - 0x8000, struct.pack("<II", *reversed(_OUTER))),),
+        cpu=(0, "#GP", "RET iw releases a signed number of bytes"),
+    ),
+    # It is the handler of an INT, and goes back to a user whom the VMM has seen.
+    _odd(
+        "IRET", "cd85", rings=(3,),
+        patches=(
+            (stage.IDT + 8 * 0x85, stage.gate(stage.CODE0, _HANDLER, x86.SYS_INT32, 3)),
+            (_HANDLER, b"\xcf"),
+        ),
+    ),
+    _odd("IRET", "cf", _ON_KERNELS, state={"paging": True}, patches=(_FRAME,)),
+    _odd("IRET", "cf", push(2), *_back(_SHORT)),
+    _odd("IRET", "cf", *map(push, _V86[:-1]), push(HERE), rings=(0,)),
+    # At CPL 1 and 2 the bare machine, too, takes VM, as a CPU does at CPL 0 alone.
+    _odd(
+        "IRET", "cf", *map(push, _V86), rings=(0, 3),
+        cpu=(3, "#GP", "IRET of a user takes VM"),
+    ),
+)  # fmt: skip
+
 FORMS: Final = (
-    *_PRIVILEGED, *_PORTS, *_SENSITIVE, *_SREGS, *_TRANSFERS, *_OTHERS,
+    *_PRIVILEGED, *_PORTS, *_SENSITIVE, *_SREGS, *_TRANSFERS, *_OTHERS, *_ODD,
 )  # fmt: skip
 NAMES: Final = tuple(dict.fromkeys(form.name for form in FORMS))
