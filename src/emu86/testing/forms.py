@@ -423,6 +423,9 @@ _OTHERS: Final = (
         *(f"0f{o}{m}" for o in ("20", "22") for m in ("c8", "e8", "f0", "f8")),
     ),
     *_all("MOV to CS, UD2", "8ec8", "0f0b", "0fb9c0"),
+    # VZEROUPPER and ANDN, where there is VEX.
+    *_all("LDS, LES of a register", "c5f877", "c4e270f2c2"),
+    *_all("RDRAND, RDSEED", "0fc7f0", "0fc7f8", "660fc7f1", "660fc7f9"),
     # A descriptor with base DATA and a limit of FFFFh, read beyond it.
     Form(
         "MOV beyond a limit",
