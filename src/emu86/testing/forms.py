@@ -108,6 +108,7 @@ def _push16(value: int) -> bytes:
 
 
 _BOTH: Final = (stage.DATA0, stage.DATA3)
+_RPL1: Final = stage.DATA0 | 1
 _ONES: Final = mov(x86.EAX, x86.MASK32)
 _TABLE: Final = struct.pack("<HI", 0x7F, stage.LDT)
 
@@ -232,6 +233,8 @@ _SENSITIVE: Final = (
     *_of_memory("ARPL", "63", x86.EBX, b"\x10\0", before=(mov(x86.EBX, 3),)),
 )
 
+_DATA: Final = (*_BOTH, 0, _RPL1)
+_STACKS: Final = (*_BOTH, _RPL1, stage.DATA_OF[1])
 _DATA_SREGS: Final = (x86.ES, x86.DS, x86.FS, x86.GS)
 _PUSH: Final = ("06", "0e", "16", "1e", "0fa0", "0fa8")
 _POP: Final = {x86.ES: "07", x86.DS: "1f", x86.FS: "0fa1", x86.GS: "0fa9"}
@@ -290,12 +293,12 @@ _SREGS: Final = (
         for code in _PUSH
         for size in (b"", b"\x66")
     ),
-    *(form for s in _DATA_SREGS for form in _loaded("MOV to Sreg", s, 0, *_BOTH)),
-    *_loaded("MOV to SS", x86.SS, *_BOTH, stage.DATA_OF[1], stage.DATA_OF[0]),
-    *(form for code in _POP.values() for form in _popped("POP Sreg", code, 0, *_BOTH)),
-    *_popped("POP SS", "17", *_BOTH, stage.DATA_OF[1]),
-    *(form for c in _LOADS for form in _pointer("LDS, LES, LFS, LGS", c, *_BOTH, 0)),
-    *_pointer("LSS", "0fb2", *_BOTH),
+    *(form for s in _DATA_SREGS for form in _loaded("MOV to Sreg", s, *_DATA)),
+    *_loaded("MOV to SS", x86.SS, *_STACKS, stage.DATA_OF[0]),
+    *(form for code in _POP.values() for form in _popped("POP Sreg", code, *_DATA)),
+    *_popped("POP SS", "17", *_STACKS),
+    *(form for c in _LOADS for form in _pointer("LDS, LES, LFS, LGS", c, *_DATA)),
+    *_pointer("LSS", "0fb2", *_STACKS),
 )
 
 _CODES: Final = (stage.CODE0, stage.CODE3, stage.CODE_OF[1], _CONFORMING, _CONFORMING3)
