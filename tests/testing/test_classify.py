@@ -13,6 +13,7 @@ from emu86.spec import x86
 from emu86.testing import run, stage
 from emu86.testing.classify import LEFT_OUT, ROBIN_IRVINE, classify, table
 from emu86.testing.forms import AT, FORMS
+from emu86.testing.lab import LABS
 from emu86.testing.outcome import differences
 from emu86.testing.replay import BareReplay, Replay
 from emu86.testing.stage import State
@@ -45,6 +46,14 @@ def the_price_of_iopl_is_iopl():
     wrong = {one.name for one in table() if one.wrong["iopl"]}
     price = {"CLI", "STI", "PUSHF", "POPF", "IRET", "IN", "OUT", "INS", "OUTS"}
     assert wrong == price | RPL_1
+
+
+def labs_say_what_the_table_says():
+    found = {one.name: one for one in table()}
+    right = {name for name in LABS if not found[name].wrong["trap"]}
+    # In virtual-8086 mode PUSHF is wrong, which the lab says.
+    assert {name for name, lab in LABS.items() if lab.right} == right | {"PUSHF"}
+    assert {name for name, lab in LABS.items() if lab.price} == RPL_1
 
 
 def every_erratum_is_seen():
@@ -205,6 +214,7 @@ def test_the_table(subtests):
         robin_and_irvine_and_what_they_left_out,
         patch_closes_every_hole_but_rpl_1_and_trap_does_not,
         the_price_of_iopl_is_iopl,
+        labs_say_what_the_table_says,
         every_erratum_is_seen,
         of_the_cpu_and_of_flags,
         the_page_is_what_is_observed,

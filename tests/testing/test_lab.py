@@ -1,5 +1,6 @@
 """Labs: what goes wrong under `trap`, and that `patch` puts it right."""
 
+import capstone
 import pytest
 from click.testing import CliRunner
 
@@ -10,25 +11,56 @@ from emu86.testing.lab import LABS, show
 
 @pytest.mark.parametrize("name", LABS)
 def test_a_lab(name):
+    lab = LABS[name]
     text = "\n".join(show(name))
-    bare, trap, patch = text.split("\n== ")[1:]
-    assert bare.startswith("bare\n")
-    right = LABS[name].right
-    assert trap.startswith(f"trap: right\n   ({right})" if right else "trap: WRONG")
-    assert patch.startswith("patch: right")
-    if not right:
-        assert "\n   bare " in trap
+    bare, trap, patch = (" ".join(part.split()) for part in text.split("\n== ")[1:])
+    assert bare.startswith("bare ")
+    assert trap.startswith(f"trap: right ({lab.right})" if lab.right else "trap: WRONG")
+    assert patch.startswith(
+        f"patch: WRONG ({lab.price})" if lab.price else "patch: right"
+    )
+    if not lab.right:
+        assert " bare " in trap
+    if not lab.right and not lab.price:
         assert "[exit:" in patch
 
 
+@pytest.mark.parametrize("name", LABS)
+def test_the_instruction_is_in_every_trace(name):
+    code = LABS[name].sensitive
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
+    (mnemonic,) = (insn.mnemonic for insn in decoder.disasm(code, 0))
+    for part in "\n".join(show(name)).split("\n== ")[1:]:
+        assert f"  {mnemonic}" in part
+
+
 def test_there_is_one_for_each():
-    holes = ROBIN_IRVINE | LEFT_OUT
-    families = {name.split()[0].strip(",").lower() for name in holes}
-    assert families | {"in", "out", "ins", "outs"} == set(LABS)
+    assert set(LABS) == ROBIN_IRVINE | LEFT_OUT | {"IN", "OUT", "INS", "OUTS"}
+
+
+def test_the_iret_is_in_a_handler():
+    _, bare, trap, patch = "\n".join(show("IRET")).split("\n== ")
+    assert bare.count("0001801B  iretd   ") == 3
+    assert "eflags 2h -> 202h, cs 8h -> 1Bh" in bare.split("iretd")[1]
+    assert "eflags" not in trap.split("iretd")[1].split("\n")[0]
+    assert patch.count("[exit: IRET]") == 3
+
+
+def test_smsw_tells_of_a_defined_bit():
+    _, _, trap, _ = "\n".join(show("SMSW")).split("\n== ")
+    assert "bare eax: 00000011, but 00000031 (bits 00000020)" in trap
+
+
+def test_rpl_1_is_right_by_patch_for_ss_alone():
+    for name, register in (("POP Sreg", "es"), ("POP SS", "ss")):
+        _, bare, trap, patch = "\n".join(show(name)).split("\n== ")
+        assert "#GP 10h at 8h:0004000B" in bare
+        assert f"{register} 10h -> 11h" in trap
+        assert ("\n   #GP 10h at 8h:0004000B" in patch) == (name == "POP SS")
 
 
 def test_popf_step_by_step():
-    text = "\n".join(show("popf"))
+    text = "\n".join(show("POPF"))
     assert text.startswith("POPF: Interrupts are on.")
     _, bare, trap, patch = text.split("\n== ")
     assert "popfd                            eflags 202h -> 2h" in bare
@@ -40,5 +72,10 @@ def test_the_command():
     runner = CliRunner()
     assert "== patch: right" in runner.invoke(commands, ["lab", "POPF"]).output
     listed = runner.invoke(commands, ["lab"]).output
-    assert [line.split()[0] for line in listed.splitlines()] == list(LABS)
+    assert [line.split("  ")[0] for line in listed.splitlines()] == list(LABS)
+    stacks = runner.invoke(commands, ["lab", "ss"]).output
+    assert "MOV to SS: The kernel" in stacks
+    assert "\n\nPOP SS: The kernel" in stacks
+    lds = runner.invoke(commands, ["lab", "lds, LES"]).output
+    assert lds.startswith("LDS, LES, LFS, LGS: The kernel")
     assert "no 'fnord'" in str(runner.invoke(commands, ["lab", "fnord"]).exception)
