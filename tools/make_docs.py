@@ -65,7 +65,8 @@ resource at a time changed (`emu86 classify`; `testing/forms.py` has the forms).
 
 - *Traps*: whether its forms raise an exception at CPL 0, 1, 2 and 3 with IOPL 0, and at
   CPL 3 with IOPL 3: y, all of them; s, some; -, none. *VM86*: what they raise in
-  virtual-8086 mode with IOPL 0, and with IOPL 3.
+  virtual-8086 mode with IOPL 0, and with IOPL 3. Forms that no program means, such as
+  an LTR of a null selector, are for *wrong* and *engine* alone.
 - *Class*: privileged (all forms trap at CPL 3, none or not all at CPL 0), a hole (it
   leaks or changes something and is not privileged), or harmless.
 - *Depends on*: what a form does (trapping included, but for the CPL of a privileged
@@ -77,6 +78,11 @@ resource at a time changed (`emu86 classify`; `testing/forms.py` has the forms).
 - *Wrong*: with which techniques the guest's kernel and users see something else
   than on the bare machine, at CPL 0 to 3 and in virtual-8086 mode, with IOPL 0 and 3.
   *Engine*: whether the engine by itself does something else than a CPU.
+
+`patch` restores what all holes lose, but for one thing: it lets a kernel load a **data
+segment with an RPL of 1**, where DPL 0 asks for an RPL of 0 (*MOV to Sreg*, *POP Sreg*,
+*LDS* and its kin). The shadow tables give a kernel in ring 1 its segments with DPL 1,
+so such a load does not trap, and loads of SS alone are patched.
 
 The holes of x86 are those that Robin and Irvine found (2000), and what their list
 leaves out:
@@ -96,8 +102,8 @@ _NOTES: Final = """\
 ## What goes wrong, and what the engine has wrong
 
 The first difference seen: the bare machine first. What the engine has wrong is put
-right on the bare machine, too, before it is compared ([testing](testing.md)), but for
-the limits of data segments and an IRET of CPL 1 or 2 that sets VM.
+right on the bare machine ([testing](testing.md)), but for the limits of data segments
+and an IRET of CPL 1 or 2 that sets VM; at a RET that releases 8000h bytes it gives up.
 """
 _OTHERS: Final = """\
 ## Exits of no instruction
