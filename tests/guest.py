@@ -18,7 +18,7 @@ import pytest
 
 from assembler import assemble
 from emu86 import Machine
-from emu86.cpu.engine import Abilities
+from emu86.cpu.library import Abilities
 
 LOG = 0x300000
 RECORD = 256

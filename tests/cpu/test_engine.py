@@ -9,7 +9,8 @@ from unicorn import x86_const
 from assembler import assemble
 from emu86 import Machine
 from emu86.cpu import control as word
-from emu86.cpu.engine import Abilities, Engine, EngineError, abilities
+from emu86.cpu.engine import Engine, abilities
+from emu86.cpu.library import Abilities, EngineError
 from emu86.machine import machine as front
 from guest import Case, check
 

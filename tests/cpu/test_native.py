@@ -7,7 +7,7 @@ import pytest
 from assembler import assemble
 from emu86 import Machine, firmware
 from emu86.cpu import control as word
-from emu86.cpu.engine import Abilities
+from emu86.cpu.library import Abilities
 from emu86.spec import x86
 
 # Global pages, the timer at about 1 kHz and CLI, STI, RDTSC, CPUID in a loop. An

@@ -7,7 +7,8 @@ import pytest
 
 from emu86 import Machine, firmware
 from emu86.cpu import control as word
-from emu86.cpu.engine import Abilities, abilities
+from emu86.cpu.engine import abilities
+from emu86.cpu.library import Abilities
 from emu86.cpu.prologue import Prologues
 
 pytestmark = pytest.mark.skipif(

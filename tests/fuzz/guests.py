@@ -12,7 +12,7 @@ import numpy as np
 
 from emu86 import Machine, Stop
 from emu86.cpu import control as word
-from emu86.cpu.engine import Abilities
+from emu86.cpu.library import Abilities
 from emu86.mmu.ram import CODE as CODE_PAGE
 from emu86.mmu.ram import DATA, MIXED, TABLE, UNBACKED, Hidden
 from emu86.spec import x86

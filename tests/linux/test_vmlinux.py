@@ -6,7 +6,7 @@ import re
 import pytest
 
 from emu86 import Machine
-from emu86.cpu.engine import Abilities
+from emu86.cpu.library import Abilities
 from linux.shell import APPEND, INITRD, KERNEL, PATIENCE, need_guests
 
 pytestmark = pytest.mark.guest

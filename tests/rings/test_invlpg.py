@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from emu86.cpu import control as word
-from emu86.cpu.engine import Abilities
+from emu86.cpu.library import Abilities
 from flat import MEMORY, flat
 
 # One INVLPG, at `drop`, for everything: 64 pages that change their frames, now and then

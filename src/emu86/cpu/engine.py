@@ -12,7 +12,7 @@ private except the blob's layout. `docs/hardware.md` lists the facts relied on.
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
@@ -21,6 +21,8 @@ from unicorn import x86_const as x86_const  # noqa: PLC0414 (re-exported to prob
 
 from emu86.cpu import control as word
 from emu86.cpu import layout as at
+from emu86.cpu import library
+from emu86.cpu.library import PTR, U64, Abilities, EngineError, check, lib, quick
 from emu86.cpu.prologue import Prologues
 from emu86.spec import x86
 
@@ -50,82 +52,11 @@ _FPU: Final = {
     **{f"xmm{i}": x86_const.UC_X86_REG_XMM0 + i for i in range(8)},
 }
 
-_DERIVED: Final = (
-    at.HF_CPL | at.HF_CS32 | at.HF_SS32 | at.HF_ADDSEG | at.HF_CS64
-)  # fmt: skip
+_DERIVED: Final = at.HF_CPL | at.HF_CS32 | at.HF_SS32 | at.HF_ADDSEG | at.HF_CS64
 _NONE: Final = 0xFFFFFFFF
 _LAZY: Final = x86.ARITHMETIC_FLAGS | x86.DF
 _CONTEXT_HEADER: Final = 40
 _FIRST_JUMP: Final = 0x100000
-
-_VOID, _PTR = None, ctypes.c_void_p
-_U32, _U64, _INT = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
-_ON_EXCEPTION: Final = ctypes.CFUNCTYPE(_VOID, _PTR, _U32, _PTR)
-_ON_INVALID: Final = ctypes.CFUNCTYPE(ctypes.c_bool, _PTR, _PTR)
-_ON_BLOCK: Final = ctypes.CFUNCTYPE(_VOID, _PTR, _U64, _U32, _PTR)
-_ON_IN: Final = ctypes.CFUNCTYPE(_U32, _PTR, _U32, _INT, _PTR)
-_ON_OUT: Final = ctypes.CFUNCTYPE(_VOID, _PTR, _U32, _INT, _U32, _PTR)
-_ON_INSTRUCTION: Final = ctypes.CFUNCTYPE(_INT, _PTR, _PTR)
-
-
-class _Block(ctypes.Structure):
-    _fields_ = (("pc", _U64), ("icount", ctypes.c_uint16), ("size", ctypes.c_uint16))
-
-
-_ON_EDGE: Final = ctypes.CFUNCTYPE(
-    _VOID, _PTR, ctypes.POINTER(_Block), ctypes.POINTER(_Block), _PTR
-)
-
-_lib: Any = binding.uclib
-# The same library without releasing the GIL: for short calls out of a hook.
-_quick: Any = ctypes.PyDLL(_lib._name)
-for _name in ("uc_reg_read", "uc_reg_write", "uc_emu_stop", "uc_ctl", "uc_hook_add"):
-    getattr(_quick, _name).argtypes = None
-_lib.uc_emu_start.argtypes = (_PTR, _U64, _U64, _U64, ctypes.c_size_t)
-
-
-UnicornError: Final = binding.UcError
-
-
-class EngineError(RuntimeError):
-    """Unicorn refused a call or stopped for a reason that is none of the guest's."""
-
-
-def _check(status: int, call: str) -> None:
-    if status:
-        message = f"unicorn: {call} failed with status {status}"
-        raise EngineError(message)
-
-
-def _control(kind: int, arguments: int) -> ctypes.c_int:
-    """Encode a write request for uc_ctl (unicorn.h, UC_CTL_WRITE)."""
-    return ctypes.c_int(kind | arguments << 26 | uc_const.UC_CTL_IO_WRITE << 30)
-
-
-_FLUSH_TLB: Final = _control(uc_const.UC_CTL_TLB_FLUSH, 0)
-_FLUSH_CODE: Final = _control(uc_const.UC_CTL_TB_FLUSH, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Abilities:
-    """What of Unicorn's private state was seen to work in this process.
-
-    live: the state can be viewed without copying. stops: stops fall between blocks, no
-    instruction is ever executed twice. flush_page: one page of the TLB can be dropped.
-    drop_code: the translations of a range of physical memory can be dropped.
-    inline: the clock can be counted inside of translated blocks.
-    """
-
-    live: bool
-    stops: bool
-    flush_page: bool
-    drop_code: bool
-    inline: bool = False
-
-    @classmethod
-    def none(cls) -> "Abilities":
-        """Rely on the public API alone."""
-        return cls(live=False, stops=False, flush_page=False, drop_code=False)
 
 
 _probed: list[Abilities] = []
@@ -158,7 +89,7 @@ class Engine:
         handle = self._uc._uch.value
         assert handle is not None
         self._handle = int(handle)
-        self._uch = _PTR(self._handle)
+        self._uch = PTR(self._handle)
         self._keep: list[object] = []
         self._mode = at.HF_PE | at.HF_LMA  # what of hflags is always set
         self.wraps = False  # addresses from 4 GiB on, those of 0 on again, are in use
@@ -169,18 +100,18 @@ class Engine:
         self._flags_ref = ctypes.byref(self._flags_word)
         self._control = (ctypes.c_int64 * word.WORDS)()
         self.control = memoryview(self._control).cast("B").cast("q")
-        self._stop = _quick.uc_emu_stop
+        self._stop = quick.uc_emu_stop
         self._prologues: Prologues | None = None
         self._stop_at: int | None = None  # what STOP_AT was before `stop`
         if self.can.stops:
             ctypes.c_ubyte.from_address(self._handle + at.UC_NO_EXIT_REQUEST).value = 1
         self._context = self._uc.context_save()
-        blob = ctypes.cast(self._context.context, _PTR).value
+        blob = ctypes.cast(self._context.context, PTR).value
         assert blob is not None
-        self._blob = _PTR(blob)
+        self._blob = PTR(blob)
         cpu = ctypes.c_uint64.from_address(self._handle + at.UC_CPU).value
         state = cpu + at.CPU_STATE if self.can.live else blob + _CONTEXT_HEADER
-        self._cpu = _PTR(cpu)
+        self._cpu = PTR(cpu)
         view = memoryview((ctypes.c_char * at.SIZE).from_address(state)).cast("B")
         self.q = view.cast("Q")
         self.d = view.cast("I")
@@ -189,11 +120,11 @@ class Engine:
         control[word.STATE] = state
         control[word.STOP_AT] = word.NEVER
         control[word.EXIT_COST] = word.EXIT_TIME
-        stop = ctypes.cast(_lib.uc_emu_stop, _PTR).value
+        stop = ctypes.cast(lib.uc_emu_stop, PTR).value
         assert stop is not None
         control[word.UC_EMU_STOP] = stop
         if self.can.flush_page:
-            flush = ctypes.cast(_lib.tlb_flush_page_x86_64, _PTR).value
+            flush = ctypes.cast(lib.tlb_flush_page_x86_64, PTR).value
             assert flush is not None
             control[word.FLUSH_PAGE] = flush
             control[word.CPU] = cpu
@@ -236,25 +167,25 @@ class Engine:
 
     def flush_tlb(self) -> None:
         """Drop every translation of the TLB."""
-        _check(_quick.uc_ctl(self._uch, _FLUSH_TLB), "TLB flush")
+        check(quick.uc_ctl(self._uch, library.FLUSH_TLB), "TLB flush")
 
     def flush_page(self, address: int) -> None:
         """Drop the TLB's translation of one page, or of all where only that works."""
         if self.can.flush_page:
-            _quick.tlb_flush_page_x86_64(self._cpu, _U64(address))
+            quick.tlb_flush_page_x86_64(self._cpu, U64(address))
             if self.wraps:
-                _quick.tlb_flush_page_x86_64(self._cpu, _U64(address + (1 << 32)))
+                quick.tlb_flush_page_x86_64(self._cpu, U64(address + (1 << 32)))
         else:
             self.flush_tlb()
 
     def drop_code(self, address: int, size: int) -> None:
         """Drop the translated code of a range of physical memory mapped first, at 0."""
         if self.can.drop_code:
-            _quick.tb_invalidate_phys_range_x86_64(
-                self._uch, _U64(address), _U64(address + size)
+            quick.tb_invalidate_phys_range_x86_64(
+                self._uch, U64(address), U64(address + size)
             )
         else:
-            _check(_quick.uc_ctl(self._uch, _FLUSH_CODE), "code flush")
+            check(quick.uc_ctl(self._uch, library.FLUSH_CODE), "code flush")
 
     # -- state ----------------------------------------------------------------------
 
@@ -271,7 +202,7 @@ class Engine:
             rest |= self.q[CC_SRC] & x86.ARITHMETIC_FLAGS
             return rest | (x86.DF if self.d[DIRECTION] != 1 else 0)
         self._store()
-        _quick.uc_reg_read(self._uch, x86_const.UC_X86_REG_EFLAGS, self._flags_ref)
+        quick.uc_reg_read(self._uch, x86_const.UC_X86_REG_EFLAGS, self._flags_ref)
         return rest | self._flags_word.value & _LAZY
 
     def set_flags(self, value: int) -> None:
@@ -371,12 +302,12 @@ class Engine:
             status = self._start(2)
         if status in (uc_const.UC_ERR_FETCH_PROT, uc_const.UC_ERR_FETCH_UNMAPPED):
             return False
-        _check(status, "step")
+        check(status, "step")
         return True
 
     def run(self) -> None:
         """Run until `stop`, then return. Raises what a callback raised."""
-        _check(self._start(0), "run")
+        check(self._start(0), "run")
 
     def _start(self, count: int) -> int:
         """Run `count` instructions (0: any number); return Unicorn's status."""
@@ -385,7 +316,7 @@ class Engine:
         self._called = False
         self._inside = True
         try:
-            status: int = _lib.uc_emu_start(self._uch, self.q[RIP], 0, 0, count)
+            status: int = lib.uc_emu_start(self._uch, self.q[RIP], 0, 0, count)
         finally:
             self._inside = False
         if self._stop_at is not None:
@@ -403,51 +334,53 @@ class Engine:
     def hook(self) -> None:
         """Install the callbacks; call once, after the `on_*` attributes are set."""
         self._hook_exception()
-        self._add(uc_const.UC_HOOK_INSN_INVALID, _ON_INVALID(self._invalid))
-        self._add_insn(x86_const.UC_X86_INS_IN, _ON_IN(self._in))
-        self._add_insn(x86_const.UC_X86_INS_OUT, _ON_OUT(self._out))
-        self._add_insn(x86_const.UC_X86_INS_CPUID, _ON_INSTRUCTION(self._cpuid))
+        self._add(uc_const.UC_HOOK_INSN_INVALID, library.ON_INVALID(self._invalid))
+        self._add_insn(x86_const.UC_X86_INS_IN, library.ON_IN(self._in))
+        self._add_insn(x86_const.UC_X86_INS_OUT, library.ON_OUT(self._out))
+        self._add_insn(x86_const.UC_X86_INS_CPUID, library.ON_INSTRUCTION(self._cpuid))
         if self.on_block is not None or self._prologues is not None:
-            self._add(uc_const.UC_HOOK_EDGE_GENERATED, _ON_EDGE(self._edge))
+            self._add(uc_const.UC_HOOK_EDGE_GENERATED, library.ON_EDGE(self._edge))
 
     def _hook_exception(self) -> None:
         """Clock, RDTSC and exceptions: compiled where the live state allows it."""
-        python = _ON_EXCEPTION(self._exception)
+        python = library.ON_EXCEPTION(self._exception)
         if not self.can.live:
             self._add(uc_const.UC_HOOK_INTR, python)
             if not self.stepped:
-                self._add(uc_const.UC_HOOK_BLOCK, _ON_BLOCK(self._tick))
-            self._add_insn(x86_const.UC_X86_INS_RDTSC, _ON_INSTRUCTION(self._rdtsc))
+                self._add(uc_const.UC_HOOK_BLOCK, library.ON_BLOCK(self._tick))
+            self._add_insn(
+                x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION(self._rdtsc)
+            )
             return
         from emu86.cpu import native  # noqa: PLC0415 (nothing to compile otherwise)
 
         compiled = native.hooks()
         self._keep.append(python)
-        address = ctypes.cast(python, _PTR).value
+        address = ctypes.cast(python, PTR).value
         assert address is not None
         self.control[word.ON_EXCEPTION] = address
-        shared = _PTR(ctypes.addressof(self._control))
-        self._add(uc_const.UC_HOOK_INTR, _PTR(compiled.on_exception), shared)
+        shared = PTR(ctypes.addressof(self._control))
+        self._add(uc_const.UC_HOOK_INTR, PTR(compiled.on_exception), shared)
         if not self.stepped:
-            self._add(uc_const.UC_HOOK_BLOCK, _PTR(compiled.on_block), shared)
+            self._add(uc_const.UC_HOOK_BLOCK, PTR(compiled.on_block), shared)
         if self.can.inline:
-            check = ctypes.cast(_lib.helper_check_exit_request_x86_64, _PTR).value
+            check = ctypes.cast(lib.helper_check_exit_request_x86_64, PTR).value
             assert check is not None
             self.control[word.CHECK_EXIT] = check
             self._prologues = Prologues(
                 self._handle, ctypes.addressof(self._control), compiled.on_late
             )
-        rdtsc = _PTR(compiled.on_rdtsc)
+        rdtsc = PTR(compiled.on_rdtsc)
         self._add_insn(x86_const.UC_X86_INS_RDTSC, rdtsc, shared)
 
     def _add(self, kind: int, callback: Any, data: Any = None, *extra: Any) -> None:
         self._keep.append(callback)
         hook = ctypes.c_size_t()
-        status = _quick.uc_hook_add(
-            self._uch, ctypes.byref(hook), kind, callback, _PTR(data and data.value),
-            _U64(1), _U64(0), *extra,
+        status = quick.uc_hook_add(
+            self._uch, ctypes.byref(hook), kind, callback, PTR(data and data.value),
+            U64(1), U64(0), *extra,
         )  # fmt: skip
-        _check(status, "hook")
+        check(status, "hook")
 
     def _add_insn(self, instruction: int, callback: Any, data: Any = None) -> None:
         self._add(uc_const.UC_HOOK_INSN, callback, data, ctypes.c_int(instruction))
@@ -456,11 +389,11 @@ class Engine:
 
     def _load(self) -> None:
         if not self.can.live:
-            _check(_lib.uc_context_save(self._uch, self._blob), "context save")
+            check(lib.uc_context_save(self._uch, self._blob), "context save")
 
     def _store(self) -> None:
         if not self.can.live:
-            _check(_lib.uc_context_restore(self._uch, self._blob), "context restore")
+            check(lib.uc_context_restore(self._uch, self._blob), "context restore")
 
     def _fail(self, error: BaseException) -> None:
         """Keep the first exception of a callback for `run`; no later one matters."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from emu86.cpu import control as word
-from emu86.cpu import engine
+from emu86.cpu import engine, library
 from emu86.cpu import layout as at
 from emu86.cpu.maps import ranges
 from emu86.spec import x86
@@ -34,13 +34,13 @@ _COUNT: Final = bytes.fromhex("ff06ebfc")  # again: inc dword [rsi]; jmp again
 _RETURN: Final = bytes.fromhex("b801000000ebfe")  # mov eax, 1; jmp $
 
 
-def probe() -> engine.Abilities:
+def probe() -> library.Abilities:
     """Return the abilities that hold; `Abilities.none()` if the layout differs."""
     if not _state_is_live():
-        return engine.Abilities.none()
-    full = engine.Abilities(live=True, stops=True, flush_page=True, drop_code=True)
+        return library.Abilities.none()
+    full = library.Abilities(live=True, stops=True, flush_page=True, drop_code=True)
     flushes, stops = _Program(full).window()
-    return engine.Abilities(
+    return library.Abilities(
         live=True,
         stops=stops,
         flush_page=flushes,
@@ -51,11 +51,11 @@ def probe() -> engine.Abilities:
 
 def _state_is_live() -> bool:
     """Tell whether the live view shows what the public API wrote."""
-    bare = engine.Engine(engine.Abilities.none())
+    bare = engine.Engine(library.Abilities.none())
     uc = bare._uc
     handle = bare._handle
     for name in ("tlb_flush_page_x86_64", "tb_invalidate_phys_range_x86_64"):
-        if not hasattr(engine._quick, name):
+        if not hasattr(library.quick, name):
             return False
     cpu = ctypes.c_uint64.from_address(handle + at.UC_CPU).value
     maps = _readable()
@@ -74,7 +74,7 @@ def _state_is_live() -> bool:
         )
         uc.reg_write(engine.x86_const.UC_X86_REG_CR2, 0x55667788)
         uc.reg_write(engine.x86_const.UC_X86_REG_DR0, 0x99AABBCC)
-    except engine.UnicornError:
+    except library.UnicornError:
         return False
     state = ctypes.string_at(cpu + at.CPU_STATE, at.SIZE)
     blob = bare._blob.value
@@ -108,7 +108,7 @@ def _readable() -> list[tuple[int, int]]:
 class _Program:
     """A 64 KiB machine in 64-bit mode at CPL 0 with 4-level paging."""
 
-    def __init__(self, can: engine.Abilities) -> None:
+    def __init__(self, can: library.Abilities) -> None:
         self.memory = memoryview(mmap.mmap(-1, 0x10000))
         self.tables = self.memory.cast("Q")
         self.cpu = cpu = engine.Engine(can)

@@ -11,7 +11,8 @@ from typing import Final
 
 from emu86 import firmware
 from emu86.cpu import control as word
-from emu86.cpu.engine import BASE, RFLAGS, RIP, SELECTOR, Abilities, Engine
+from emu86.cpu.engine import BASE, RFLAGS, RIP, SELECTOR, Engine
+from emu86.cpu.library import Abilities
 from emu86.cpu.models import DEFAULT, MODELS
 from emu86.cpu.vcpu import VCpu
 from emu86.errors import ConfigError

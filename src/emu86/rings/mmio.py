@@ -77,7 +77,7 @@ class Stepper:
         if self._contender == eip:
             self.pages.append(page)
             use.shared.add(page)
-            vmm.force_tf()
+            vmm.steps.force()
         self._contender = eip
 
     def start(self, gva: int, gpa: int, index: int, *, write: bool) -> bool:
@@ -120,7 +120,7 @@ class Stepper:
         rights = x86.PTE_RW if window.written else 0
         vmm.hidden.q[index] = Hidden.hpa(window.page) | _ENTRY | rights
         vmm.engine.flush_page(gva & x86.PAGE_MASK)
-        vmm.force_tf()
+        vmm.steps.force()
         return True
 
     def _operand(self, *, write: bool) -> tuple[int, bool]:
@@ -173,8 +173,7 @@ class Stepper:
         for page in self.pages:
             vmm.mmu.use.unshare(page)
         self.pages.clear()
-        if not vmm.breakpoints.armed:
-            vmm.release_tf()
+        vmm.steps.release()
 
 
 def _detailed(mode: int) -> capstone.Cs:

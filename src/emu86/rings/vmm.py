@@ -11,7 +11,6 @@ from typing import Final
 from emu86.cpu import control as word
 from emu86.cpu import layout as at
 from emu86.cpu.engine import (
-    ATTRIBUTES,
     BASE,
     CR,
     ERROR_CODE,
@@ -35,6 +34,7 @@ from emu86.rings.record import Record
 from emu86.rings.scan import INT3, Scanner
 from emu86.rings.segments import Segments
 from emu86.rings.sites import Sites
+from emu86.rings.steps import Steps
 from emu86.rings.wiring import Bus, Interrupts
 from emu86.spec import x86
 
@@ -47,7 +47,6 @@ _USER: Final = 3
 # SLDT, STR, LLDT, LTR, VERR, VERW, LAR, LSL; and PUSHF, POPF, IRET, CLI, STI.
 _NOT_IN_VIRTUAL_8086: Final = (0x0F00, 0x0F02, 0x0F03)
 _BY_IOPL: Final = (0x9C, 0x9D, 0xCF, 0xFA, 0xFB)
-_FLAGS: Final = (0x9C, 0x9D, 0xCF)  # PUSHF, POPF, IRET: they have TF
 _HOST_CR0: Final = (
     x86.CR0_PG | x86.CR0_PE | x86.CR0_WP | x86.CR0_NE | x86.CR0_ET
 )  # fmt: skip
@@ -85,7 +84,7 @@ class Vmm(Monitor):
         self.plans = self.segments
         self.scanner = Scanner(self, iopl_raised=self.raised)
         self.stepper = Stepper(self)
-        self.forced_tf = 0  # TF, if the hardware's is set and the guest's is not
+        self.steps = Steps(self)
         self.sites = Sites(self)
         self.mmu.use.forget_code = self._forget
         self.mmu.switched = self._switched
@@ -109,7 +108,7 @@ class Vmm(Monitor):
     def run(self) -> None:
         """Run until STOP_AT, or an interrupt can come in, or the guest is done."""
         if self.scanner.waiting is None:
-            self.look()
+            self.steps.look()
         self.engine.run()
 
     def lookup(self, gva: int) -> int | None:
@@ -155,7 +154,7 @@ class Vmm(Monitor):
             else:
                 insn = self.sites.seen(vector, software)
                 if insn is not None:
-                    self._emulate(insn)
+                    self.emulate(insn)
                 elif software:
                     self._software(vector)
                 elif vector in _SEGMENT_VECTORS:
@@ -166,8 +165,8 @@ class Vmm(Monitor):
             self.reflect(*as_fault(self, raised))
         if self.pic.intr:
             self.interrupt()
-        if self.forced_tf or self.breakpoints.armed:
-            self.look()
+        if self.steps.forced or self.breakpoints.armed:
+            self.steps.look()
         self._account(start)
 
     def on_invalid(self) -> None:
@@ -179,13 +178,13 @@ class Vmm(Monitor):
             insn = self.sites.at_eip()
             if not isinstance(insn.record, Record) or insn.record.traps != "#UD":
                 raise undefined()
-            self._emulate(insn)
+            self.emulate(insn)
         except (GuestFault, PageFault) as raised:
             self.reflect(*as_fault(self, raised))
         if self.pic.intr:
             self.interrupt()
-        if self.forced_tf or self.breakpoints.armed:
-            self.look()
+        if self.steps.forced or self.breakpoints.armed:
+            self.steps.look()
         self._account(start)
 
     def _begin(self) -> None:
@@ -218,7 +217,7 @@ class Vmm(Monitor):
             insn = self.sites.at_eip()
             if not isinstance(insn.record, Record):
                 raise undefined()
-            self._emulate(insn)
+            self.emulate(insn)
             return
         self._reason = f"INT {vector:02X}h"
         self.stepper.cancel()
@@ -259,7 +258,7 @@ class Vmm(Monitor):
             self._reason = "#PF I/O"
             insn = self.sites.at_eip()
             if insn.opcode == _PUSHF:
-                self._emulate(insn)  # a step would push its own TF
+                self.emulate(insn)  # a step would push its own TF
                 return
             write = bool(error & x86.PF_W)
             user = bool(error & x86.PF_U)
@@ -279,9 +278,10 @@ class Vmm(Monitor):
         if not isinstance(record, Record) or record.anew:
             self._reason = x86.VECTOR_NAMES[vector]
             raise GuestFault(vector, error)
-        self._emulate(insn)
+        self.emulate(insn)
 
-    def _emulate(self, insn: Insn) -> None:
+    def emulate(self, insn: Insn) -> None:
+        """Do the instruction at CS:EIP; raises the guest's faults."""
         record: Record = insn.record  # type: ignore[assignment]
         q, d = self.q, self.d
         self._reason = record.mnemonic
@@ -300,7 +300,7 @@ class Vmm(Monitor):
         shadowed = d[_HFLAGS] & at.HF_INHIBIT_IRQ
         if shadowed:
             d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
-        stepped = q[RFLAGS] & x86.TF & ~self.forced_tf
+        stepped = q[RFLAGS] & x86.TF & ~self.steps.forced
         breakpoints = self.breakpoints
         breakpoints.resume = 0
         eip = (q[RIP] + insn.length) & x86.MASK32
@@ -316,7 +316,7 @@ class Vmm(Monitor):
             # A load of SS holds the trap off, too: Vol. 3A section 6.8.3.
             if record.kind == "segment" and d[_HFLAGS] & at.HF_INHIBIT_IRQ:
                 return
-            self._trap(stepped=bool(stepped))
+            self.trap(stepped=bool(stepped))
 
     def _check_virtual_8086(self, insn: Insn, record: Record) -> None:
         """Raise what virtual-8086 mode raises at an instruction: SDM Vol. 3B 20.2.8."""
@@ -333,20 +333,20 @@ class Vmm(Monitor):
     def _exception(self, vector: int) -> None:
         self._reason = x86.VECTOR_NAMES.get(vector, f"vector {vector}")
         if vector == x86.VEC_DB:
-            stepped = not self.forced_tf
+            stepped = not self.steps.forced
             if self.stepper.active:
                 self.stepper.finish()
             if self.breakpoints.armed:
                 self.breakpoints.done()
             if stepped or self.breakpoints.hits:
-                self._trap(stepped=stepped)
+                self.trap(stepped=stepped)
         elif vector == x86.VEC_MF and not self.vcpu.cr0 & x86.CR0_NE:
             self.bus.coprocessor_error()
         else:
             error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
             self.reflect(vector, error)
 
-    def _trap(self, *, stepped: bool) -> None:
+    def trap(self, *, stepped: bool) -> None:
         """Trap after a single step or at breakpoints (SDM Vol. 3B section 17.3.1)."""
         self.breakpoints.report(stepped=stepped)
         self._wake()
@@ -359,40 +359,6 @@ class Vmm(Monitor):
         self.stepper.cancel()
         self.breakpoints.hits = 0
         self._inject(vector, error)
-
-    def look(self) -> None:
-        """While a breakpoint is enabled, look at the next instruction before it runs.
-
-        It runs with TF set. What would show that, or lose it, is emulated.
-        """
-        if not self.breakpoints.armed:
-            if self.forced_tf and not self.stepper.active:
-                self.release_tf()
-                self.breakpoints.resume = 0
-            return
-        self.force_tf()
-        control = self._control
-        while not (self.end or self.vcpu.halted):
-            try:
-                insn = self.sites.at_eip()
-                linear = (self.q[RIP] + self.q[BASE[x86.CS]]) & x86.MASK32
-                wide = bool(self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
-                code = self.sites.code(linear, wide=wide)
-            except PageFault:
-                break  # the fetch's own
-            try:
-                if self.breakpoints.reach(insn, code):
-                    self._trap(stepped=False)
-                elif insn.opcode in _FLAGS and isinstance(insn.record, Record):
-                    self._emulate(insn)
-                else:
-                    break
-            except (GuestFault, PageFault) as raised:
-                self.reflect(*as_fault(self, raised))
-            control[word.NOW] += control[word.EXIT_COST]
-            if control[word.NOW] >= control[word.STOP_AT]:
-                self.engine.stop()
-                break  # `run` looks again
 
     def is_open(self) -> bool:
         """Tell whether the guest lets an interrupt in now."""
@@ -411,7 +377,7 @@ class Vmm(Monitor):
         if self.q[RFLAGS] & x86.VM:
             self._follow_iopl()
         self._take_interrupt()
-        self.look()
+        self.steps.look()
         return True
 
     # -- what handlers use -------------------------------------------------------------
@@ -419,7 +385,7 @@ class Vmm(Monitor):
     def guest_flags(self) -> int:
         """Return the guest's EFLAGS, 32 bits."""
         # The hardware's RF is there only behind an IRET that was not patched.
-        flags = self.engine.flags() & ~(x86.IOPL | x86.RF | self.forced_tf)
+        flags = self.engine.flags() & ~(x86.IOPL | x86.RF | self.steps.forced)
         return flags | self.iopl << 12 | self.breakpoints.resume
 
     def set_guest_flags(self, value: int) -> None:
@@ -432,20 +398,7 @@ class Vmm(Monitor):
             self.iopl = value >> 12 & 3
         self.engine.set_flags(value & _KEPT_FLAGS | virtual_8086)
         self.sync_iopl(self.segments.cpl)
-        if self.breakpoints.armed:
-            self.breakpoints.resume = value & x86.RF
-            self.forced_tf = 0
-            self.force_tf()
-
-    def force_tf(self) -> None:
-        """Have the next instruction trap, unseen by the guest."""
-        self.forced_tf |= ~self.q[RFLAGS] & x86.TF
-        self.q[RFLAGS] |= x86.TF
-
-    def release_tf(self) -> None:
-        """Have the hardware's TF be the guest's again."""
-        self.q[RFLAGS] &= ~self.forced_tf
-        self.forced_tf = 0
+        self.steps.follow(value)
 
     def sync_iopl(self, cpl: int) -> None:
         """Set the hardware's IOPL for code at the guest's `cpl`."""

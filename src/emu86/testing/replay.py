@@ -246,7 +246,7 @@ def _reset(vmm: Vmm) -> None:
     vmm.segments.load_gdt(first.gdt_base, first.gdt_limit)
     vmm.segments.load_ldt(0)
     _set(vmm.vcpu, {name: getattr(first, name) for name in _FIELDS})
-    vmm.look()  # no breakpoint is enabled any more
+    vmm.steps.look()  # no breakpoint is enabled any more
     for register in range(len(x86.GPR_NAMES)):
         vmm.q[register] = 0
     vmm.engine.control[word.TSC_OFFSET] = 0

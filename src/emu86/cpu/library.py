@@ -1,0 +1,79 @@
+"""Unicorn's library: its functions, types of callbacks, and what of it may work."""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any, Final
+
+import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
+from unicorn import unicorn_const as uc_const
+
+VOID, PTR = None, ctypes.c_void_p
+U32, U64, INT = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int
+ON_EXCEPTION: Final = ctypes.CFUNCTYPE(VOID, PTR, U32, PTR)
+ON_INVALID: Final = ctypes.CFUNCTYPE(ctypes.c_bool, PTR, PTR)
+ON_BLOCK: Final = ctypes.CFUNCTYPE(VOID, PTR, U64, U32, PTR)
+ON_IN: Final = ctypes.CFUNCTYPE(U32, PTR, U32, INT, PTR)
+ON_OUT: Final = ctypes.CFUNCTYPE(VOID, PTR, U32, INT, U32, PTR)
+ON_INSTRUCTION: Final = ctypes.CFUNCTYPE(INT, PTR, PTR)
+
+
+class Block(ctypes.Structure):
+    """A translated block, as UC_HOOK_EDGE_GENERATED tells of it."""
+
+    _fields_ = (("pc", U64), ("icount", ctypes.c_uint16), ("size", ctypes.c_uint16))
+
+
+ON_EDGE: Final = ctypes.CFUNCTYPE(
+    VOID, PTR, ctypes.POINTER(Block), ctypes.POINTER(Block), PTR
+)
+
+lib: Any = binding.uclib
+# The same library without releasing the GIL: for short calls out of a hook.
+quick: Any = ctypes.PyDLL(lib._name)
+for _name in ("uc_reg_read", "uc_reg_write", "uc_emu_stop", "uc_ctl", "uc_hook_add"):
+    getattr(quick, _name).argtypes = None
+lib.uc_emu_start.argtypes = (PTR, U64, U64, U64, ctypes.c_size_t)
+
+UnicornError: Final = binding.UcError
+
+
+class EngineError(RuntimeError):
+    """Unicorn refused a call or stopped for a reason that is none of the guest's."""
+
+
+def check(status: int, call: str) -> None:
+    """Raise EngineError if a call was refused."""
+    if status:
+        message = f"unicorn: {call} failed with status {status}"
+        raise EngineError(message)
+
+
+def write_request(kind: int, arguments: int) -> ctypes.c_int:
+    """Encode a write request for uc_ctl (unicorn.h, UC_CTL_WRITE)."""
+    return ctypes.c_int(kind | arguments << 26 | uc_const.UC_CTL_IO_WRITE << 30)
+
+
+FLUSH_TLB: Final = write_request(uc_const.UC_CTL_TLB_FLUSH, 0)
+FLUSH_CODE: Final = write_request(uc_const.UC_CTL_TB_FLUSH, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What of Unicorn's private state was seen to work in this process.
+
+    live: the state can be viewed without copying. stops: stops fall between blocks, no
+    instruction is ever executed twice. flush_page: one page of the TLB can be dropped.
+    drop_code: the translations of a range of physical memory can be dropped.
+    inline: the clock can be counted inside of translated blocks.
+    """
+
+    live: bool
+    stops: bool
+    flush_page: bool
+    drop_code: bool
+    inline: bool = False
+
+    @classmethod
+    def none(cls) -> "Abilities":
+        """Rely on the public API alone."""
+        return cls(live=False, stops=False, flush_page=False, drop_code=False)
