@@ -77,7 +77,7 @@ resource at a time changed (`emu86 classify`; `testing/forms.py` has the forms).
   deprivileging changes. *Changes*: one of these at CPL 0, or it reaches a port.
 - *Wrong*: with which techniques the guest's kernel and users see something else
   than on the bare machine, at CPL 0 to 3 and in virtual-8086 mode, with IOPL 0 and 3.
-  *Engine*: whether the engine by itself does something else than a CPU.
+  *Engine*: y, if the engine by itself does something else than a CPU.
 
 `patch` restores what all holes lose, but for one thing: it lets a kernel load a **data
 segment with an RPL of 1**, where DPL 0 asks for an RPL of 0 (*MOV to Sreg*, *POP Sreg*,

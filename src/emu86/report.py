@@ -156,7 +156,7 @@ def class_row(found: "Class") -> tuple[str, ...]:
         ", ".join(one if one in found.leaks else f"({one})" for one in found.behaviour),
         ", ".join(found.control),
         " ".join(technique for technique, line in found.wrong.items() if line),
-        "wrong" if found.engine else "",
+        "y" if found.engine else "",
     )
 
 

@@ -148,3 +148,14 @@ def test_a_breakpoint_on_data_never_fires(kind, fires):
     end = 0x1000 + 5 + 3 + 5 + 3 + 5 + 6 + 2
     uc.emu_start(0x1000, end)
     assert seen == ([1] if fires else [])
+
+
+def test_a_read_modify_write_over_its_block():
+    """docs/hardware.md: 1002h is added twice."""
+    uc = unicorn_at_ring_0("nop\nnop\nnop\nadd [eax], edx\nadd [eax], eax")
+    uc.reg_write(x86_const.UC_X86_REG_EAX, 0x1002)
+    uc.reg_write(x86_const.UC_X86_REG_EDX, 0x1333)
+    uc.emu_start(0x1000, 0x1007)
+    found = int.from_bytes(uc.mem_read(0x1002, 4), "little")
+    assert found != 0x01100190 + 0x1333 + 0x1002
+    assert found == 0x01100190 + 0x1333 + 2 * 0x1002

@@ -341,3 +341,10 @@ def test_what_does_not_end_is_compared():
     with pytest.raises(AssertionError, match="00000202"):
         assert_equivalent(program("sti\n" + code), techniques=("trap",))
     assert_equivalent(program("sti\n" + code), techniques=("patch",))
+
+
+def test_the_instruction_where_two_runs_part_is_told():
+    """The patch that waited to be translated in the kernel's boot was told instead."""
+    built = program("mov eax, 0x11\nmov ds, eax\nhlt")  # ring compression's price
+    with pytest.raises(AssertionError, match="after the instruction at 8h:00040005"):
+        assert_equivalent(built)

@@ -28,6 +28,7 @@ from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Ram
 from emu86.mmu.walk import denied, touch, walk
+from emu86.rings import operand
 from emu86.rings.breakpoints import LOCAL
 from emu86.rings.decode import Insn, decode
 from emu86.rings.descriptors import Descriptor, SegmentRules
@@ -44,6 +45,7 @@ _GDTR: Final = at.GDTR // 8
 _IDTR: Final = at.IDTR // 8
 _ONE_BYTE: Final = {x86.VEC_BP: 0xCC, x86.VEC_OF: 0xCE}
 _RETURNS: Final = (0xCA, 0xCB, 0xCF)
+_WIDEST: Final = 8  # bytes of what is read to be written
 _LONGEST: Final = 15  # bytes of an instruction
 _HLT: Final = 0xF4
 _STI: Final = 0xFB
@@ -176,6 +178,7 @@ class Bare(Monitor):
         self._events = 0
         self.insn: Insn | None = None  # what was run last, and where
         self._code = b""  # where EIP is
+        self.distance: int | None = None  # of its operand, if it reads it to write it
         self._eip = self._ss = 0
         engine.on_exception = self._on_exception
         engine.on_invalid = self._on_invalid
@@ -299,6 +302,12 @@ class Bare(Monitor):
             vector, error = as_fault(self, raised)
             self._deliver(vector, error)
             return
+        self.distance = None
+        if insn is not None and is_read_to_write(insn):
+            self.distance = self._distance(insn)
+            if self.distance is not None and -_WIDEST < self.distance < insn.length:
+                self.unsupported("a read-modify-write of itself")
+                return
         halts = insn is not None and insn.opcode == _HLT and not self.segments.cpl
         self.insn = insn
         open_before = self.q[RFLAGS] & x86.IF
@@ -396,6 +405,17 @@ class Bare(Monitor):
 
     def _linear(self) -> int:
         return (self.q[RIP] + self.q[BASE[x86.CS]]) & x86.MASK32
+
+    def _distance(self, insn: Insn) -> int | None:
+        """Return how far from itself in physical memory the operand is, in bytes.
+
+        The engine stores bytes one by one where they are not aligned. If the first is
+        not of the block under way, and a later one is, it begins the instruction anew,
+        with the first one written: what it adds is added twice.
+        """
+        here = self.memory.lookup(self._linear())
+        there = self.memory.lookup(operand.address(self, insn))
+        return None if here is None or there is None else there - here
 
     def _corrected(self, insn: Insn | None) -> bool:
         """Do an instruction that the engine has wrong; tell whether it is done."""

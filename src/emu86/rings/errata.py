@@ -30,8 +30,7 @@ class Erratum:
     """One difference.
 
     act: called with the guest at the instruction; raises the guest's fault, or returns
-    True if it has done the instruction, False to have the engine do it; about: system
-    instructions, as `emu86 classify` names them.
+    True if it has done the instruction, False to have the engine do it.
     """
 
     opcodes: frozenset[int]
@@ -39,7 +38,6 @@ class Erratum:
     cpu: str
     sdm: str
     act: "Callable[[Bare, Insn], bool]"
-    about: tuple[str, ...] = ()
 
 
 def _port(bare: "Bare", insn: "Insn") -> bool:
@@ -277,7 +275,6 @@ ERRATA: Final = (
         frozenset({0x0F05, 0x0F07, 0x0F34, 0x0F35}),
         "SYSCALL, SYSRET, SYSENTER, SYSEXIT are there, or skipped",
         "#UD: in no CPU model", "Vol. 2B SYSENTER", _undefined,
-        ("SYSENTER",),
     ),
     Erratum(
         frozenset({0xC4, 0xC5}), "LES and LDS of a register are VEX prefixes", "#UD",
@@ -285,7 +282,7 @@ ERRATA: Final = (
     ),
     Erratum(
         frozenset({0xCA, 0xCB}), "RET iw releases a signed number of bytes",
-        "an unsigned one", "Vol. 2B RET", _far_return, ("RET far",),
+        "an unsigned one", "Vol. 2B RET", _far_return,
     ),
     Erratum(
         frozenset({*lossy.ROTATES, *SETCC}),
@@ -295,60 +292,58 @@ ERRATA: Final = (
     Erratum(
         frozenset({0xCA, 0xCB, 0xCF}),
         "far returns read the stack as the kernel; any IRET takes VM",
-        "#PF of a user", "Vol. 3A 4.7", _user_return, ("RET far", "IRET"),
+        "#PF of a user", "Vol. 3A 4.7", _user_return,
     ),
     Erratum(
         frozenset({0xCA, 0xCB, 0xCF}), "far returns do not look at the limit",
-        "#GP(0)", "Vol. 2B RET", _return_beyond, ("RET far", "IRET"),
+        "#GP(0)", "Vol. 2B RET", _return_beyond,
     ),
     Erratum(
         frozenset({_IRET}), "to virtual-8086 mode half of EIP is taken",
-        "#GP(0) above FFFFh", "Vol. 2A IRET", _to_virtual_8086, ("IRET",),
+        "#GP(0) above FFFFh", "Vol. 2A IRET", _to_virtual_8086,
     ),
     Erratum(
         frozenset({0x9C}), "PUSHFD in virtual-8086 mode shows VM", "VM is 0",
-        "Vol. 2B PUSHF", _pushfd, ("PUSHF",),
+        "Vol. 2B PUSHF", _pushfd,
     ),
     Erratum(
         frozenset({0x9A, 0xFF}), "far calls write the stack as the kernel",
-        "#PF of a user", "Vol. 3A 4.7", _user_call, ("CALL far",),
+        "#PF of a user", "Vol. 3A 4.7", _user_call,
     ),
     Erratum(
         frozenset({0x0F01}), "MONITOR, XGETBV, SWAPGS and others are there", "#UD",
-        "Vol. 2D XGETBV", _later, ("MONITOR", "XGETBV"),
+        "Vol. 2D XGETBV", _later,
     ),
     Erratum(
         frozenset({0x0FC7}), "RDRAND and RDSEED give what the host has", "#UD",
-        "Vol. 2B RDRAND", _later, ("RDRAND",),
+        "Vol. 2B RDRAND", _later,
     ),
     Erratum(
         frozenset({0xF1}), "INT1 is #UD", "#DB, as a trap", "Vol. 2A INT n", _icebp,
-        ("INT1",),
     ),
     Erratum(
         _PORTS, "port I/O never faults", "#GP(0) by IOPL and the TSS's bitmap",
-        "Vol. 1 19.5", _port, ("IN", "OUT", "INS", "OUTS"),
+        "Vol. 1 19.5", _port,
     ),
     Erratum(
         frozenset({_WRMSR, _RDMSR, _RDPMC}), "unknown MSRs read as 0; no RDPMC",
         "#GP(0) for what the model does not have", "Vol. 2B RDMSR", _msr,
-        ("RDMSR", "WRMSR", "RDPMC"),
     ),
     Erratum(
         frozenset({0x0F01}), "SMSW r32 writes 16 bits",
-        "undefined; here, as on the P6, all of CR0", "Vol. 2B SMSW", _smsw, ("SMSW",),
+        "undefined; here, as on the P6, all of CR0", "Vol. 2B SMSW", _smsw,
     ),
     Erratum(
         frozenset({0x0F00}), "LTR takes a null selector", "#GP(0)", "Vol. 2A LTR",
-        _ltr, ("LTR",),
+        _ltr,
     ),
     Erratum(
         frozenset({_FROM_DR, _TO_DR}), "breakpoints on data do not fire",
-        "#DB, as a trap", "Vol. 3B 17.3.1.2", _dr, ("MOV from DR", "MOV to DR"),
+        "#DB, as a trap", "Vol. 3B 17.3.1.2", _dr,
     ),
     Erratum(
         frozenset({0x0F22}), "MOV to CR takes any value",
         "#GP(0): PG without PE, NW without CD, reserved bits of CR4",
-        "Vol. 2B MOV to CR", _to_cr, ("MOV to CR0", "MOV to CR4"),
+        "Vol. 2B MOV to CR", _to_cr,
     ),
 )  # fmt: skip

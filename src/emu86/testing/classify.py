@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, Final
 
-from emu86.rings.breakpoints import Breakpoints
 from emu86.rings.decode import Insn, decode
 from emu86.rings.errata import ERRATA, Erratum
 from emu86.spec import x86
@@ -137,30 +136,20 @@ def _replay(technique: str) -> Replay:
     return Replay(technique)
 
 
-class _Unarmed(Breakpoints):
-    """Breakpoints that only the engine itself could make fire."""
-
-    @property
-    def armed(self) -> bool:
-        """Nobody else looks."""
-        return False
-
-
 @cache
 def _engine(erratum: Erratum | None) -> BareReplay:
     """The engine as it is, or with one erratum put right."""
     replay = BareReplay(raw=erratum is None)
     bare = replay._bare
     if erratum is None:
-        bare.breakpoints = _Unarmed(bare)
-    else:
+        return replay
 
-        def corrected(insn: Insn | None) -> bool:
-            if insn is None or insn.opcode not in erratum.opcodes:
-                return False
-            return erratum.act(bare, insn)
+    def corrected(insn: Insn | None) -> bool:
+        if insn is None or insn.opcode not in erratum.opcodes:
+            return False
+        return erratum.act(bare, insn)
 
-        bare._corrected = corrected  # type: ignore[method-assign]
+    bare._corrected = corrected  # type: ignore[method-assign]
     return replay
 
 

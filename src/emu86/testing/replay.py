@@ -19,10 +19,11 @@ from emu86.cpu.models import DEFAULT, MODELS
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.rings.bare import Bare
-from emu86.rings.breakpoints import held
+from emu86.rings.breakpoints import Breakpoints, held
 from emu86.rings.decode import Insn
 from emu86.rings.monitor import Monitor
 from emu86.rings.vmm import Vmm
+from emu86.rings.wiring import Bus, Interrupts
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import Line
@@ -44,8 +45,23 @@ _BOOT_STEPS: Final = 200
 _FIELDS: Final = VCpu.__slots__
 
 
+class _Unarmed(Breakpoints):
+    """Breakpoints that only the engine itself could make fire."""
+
+    @property
+    def armed(self) -> bool:
+        """Nobody else looks."""
+        return False
+
+
 class Raw(Bare):
     """The engine as it is: with what it has wrong (`rings.errata`)."""
+
+    def __init__(
+        self, engine: Engine, ram: Ram, vcpu: VCpu, bus: Bus, pic: Interrupts
+    ) -> None:
+        super().__init__(engine, ram, vcpu, bus, pic)
+        self.breakpoints = _Unarmed(self)
 
     def _corrected(self, _insn: Insn | None) -> bool:
         return False

@@ -43,6 +43,7 @@ Trace = list[Traced]
 
 _MOV_TO_CR: Final = 0x0F22
 _INVLPG: Final = 7  # ModRM.reg
+_AROUND: Final = range(-64, 15)  # an instruction: where its block may be
 PAUSED: Final = "paused"
 EVENTS: Final = 100  # that a bare run may see
 STEPS: Final = 2000  # instructions that a bare run may take
@@ -128,7 +129,10 @@ def observe(monitor: Monitor) -> dict[str, int]:
 
 
 def _traced(monitor: Monitor) -> Traced:
-    ram = monitor.ram.bytes
+    ram = bytearray(monitor.ram.bytes)
+    if isinstance(monitor, Vmm) and monitor.scanner.waiting is not None:
+        gpa, byte = monitor.scanner.waiting  # a patch that is to be translated
+        ram[gpa] = byte
     rest = crc32(ram[stage.PT_B + x86.PAGE_SIZE :], crc32(ram[: stage.PD]))
     return Traced(observe(monitor), rest)
 
@@ -256,6 +260,8 @@ def _bare(
             monitor.interrupt()
         if tlb.reserved and monitor.vcpu.cr4 & x86.CR4_PSE:
             monitor.unsupported("reserved bits of a 4 MiB page")
+        if monitor.distance is not None and monitor.distance in _AROUND:
+            monitor.unsupported("a read-modify-write of its own block")
         if tlb.is_stale(monitor):
             end = "stale"
             del recorder.events[sound:]
