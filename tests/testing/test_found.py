@@ -348,3 +348,14 @@ def test_the_instruction_where_two_runs_part_is_told():
     built = program("mov eax, 0x11\nmov ds, eax\nhlt")  # ring compression's price
     with pytest.raises(AssertionError, match="after the instruction at 8h:00040005"):
         assert_equivalent(built)
+
+
+def test_a_new_tasks_own_fault():
+    """Its EIP was the old one's on the bare machine. SDM Vol. 3A 7.3: the new one's."""
+    ss = stage.TSS_B + 0x50
+    state = State(limit=1, patches=((ss, (stage.CODE0).to_bytes(4, "little")),))
+    built = program(f"jmp {stage.TSS_B_SELECTOR}:0")
+    assert_equivalent(built, state)
+    event = run(built, state, "bare").events[0]
+    assert (event.what, event.value) == ("#TS", stage.CODE0)
+    assert event.registers["eip"] != stage.CODE

@@ -47,6 +47,7 @@ _ONE_BYTE: Final = {x86.VEC_BP: 0xCC, x86.VEC_OF: 0xCE}
 _RETURNS: Final = (0xCA, 0xCB, 0xCF)
 _WIDEST: Final = 8  # bytes of what is read to be written
 _LONGEST: Final = 15  # bytes of an instruction
+_TSS_EIP: Final = 0x20  # of a 32-bit TSS
 _HLT: Final = 0xF4
 _STI: Final = 0xFB
 _PERIOD: Final = 1000 * word.QUARTERS
@@ -179,7 +180,7 @@ class Bare(Monitor):
         self.insn: Insn | None = None  # what was run last, and where
         self._code = b""  # where EIP is
         self.distance: int | None = None  # of its operand, if it reads it to write it
-        self._eip = self._ss = 0
+        self._eip = self._ss = self._task = 0
         engine.on_exception = self._on_exception
         engine.on_invalid = self._on_invalid
         engine.on_in = self.on_in
@@ -312,7 +313,7 @@ class Bare(Monitor):
         self.insn = insn
         open_before = self.q[RFLAGS] & x86.IF
         self._eip, self._ss = self.q[RIP], self.d[SELECTOR[x86.SS]]
-        task = self.vcpu.tr.selector
+        self._task = self.vcpu.tr.selector
         # It looks ahead at the next instruction, which may be the one not in memory.
         fetched = self.engine.step() or self.q[RIP] != self._eip
         self.q[RIP] &= x86.MASK32
@@ -335,7 +336,7 @@ class Bare(Monitor):
         else:
             if self._is_far():
                 self._mark_loaded()
-                if self.vcpu.tr.selector != task:
+                if self.vcpu.tr.selector != self._task:
                     self.vcpu.dr[7] &= ~LOCAL
             self._done(stepped=bool(halts))
 
@@ -450,6 +451,10 @@ class Bare(Monitor):
         elif vector == x86.VEC_DB:
             self._done(stepped=True)
         else:
+            if self.vcpu.tr.selector != self._task:
+                # The new task's own fault: the engine has put back the old one's EIP.
+                self.q[RIP] = self.memory.read32(self.vcpu.tr.base + _TSS_EIP)
+                self.vcpu.dr[7] &= ~LOCAL
             error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
             insn = self.insn
             if vector == x86.VEC_PF and insn is not None and is_read_to_write(insn):

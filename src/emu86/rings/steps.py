@@ -50,15 +50,16 @@ class Steps:
             self.forced = 0
             self.force()
 
-    def look(self) -> None:
+    def look(self) -> bool:
         """While a breakpoint is enabled, look at the next instruction before it runs.
 
-        It runs with TF set. What would show that, or lose it, is emulated.
+        It runs with TF set. What would show that, or lose it, is emulated. Of a stepped
+        engine that is a step, or a breakpoint is: returns whether one is done so.
         """
         vmm = self._vmm
         if not vmm.breakpoints.armed:
             self.release()
-            return
+            return False
         self.force()
         control = vmm.engine.control
         while not (vmm.end or vmm.vcpu.halted):
@@ -78,7 +79,10 @@ class Steps:
                     break
             except (GuestFault, PageFault) as raised:
                 vmm.reflect(*as_fault(vmm, raised))
+            if vmm.engine.stepped:
+                return True
             control[word.NOW] += control[word.EXIT_COST]
             if control[word.NOW] >= control[word.STOP_AT]:
                 vmm.engine.stop()
                 break  # `Vmm.run` looks again
+        return False

@@ -111,6 +111,16 @@ class Vmm(Monitor):
             self.steps.look()
         self.engine.run()
 
+    def step(self) -> None:
+        """Run one instruction of an engine that is made to be stepped."""
+        if self.scanner.waiting is not None or not self.steps.look():
+            self.engine.step()
+
+    def _go_on(self) -> None:
+        """Look at what runs next, unless that is another step's."""
+        if not self.engine.stepped:
+            self.steps.look()
+
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
         return self.mmu.lookup(gva)
@@ -166,7 +176,7 @@ class Vmm(Monitor):
         if self.pic.intr:
             self.interrupt()
         if self.steps.forced or self.breakpoints.armed:
-            self.steps.look()
+            self._go_on()
         self._account(start)
 
     def on_invalid(self) -> None:
@@ -184,7 +194,7 @@ class Vmm(Monitor):
         if self.pic.intr:
             self.interrupt()
         if self.steps.forced or self.breakpoints.armed:
-            self.steps.look()
+            self._go_on()
         self._account(start)
 
     def _begin(self) -> None:
@@ -377,7 +387,7 @@ class Vmm(Monitor):
         if self.q[RFLAGS] & x86.VM:
             self._follow_iopl()
         self._take_interrupt()
-        self.steps.look()
+        self._go_on()
         return True
 
     # -- what handlers use -------------------------------------------------------------

@@ -332,7 +332,7 @@ def _by_instruction(
         else:
             if trace is not None:
                 trace.append(_traced(vmm))
-            vmm.engine.step()
+            vmm.step()
             if vmm.scanner.waiting is not None:
                 clock.again()
         if vmm.vcpu.halted and clock.skip():
