@@ -344,8 +344,10 @@ def _difference(form: Form, technique: str, ring: int, flags: int) -> str:
         # That it cannot give its users an IOPL stands in every frame.
         events = list(other.events)
         for i, known in enumerate(bare.events[: len(events)]):
-            events[i] = replace(events[i], memory=known.memory)
-        other = replace(other, memory=bare.memory, events=tuple(events))
+            events[i] = replace(events[i], pages=known.pages)
+        other = replace(
+            other, events=tuple(events), start=bare.start, memory=bare.memory
+        )
     return _first(bare, other, HIDDEN.get(technique, 0))
 
 

@@ -1,7 +1,7 @@
 """What a run comes to, in a form that can be compared and printed."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,14 +23,15 @@ class Event:
 
     what: an exception ("#GP"), interrupt ("INT 80h") or port access ("IN 60h"); value:
     its error code, or what was read or written; registers: of the guest as the event
-    came; memory: all of RAM, with what the event has pushed. Both are empty for a port
-    access: of a repeated one the rounds before it may not have written yet.
+    came; pages: what has changed in RAM since the last event or the start, with what
+    this one has pushed, by page number. Both are empty for a port access: of a repeated
+    one the rounds before it may not have written yet.
     """
 
     what: str
     value: int | None
     registers: dict[str, int]
-    memory: bytes = field(repr=False)
+    pages: dict[int, bytes] = field(repr=False)
 
     def __str__(self) -> str:
         value = "" if self.value is None else f" {self.value:X}h"
@@ -46,7 +47,8 @@ class Outcome:
 
     end: "halted", "triple fault", "unsupported", "budget" (it ran on), "paused" or
     "stale" (what it does next depends on what a TLB keeps); detail: more words on it,
-    or empty; events: in order; registers: at the end; memory: all of RAM at the end.
+    or empty; events: in order; registers: at the end; start, memory: all of RAM at the
+    start and at the end.
     """
 
     technique: str = field(compare=False)
@@ -54,6 +56,7 @@ class Outcome:
     detail: str
     events: tuple[Event, ...]
     registers: dict[str, int]
+    start: bytes = field(repr=False)
     memory: bytes = field(repr=False)
 
     def __str__(self) -> str:
@@ -72,12 +75,17 @@ def differences(one: Outcome, other: Outcome, hidden: int = 0) -> Iterator[str]:
     after the program's, or where an event finds EIP, since code may be fetched ahead
     (Vol. 3A 11.7). What registers a CPU holds that has shut down, nobody can tell.
     """
+    ram = bytearray(one.start), bytearray(other.start)
     for number, (left, right) in enumerate(zip(one.events, other.events, strict=False)):
+        for image, event in zip(ram, (left, right), strict=True):
+            for page, data in event.pages.items():
+                image[page * _PAGE : (page + 1) * _PAGE] = data
         if (left.what, left.value) != (right.what, right.value):
             yield f"event {number}: {left}, but {right}"
             return
         found = list(_registers(left.registers, right.registers, hidden))
-        found += _memory(left.memory, right.memory, _fetched(left.registers))
+        pages = sorted({*left.pages, *right.pages})
+        found += _memory(*ram, _fetched(left.registers), pages)
         if found:
             yield f"event {number}, {left}:"
             yield from found
@@ -118,10 +126,13 @@ def _fetched(registers: dict[str, int]) -> tuple[int, ...]:
     return stage.PT + entry, stage.PT_B + entry, _AHEAD
 
 
-def _memory(one: bytes, other: bytes, fetched: tuple[int, ...]) -> Iterator[str]:
-    if one == other:
-        return
-    for start in range(0, len(one), _PAGE):
+def _memory(
+    one: bytes | bytearray,
+    other: bytes | bytearray,
+    fetched: tuple[int, ...],
+    pages: Iterable[int] = range(stage.MEMORY // _PAGE),
+) -> Iterator[str]:
+    for start in (page * _PAGE for page in pages):
         left, right = one[start : start + _PAGE], other[start : start + _PAGE]
         if left == right:
             continue

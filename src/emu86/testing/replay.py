@@ -281,4 +281,4 @@ def _outcome(
     registers["tsc"] = int(written)  # time itself is each technique's own
     detail = monitor.end[1] if monitor.end else ""
     events, memory = tuple(recorder.events), bytes(monitor.ram.bytes)
-    return Outcome(technique, end, detail, events, registers, memory)
+    return Outcome(technique, end, detail, events, registers, recorder.start, memory)

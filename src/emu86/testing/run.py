@@ -85,6 +85,10 @@ class Recorder:
         self.monitor = monitor
         self.events: list[Event] = []
         self.trace = trace
+        ram = np.frombuffer(monitor.ram.bytes, np.uint8)
+        self._ram = ram.reshape(-1, x86.PAGE_SIZE)
+        self._last = self._ram.copy()  # as of the last event
+        self.start = self._last.tobytes()
 
     def vm_exit(self, reason: str, _cs: int, _eip: int) -> None:
         """Keep an exit with the instruction that took it; the guest cannot tell."""
@@ -97,13 +101,20 @@ class Recorder:
     def inject(self, vector: int, error: int | None) -> None:
         """Keep an exception or interrupt."""
         what = x86.event_name(vector)
-        ram = bytes(self.monitor.ram.bytes)
-        self.events.append(Event(what, error, observe(self.monitor), ram))
+        changed = np.flatnonzero((self._ram != self._last).any(axis=1))
+        self._last[changed] = self._ram[changed]
+        pages = {int(page): self._ram[page].tobytes() for page in changed}
+        self._keep(Event(what, error, observe(self.monitor), pages))
 
     def pio(self, port: int, width: int, value: int, write: bool) -> None:
         """Keep a port access."""
         direction = "OUT" if write else "IN"
-        self.events.append(Event(f"{direction}{8 * width} {port:X}h", value, {}, b""))
+        self._keep(Event(f"{direction}{8 * width} {port:X}h", value, {}, {}))
+
+    def _keep(self, event: Event) -> None:
+        self.events.append(event)
+        if len(self.events) > 2 * EVENTS:
+            self.monitor.finish("budget")  # nobody compares so many
 
 
 def observe(monitor: Monitor) -> dict[str, int]:
@@ -165,7 +176,10 @@ def run(
     monitor, recorder, end = play(ram, state, technique, trace, instructions)
     events = tuple(recorder.events)
     detail = monitor.end[1] if monitor.end else ""
-    return Outcome(technique, end, detail, events, observe(monitor), bytes(ram.bytes))
+    return Outcome(
+        technique, end, detail, events, observe(monitor), recorder.start,
+        bytes(ram.bytes),
+    )  # fmt: skip
 
 
 class Tlb:
