@@ -148,14 +148,15 @@ def _stack(monitor: "Monitor", insn: "Insn") -> Iterator[Access]:
         yield _access(base + (esp + size * i & mask), size, write=False)
 
 
-def _detailed(mode: int) -> capstone.Cs:
+def detailed(mode: int) -> capstone.Cs:
+    """Return a decoder, of 16 or of 32 bits, that tells of operands."""
     decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
     decoder.detail = True
     return decoder
 
 
 _decoders: Final = {
-    True: _detailed(capstone.CS_MODE_32), False: _detailed(capstone.CS_MODE_16)
+    True: detailed(capstone.CS_MODE_32), False: detailed(capstone.CS_MODE_16)
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from capstone import x86 as cs_x86
 from emu86.cpu.engine import ATTRIBUTES, BASE, RIP
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Hidden
+from emu86.rings.accesses import detailed
 from emu86.rings.decode import decode
 from emu86.spec import x86
 
@@ -52,7 +53,7 @@ class Stepper:
         self._contender = -1  # EIP at the last contention
         self._resets = 0
         self._decoders = {
-            wide: _detailed(mode)
+            wide: detailed(mode)
             for wide, mode in (
                 (True, capstone.CS_MODE_32),
                 (False, capstone.CS_MODE_16),
@@ -174,9 +175,3 @@ class Stepper:
             vmm.mmu.use.unshare(page)
         self.pages.clear()
         vmm.steps.release()
-
-
-def _detailed(mode: int) -> capstone.Cs:
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
-    decoder.detail = True
-    return decoder

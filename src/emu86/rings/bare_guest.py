@@ -1,0 +1,117 @@
+"""What technique `bare` has of its guest: memory by its tables, and its segments."""
+
+from emu86.cpu import layout as at
+from emu86.cpu.engine import CR, Engine
+from emu86.cpu.vcpu import VCpu
+from emu86.mmu.memory import PageFault
+from emu86.mmu.ram import Ram
+from emu86.mmu.walk import denied, touch, walk
+from emu86.rings.descriptors import Descriptor, SegmentRules
+from emu86.rings.fault import GuestFault
+from emu86.spec import x86
+
+
+class BareMemory:
+    """Guest memory by linear address, walked afresh at every access."""
+
+    def __init__(self, engine: Engine, ram: Ram) -> None:
+        self.ram = ram
+        self._q = engine.q
+
+    def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
+        """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
+        q = self._q
+        cr0 = q[CR]
+        if not cr0 & x86.CR0_PG:
+            return gva
+        found = walk(self.ram, q[CR + 3], q[CR + 4], gva)
+        code = denied(found, write=write, user=user, wp=bool(cr0 & x86.CR0_WP))
+        if code is not None:
+            raise PageFault(gva, code)
+        touch(self.ram, found, write=write)
+        return found.page << 12 | gva & 0xFFF
+
+    def lookup(self, gva: int) -> int | None:
+        """Return the GPA that the guest's tables give, without effects; or None."""
+        q = self._q
+        if not q[CR] & x86.CR0_PG:
+            return gva
+        found = walk(self.ram, q[CR + 3], q[CR + 4], gva)
+        return found.page << 12 | gva & 0xFFF if found.mapped else None
+
+    def _where(self, gva: int, size: int, *, write: bool, user: bool) -> list[int]:
+        """Translate every byte before any is touched."""
+        gva &= x86.MASK32
+        first = self.translate(gva, write=write, user=user)
+        if (gva & 0xFFF) + size <= x86.PAGE_SIZE:
+            return [first + i for i in range(size)]
+        split = x86.PAGE_SIZE - (gva & 0xFFF)
+        after = self.translate(gva + split & x86.MASK32, write=write, user=user)
+        return [first + i if i < split else after + i - split for i in range(size)]
+
+    def read(self, gva: int, size: int, *, user: bool = False) -> int:
+        """Read `size` bytes."""
+        value = 0
+        places = self._where(gva, size, write=False, user=user)
+        for i, gpa in enumerate(places):
+            byte = self.ram.bytes[gpa] if self.ram.backed(gpa >> 12) else 0xFF
+            value |= byte << 8 * i
+        return value
+
+    def read32(self, gva: int) -> int:
+        """Read a doubleword with supervisor rights."""
+        return self.read(gva, 4)
+
+    def write(self, gva: int, value: int, size: int, *, user: bool = False) -> None:
+        """Write `size` bytes."""
+        places = self._where(gva, size, write=True, user=user)
+        for i, gpa in enumerate(places):
+            if self.ram.backed(gpa >> 12):
+                self.ram.bytes[gpa] = value >> 8 * i & 0xFF
+
+    def write32(self, gva: int, value: int) -> None:
+        """Write a doubleword with supervisor rights."""
+        self.write(gva, value, 4)
+
+
+class BareSegments(SegmentRules):
+    """Segment registers that hold what the guest's own tables say."""
+
+    def __init__(self, engine: Engine, vcpu: VCpu, memory: BareMemory) -> None:
+        super().__init__(engine, vcpu)
+        self._memory = memory
+
+    def _table(self, selector: int) -> tuple[int, int]:
+        vcpu = self.vcpu
+        if selector & 4:
+            return vcpu.ldtr.base, vcpu.ldtr.limit
+        return vcpu.gdt_base, vcpu.gdt_limit
+
+    def descriptor(self, selector: int, vector: int = x86.VEC_GP) -> Descriptor:
+        """Read a descriptor; `vector`(selector) if it lies beyond its table."""
+        base, limit = self._table(selector)
+        offset = selector & 0xFFF8
+        if offset + 7 > limit:
+            raise GuestFault(vector, selector & 0xFFFC)
+        where = base + offset
+        read32 = self._memory.read32
+        return Descriptor(read32(where), read32(where + 4))
+
+    def load_gdt(self, base: int, limit: int) -> None:
+        """LGDT."""
+        self.vcpu.gdt_base, self.vcpu.gdt_limit = base, limit
+        self.engine.set_table(at.GDTR, base, limit)
+
+    def write_high(self, selector: int, high: int) -> None:
+        """Write the high doubleword of a descriptor in the guest's table."""
+        base, _ = self._table(selector)
+        self._memory.write32(base + (selector & 0xFFF8) + 4, high)
+
+    def hold(self, index: int, selector: int, found: Descriptor) -> None:
+        """Put a checked descriptor in a segment register; then `enter` or `settle`."""
+        attributes = found.attributes | x86.DESC_A
+        self.engine.set_segment(index, selector, found.base, found.limit, attributes)
+
+    def enter(self) -> None:
+        """Make the engine's CPL follow the guest's, which CS's selector tells."""
+        self.engine.sync_mode(self.cpl)
