@@ -13,6 +13,15 @@ PIC = """
     mov al, {mask}
     out 0x21, al
 """
+# Counter 0 of the timer as a rate generator: IRQ 0 every 1000h of its clocks.
+TIMER = """
+    mov al, 0x34
+    out 0x43, al
+    mov al, 0
+    out 0x40, al
+    mov al, 0x10
+    out 0x40, al
+"""
 # IRQ 4, unmasked alone, by the UART: setting IER.THRE while the transmitter is empty
 # requests it at once.
 IRQ4 = (

@@ -8,16 +8,8 @@ import pytest
 
 from flat import code
 from guest import TECHNIQUES
-from snippets import PIC
+from snippets import PIC, TIMER
 
-_TIMER = """
-    mov al, 0x34
-    out 0x43, al
-    mov al, 0
-    out 0x40, al
-    mov al, 0x10
-    out 0x40, al
-"""
 _SERIAL = """
     mov dx, 0x3fc
     mov al, 8
@@ -27,8 +19,8 @@ _SERIAL = """
     out dx, al
 """
 SOURCES = {
-    0: PIC.format(base=0, mask=0xFE) + _TIMER,  # as #DE
-    8: PIC.format(base=8, mask=0xFE) + _TIMER,  # as #DF
+    0: PIC.format(base=0, mask=0xFE) + TIMER,  # as #DE
+    8: PIC.format(base=8, mask=0xFE) + TIMER,  # as #DF
     12: PIC.format(base=8, mask=0xEF) + _SERIAL,  # as #SS
 }
 

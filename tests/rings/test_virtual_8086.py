@@ -7,7 +7,7 @@ import pytest
 from assembler import assemble
 from emu86 import Machine
 from guest import TECHNIQUES, Case, check, on_emu86
-from snippets import PIC
+from snippets import PIC, TIMER
 
 # The program's CS is FFFFh: its code, above 1 MiB, is then at (address - FFFF0h).
 ENTER = """
@@ -191,7 +191,7 @@ def test_an_entry_beyond_the_limit():
 
 # The kernel calls the page of the VM86 program first, so that it is filled, then goes
 # there with IOPL 3 and waits for the timer, whose handler takes EFLAGS of its frame.
-TIMER = """
+INTERRUPTED = """
 bits 32
 org 0x10000
     mov esp, 0x9000
@@ -201,12 +201,7 @@ org 0x10000
     ltr ax
     call filled
     {pic}
-    mov al, 0x34
-    out 0x43, al
-    mov al, 0
-    out 0x40, al
-    mov al, 0x10
-    out 0x40, al
+    {timer}
     push dword 0
     push dword 0
     push dword 0
@@ -243,7 +238,8 @@ def test_an_interrupt_tells_of_iopl(technique):
     """Where IRET runs natively, the frame had the IOPL of the kernel's last exit."""
     machine = Machine(memory=1 << 20, technique=technique)
     machine.load_flat(
-        assemble(TIMER.format(pic=PIC.format(base=0x20, mask=0xFE))), 0x10000
+        assemble(INTERRUPTED.format(pic=PIC.format(base=0x20, mask=0xFE), timer=TIMER)),
+        0x10000,
     )
     assert machine.run(timeout=60).reason == "halted"
     assert machine.registers["ebx"] & ~0x10000 == 0x23202
