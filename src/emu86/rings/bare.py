@@ -45,7 +45,6 @@ _IDTR: Final = at.IDTR // 8
 _ONE_BYTE: Final = {x86.VEC_BP: 0xCC, x86.VEC_OF: 0xCE}
 _RETURNS: Final = (0xCA, 0xCB, 0xCF)
 _WIDEST: Final = 8  # bytes of what is read to be written
-_LONGEST: Final = 15  # bytes of an instruction
 _TSS_EIP: Final = 0x20  # of a 32-bit TSS
 _HLT: Final = 0xF4
 _STI: Final = 0xFB
@@ -220,7 +219,7 @@ class Bare(Monitor):
         self._pull()
         if self.vcpu.tr.kind in (x86.SYS_TSS16, x86.SYS_TSS16_BUSY):
             self.unsupported("a 16-bit task")
-        elif not fetched and self._linear() & 0xFFF > x86.PAGE_SIZE - _LONGEST:
+        elif not fetched and self._linear() & 0xFFF > x86.PAGE_SIZE - x86.LONGEST_INSN:
             self.unsupported("an instruction that is not all in RAM")
         elif not fetched:
             self._deliver(x86.VEC_UD, None)  # FF FF
@@ -284,13 +283,13 @@ class Bare(Monitor):
         """
         linear = self._linear()
         code = b""
-        while len(code) < _LONGEST:
+        while len(code) < x86.LONGEST_INSN:
             gpa = self.memory.lookup((linear + len(code)) & x86.MASK32)
             if gpa is None:
                 break
             if not code and self.memory.ram.backed(gpa >> 12):
                 self.engine.drop_code(gpa, 1)
-            part = min(_LONGEST - len(code), x86.PAGE_SIZE - (gpa & 0xFFF))
+            part = min(x86.LONGEST_INSN - len(code), x86.PAGE_SIZE - (gpa & 0xFFF))
             inside = bytes(self.memory.ram.bytes[gpa : gpa + part])
             code += inside.ljust(part, b"\xff")
         wide = bool(self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)

@@ -12,7 +12,6 @@ from emu86.spec import x86
 _SEGMENT_PREFIX: Final = {
     0x26: x86.ES, 0x2E: x86.CS, 0x36: x86.SS, 0x3E: x86.DS, 0x64: x86.FS, 0x65: x86.GS,
 }  # fmt: skip
-_LONGEST: Final = 15
 _ESCAPE: Final = 0x0F
 _ESCAPE_38: Final = 0x0F38
 _ESCAPE_3A: Final = 0x0F3A
@@ -149,7 +148,7 @@ def decode(code: bytes, *, wide: bool) -> Insn | None:
     except IndexError:
         return None
     insn.length = at
-    return insn if at <= _LONGEST else None
+    return insn if at <= x86.LONGEST_INSN else None
 
 
 def _modrm(insn: Insn, code: bytes, at: int) -> int:

@@ -13,6 +13,7 @@ from emu86.rings import io, lossy, msr, operand
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.flags import SETCC
 from emu86.rings.monitor import check_cr0
+from emu86.rings.privileged import read_dr, write_dr
 from emu86.rings.stack import Stack
 from emu86.rings.table import RECORDS, find, of_later_cpus
 from emu86.rings.transfer import return_target
@@ -92,10 +93,7 @@ def _to_cr(bare: "Bare", insn: "Insn") -> bool:
 def _dr(bare: "Bare", insn: "Insn") -> bool:
     if bare.segments.cpl:
         return False
-    if insn.opcode == _FROM_DR:
-        bare.q[insn.rm] = bare.breakpoints.read(insn.reg)
-    else:
-        bare.breakpoints.write(insn.reg, bare.q[insn.rm] & x86.MASK32)
+    {_FROM_DR: read_dr, _TO_DR: write_dr}[insn.opcode](bare, insn)
     return _done(bare, insn)
 
 
@@ -139,13 +137,10 @@ def _written(bare: "Bare", insn: "Insn") -> bool:
     return False
 
 
-_USER: Final = 3
-
-
 def _user_return(bare: "Bare", insn: "Insn") -> bool:
     virtual_8086 = bare.q[RFLAGS] & x86.VM
     nested = insn.opcode == _IRET and bare.q[RFLAGS] & x86.NT and not virtual_8086
-    traps = insn.opcode == _IRET and virtual_8086 and bare.iopl < _USER
+    traps = insn.opcode == _IRET and virtual_8086 and bare.iopl < x86.CPL_USER
     # VM is taken at any CPL; the stack's rights are the kernel's at CPL 1 and 2 anyhow.
     if bare.segments.cpl and not nested and not traps:
         stack = Stack(bare)
@@ -164,7 +159,8 @@ def _return_beyond(bare: "Bare", insn: "Insn") -> bool:
     """Look at the limit where the engine's returns do not."""
     virtual_8086 = bare.q[RFLAGS] & x86.VM
     is_iret = insn.opcode == _IRET
-    if is_iret and (bare.iopl < _USER if virtual_8086 else bare.q[RFLAGS] & x86.NT):
+    traps, nested = bare.iopl < x86.CPL_USER, bare.q[RFLAGS] & x86.NT
+    if is_iret and (traps if virtual_8086 else nested):
         return False
     stack = Stack(bare)
     size = insn.size
@@ -198,7 +194,7 @@ def _to_virtual_8086(bare: "Bare", insn: "Insn") -> bool:
 
 def _pushfd(bare: "Bare", insn: "Insn") -> bool:
     virtual_8086 = bare.q[RFLAGS] & x86.VM
-    if not virtual_8086 or insn.size == 2 or bare.iopl < _USER:
+    if not virtual_8086 or insn.size == 2 or bare.iopl < x86.CPL_USER:
         return False
     stack = Stack(bare)
     stack.push(bare.guest_flags() & ~(x86.VM | x86.RF), 4)
@@ -209,14 +205,14 @@ def _pushfd(bare: "Bare", insn: "Insn") -> bool:
 def _user_call(bare: "Bare", insn: "Insn") -> bool:
     pointer = far_pointer(bare, insn)
     jumps = insn.opcode == _JMP or (insn.opcode == _INDIRECT and insn.reg == _JMP_REG)
-    if pointer is None or bare.segments.cpl != _USER or jumps:
+    if pointer is None or bare.segments.cpl != x86.CPL_USER or jumps:
         return False
     if bare.q[RFLAGS] & x86.VM:
         if pointer[1] > x86.V86_LIMIT:
             raise gp(0)
     else:
         try:
-            found = bare.segments.check_code(pointer[0], _USER)
+            found = bare.segments.check_code(pointer[0], x86.CPL_USER)
             found.check_limit(pointer[1])
         except GuestFault:
             return False  # the engine finds it, too, and first

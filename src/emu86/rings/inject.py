@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _EXT = 1
 _IDT = 2
 _INTERRUPT_GATES = (x86.SYS_INT16, x86.SYS_INT32)
-_USER = 3
 _CS_SELECTOR = SELECTOR[x86.CS]
 _SS_SELECTOR = SELECTOR[x86.SS]
 _FRAMES = [struct.Struct(f"<{count}I") for count in range(7)]
@@ -178,7 +177,7 @@ def deliver(
         and size == 4
         and not virtual_8086
         and level == 0
-        and cpl in (0, _USER)
+        and cpl in (0, x86.CPL_USER)
         and vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
         and plans.watched(selector, ss)
         and plans.watch_idt(base)

@@ -86,25 +86,25 @@ def _outs(vmm: "Vmm", insn: "Insn") -> bool:
 
 
 _TRAPS = "never: an engine hook at CPL 1, patched at CPL 3"
-_USER = (3,)
+_USERS = (x86.CPL_USER,)
 
 RECORDS = (
     Record(
         "IN", "E4 ib, E5 ib, EC, ED", (0xE4, 0xE5, 0xEC, 0xED), "io", _TRAPS, _in,
         "Vol. 2A IN", "Reads a device of the board; ones where there is none.",
-        patched=_USER,
+        patched=_USERS,
     ),
     Record(
         "OUT", "E6 ib, E7 ib, EE, EF", (0xE6, 0xE7, 0xEE, 0xEF), "io", _TRAPS, _out,
         "Vol. 2B OUT", "Writes a device of the board; lost where there is none.",
-        patched=_USER,
+        patched=_USERS,
     ),
     Record(
         "INS", "6C, 6D", (0x6C, 0x6D), "io", _TRAPS, _ins, "Vol. 2A INS",
-        "Reads ports to memory at ES:EDI.", patched=_USER,
+        "Reads ports to memory at ES:EDI.", patched=_USERS,
     ),
     Record(
         "OUTS", "6E, 6F", (0x6E, 0x6F), "io", _TRAPS, _outs, "Vol. 2B OUTS",
-        "Writes ports from memory at DS:ESI.", patched=_USER,
+        "Writes ports from memory at DS:ESI.", patched=_USERS,
     ),
 )  # fmt: skip

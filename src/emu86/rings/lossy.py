@@ -28,7 +28,6 @@ _LOOPE: Final = 0xE1
 _RCL: Final = 2  # ModRM.reg
 _BY_IMMEDIATE: Final = (0xC0, 0xC1)
 _BY_ONE: Final = (0xD0, 0xD1)
-_USER: Final = 3
 _PF: Final = 1 << 2
 _SF: Final = 1 << 7
 _OF: Final = 1 << 11
@@ -52,7 +51,7 @@ def check_write(vmm: "Vmm | Bare", linear: int, size: int) -> None:
 
 def _translate(vmm: "Vmm | Bare", linear: int, size: int, *, write: bool) -> None:
     """Translate both pages of an operand, or the one it is in."""
-    user = vmm.segments.cpl == _USER
+    user = vmm.segments.cpl == x86.CPL_USER
     vmm.memory.translate(linear, write=write, user=user)
     rest = x86.PAGE_SIZE - (linear & 0xFFF)
     if rest < size:
@@ -67,7 +66,7 @@ def _to_write(vmm: "Vmm", linear: int, size: int) -> int:
     in their allocators: this is what makes them cheap.
     """
     offset = linear & 0xFFF
-    if vmm.segments.cpl == _USER or offset + size > x86.PAGE_SIZE:
+    if vmm.segments.cpl == x86.CPL_USER or offset + size > x86.PAGE_SIZE:
         check_write(vmm, linear, size)
         return -1
     start = vmm.memory.page_to_write(linear)

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from emu86.rings.decode import Insn
     from emu86.rings.monitor import Monitor
 
-_USER = 3
-
 
 def address(vmm: "Monitor", insn: "Insn") -> int:
     """Return the linear address of the memory operand."""
@@ -26,12 +24,12 @@ def address(vmm: "Monitor", insn: "Insn") -> int:
 
 def read(vmm: "Monitor", linear: int, size: int) -> int:
     """Read guest memory with the rights of the guest's CPL."""
-    return vmm.memory.read(linear, size, user=vmm.segments.cpl == _USER)
+    return vmm.memory.read(linear, size, user=vmm.segments.cpl == x86.CPL_USER)
 
 
 def write(vmm: "Monitor", linear: int, value: int, size: int) -> None:
     """Write guest memory with the rights of the guest's CPL."""
-    vmm.memory.write(linear, value, size, user=vmm.segments.cpl == _USER)
+    vmm.memory.write(linear, value, size, user=vmm.segments.cpl == x86.CPL_USER)
 
 
 def read_rm(vmm: "Monitor", insn: "Insn", size: int) -> int:

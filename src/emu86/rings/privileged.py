@@ -17,6 +17,7 @@ from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
+    from emu86.rings.monitor import Monitor
     from emu86.rings.vmm import Vmm
 
 _HFLAGS = at.HFLAGS // 4
@@ -78,11 +79,13 @@ def _write_cr(vmm: "Vmm", insn: "Insn") -> None:
         raise undefined()
 
 
-def _read_dr(vmm: "Vmm", insn: "Insn") -> None:
+def read_dr(vmm: "Monitor", insn: "Insn") -> None:
+    """Do MOV from DR; #UD or #DB as `Breakpoints.read`."""
     vmm.q[insn.rm] = vmm.breakpoints.read(insn.reg)
 
 
-def _write_dr(vmm: "Vmm", insn: "Insn") -> None:
+def write_dr(vmm: "Monitor", insn: "Insn") -> None:
+    """Do MOV to DR; #UD or #DB as `Breakpoints.write`."""
     vmm.breakpoints.write(insn.reg, vmm.q[insn.rm] & x86.MASK32)
 
 
@@ -175,14 +178,14 @@ RECORDS = (
         ring0_only=True,
     ),
     Record(
-        "MOV from DR", "0F 21 /r", (0x0F21,), "privileged", "#GP(0)", _read_dr,
+        "MOV from DR", "0F 21 /r", (0x0F21,), "privileged", "#GP(0)", read_dr,
         "Vol. 2B MOV—Move to/from Debug Registers",
         "Reads the virtual debug register. While one of its breakpoints is enabled"
         " the guest runs instruction by instruction, and each is looked at before.",
         ring0_only=True,
     ),
     Record(
-        "MOV to DR", "0F 23 /r", (0x0F23,), "privileged", "#GP(0)", _write_dr,
+        "MOV to DR", "0F 23 /r", (0x0F23,), "privileged", "#GP(0)", write_dr,
         "Vol. 2B MOV—Move to/from Debug Registers",
         "Writes the virtual debug register, with its fixed bits.",
         ring0_only=True,

@@ -33,7 +33,6 @@ _TWO_BYTES: Final = 0x0F00
 # In virtual-8086 mode the engine's PUSHFD shows VM.
 _PUSHF: Final = 0x9C
 _PUSHFD: Final = rb"\x66" + _PREFIXES + rb"\x9c"
-_USER: Final = 3
 # What may follow the bytes of a pattern to the end of the block.
 _END_BLOCKS: Final = {
     "POPF": b"", "IRET": b"", "INT1": b"", "POP SS": b"", "MOV to SS": b".{0,5}",
@@ -78,7 +77,7 @@ def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
     registers = _class(range(0xC0, 0x100))
     parts = {_code(GROUP7) + registers, _class(_VEX) + registers}
     parts.add(_code(GROUP9) + _class(range(0xF0, 0x100)))
-    if ring == _USER:
+    if ring == x86.CPL_USER:
         parts.add(_PUSHFD)
     for record in RECORDS:
         codes = [re.escape(_code(opcode)) for opcode in record.opcodes]

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _CS_BASE: Final = BASE[x86.CS]
 _CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
-_LONGEST: Final = 15  # bytes of an instruction
 _MASK64: Final = (1 << 64) - 1
 _NO_GUARDS: Final = memoryview(bytes(8 * word.GUARDED_WORDS)).cast("q")
 _NO_SITES: Final = memoryview(bytes(16 * (word.SITE_MASK + 1))).cast("q")
@@ -103,10 +102,10 @@ class Sites:
 
         The next page is not looked at without need: its accessed bit would tell.
         """
-        here = min(_LONGEST, x86.PAGE_SIZE - (linear & 0xFFF))
+        here = min(x86.LONGEST_INSN, x86.PAGE_SIZE - (linear & 0xFFF))
         code = self._memory.read_bytes(linear, here)
-        if here < _LONGEST and decode(code, wide=wide) is None:
-            code = self._memory.read_bytes(linear, _LONGEST)
+        if here < x86.LONGEST_INSN and decode(code, wide=wide) is None:
+            code = self._memory.read_bytes(linear, x86.LONGEST_INSN)
         return code
 
     def forget(self, page: int) -> None:

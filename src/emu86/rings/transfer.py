@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _ALWAYS = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.RF | x86.AC | x86.ID
 _FROM_RING0 = _ALWAYS | x86.IF | x86.IOPL
 _VIRTUAL_8086 = _ALWAYS | x86.IF  # in virtual-8086 mode, with IOPL 3
-_USER = 3
 _FRAME = struct.Struct("<5I")  # EIP, CS, EFLAGS, and for an outer ring ESP, SS
 _CS_SELECTOR = SELECTOR[x86.CS]
 _DATA_ATTRIBUTES = tuple(ATTRIBUTES[i] for i in (x86.ES, x86.DS, x86.FS, x86.GS))
@@ -266,7 +265,7 @@ def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
         _return_outward(vmm, selector, found, eip, ss, esp, size)
         wide &= vmm.d[ATTRIBUTES[x86.SS]]
         watched = segments.watched(selector, ss)
-        if cpl == 0 and rpl == _USER and wide and watched:
+        if cpl == 0 and rpl == x86.CPL_USER and wide and watched:
             segments.returns[selector | ss << 16] = segments.plan(ss)
     vmm.set_guest_flags(fresh)
 

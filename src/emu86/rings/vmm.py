@@ -43,7 +43,6 @@ _CS_SELECTOR: Final = SELECTOR[x86.CS]
 _CR2: Final = CR + 2
 _INTO: Final = 0xCE
 _PUSHF: Final = 0x9C
-_USER: Final = 3
 # SLDT, STR, LLDT, LTR, VERR, VERW, LAR, LSL; and PUSHF, POPF, IRET, CLI, STI.
 _NOT_IN_VIRTUAL_8086: Final = (0x0F00, 0x0F02, 0x0F03)
 _BY_IOPL: Final = (0x9C, 0x9D, 0xCF, 0xFA, 0xFB)
@@ -332,7 +331,7 @@ class Vmm(Monitor):
         """Raise what virtual-8086 mode raises at an instruction: SDM Vol. 3B 20.2.8."""
         if insn.opcode in _NOT_IN_VIRTUAL_8086:
             raise undefined()
-        by_iopl = insn.opcode in _BY_IOPL and self.iopl < _USER
+        by_iopl = insn.opcode in _BY_IOPL and self.iopl < x86.CPL_USER
         if record.ring0_only or by_iopl:
             raise gp(0)
 

@@ -153,6 +153,9 @@ ES, CS, SS, DS, FS, GS = range(6)
 GPR_NAMES: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 SEGMENT_NAMES: Final = ("es", "cs", "ss", "ds", "fs", "gs")
 
+LONGEST_INSN: Final = 15  # bytes: Vol. 2A section 2.3.11
+CPL_USER: Final = 3  # of applications: Vol. 3A section 5.5
+
 # Model-specific registers: Vol. 4 table 2-2
 MSR_P5_MC_ADDR: Final = 0x0
 MSR_P5_MC_TYPE: Final = 0x1

@@ -16,8 +16,6 @@ from emu86.rings.monitor import Monitor
 from emu86.spec import x86
 
 PERIOD: Final = 100 * word.QUARTERS
-_USER: Final = 3
-_LONGEST: Final = 15  # bytes of an instruction
 # Transfers of control, which may go to where they stand.
 _TRANSFERS: Final = frozenset(
     {*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEA, 0xEB, 0x9A, 0xFF}
@@ -132,11 +130,11 @@ def _transfers(insn: Insn) -> bool:
 def _code(monitor: Monitor, here: int) -> Insn | None:
     """Decode the instruction at a linear address; None if it cannot be fetched."""
     vcpu, ram = monitor.vcpu, monitor.ram
-    user = monitor.segments.cpl == _USER
+    user = monitor.segments.cpl == x86.CPL_USER
     code = b""
-    while len(code) < _LONGEST:
+    while len(code) < x86.LONGEST_INSN:
         linear = (here + len(code)) & x86.MASK32
-        part = min(_LONGEST - len(code), x86.PAGE_SIZE - (linear & 0xFFF))
+        part = min(x86.LONGEST_INSN - len(code), x86.PAGE_SIZE - (linear & 0xFFF))
         page = linear >> x86.PAGE_SHIFT
         if vcpu.cr0 & x86.CR0_PG:
             found = walk(ram, vcpu.cr3, vcpu.cr4, linear)

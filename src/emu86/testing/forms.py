@@ -137,7 +137,7 @@ _PRIVILEGED: Final = (
         for n, value in ((0, 0x33), (2, 0x1234), (3, stage.PD | 8), (4, 0x10))
     ),
     *(Form("MOV from DR", bytes([0x0F, 0x21, 0xC0 | n << 3])) for n in range(8)),
-    # No breakpoint is enabled: none would fire deprivileged.
+    # No breakpoint is enabled: what it does to others is no effect of this one.
     *(
         Form("MOV to DR", bytes([0x0F, 0x23, 0xC0 | n << 3]), (mov(0, value),))
         for n, value in enumerate([0x1234] * 4 + [0xFFFF0FF0, 0x700] * 2)

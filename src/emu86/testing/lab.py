@@ -25,7 +25,6 @@ from emu86.testing.stage import State
 _AT: Final = stage.DATA
 _KERNEL: Final = State(limit=1, tr=stage.TSS_B_SELECTOR)
 _USER: Final = State(ring=3, limit=1, tr=stage.TSS_B_SELECTOR)
-_LONGEST: Final = 15  # bytes of an instruction
 _SHOWN: Final = (*x86.GPR_NAMES, "eflags", *x86.SEGMENT_NAMES)
 
 
@@ -256,7 +255,7 @@ def _steps(trace: Trace, lab: Lab) -> Iterator[str]:
         eip = one.registers["eip"] if one is not None else 0
         shown = eip in inside or image.startswith(lab.sensitive, eip)
         if one is not None and not same and shown:
-            insn = next(decoder.disasm(image[eip : eip + _LONGEST], eip), None)
+            insn = next(decoder.disasm(image[eip : eip + x86.LONGEST_INSN], eip), None)
             text = "?" if insn is None else f"{insn.mnemonic} {insn.op_str}"
             changed = _changes(one, following)
             taken = f"   [exit: {', '.join(exits)}]" if exits else ""
