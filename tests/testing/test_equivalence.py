@@ -32,6 +32,7 @@ ANY = {
     "accesses": ("accesses", "conditionals", "arithmetic"),
     "prefixes": ("repeated", "long", "sensitive"),
     "breakpoints": ("breakpoints", "accesses", "moves", "strings", "sensitive"),
+    "breakpoints and transfers": ("breakpoints", "segment_loads", "transfers", "ports"),
     "LOCK": ("locked", "locked_wrongly", "moves"),
     "all": (),
 }
@@ -65,6 +66,15 @@ def test_in_virtual_8086_mode(program, state):
 )
 def test_by_the_clock_with_interrupts(program, state):
     assert_equivalent(b"".join(program), state)
+
+
+@FEWER
+@given(
+    guests.programs("breakpoints", "segment_loads", "sensitive", "accesses"),
+    guests.states(clocked=True),
+)
+def test_breakpoints_by_the_clock(program, state):
+    assert_equivalent(program, state)
 
 
 @FEWER

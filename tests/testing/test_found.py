@@ -86,6 +86,15 @@ def test_a_store_over_two_pages_that_are_not_there():
     assert run(code, state).events[0].registers["cr2"] == 0x7FFFFFFF
 
 
+@pytest.mark.parametrize("edi", [stage.IDT - 1, stage.IDT - 2])
+def test_ins_over_two_pages(edi):
+    """CR2 was that of its last byte; a CPU tells of the first on the page."""
+    code = program(f"mov dx, 80h\nmov edi, {edi}\ninsd")
+    state = State(ring=3, paging=True)
+    assert_equivalent(code, state)
+    assert run(code, state).events[0].registers["cr2"] == stage.IDT
+
+
 @pytest.mark.parametrize("code", ["rep outsb", "rep insb"])
 def test_each_round_is_trapped_after(code):
     """A user's repeated INS and OUTS ran to the end before the trap of TF."""

@@ -295,15 +295,20 @@ class Engine:
         Only an engine made to be stepped can. Returns False if there is no memory to
         fetch the instruction from.
         """
-        registers = self.q[:_REGISTERS].tobytes()
+        before = self._place()
         status = self._start(1)
-        if not self._called and self.q[:_REGISTERS].tobytes() == registers:
+        if not self._called and self._place() == before:
             # A store over the instruction itself is not done by one: it is begun anew.
             status = self._start(2)
         if status in (uc_const.UC_ERR_FETCH_PROT, uc_const.UC_ERR_FETCH_UNMAPPED):
             return False
         check(status, "step")
         return True
+
+    def _place(self) -> tuple[bytes, int, int]:
+        """Return what an instruction that is done changes: one of these at least."""
+        q = self.q
+        return q[:_REGISTERS].tobytes(), q[BASE[x86.CS]], self.d[SELECTOR[x86.CS]]
 
     def run(self) -> None:
         """Run until `stop`, then return. Raises what a callback raised."""

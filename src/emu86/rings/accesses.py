@@ -40,6 +40,8 @@ _POINTERS: Final = {0xC4: _ANY, 0xC5: _ANY, 0xFF: {3, 5}} | dict.fromkeys(
 )
 _BIT_TESTS: Final = (0x0FA3, 0x0FAB, 0x0FB3, 0x0FBB)  # by a register: any bit string
 _XLAT: Final = 0xD7
+_MOVD: Final = 0x0F7E
+_REPE: Final = 0xF3
 # Strings: whether the source is read, and whether the destination is written, if used.
 _SOURCE, _READ, _WRITTEN = 1, 2, 4
 STRINGS: Final = {
@@ -77,7 +79,7 @@ def accesses(monitor: "Monitor", insn: "Insn", code: bytes) -> Iterator[Access]:
     Of a repeated one, those of the round that comes next.
     """
     opcode = insn.opcode
-    if opcode & ~1 in STRINGS and opcode < 0x0F00:
+    if opcode & ~1 in STRINGS:
         yield from _string(monitor, insn)
         return
     if opcode in _OFFSETS:
@@ -96,6 +98,8 @@ def accesses(monitor: "Monitor", insn: "Insn", code: bytes) -> Iterator[Access]:
         elif opcode == _POP_RM and insn.base == x86.ESP:
             where += insn.size  # it is computed after the pop
         stores = insn.reg in _STORES.get(opcode, ())
+        if opcode == _MOVD and insn.rep == _REPE:
+            stores = False  # MOVQ to an XMM register
         write = stores or is_read_to_write(insn)
         yield _access(where, _size(insn, code, wide=_is_wide(monitor)), write=write)
     yield from _stack(monitor, insn)
@@ -148,15 +152,15 @@ def _stack(monitor: "Monitor", insn: "Insn") -> Iterator[Access]:
         yield _access(base + (esp + size * i & mask), size, write=False)
 
 
-def detailed(mode: int) -> capstone.Cs:
-    """Return a decoder, of 16 or of 32 bits, that tells of operands."""
+def _detailed(mode: int) -> capstone.Cs:
     decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
     decoder.detail = True
     return decoder
 
 
-_decoders: Final = {
-    True: detailed(capstone.CS_MODE_32), False: detailed(capstone.CS_MODE_16)
+# Decoders that tell of operands, by CS.D.
+DETAILED: Final = {
+    True: _detailed(capstone.CS_MODE_32), False: _detailed(capstone.CS_MODE_16)
 }  # fmt: skip
 
 
@@ -171,7 +175,7 @@ def _size(insn: "Insn", code: bytes, *, wide: bool) -> int:
         return _STATE[insn.size]
     if opcode == 0x0FAE and reg < 2:
         return _FXSAVE
-    for found in _decoders[wide].disasm(code, 0, 1):
+    for found in DETAILED[wide].disasm(code, 0, 1):
         for op in found.operands:
             if op.type == cs_x86.X86_OP_MEM:
                 return int(op.size)

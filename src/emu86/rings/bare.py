@@ -18,6 +18,7 @@ from emu86.cpu.engine import (
     BASE,
     CR,
     ERROR_CODE,
+    HFLAGS,
     IS_INT,
     RFLAGS,
     RIP,
@@ -36,10 +37,10 @@ from emu86.rings.fault import GuestFault
 from emu86.rings.flags import is_read_to_write
 from emu86.rings.inject import as_fault, software
 from emu86.rings.monitor import Monitor
+from emu86.rings.sreg import loads_ss
 from emu86.rings.wiring import Bus, Interrupts
 from emu86.spec import x86
 
-_HFLAGS: Final = at.HFLAGS // 4
 _GDTR: Final = at.GDTR // 8
 _IDTR: Final = at.IDTR // 8
 _ONE_BYTE: Final = {x86.VEC_BP: 0xCC, x86.VEC_OF: 0xCE}
@@ -72,7 +73,8 @@ class Bare(Monitor):
         self.insn: Insn | None = None  # what was run last, and where
         self._code = b""  # where EIP is
         self.distance: int | None = None  # of its operand, if it reads it to write it
-        self._eip = self._ss = self._task = 0
+        self._place = 0, 0  # EIP and CS
+        self._ss = self._task = 0
         engine.on_exception = self._on_exception
         engine.on_invalid = self._on_invalid
         engine.on_in = self.on_in
@@ -94,12 +96,13 @@ class Bare(Monitor):
     def set_guest_flags(self, value: int) -> None:
         """Write the guest's EFLAGS."""
         self.engine.set_flags(value & x86.FLAGS_DEFINED & ~x86.RF)
+        self.breakpoints.resume = value & x86.RF if self.breakpoints.armed else 0
 
     def write_cr0(self, value: int) -> None:
         """Follow a task switch, which sets CR0.TS."""
         self.vcpu.cr0 = value
         self.q[CR] = value
-        self.d[_HFLAGS] |= (value & x86.CR0_TS) << at.HF_MP_EM_TS_SHIFT
+        self.d[HFLAGS] |= (value & x86.CR0_TS) << at.HF_MP_EM_TS_SHIFT
 
     def write_cr3(self, value: int) -> None:
         """Follow a task switch to another page directory."""
@@ -163,7 +166,7 @@ class Bare(Monitor):
 
     def is_open(self) -> bool:
         """Tell whether the guest lets an interrupt in now."""
-        return bool(self.q[RFLAGS] & x86.IF and not self.d[_HFLAGS] & at.HF_INHIBIT_IRQ)
+        return bool(self.q[RFLAGS] & x86.IF and not self.d[HFLAGS] & at.HF_INHIBIT_IRQ)
 
     def interrupt(self) -> bool:
         """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
@@ -179,7 +182,7 @@ class Bare(Monitor):
         """Run one instruction or deliver one event, if the guest is not halted."""
         self._events = 0
         insn = self._fetch()
-        if self.breakpoints.armed and insn is not None and self._breaks(insn):
+        if self.breakpoints.armed and self._breaks(insn):
             return
         trapped = self.q[RFLAGS] & x86.TF
         # Nothing but breakpoints looks at RF, and the engine's PUSHF would show it; its
@@ -204,16 +207,17 @@ class Bare(Monitor):
         halts = insn is not None and insn.opcode == _HLT and not self.segments.cpl
         self.insn = insn
         open_before = self.q[RFLAGS] & x86.IF
-        self._eip, self._ss = self.q[RIP], self.d[SELECTOR[x86.SS]]
-        self._task = self.vcpu.tr.selector
+        self._place = self.q[RIP], self.d[SELECTOR[x86.CS]]
+        self._ss = self.d[SELECTOR[x86.SS]]
+        self._task, self._cr2 = self.vcpu.tr.selector, self.vcpu.cr2
         # It looks ahead at the next instruction, which may be the one not in memory.
-        fetched = self.engine.step() or self.q[RIP] != self._eip
+        fetched = self.engine.step() or self._has_moved()
         self.q[RIP] &= x86.MASK32
         trapped_sti = insn is not None and insn.opcode == _STI and not self.iopl
         if trapped_sti and open_before:
             # The engine's shadow follows any STI: Vol. 2B STI, only if IF was 0. Where
             # IOPL lets it run natively techniques have the engine's.
-            self.d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
+            self.d[HFLAGS] &= ~at.HF_INHIBIT_IRQ
         if self._events:
             return
         self._pull()
@@ -232,11 +236,14 @@ class Bare(Monitor):
                     self.vcpu.dr[7] &= ~LOCAL
             self._done(stepped=bool(halts))
 
-    def _breaks(self, insn: Insn) -> bool:
+    def _breaks(self, insn: Insn | None) -> bool:
         """Look for breakpoints at the instruction to run; tell if one is before it."""
         breakpoints = self.breakpoints
         breakpoints.resume |= self.q[RFLAGS] & x86.RF
-        if not breakpoints.reach(insn, self._code):
+        if not breakpoints.before():
+            breakpoints.resume = 0
+            if insn is not None:
+                breakpoints.reach(insn, self._code)
             return False
         breakpoints.report()
         self._deliver(x86.VEC_DB, None)
@@ -245,9 +252,12 @@ class Bare(Monitor):
     def _done(self, *, stepped: bool) -> None:
         """Trap after an instruction, if it was a single step or is broken at."""
         breakpoints = self.breakpoints
-        if breakpoints.armed:
-            breakpoints.done()
-        if stepped or breakpoints.hits:
+        breakpoints.done()
+        insn = self.insn
+        if insn and loads_ss(insn) and self.d[HFLAGS] & at.HF_INHIBIT_IRQ:
+            if breakpoints.armed:
+                breakpoints.hold()
+        elif stepped or breakpoints.hits:
             breakpoints.report(stepped=stepped)
             self._deliver(x86.VEC_DB, None)
 
@@ -325,16 +335,19 @@ class Bare(Monitor):
         self._inject(vector, error)
         self._push()
 
-    def _end_step(self) -> None:
-        """Be called by the engine, which may have looked ahead of a far transfer."""
+    def _end_step(self, *, trapped: bool = False) -> None:
+        """Be called by the engine, which may have looked ahead of a far transfer.
+
+        trapped: the instruction is done.
+        """
         self.engine.stop()
         self._pull()
-        if self._is_far() and self.q[RIP] != self._eip:
+        if self._is_far() and (trapped or self._has_moved()):
             self._mark_loaded()
 
     def _on_exception(self, vector: int) -> None:
         """Take an exception or a software interrupt of the guest; end the step."""
-        self._end_step()
+        self._end_step(trapped=vector == x86.VEC_DB)
         if self.vcpu.tr.kind in (x86.SYS_TSS16, x86.SYS_TSS16_BUSY):
             # The engine reads its segment registers from the wrong places.
             self.unsupported("a 16-bit task")
@@ -342,6 +355,8 @@ class Bare(Monitor):
             self._software(vector)
         elif vector == x86.VEC_DB:
             self._done(stepped=True)
+        elif self.breakpoints.armed and self._looked_ahead(vector):
+            self.q[CR + 2] = self._cr2  # the next step finds it again
         else:
             if self.vcpu.tr.selector != self._task:
                 # The new task's own fault: the engine has put back the old one's EIP.
@@ -356,6 +371,15 @@ class Bare(Monitor):
             if vector == x86.VEC_TS and self._to_local_tss():
                 vector = x86.VEC_GP
             self._deliver(vector, error)
+
+    def _looked_ahead(self, vector: int) -> bool:
+        """Tell of a page that the next instruction is not on: this one is done."""
+        same_task = self.vcpu.tr.selector == self._task
+        return vector == x86.VEC_PF and same_task and self._has_moved()
+
+    def _has_moved(self) -> bool:
+        """Tell whether the instruction is done, by where the guest is."""
+        return self._place != (self.q[RIP], self.d[SELECTOR[x86.CS]])
 
     def _called_beyond(self) -> bool:
         """Tell of a far CALL beyond a limit: the engine has the selector as error."""

@@ -75,25 +75,26 @@ class Breakpoints:
 
     # -- the guest comes by ------------------------------------------------------------
 
-    def reach(self, insn: "Insn", code: bytes) -> bool:
-        """Look at the instruction at CS:EIP, `code`, before it runs.
+    def before(self) -> bool:
+        """Look at CS:EIP, before what stands there is fetched: Vol. 3A table 6-2.
 
-        Returns True if it breaks before it: `report` its #DB, which is a fault.
+        Returns True if it breaks there: `report` its #DB, which is a fault.
         """
+        q = self._monitor.q
+        linear = (q[RIP] + q[BASE[x86.CS]]) & x86.MASK32
+        hits = 0 if self.resume else self._matches(linear, 1, (_EXECUTED,))
+        self.hits |= hits
+        return bool(hits)
+
+    def reach(self, insn: "Insn", code: bytes) -> None:
+        """Look at what the instruction at CS:EIP, `code`, is about to access."""
         monitor = self._monitor
         eip = monitor.q[RIP] & x86.MASK32
-        if not self.resume:
-            linear = (eip + monitor.q[BASE[x86.CS]]) & x86.MASK32
-            hits = self._matches(linear, 1, (_EXECUTED,))
-            if hits:
-                self.hits = hits
-                return True
         repeats = insn.rep and insn.opcode & ~1 in STRINGS
         self._repeated = eip if repeats else -1
         for access in accesses(monitor, insn, code):
             kinds = (_WRITTEN, 3) if access.write else (3,)
             self.hits |= self._matches(access.linear, access.size, kinds)
-        return False
 
     def port(self, port: int, width: int) -> None:
         """Take an access to a port, `width` bytes."""
@@ -104,6 +105,13 @@ class Breakpoints:
         """Learn that an instruction, or a round of a repeated one, is done."""
         same = self._monitor.q[RIP] & x86.MASK32 == self._repeated
         self.resume = x86.RF if same else 0
+
+    def hold(self) -> None:
+        """Learn that a load of SS is done: no #DB is next, but after the next.
+
+        As if RF were set: Vol. 3B 17.3.1.1, and Vol. 3A 6.8.3.
+        """
+        self.resume = x86.RF
 
     def report(self, *, stepped: bool = False) -> None:
         """Tell in DR6 of the hits, and of a single step, as #DB begins."""

@@ -1,8 +1,8 @@
 """Decode instructions: prefixes, opcode, ModRM, address, length.
 
 Lengths are right for every instruction of 32- and 16-bit code, because a scan for what
-must be patched has to step over all others; operands are told for those of the exit
-table only. Source: SDM Vol. 2A chapter 2, Vol. 2D appendix A (opcode map).
+must be patched has to step over all others; so are ModRM's operands and the immediate.
+Source: SDM Vol. 2A chapter 2, Vol. 2D appendix A (opcode map).
 """
 
 from typing import Final

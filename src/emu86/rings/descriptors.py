@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from emu86.cpu import layout as at
-from emu86.cpu.engine import ATTRIBUTES, RFLAGS, SELECTOR, Engine
+from emu86.cpu.engine import ATTRIBUTES, HFLAGS, RFLAGS, SELECTOR, Engine
 from emu86.cpu.vcpu import VCpu
 from emu86.rings.fault import GuestFault, gp
 from emu86.spec import x86
 
-_HFLAGS: Final = at.HFLAGS // 4
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
 
 
@@ -112,7 +111,7 @@ class SegmentRules:
 
     def settle(self) -> None:
         """Bring the engine's derived mode bits in line after a load."""
-        self.engine.sync_mode(self.d[_HFLAGS] & at.HF_CPL)
+        self.engine.sync_mode(self.d[HFLAGS] & at.HF_CPL)
 
     def clear(self, index: int, selector: int = 0) -> None:
         """Load a null selector."""

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu.engine import RFLAGS, RIP, SELECTOR
+from emu86.cpu import layout as at
+from emu86.cpu.engine import HFLAGS, RFLAGS, RIP, SELECTOR
 from emu86.rings import io, lossy, msr, operand
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.flags import SETCC
@@ -133,7 +134,7 @@ def _written(bare: "Bare", insn: "Insn") -> bool:
     record = find(insn)
     if record is not None and record.memory:
         linear = operand.address(bare, insn)
-        lossy.check_write(bare, linear, lossy.width(insn))
+        operand.translate(bare, linear, lossy.width(insn), write=True)
     return False
 
 
@@ -257,6 +258,7 @@ def _icebp(bare: "Bare", insn: "Insn") -> bool:
 
 
 def _done(bare: "Bare", insn: "Insn") -> bool:
+    bare.d[HFLAGS] &= ~at.HF_INHIBIT_IRQ  # the shadow of the STI before it
     bare.q[RIP] = (bare.q[RIP] + insn.length) & x86.MASK32
     return True
 

@@ -65,8 +65,7 @@ def _string(vmm: "Vmm", insn: "Insn", register: int, *, store: bool) -> bool:
             return False
         where = (q[BASE[segment]] + (q[register] & mask)) & x86.MASK32
         if store:
-            for byte in (where, where + width - 1 & x86.MASK32):
-                vmm.memory.translate(byte, write=True, user=vmm.segments.cpl == 3)
+            operand.translate(vmm, where, width, write=True)
             operand.write(vmm, where, vmm.port_read(port, width), width)
         else:
             vmm.port_write(port, width, operand.read(vmm, where, width))

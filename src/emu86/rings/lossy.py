@@ -19,7 +19,6 @@ from emu86.rings.record import Record
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.bare import Bare
     from emu86.rings.decode import Insn
     from emu86.rings.vmm import Vmm
 
@@ -41,33 +40,16 @@ def width(insn: "Insn") -> int:
     return insn.size if insn.opcode in ROTATES and insn.opcode & 1 else 1
 
 
-def check_write(vmm: "Vmm | Bare", linear: int, size: int) -> None:
-    """Raise what a write of `size` bytes by the guest would; set the pages' A and D.
-
-    What reads before it writes faults like this on a CPU, and before it reads.
-    """
-    _translate(vmm, linear, size, write=True)
-
-
-def _translate(vmm: "Vmm | Bare", linear: int, size: int, *, write: bool) -> None:
-    """Translate both pages of an operand, or the one it is in."""
-    user = vmm.segments.cpl == x86.CPL_USER
-    vmm.memory.translate(linear, write=write, user=user)
-    rest = x86.PAGE_SIZE - (linear & 0xFFF)
-    if rest < size:
-        vmm.memory.translate(linear + rest & x86.MASK32, write=write, user=user)
-
-
 def _to_write(vmm: "Vmm", linear: int, size: int) -> int:
     """Return where in RAM (GPA) an operand is that will be written, or -1.
 
     -1: it is a user's, in two pages, or not in RAM, and `GuestMemory` knows the way.
-    Raises what the write would, as `check_write` does. Kernels use CMPXCHG8B and SETcc
+    Raises what the write would. Kernels use CMPXCHG8B and SETcc
     in their allocators: this is what makes them cheap.
     """
     offset = linear & 0xFFF
     if vmm.segments.cpl == x86.CPL_USER or offset + size > x86.PAGE_SIZE:
-        check_write(vmm, linear, size)
+        operand.translate(vmm, linear, size, write=True)
         return -1
     start = vmm.memory.page_to_write(linear)
     return start + offset if start >= 0 else -1

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 import capstone
 from capstone import x86 as cs_x86
 
-from emu86.cpu.engine import ATTRIBUTES, BASE, RIP
+from emu86.cpu.engine import ATTRIBUTES, RIP
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Hidden
-from emu86.rings.accesses import detailed
+from emu86.rings.accesses import DETAILED
 from emu86.rings.decode import decode
 from emu86.spec import x86
 
@@ -52,13 +52,6 @@ class Stepper:
         self.pages: list[int] = []  # mixed pages that the step has shared
         self._contender = -1  # EIP at the last contention
         self._resets = 0
-        self._decoders = {
-            wide: detailed(mode)
-            for wide, mode in (
-                (True, capstone.CS_MODE_32),
-                (False, capstone.CS_MODE_16),
-            )
-        }
 
     @property
     def active(self) -> bool:
@@ -127,15 +120,14 @@ class Stepper:
     def _operand(self, *, write: bool) -> tuple[int, bool]:
         """Return the width in bytes of EIP's memory access and whether it loads."""
         vmm = self.vmm
-        linear = (vmm.q[RIP] + vmm.q[BASE[x86.CS]]) & x86.MASK32
         wide = bool(vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
         try:
-            code = vmm.sites.code(linear, wide=wide)
+            code = vmm.sites.code_at_eip()
         except PageFault:
             return 4, False
         wanted = capstone.CS_AC_WRITE if write else capstone.CS_AC_READ
         other = 0
-        for insn in self._decoders[wide].disasm(code, 0, 1):
+        for insn in DETAILED[wide].disasm(code, 0, 1):
             for op in insn.operands:
                 if op.type == cs_x86.X86_OP_MEM:
                     if op.access & wanted:

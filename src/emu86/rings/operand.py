@@ -27,6 +27,18 @@ def read(vmm: "Monitor", linear: int, size: int) -> int:
     return vmm.memory.read(linear, size, user=vmm.segments.cpl == x86.CPL_USER)
 
 
+def translate(vmm: "Monitor", linear: int, size: int, *, write: bool) -> None:
+    """Raise what an access of `size` bytes by the guest would; set the pages' A and D.
+
+    What reads before it writes faults like this on a CPU, and before it reads.
+    """
+    user = vmm.segments.cpl == x86.CPL_USER
+    vmm.memory.translate(linear, write=write, user=user)
+    rest = x86.PAGE_SIZE - (linear & 0xFFF)
+    if rest < size:
+        vmm.memory.translate(linear + rest & x86.MASK32, write=write, user=user)
+
+
 def write(vmm: "Monitor", linear: int, value: int, size: int) -> None:
     """Write guest memory with the rights of the guest's CPL."""
     vmm.memory.write(linear, value, size, user=vmm.segments.cpl == x86.CPL_USER)

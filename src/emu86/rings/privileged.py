@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from emu86.cpu import control as word
 from emu86.cpu import layout as at
-from emu86.cpu.engine import RFLAGS
+from emu86.cpu.engine import HFLAGS, RFLAGS
 from emu86.rings import operand
 from emu86.rings.fault import gp, undefined
 from emu86.rings.record import Record
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from emu86.rings.decode import Insn
     from emu86.rings.monitor import Monitor
     from emu86.rings.vmm import Vmm
-
-_HFLAGS = at.HFLAGS // 4
 
 
 def _iopl_allows(vmm: "Vmm") -> None:
@@ -38,7 +36,7 @@ def _sti(vmm: "Vmm", insn: "Insn") -> None:
     _iopl_allows(vmm)
     if not vmm.q[RFLAGS] & x86.IF:
         vmm.q[RFLAGS] |= x86.IF
-        vmm.d[_HFLAGS] |= at.HF_INHIBIT_IRQ
+        vmm.d[HFLAGS] |= at.HF_INHIBIT_IRQ
     vmm.sites.learn(insn, word.SITE_STI)
 
 
@@ -180,14 +178,15 @@ RECORDS = (
     Record(
         "MOV from DR", "0F 21 /r", (0x0F21,), "privileged", "#GP(0)", read_dr,
         "Vol. 2B MOV—Move to/from Debug Registers",
-        "Reads the virtual debug register. While one of its breakpoints is enabled"
-        " the guest runs instruction by instruction, and each is looked at before.",
+        "Reads the virtual debug register.",
         ring0_only=True,
     ),
     Record(
         "MOV to DR", "0F 23 /r", (0x0F23,), "privileged", "#GP(0)", write_dr,
         "Vol. 2B MOV—Move to/from Debug Registers",
-        "Writes the virtual debug register, with its fixed bits.",
+        "Writes the virtual debug register, with its fixed bits. While a breakpoint is"
+        " enabled the guest runs instruction by instruction, and each is looked at"
+        " before.",
         ring0_only=True,
     ),
     Record(
@@ -250,4 +249,4 @@ RECORDS = (
 
 def after_shadow(vmm: "Vmm") -> None:
     """Hold interrupts off for one instruction, after MOV SS and POP SS."""
-    vmm.d[_HFLAGS] |= at.HF_INHIBIT_IRQ
+    vmm.d[HFLAGS] |= at.HF_INHIBIT_IRQ

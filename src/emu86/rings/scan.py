@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu import layout as at
-from emu86.cpu.engine import ATTRIBUTES, RFLAGS
+from emu86.cpu.engine import ATTRIBUTES, HFLAGS, RFLAGS
 from emu86.rings import flags
 from emu86.rings.decode import decode
 from emu86.rings.record import Record
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from emu86.rings.vmm import Vmm
 
 INT3: Final = 0xCC
-_HFLAGS: Final = at.HFLAGS // 4
 # LES and LDS with a register operand are VEX prefixes to the engine.
 _VEX: Final = (0xC4, 0xC5)
 _PREFIXES: Final = rb"[\x26\x2e\x36\x3e\x64-\x67\xf2\xf3]*"
@@ -118,7 +116,7 @@ class Scanner:
         linear &= x86.MASK32
         vmm = self.vmm
         # Where the guest's CPL is the engine's own, its rings 1 and 2 are as its users.
-        ring = 3 if vmm.d[_HFLAGS] & 3 == 3 or vmm.segments.inner else 1
+        ring = 3 if vmm.d[HFLAGS] & 3 == 3 or vmm.segments.inner else 1
         code = vmm.mmu.executed(linear, size)
         if vmm.engine.stepped:
             code = self._first(code)  # no more of the block will run
@@ -144,7 +142,7 @@ class Scanner:
         offset = 0
         end = len(code)
         while offset < end:
-            insn = decode(code[offset : offset + 15], wide=wide)
+            insn = decode(code[offset : offset + x86.LONGEST_INSN], wide=wide)
             if insn is None:
                 break
             record = find(insn)

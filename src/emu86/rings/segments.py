@@ -11,7 +11,7 @@ and 5.
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from emu86.cpu import layout as at
-from emu86.cpu.engine import ATTRIBUTES, BASE, LIMIT, SELECTOR
+from emu86.cpu.engine import ATTRIBUTES, BASE, HFLAGS, LIMIT, SELECTOR
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Hidden
 from emu86.rings.descriptors import Descriptor, SegmentRules
@@ -21,7 +21,6 @@ from emu86.spec import x86
 if TYPE_CHECKING:
     from emu86.rings.vmm import Vmm
 
-_HFLAGS: Final = at.HFLAGS // 4
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
 _CS_BASE: Final = BASE[x86.CS]
 _CS_LIMIT: Final = LIMIT[x86.CS]
@@ -291,7 +290,7 @@ class Segments(SegmentRules):
         if stack:
             d[_SS_SELECTOR] = plan.ss
             q[_SS_BASE], d[_SS_LIMIT], d[_SS_ATTRIBUTES] = plan.ss_hidden
-        d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
+        d[HFLAGS] &= ~at.HF_INHIBIT_IRQ
         self.engine.sync_mode(cpl or 1)
         if self.pmu.by_ring:
             self.pmu.turn(self.vmm.now, cpl)

@@ -97,6 +97,11 @@ class Sites:
             self._sites.setdefault(page, {})[offset] = insn
         return insn
 
+    def code_at_eip(self) -> bytes:
+        """Return the code at CS:EIP."""
+        linear = (self._q[RIP] + self._q[_CS_BASE]) & x86.MASK32
+        return self.code(linear, wide=bool(self._d[_CS_ATTRIBUTES] & x86.DESC_B))
+
     def code(self, linear: int, *, wide: bool) -> bytes:
         """Return 15 bytes of code, or those to the end of the page if they are enough.
 

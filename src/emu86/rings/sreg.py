@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 _POP = {0x07: x86.ES, 0x17: x86.SS, 0x1F: x86.DS, 0x0FA1: x86.FS, 0x0FA9: x86.GS}
 _LXS = {0xC4: x86.ES, 0xC5: x86.DS, 0x0FB2: x86.SS, 0x0FB4: x86.FS, 0x0FB5: x86.GS}
 
+_MOV = 0x8E
+
+
+def loads_ss(insn: "Insn") -> bool:
+    """Tell of MOV to SS and POP SS: they hold off what comes after an instruction."""
+    if insn.opcode == _MOV:
+        return insn.reg == x86.SS
+    return _POP.get(insn.opcode) == x86.SS
+
 
 def _mov(vmm: "Vmm", insn: "Insn") -> None:
     if insn.reg == x86.CS or insn.reg > x86.GS:

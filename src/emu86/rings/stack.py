@@ -26,7 +26,7 @@ class Stack:
         wide = vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
         self.mask = x86.MASK32 if wide else 0xFFFF
         self.esp = vmm.q[x86.ESP] & x86.MASK32
-        self.user = vmm.segments.cpl == 3
+        self.user = vmm.segments.cpl == x86.CPL_USER
 
     @classmethod
     def inner(cls, vmm: "Monitor", found: "Descriptor", esp: int) -> "Stack":

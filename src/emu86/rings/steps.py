@@ -4,14 +4,14 @@ Two need them: an access to what is no RAM (`mmio`), for one instruction, and th
 guest's breakpoints (`breakpoints`), for as long as one is enabled.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu import control as word
-from emu86.cpu.engine import ATTRIBUTES, BASE, RFLAGS, RIP
+from emu86.cpu.engine import RFLAGS
 from emu86.mmu.memory import PageFault
-from emu86.rings.fault import GuestFault
-from emu86.rings.inject import as_fault
 from emu86.rings.record import Record
+from emu86.rings.sreg import loads_ss
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -45,16 +45,17 @@ class Steps:
 
     def follow(self, flags: int) -> None:
         """Learn of new flags of the guest, 32 bits, which the hardware has already."""
+        self.forced = 0
         if self._vmm.breakpoints.armed:
             self._vmm.breakpoints.resume = flags & x86.RF
-            self.forced = 0
             self.force()
 
     def look(self) -> bool:
         """While a breakpoint is enabled, look at the next instruction before it runs.
 
-        It runs with TF set. What would show that, or lose it, is emulated. Of a stepped
-        engine that is a step, or a breakpoint is: returns whether one is done so.
+        It runs with TF set. What would show that, or hold its trap off, is emulated. Of
+        a stepped engine that is a step, or a breakpoint is: returns whether one is done
+        so.
         """
         vmm = self._vmm
         if not vmm.breakpoints.armed:
@@ -62,23 +63,7 @@ class Steps:
             return False
         self.force()
         control = vmm.engine.control
-        while not (vmm.end or vmm.vcpu.halted):
-            try:
-                insn = vmm.sites.at_eip()
-                linear = (vmm.q[RIP] + vmm.q[BASE[x86.CS]]) & x86.MASK32
-                wide = bool(vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
-                code = vmm.sites.code(linear, wide=wide)
-            except PageFault:
-                break  # the fetch's own
-            try:
-                if vmm.breakpoints.reach(insn, code):
-                    vmm.trap(stepped=False)
-                elif insn.opcode in _FLAGS and isinstance(insn.record, Record):
-                    vmm.emulate(insn)
-                else:
-                    break
-            except (GuestFault, PageFault) as raised:
-                vmm.reflect(*as_fault(vmm, raised))
+        while not (vmm.end or vmm.vcpu.halted) and self._does():
             if vmm.engine.stepped:
                 return True
             control[word.NOW] += control[word.EXIT_COST]
@@ -86,3 +71,21 @@ class Steps:
                 vmm.engine.stop()
                 break  # `Vmm.run` looks again
         return False
+
+    def _does(self) -> bool:
+        """Break before the next instruction, or emulate it; False: the hardware's."""
+        vmm = self._vmm
+        if vmm.breakpoints.before():
+            vmm.instead(partial(vmm.trap, stepped=False))
+            return True
+        try:
+            insn = vmm.sites.at_eip()
+            code = vmm.sites.code_at_eip()
+        except PageFault:
+            return False  # the fetch's own
+        vmm.breakpoints.reach(insn, code)
+        shows = insn.opcode in _FLAGS or loads_ss(insn)
+        if not shows or not isinstance(insn.record, Record):
+            return False
+        vmm.instead(partial(vmm.emulate, insn))
+        return True

@@ -4,6 +4,7 @@ Everything the hardware reports comes in at `on_exception`, `on_invalid`, `on_in
 `on_out` or `on_cpuid`, is handled there, and the guest goes on when the method returns.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from time import perf_counter_ns
 from typing import Final
@@ -14,6 +15,7 @@ from emu86.cpu.engine import (
     BASE,
     CR,
     ERROR_CODE,
+    HFLAGS,
     IS_INT,
     RFLAGS,
     RIP,
@@ -38,7 +40,6 @@ from emu86.rings.steps import Steps
 from emu86.rings.wiring import Bus, Interrupts
 from emu86.spec import x86
 
-_HFLAGS: Final = at.HFLAGS // 4
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
 _CR2: Final = CR + 2
 _INTO: Final = 0xCE
@@ -115,9 +116,20 @@ class Vmm(Monitor):
         if self.scanner.waiting is not None or not self.steps.look():
             self.engine.step()
 
+    def instead(self, act: Callable[[], None]) -> None:
+        """Have an exit before an instruction, which `act` does or faults at."""
+        self._reason = ""
+        try:
+            act()
+        except (GuestFault, PageFault) as raised:
+            self.reflect(*as_fault(self, raised))
+        self._account(0)
+
     def _go_on(self) -> None:
-        """Look at what runs next, unless that is another step's."""
-        if not self.engine.stepped:
+        """Look at what runs next after an exit, unless that is another step's."""
+        if self.engine.stepped:
+            self.engine.stop()
+        else:
             self.steps.look()
 
     def lookup(self, gva: int) -> int | None:
@@ -174,9 +186,9 @@ class Vmm(Monitor):
             self.reflect(*as_fault(self, raised))
         if self.pic.intr:
             self.interrupt()
+        self._account(start)
         if self.steps.forced or self.breakpoints.armed:
             self._go_on()
-        self._account(start)
 
     def on_invalid(self) -> None:
         """Take an opcode that the engine does not have."""
@@ -192,9 +204,9 @@ class Vmm(Monitor):
             self.reflect(*as_fault(self, raised))
         if self.pic.intr:
             self.interrupt()
+        self._account(start)
         if self.steps.forced or self.breakpoints.armed:
             self._go_on()
-        self._account(start)
 
     def _begin(self) -> None:
         """Do what comes first in every exit."""
@@ -229,6 +241,7 @@ class Vmm(Monitor):
             self.emulate(insn)
             return
         self._reason = f"INT {vector:02X}h"
+        self.breakpoints.resume = 0
         self.stepper.cancel()
         byte = self.memory.bytes[gpa] if self.memory.ram.backed(gpa >> 12) else 0xFF
         one_byte = (vector == x86.VEC_BP and byte == INT3) or (
@@ -306,9 +319,9 @@ class Vmm(Monitor):
         elif record.ring0_only and d[_CS_SELECTOR] & 3:
             raise gp(0)
         # It runs now, so the shadow of the STI before it ends with it.
-        shadowed = d[_HFLAGS] & at.HF_INHIBIT_IRQ
+        shadowed = d[HFLAGS] & at.HF_INHIBIT_IRQ
         if shadowed:
-            d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
+            d[HFLAGS] &= ~at.HF_INHIBIT_IRQ
         stepped = q[RFLAGS] & x86.TF & ~self.steps.forced
         breakpoints = self.breakpoints
         breakpoints.resume = 0
@@ -318,13 +331,13 @@ class Vmm(Monitor):
         if shadowed:
             # As in the engine, only the first of several holds interrupts off: Vol. 2B
             # MOV and STI leave the others open.
-            d[_HFLAGS] &= ~at.HF_INHIBIT_IRQ
+            d[HFLAGS] &= ~at.HF_INHIBIT_IRQ
         if record.kind == "io" and breakpoints.armed:
             breakpoints.done()
-        if stepped or breakpoints.hits:
-            # A load of SS holds the trap off, too: Vol. 3A section 6.8.3.
-            if record.kind == "segment" and d[_HFLAGS] & at.HF_INHIBIT_IRQ:
-                return
+        if record.kind == "segment" and d[HFLAGS] & at.HF_INHIBIT_IRQ:
+            if breakpoints.armed:
+                breakpoints.hold()
+        elif stepped or breakpoints.hits:
             self.trap(stepped=bool(stepped))
 
     def _check_virtual_8086(self, insn: Insn, record: Record) -> None:
@@ -373,7 +386,7 @@ class Vmm(Monitor):
         """Tell whether the guest lets an interrupt in now."""
         return bool(
             self.q[RFLAGS] & x86.IF
-            and not self.d[_HFLAGS] & at.HF_INHIBIT_IRQ
+            and not self.d[HFLAGS] & at.HF_INHIBIT_IRQ
             and not self.stepper.active
         )
 
@@ -385,8 +398,10 @@ class Vmm(Monitor):
             return False
         if self.q[RFLAGS] & x86.VM:
             self._follow_iopl()
+        self.breakpoints.hits = 0  # of the instruction that it comes before
         self._take_interrupt()
-        self._go_on()
+        if not self.engine.stepped:
+            self.steps.look()
         return True
 
     # -- what handlers use -------------------------------------------------------------

@@ -63,6 +63,10 @@ class LinearMemory(Protocol):
     1 to 4 bytes, with supervisor or user rights; raises PageFault.
     """
 
+    def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
+        """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
+        ...
+
     def read(self, gva: int, size: int, *, user: bool = False) -> int:
         """Read `size` bytes."""
         ...

@@ -43,7 +43,7 @@ Trace = list[Traced]
 
 _MOV_TO_CR: Final = 0x0F22
 _INVLPG: Final = 7  # ModRM.reg
-_AROUND: Final = range(-64, 15)  # an instruction: where its block may be
+_AROUND: Final = range(-64, x86.LONGEST_INSN)  # an instruction: where its block may be
 PAUSED: Final = "paused"
 EVENTS: Final = 100  # that a bare run may see
 STEPS: Final = 2000  # instructions that a bare run may take
@@ -324,7 +324,7 @@ def by_block(vmm: Vmm) -> str:
             # The engine's clock gains a quarter nanosecond for each byte of code.
             seen, until = exits, control[word.NOW] + x86.LONGEST_INSN * STEPS
         control[word.STOP_AT] = until
-        vmm.engine.run()
+        vmm.run()
         if vmm.end is not None:
             return vmm.end[0]
         if vmm.vcpu.halted:

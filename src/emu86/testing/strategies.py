@@ -415,23 +415,38 @@ def timed() -> Code:
 
 
 def breakpoints() -> Code:
-    """A breakpoint of the debug registers set, on code or data; a read; all off."""
+    """A breakpoint of the debug registers set; a return with RF; a read; all off.
+
+    On code, data or (with CR4.DE) ports, a local or a global one.
+    """
     set_ = st.builds(
-        lambda number, at, kind: (
+        lambda number, at, kind, enable: (
             mov(x86.EAX, at) + bytes([0x0F, 0x23, 0xC0 | number << 3])
-            + mov(x86.EAX, 2 << 2 * number | kind << 16 + 4 * number)
+            + mov(x86.EAX, enable << 2 * number | kind << 16 + 4 * number)
             + b"\x0f\x23\xf8"
         ),
         st.integers(0, 3),
         st.one_of(addresses(), st.integers(stage.CODE, stage.CODE + 0x40)),
         # R/W and LEN: code, a byte or four written, two or four touched.
         st.sampled_from((0, 1, 0xD, 7, 0xF)),
+        st.sampled_from((2, 1)),
     )  # fmt: skip
+    ports_ = st.builds(
+        lambda port: (
+            mov(x86.EAX, x86.CR4_DE) + b"\x0f\x22\xe0"
+            + mov(x86.EAX, port) + b"\x0f\x23\xc0"
+            + mov(x86.EAX, 0x20002) + b"\x0f\x23\xf8"
+        ),
+        st.sampled_from((0x80, 0x21)),
+    )  # fmt: skip
+    # pushfd; or dword [esp], RF; push cs; call next; add dword [esp], 5; iretd
+    resume = st.just(b"\x9c\x81\x0c\x24\0\0\1\0\x0e\xe8\0\0\0\0\x83\x04\x24\5\xcf")
     read = st.builds(
         lambda n, r: bytes([0x0F, 0x21, 0xC0 | n << 3 | r]),
         st.sampled_from((0, 1, 3, 6, 7)), st.integers(0, 7),
     )  # fmt: skip
-    return st.one_of(set_, read, st.just(mov(x86.EAX, 0) + b"\x0f\x23\xf8"))
+    off = st.just(mov(x86.EAX, 0) + b"\x0f\x23\xf8")
+    return st.one_of(set_, set_, read, resume, ports_, off)
 
 
 CLASSES: Final[dict[str, Callable[[], Code]]] = {
