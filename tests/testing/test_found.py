@@ -378,3 +378,9 @@ def test_events_without_end_do_not_fill_the_hosts_memory():
         assert outcome.end == "budget"
         assert len(outcome.events) <= 201
         assert max(len(event.pages) for event in outcome.events) < 20
+
+
+def test_an_interrupt_before_a_handlers_first_instruction():
+    """What the exit before had fetched ahead had its accessed bit set."""
+    state = State(ring=3, paging=True, flags=x86.IF | 2, interrupts=((1, 0x82),))
+    assert_equivalent(program("sldt [eax]"), state)

@@ -85,6 +85,7 @@ class Vmm(Monitor):
         self.scanner = Scanner(self, iopl_raised=self.raised)
         self.stepper = Stepper(self)
         self.steps = Steps(self)
+        self._delivered = False  # an event, in this exit
         self.sites = Sites(self)
         self.mmu.use.forget_code = self._forget
         self.mmu.switched = self._switched
@@ -126,11 +127,13 @@ class Vmm(Monitor):
         self._account(0)
 
     def _go_on(self) -> None:
-        """Look at what runs next after an exit, unless that is another step's."""
-        if self.engine.stepped:
+        """Look at what runs next after an exit; a step ends where it would fetch it."""
+        watched = self.steps.forced or self.breakpoints.armed
+        if not self.engine.stepped:
+            if watched:
+                self.steps.look()
+        elif watched or self._delivered:
             self.engine.stop()
-        else:
-            self.steps.look()
 
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
@@ -187,8 +190,7 @@ class Vmm(Monitor):
         if self.pic.intr:
             self.interrupt()
         self._account(start)
-        if self.steps.forced or self.breakpoints.armed:
-            self._go_on()
+        self._go_on()
 
     def on_invalid(self) -> None:
         """Take an opcode that the engine does not have."""
@@ -205,11 +207,11 @@ class Vmm(Monitor):
         if self.pic.intr:
             self.interrupt()
         self._account(start)
-        if self.steps.forced or self.breakpoints.armed:
-            self._go_on()
+        self._go_on()
 
     def _begin(self) -> None:
         """Do what comes first in every exit."""
+        self._delivered = False
         control = self._control
         now = control[word.NOW] + control[word.EXIT_COST]
         control[word.NOW] = now
@@ -247,6 +249,7 @@ class Vmm(Monitor):
         one_byte = (vector == x86.VEC_BP and byte == INT3) or (
             vector == x86.VEC_OF and byte == _INTO
         )
+        self._delivered = True
         software(self, vector, last if one_byte else (after - 2) & x86.MASK32)
 
     def _page_fault(self) -> None:
@@ -380,6 +383,7 @@ class Vmm(Monitor):
             self._reason = x86.VECTOR_NAMES.get(vector, str(vector))
         self.stepper.cancel()
         self.breakpoints.hits = 0
+        self._delivered = True
         self._inject(vector, error)
 
     def is_open(self) -> bool:
