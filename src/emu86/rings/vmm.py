@@ -337,6 +337,7 @@ class Vmm(Monitor):
             d[HFLAGS] &= ~at.HF_INHIBIT_IRQ
         if record.kind == "io" and breakpoints.armed:
             breakpoints.done()
+        # A load of SS holds traps off, too: Vol. 3A section 6.8.3.
         if record.kind == "segment" and d[HFLAGS] & at.HF_INHIBIT_IRQ:
             if breakpoints.armed:
                 breakpoints.hold()

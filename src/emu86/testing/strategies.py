@@ -446,7 +446,7 @@ def breakpoints() -> Code:
         st.sampled_from((0, 1, 3, 6, 7)), st.integers(0, 7),
     )  # fmt: skip
     off = st.just(mov(x86.EAX, 0) + b"\x0f\x23\xf8")
-    return st.one_of(read, set_, set_, resume, ports_, off)
+    return st.one_of(read, off, set_, set_, resume, ports_)
 
 
 CLASSES: Final[dict[str, Callable[[], Code]]] = {
