@@ -138,6 +138,15 @@ def test_cmpxchg_of_32_bits_that_fails():
     assert engine.registers["rcx"] == 2
 
 
+def test_cmpxchg_of_32_bits_that_succeeds():
+    user = User(registers={"rax": 1 << 32 | 5}, data=b"\5\0\0\0")
+    # cmpxchg [DATA], ecx
+    engine, host = engine_and_host("0fb10c2500000500", user)
+    assert engine.data == host.data
+    assert host.registers["rax"] == 1 << 32 | 5
+    assert engine.registers["rax"] == 5
+
+
 @pytest.mark.parametrize(
     ("code", "user"),
     [

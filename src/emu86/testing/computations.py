@@ -93,7 +93,7 @@ FORMS: Final = (
     Form(("0fc1",)),
     Form(("0fb1",), bits=32),
     # One of 32 bits that fails clears the rest of its register in the engine.
-    Form(("0fb1",), rm="m", bits=64),
+    Form(("0fb1",), rm="m", size="q", bits=64),
     Form(("0fc0", "0fb0"), size=""),
     Form(("0fa3", "0fab", "0fb3", "0fbb")),
     Form(("0fba",), (4, 5, 6, 7), immediate="b"),
