@@ -384,3 +384,11 @@ def test_an_interrupt_before_a_handlers_first_instruction():
     """What the exit before had fetched ahead had its accessed bit set."""
     state = State(ring=3, paging=True, flags=x86.IF | 2, interrupts=((1, 0x82),))
     assert_equivalent(program("sldt [eax]"), state)
+
+
+def test_a_jump_to_its_own_place_in_a_block_to_be_patched():
+    """It was not counted: INT3 stood there, and the block was to be tried again."""
+    code = "jmp 0xA8:$$\ndb 0xB8, 0, 0, 0, 0, 0x8E, 0xC0, 0x66, 0x68, 2, 0"
+    built = program(code) + bytes.fromhex("6668c300 66680000 66cb")
+    assert run(built).end == "budget"
+    assert_equivalent(built)

@@ -9,10 +9,11 @@ from collections import deque
 from typing import Final
 
 from emu86.cpu import control as word
-from emu86.cpu.engine import ATTRIBUTES, BASE, RIP
+from emu86.cpu.engine import ATTRIBUTES, BASE, RIP, SELECTOR
 from emu86.mmu.walk import denied, walk
 from emu86.rings.decode import Insn, decode
 from emu86.rings.monitor import Monitor
+from emu86.rings.vmm import Vmm
 from emu86.spec import x86
 
 PERIOD: Final = 100 * word.QUARTERS
@@ -68,6 +69,7 @@ class Clock:
         self._start = start
         self.count = -1  # the program has not begun
         self._here = -1
+        self._last = b"", 0  # state as of the last tick
         self._moved = False  # an event has come since the last tick
         self._retried = False  # or a page was filled, or a block patched
         monitor.engine.control[word.EXIT_COST] = 0
@@ -82,7 +84,10 @@ class Clock:
             return
         # Where the last one was, a transfer may have come to itself; anything else goes
         # on: another round, or another try once a page was filled.
-        again = self._retried or not _transfers(insn)
+        state = self._state()
+        tried = self._retried and state == self._last
+        again = tried or not _transfers(insn)
+        self._last = state
         if self.count < 0:
             self.count = 0 if here == self._start else -1
         elif self._moved or here != self._here or not again:
@@ -91,6 +96,11 @@ class Clock:
         self._moved = self._retried = False
         monitor.engine.control[word.NOW] = max(self.count, 0) * PERIOD
         self._line.look(self.count)
+
+    def _state(self) -> tuple[bytes, int]:
+        """Return what a transfer changes that is done, unless it is JMP to itself."""
+        monitor = self._monitor
+        return monitor.q[: RIP + 1].tobytes(), monitor.d[SELECTOR[x86.CS]]
 
     def again(self) -> None:
         """Learn that the instruction has not run yet."""
@@ -131,7 +141,9 @@ def _code(monitor: Monitor, here: int) -> Insn | None:
     """Decode the instruction at a linear address; None if it cannot be fetched."""
     vcpu, ram = monitor.vcpu, monitor.ram
     user = monitor.segments.cpl == x86.CPL_USER
-    code = b""
+    # A patch that is to be translated stands in RAM.
+    waiting = monitor.scanner.waiting if isinstance(monitor, Vmm) else None
+    code = bytearray()
     while len(code) < x86.LONGEST_INSN:
         linear = (here + len(code)) & x86.MASK32
         part = min(x86.LONGEST_INSN - len(code), x86.PAGE_SIZE - (linear & 0xFFF))
@@ -142,5 +154,8 @@ def _code(monitor: Monitor, here: int) -> Insn | None:
                 break
             page = found.page
         start = page << x86.PAGE_SHIFT | linear & 0xFFF
-        code += bytes(ram.bytes[start : start + part]).ljust(part, b"\xff")
-    return decode(code, wide=bool(monitor.d[ATTRIBUTES[x86.CS]] & x86.DESC_B))
+        inside = bytearray(ram.bytes[start : start + part])
+        if waiting is not None and start <= waiting[0] < start + part:
+            inside[waiting[0] - start] = waiting[1]
+        code += inside.ljust(part, b"\xff")
+    return decode(bytes(code), wide=bool(monitor.d[ATTRIBUTES[x86.CS]] & x86.DESC_B))
