@@ -22,6 +22,7 @@ from unicorn import x86_const as x86_const  # noqa: PLC0414 (re-exported to prob
 from emu86.cpu import control as word
 from emu86.cpu import layout as at
 from emu86.cpu import library
+from emu86.cpu.fpu import Fpu
 from emu86.cpu.library import PTR, U64, Abilities, EngineError, check, lib, quick
 from emu86.cpu.prologue import Prologues
 from emu86.spec import x86
@@ -42,15 +43,6 @@ _REGISTERS: Final = RFLAGS + 1  # general ones, RIP and RFLAGS stand first
 ERROR_CODE: Final = at.ERROR_CODE // 4
 IS_INT: Final = at.EXCEPTION_IS_INT // 4
 OLD_EXCEPTION: Final = at.OLD_EXCEPTION // 4
-
-_FPU: Final = {
-    **{f"fp{i}": x86_const.UC_X86_REG_FP0 + i for i in range(8)},
-    **{
-        name: getattr(x86_const, f"UC_X86_REG_{name.upper()}")
-        for name in ("fpcw", "fpsw", "fptag", "mxcsr")
-    },
-    **{f"xmm{i}": x86_const.UC_X86_REG_XMM0 + i for i in range(8)},
-}
 
 _DERIVED: Final = at.HF_CPL | at.HF_CS32 | at.HF_SS32 | at.HF_ADDSEG | at.HF_CS64
 _NONE: Final = 0xFFFFFFFF
@@ -91,6 +83,7 @@ class Engine:
         self._handle = int(handle)
         self._uch = PTR(self._handle)
         self._keep: list[object] = []
+        self._fpu = Fpu(self._uch)
         self._mode = at.HF_PE | at.HF_LMA  # what of hflags is always set
         self.wraps = False  # addresses from 4 GiB on, those of 0 on again, are in use
         self._error: BaseException | None = None
@@ -222,9 +215,7 @@ class Engine:
         fp0 to fp7: R0 to R7, 80 bits; fpcw, fpsw, fptag: 16 bits; mxcsr: 32 bits; xmm0
         to xmm7: 128 bits.
         """
-        values = self._uc.reg_read_batch(list(_FPU.values()))
-        wide = (v[0] | v[1] << 64 if isinstance(v, tuple) else v for v in values)
-        return dict(zip(_FPU, wide, strict=True))
+        return self._fpu.read()
 
     def set_segment(
         self, index: int, selector: int, base: int, limit: int, attributes: int
