@@ -1,5 +1,9 @@
-"""Strategies of values, operands and prefixes: what instructions are made of."""
+"""Strategies of values, operands and prefixes: what instructions are made of.
 
+Those drawn within others are made once: hypothesis looks at each new one anew.
+"""
+
+from functools import cache
 from typing import Final
 
 from hypothesis import strategies as st
@@ -30,6 +34,7 @@ _SELECTORS: Final = tuple(
 SEGMENT_PREFIXES: Final = (0x3E, 0x26, 0x2E, 0x36, 0x64, 0x65)
 
 
+@cache
 def words() -> st.SearchStrategy[int]:
     """32-bit values, most of them ones that matter."""
     return st.one_of(
@@ -41,6 +46,7 @@ def words() -> st.SearchStrategy[int]:
     )
 
 
+@cache
 def addresses() -> st.SearchStrategy[int]:
     """Linear addresses on the stage, beside it, and where two pages meet."""
     return st.builds(
@@ -50,11 +56,13 @@ def addresses() -> st.SearchStrategy[int]:
     )
 
 
+@cache
 def selectors() -> st.SearchStrategy[int]:
     """Selectors of the stage's descriptors, some beyond the tables."""
     return st.sampled_from(_SELECTORS)
 
 
+@cache
 def flags() -> st.SearchStrategy[int]:
     """EFLAGS images, 32 bits, without VM."""
     return st.one_of(
@@ -72,6 +80,7 @@ def operands(reg: int, *, memory: bool | None = None) -> Code:
     return _operands(reg, memory=memory)
 
 
+@cache
 @st.composite
 def _operands(draw: st.DrawFn, reg: int, *, memory: bool | None) -> bytes:
     forms = ["absolute", "base", "base8", "base32", "sib"]
@@ -113,6 +122,7 @@ def _check(reg: int) -> None:
         raise ValueError(message)
 
 
+@cache
 @st.composite
 def _operands16(draw: st.DrawFn, reg: int) -> bytes:
     mod = draw(st.sampled_from((0, 1, 2)))
@@ -125,6 +135,7 @@ def _operands16(draw: st.DrawFn, reg: int) -> bytes:
     return out
 
 
+@cache
 def prefixes() -> Code:
     """Operand size, segment, and combinations; most often none.
 
@@ -149,22 +160,29 @@ def encoded(
     memory: as for `operands`; immediate: what follows the operand. ValueError for what
     no reg field holds.
     """
-    wide = st.tuples(prefixes(), st.just(opcode), operands(reg, memory=memory))
-    forms = [wide, wide, wide, wide]
-    if memory is not False:
-        narrow = operands16(reg)
-        forms.append(st.tuples(prefixes(), st.just(b"\x67" + opcode), narrow))
-    parts = st.one_of(forms).map(b"".join)
+    parts = _encoded(opcode, reg, memory)
     if immediate is None:
         return parts
     return st.builds(lambda one, other: one + other, parts, immediate)
 
 
+@cache
+def _encoded(opcode: bytes, reg: int, memory: bool | None) -> Code:
+    wide = st.tuples(prefixes(), st.just(opcode), operands(reg, memory=memory))
+    forms = [wide, wide, wide, wide]
+    if memory is not False:
+        narrow = operands16(reg)
+        forms.append(st.tuples(prefixes(), st.just(b"\x67" + opcode), narrow))
+    return st.one_of(forms).map(b"".join)
+
+
+@cache
 def with_reg(opcode: bytes, *, memory: bool | None = None) -> Code:
     """Instructions whose ModRM.reg is a register."""
     return st.integers(0, 7).flatmap(lambda reg: encoded(opcode, reg, memory=memory))
 
 
+@cache
 def imm8() -> Code:
     """Immediates of 8 bits."""
     return st.integers(0, 0xFF).map(lambda byte: bytes([byte]))
