@@ -4,13 +4,14 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from bench import compute, exits, linux, start
+from bench import compute, exits, linux, programs, start
 from bench.tools import say
 
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "start": start.main,
     "compute": compute.main,
     "exits": exits.main,
+    "programs": programs.main,
     "linux": linux.main,
 }
 

@@ -72,6 +72,8 @@ class Bare(Monitor):
         self._events = 0
         self.insn: Insn | None = None  # what was run last, and where
         self._code = b""  # where EIP is
+        # What was code there last, by guest page, and in it by GPA.
+        self._translated: dict[int, dict[int, bytes]] = {}
         self.distance: int | None = None  # of its operand, if it reads it to write it
         self._place = 0, 0  # EIP and CS
         self._ss = self._task = 0
@@ -148,6 +150,11 @@ class Bare(Monitor):
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
         return self.memory.lookup(gva)
+
+    def written(self, page: int) -> None:
+        """Learn that somebody else is about to write to a guest page."""
+        self.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
+        self._translated.pop(page, None)
 
     def run(self) -> None:
         """Run until STOP_AT, or an interrupt can come in, or the guest is done.
@@ -289,19 +296,25 @@ class Bare(Monitor):
     def _fetch(self) -> Insn | None:
         """Decode the instruction at CS:EIP; None if there is none.
 
-        What the engine has translated there is dropped: it may have been other code.
+        What the engine has translated there is dropped if it may have been other code.
         """
         linear = self._linear()
         code = b""
+        first = -1
         while len(code) < x86.LONGEST_INSN:
             gpa = self.memory.lookup((linear + len(code)) & x86.MASK32)
             if gpa is None:
                 break
-            if not code and self.memory.ram.backed(gpa >> 12):
-                self.engine.drop_code(gpa, 1)
+            if not code and self.memory.ram.backed(gpa >> x86.PAGE_SHIFT):
+                first = gpa
             part = min(x86.LONGEST_INSN - len(code), x86.PAGE_SIZE - (gpa & 0xFFF))
             inside = bytes(self.memory.ram.bytes[gpa : gpa + part])
             code += inside.ljust(part, b"\xff")
+        if first >= 0:
+            known = self._translated.setdefault(first >> x86.PAGE_SHIFT, {})
+            if known.get(first) != code:
+                self.engine.drop_code(first, 1)
+                known[first] = code
         wide = bool(self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
         self._code = code
         return _decode(code, wide=wide)

@@ -6,11 +6,8 @@ deprivileged one is booted anew as after a reset: what stands in RAM is the stag
 again, and the registers are those of the start, while the VMM goes on.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, Final
-
-import numpy as np
+from typing import Final
 
 from emu86.cpu import control as word
 from emu86.cpu import layout as at
@@ -28,6 +25,7 @@ from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import Line
 from emu86.testing.outcome import Outcome
+from emu86.testing.reset import Snapshot, put, set_vcpu
 from emu86.testing.run import (
     EVENTS,
     STEPS,
@@ -42,7 +40,6 @@ from emu86.testing.stage import State
 _DR: Final = at.DR // 8
 _DRS: Final = (0, 1, 2, 3, 6, 7)
 _BOOT_STEPS: Final = 200
-_FIELDS: Final = VCpu.__slots__
 
 
 class _Unarmed(Breakpoints):
@@ -91,40 +88,6 @@ class Change:
 NO_CHANGE: Final = Change()
 
 
-@dataclass(frozen=True)
-class _Snapshot:
-    """All that a bare machine is."""
-
-    ram: bytes
-    cpu: bytes
-    vcpu: dict[str, Any]
-
-    @classmethod
-    def of(cls, bare: Bare) -> "_Snapshot":
-        vcpu = {name: deepcopy(getattr(bare.vcpu, name)) for name in _FIELDS}
-        return cls(bytes(bare.ram.bytes), bytes(bare.engine.q.cast("B")), vcpu)
-
-    def restore(self, bare: Bare) -> None:
-        bare.ram.bytes[:] = self.ram
-        bare.engine.q.cast("B")[:] = self.cpu
-        _set(bare.vcpu, deepcopy(self.vcpu))
-        bare.iopl = bare.q[RFLAGS] >> 12 & 3
-        bare.end = bare.insn = None
-        bare.engine.flush_tlb()
-
-
-def _set(vcpu: VCpu, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        # Others hold these three.
-        if name in ("ldtr", "tr"):
-            for field in type(value).__slots__:
-                setattr(getattr(vcpu, name), field, getattr(value, field))
-        elif name == "pmu":
-            vars(vcpu.pmu).update(vars(value))
-        else:
-            setattr(vcpu, name, value)
-
-
 def _plain(state: State) -> State:
     return replace(state, patches=())
 
@@ -137,6 +100,14 @@ def _stage(key: str, state: State) -> bytes:
     if key not in _stages:
         _stages[key] = stage.image(b"", _plain(state))
     return _stages[key]
+
+
+def _with(image: bytes, program: bytes, state: State) -> bytearray:
+    """Return RAM with a program and the state's patches on it."""
+    ram = bytearray(image)
+    for place, data in ((state.at, program), *state.patches):
+        ram[place : place + len(data)] = data
+    return ram
 
 
 class BareReplay:
@@ -153,25 +124,22 @@ class BareReplay:
         at_boot(self._bare)
         for number in _DRS:
             engine.q[_DR + number] = vcpu.dr[number]
-        self._first = _Snapshot.of(self._bare)
-        self._booted: dict[str, _Snapshot] = {}
+        self._first = Snapshot.of(self._bare)
+        self._booted: dict[str, tuple[bytes, Snapshot]] = {}
 
     def play(self, program: bytes, state: State, change: Change = NO_CHANGE) -> Outcome:
         """Run `program` as `run.run` does, from `state` changed; its patches count."""
         bare = self._bare
-        self._boot(state).restore(bare)
-        ram = self._ram.bytes
-        for place, data in ((state.at, program), *state.patches):
-            ram[place : place + len(data)] = data
+        image, snapshot = self._boot(state)
+        snapshot.restore(bare)
+        put(bare, _with(image, program, state))
         for number, value in change.cr:
             bare.q[CR + number] = value
         for number, value in change.dr:
             bare.q[_DR + number] = bare.vcpu.dr[number] = value
         bare.vcpu.msr.update(change.msr)
         bare.vcpu.pmu.write(0, 0, change.counter)
-        control = bare.engine.control
-        control[word.NOW] = 0
-        control[word.TSC_OFFSET] = change.tsc
+        bare.engine.control[word.TSC_OFFSET] = change.tsc
         bare.bus = Ports()
         recorder = Recorder(bare, None)
         bare.observers[:] = [recorder]
@@ -187,17 +155,18 @@ class BareReplay:
             break
         return _outcome(bare, recorder, self._technique, end, change.tsc)
 
-    def _boot(self, state: State) -> _Snapshot:
+    def _boot(self, state: State) -> tuple[bytes, Snapshot]:
+        """Return what RAM and machine are as the program starts."""
         key = repr(_plain(state))
         if key not in self._booted:
             bare = self._bare
             self._first.restore(bare)
-            self._ram.bytes[:] = _stage(key, state)
+            put(bare, _stage(key, state))
             for _ in range(_BOOT_STEPS):
                 if bare.q[RIP] + bare.q[BASE[x86.CS]] == state.at:
                     break
                 bare.step()
-            self._booted[key] = _Snapshot.of(bare)
+            self._booted[key] = bytes(self._ram.bytes), Snapshot.of(bare)
         return self._booted[key]
 
 
@@ -210,14 +179,12 @@ class Replay:
 
     def play(self, program: bytes, state: State) -> Outcome:
         """Run `program` as `run.run` does."""
-        image = bytearray(_stage(repr(_plain(state)), state))
-        for place, data in ((state.at, program), *state.patches):
-            image[place : place + len(data)] = data
+        image = _with(_stage(repr(_plain(state)), state), program, state)
         if self._vmm is None:
             vmm = self._build(image)
         else:
             vmm = self._vmm
-            _put(vmm, image)
+            put(vmm, image)
             _reset(vmm)
         vmm.bus = Ports()
         recorder = Recorder(vmm, None)
@@ -240,17 +207,6 @@ class Replay:
         return vmm
 
 
-def _put(vmm: Vmm, image: bytearray) -> None:
-    """Make RAM an image again: the VMM learns which pages change."""
-    now = np.frombuffer(vmm.ram.bytes, np.uint8).reshape(-1, x86.PAGE_SIZE)
-    then = np.frombuffer(image, np.uint8).reshape(-1, x86.PAGE_SIZE)
-    for page in np.flatnonzero((now != then).any(axis=1)):
-        vmm.written(int(page))
-        start = int(page) << x86.PAGE_SHIFT
-        end = start + x86.PAGE_SIZE
-        vmm.ram.bytes[start:end] = image[start:end]
-
-
 def _reset(vmm: Vmm) -> None:
     """Be a CPU that has just been reset, but in protected mode."""
     first = VCpu(vmm.vcpu.model)
@@ -261,7 +217,7 @@ def _reset(vmm: Vmm) -> None:
     vmm.write_cr3(0)
     vmm.segments.load_gdt(first.gdt_base, first.gdt_limit)
     vmm.segments.load_ldt(0)
-    _set(vmm.vcpu, {name: getattr(first, name) for name in _FIELDS})
+    set_vcpu(vmm.vcpu, {name: getattr(first, name) for name in VCpu.__slots__})
     vmm.steps.look()  # no breakpoint is enabled any more
     for register in range(len(x86.GPR_NAMES)):
         vmm.q[register] = 0

@@ -1,5 +1,6 @@
 """Run a program on the stage, under a technique, to an outcome."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,6 +24,7 @@ from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import Clock, Line
 from emu86.testing.outcome import Event, Outcome
+from emu86.testing.reset import Snapshot, put
 from emu86.testing.stage import State
 
 
@@ -84,8 +86,9 @@ class Recorder:
         self.monitor = monitor
         self.events: list[Event] = []
         self.trace = trace
-        ram = np.frombuffer(monitor.ram.bytes, np.uint8)
-        self._ram = ram.reshape(-1, x86.PAGE_SIZE)
+        # Words, since there are fewer of them to compare than bytes.
+        ram = np.frombuffer(monitor.ram.bytes, np.uint64)
+        self._ram = ram.reshape(-1, x86.PAGE_SIZE // ram.itemsize)
         self._last = self._ram.copy()  # as of the last event
         self.start = self._last.tobytes()
 
@@ -169,16 +172,17 @@ def run(
         message = f"technique: no {technique!r}"
         raise ValueError(message)
     state = state or State()
-    ram = Ram(stage.MEMORY)
-    ram.bytes[:] = stage.image(program, state)
-    play = _bare if technique == "bare" else _deprivileged
-    monitor, recorder, end = play(ram, state, technique, trace, instructions)
-    events = tuple(recorder.events)
+    image = stage.image(program, state)
+    if technique == "bare":
+        return _bare(image, state, trace, instructions)
+    return _deprivileged(image, state, technique, trace, instructions)
+
+
+def _outcome(monitor: Monitor, recorder: Recorder, technique: str, end: str) -> Outcome:
     detail = monitor.end[1] if monitor.end else ""
-    return Outcome(
-        technique, end, detail, events, observe(monitor), recorder.start,
-        bytes(ram.bytes),
-    )  # fmt: skip
+    events, memory = tuple(recorder.events), bytes(monitor.ram.bytes)
+    registers = observe(monitor)
+    return Outcome(technique, end, detail, events, registers, recorder.start, memory)
 
 
 class Tlb:
@@ -243,20 +247,42 @@ def at_boot(monitor: Monitor) -> None:
     monitor.q[RIP] = stage.BOOT
 
 
-def _bare(
-    ram: Ram, state: State, _technique: str, trace: Trace | None, most: int | None
-) -> tuple[Monitor, Recorder, str]:
-    hardware = Engine(stepped=True)
-    hardware.map(0, ram.bytes)
-    line = Line(state.interrupts or ())
-    monitor = Bare(hardware, ram, VCpu(MODELS[DEFAULT]), Ports(), line)
+# Bare machines that have played. Those of a process that forks share their RAM.
+idle: Final[list[tuple[Bare, Snapshot]]] = []
+os.register_at_fork(after_in_child=idle.clear)
+
+
+def _bare_machine(image: bytes) -> tuple[Bare, Snapshot]:
+    """Return a machine at the stage's start, and what it was then.
+
+    Nothing is left of what it has played. A technique's is made anew each time: what a
+    VMM has learned of one program changes how it goes about the next.
+    """
+    try:
+        bare, first = idle.pop()
+    except IndexError:
+        engine = Engine(stepped=True)
+        ram = Ram(stage.MEMORY)
+        ram.bytes[:] = image
+        engine.map(0, ram.bytes)
+        bare = Bare(engine, ram, VCpu(MODELS[DEFAULT]), Ports(), Line())
+        at_boot(bare)
+        return bare, Snapshot.of(bare)
+    first.restore(bare)
+    put(bare, image)
+    return bare, first
+
+
+def _bare(image: bytes, state: State, trace: Trace | None, most: int | None) -> Outcome:
+    monitor, first = _bare_machine(image)
+    line = monitor.pic = Line(state.interrupts or ())
+    monitor.bus = Ports()
     recorder = Recorder(monitor, trace)
     monitor.observers.append(recorder)
     clock = None
     if (trace, most, state.interrupts) != (None, None, None):
         clock = Clock(monitor, line, state.at)
-    at_boot(monitor)
-    tlb = Tlb(ram)
+    tlb = Tlb(monitor.ram)
     sound = 0  # events while no translation could be stale
     end = "budget"
     for _ in range(STEPS):
@@ -287,14 +313,18 @@ def _bare(
                 sound = len(recorder.events)
             continue
         break
-    return monitor, recorder, end
+    outcome = _outcome(monitor, recorder, "bare", end)
+    idle.append((monitor, first))
+    return outcome
 
 
 def _deprivileged(
-    ram: Ram, state: State, technique: str, trace: Trace | None, most: int | None
-) -> tuple[Monitor, Recorder, str]:
+    image: bytes, state: State, technique: str, trace: Trace | None, most: int | None
+) -> Outcome:
     stepped = (trace, most, state.interrupts) != (None, None, None)
     engine = Engine(stepped=stepped)
+    ram = Ram(stage.MEMORY)
+    ram.bytes[:] = image
     engine.map(0, ram.bytes)
     line = Line(state.interrupts or ())
     vmm: Vmm = Vmm(engine, ram, VCpu(MODELS[DEFAULT]), Ports(), line, technique)
@@ -307,7 +337,7 @@ def _deprivileged(
     else:
         end = by_block(vmm)
     vmm.scanner.restore()
-    return vmm, recorder, end
+    return _outcome(vmm, recorder, technique, end)
 
 
 def by_block(vmm: Vmm) -> str:

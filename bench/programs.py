@@ -1,0 +1,82 @@
+"""How many examples of a property of `emu86.testing` one core tries in a minute.
+
+An example is a short random program that hypothesis draws and `assert_equivalent` holds
+against the bare machine. All in one process, in CPU time; and where it goes: drawing it
+(hypothesis and the strategies), the run on the bare machine, and the one under `patch`
+with the comparison.
+"""
+
+import sys
+from time import process_time
+from typing import Final
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from bench.tools import say, show
+from emu86.testing import State, assert_equivalent, run
+from emu86.testing import strategies as guests
+
+EXAMPLES: Final = 300
+TARGET: Final = 1000  # examples in a minute
+
+_PROPERTIES: Final = {
+    "moves and arithmetic": (("moves", "arithmetic"), {}),
+    "sensitive": (("sensitive", "moves"), {}),
+    "page tables": (("page_table_edits", "moves"), {}),
+    "all": ((), {}),
+    "all, by the clock": ((), {"clocked": True}),
+}
+
+
+def measure(
+    programs: st.SearchStrategy[bytes], states: st.SearchStrategy[State], examples: int
+) -> tuple[float, float, float]:
+    """Return CPU seconds of all examples; of their bare runs; of all but drawing."""
+    bare = law = 0.0
+
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(programs, states)
+    def tries(program: bytes, state: State) -> None:
+        nonlocal bare, law
+        start = process_time()
+        assert_equivalent(program, state)
+        middle = process_time()
+        run(program, state, "bare")  # once more, for its own time
+        end = process_time()
+        law += middle - start
+        bare += end - middle
+
+    run(b"\xf4")  # what is imported and probed once
+    start = process_time()
+    tries()
+    return process_time() - start - bare, bare, law
+
+
+def main(examples: int = EXAMPLES) -> None:
+    """Measure all properties and print a table."""
+    rows = []
+    slowest = float("inf")
+    for name, (classes, how) in _PROPERTIES.items():
+        total, bare, law = measure(
+            guests.programs(*classes), guests.states(**how), examples
+        )
+        pace = 60 * examples / total
+        slowest = min(slowest, pace)
+        parts = (total - law, bare, law - bare)
+        milliseconds = [f"{1000 * part / examples:.1f}" for part in parts]
+        rows.append((name, f"{pace:.0f}", *milliseconds))
+    headings = ("classes", "in a minute", "ms: drawing", "bare", "patch")
+    show(f"Examples, of {examples}", headings, rows)
+    say(f"slowest: {slowest:.0f} in a minute (target: {TARGET})")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else EXAMPLES)

@@ -1,0 +1,71 @@
+"""Machines that play again: what they were at first, put back.
+
+RAM goes back page by page, those alone that differ, and the monitor learns of each.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from emu86.cpu import control as word
+from emu86.cpu.engine import RFLAGS
+from emu86.cpu.vcpu import VCpu
+from emu86.rings.bare import Bare
+from emu86.rings.monitor import Monitor
+from emu86.spec import x86
+
+_FIELDS: Final = VCpu.__slots__
+
+
+def put(monitor: Monitor, image: bytes | bytearray) -> None:
+    """Make RAM an image again: the monitor learns which pages change."""
+    now = np.frombuffer(monitor.ram.bytes, np.uint64).reshape(-1, x86.PAGE_SIZE // 8)
+    then = np.frombuffer(image, np.uint64).reshape(-1, x86.PAGE_SIZE // 8)
+    for page in np.flatnonzero((now != then).any(axis=1)):
+        monitor.written(int(page))
+        start = int(page) << x86.PAGE_SHIFT
+        end = start + x86.PAGE_SIZE
+        monitor.ram.bytes[start:end] = image[start:end]
+
+
+def set_vcpu(vcpu: VCpu, values: dict[str, Any]) -> None:
+    """Give a virtual CPU these fields."""
+    for name, value in values.items():
+        # Others hold these three.
+        if name in ("ldtr", "tr"):
+            for field in type(value).__slots__:
+                setattr(getattr(vcpu, name), field, getattr(value, field))
+        elif name == "pmu":
+            vars(vcpu.pmu).update(vars(value))
+        else:
+            setattr(vcpu, name, value)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a bare machine is, but for its RAM, its board and its time."""
+
+    cpu: bytes
+    vcpu: dict[str, Any]
+
+    @classmethod
+    def of(cls, bare: Bare) -> "Snapshot":
+        """Keep what it is now."""
+        vcpu = {name: deepcopy(getattr(bare.vcpu, name)) for name in _FIELDS}
+        return cls(bytes(bare.engine.q.cast("B")), vcpu)
+
+    def restore(self, bare: Bare) -> None:
+        """Make it that again, at time 0 and watched by nobody."""
+        bare.engine.q.cast("B")[:] = self.cpu
+        set_vcpu(bare.vcpu, deepcopy(self.vcpu))
+        bare.iopl = bare.q[RFLAGS] >> 12 & 3
+        bare.breakpoints = type(bare.breakpoints)(bare)
+        bare.end = bare.insn = bare.distance = None
+        bare.observers.clear()
+        bare.exits.clear()
+        control = bare.engine.control
+        control[word.NOW] = control[word.TSC_OFFSET] = control[word.PENDING] = 0
+        control[word.EXIT_COST] = word.EXIT_TIME
+        bare.engine.flush_tlb()
