@@ -17,13 +17,21 @@ from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
 from unicorn import unicorn_const as uc_const
-from unicorn import x86_const as x86_const  # noqa: PLC0414 (re-exported to probe)
 
 from emu86.cpu import control as word
 from emu86.cpu import layout as at
 from emu86.cpu import library
 from emu86.cpu.fpu import Fpu
-from emu86.cpu.library import PTR, U64, Abilities, EngineError, check, lib, quick
+from emu86.cpu.library import (
+    PTR,
+    U64,
+    Abilities,
+    EngineError,
+    check,
+    lib,
+    quick,
+    x86_const,
+)
 from emu86.cpu.prologue import Prologues
 from emu86.spec import x86
 

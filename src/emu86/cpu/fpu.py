@@ -3,9 +3,7 @@
 import ctypes
 from typing import Final
 
-from unicorn import x86_const
-
-from emu86.cpu.library import check, quick
+from emu86.cpu.library import check, quick, x86_const
 
 _REGISTERS: Final = {
     **{f"fp{i}": x86_const.UC_X86_REG_FP0 + i for i in range(8)},

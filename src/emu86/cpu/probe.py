@@ -66,14 +66,14 @@ def _state_is_live() -> bool:
     registers = ("RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R15")
     try:
         for i, name in enumerate(registers):
-            number = getattr(engine.x86_const, f"UC_X86_REG_{name}")
+            number = getattr(library.x86_const, f"UC_X86_REG_{name}")
             uc.reg_write(number, 0x0123456789ABCD00 + i)
-        uc.reg_write(engine.x86_const.UC_X86_REG_RIP, 0x12345678)
+        uc.reg_write(library.x86_const.UC_X86_REG_RIP, 0x12345678)
         uc.reg_write(
-            engine.x86_const.UC_X86_REG_GDTR, (0, 0xFFFF800011223000, 0x2FF, 0)
+            library.x86_const.UC_X86_REG_GDTR, (0, 0xFFFF800011223000, 0x2FF, 0)
         )
-        uc.reg_write(engine.x86_const.UC_X86_REG_CR2, 0x55667788)
-        uc.reg_write(engine.x86_const.UC_X86_REG_DR0, 0x99AABBCC)
+        uc.reg_write(library.x86_const.UC_X86_REG_CR2, 0x55667788)
+        uc.reg_write(library.x86_const.UC_X86_REG_DR0, 0x99AABBCC)
     except library.UnicornError:
         return False
     state = ctypes.string_at(cpu + at.CPU_STATE, at.SIZE)
