@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from emu86.rings.decode import decode
+from emu86.rings.table import find, of_later_cpus
 from emu86.spec import x86
-from emu86.testing import assert_equivalent
+from emu86.testing import State, assert_equivalent, run, stage
 from emu86.testing import strategies as guests
 
 EQUAL = settings(
@@ -91,19 +93,64 @@ HARMLESS = (
 )  # fmt: skip
 
 
+def executed(program, state):
+    """What the bare machine runs, by the bytes there before and after the run.
+
+    A jump may go into the middle of an instruction, and a store may write another one.
+    """
+    trace = []
+    outcome = run(program, state, "bare", trace)
+    places = [one.registers["cs.base"] + one.registers["eip"] for one in trace]
+    for place in places[places.index(state.at) :]:
+        start = place % stage.ALIAS
+        for ram in (outcome.start, outcome.memory):
+            insn = decode(ram[start : start + x86.LONGEST_INSN], wide=True)
+            if insn is not None:
+                yield insn
+
+
+def needs_a_patch(insn):
+    record = find(insn)
+    return insn.lock or of_later_cpus(insn) or bool(record and record.patched)
+
+
+def tells_iopl(insn):
+    return insn.opcode in (0x9C, 0x9D, 0xCF)  # PUSHF, POPF, IRET
+
+
 @EQUAL
 @given(guests.programs(*HARMLESS), guests.states())
 def test_iopl_is_bare_but_for_iopl(program, state):
-    flags = state.flags & ~x86.IOPL
     # A handler that returns runs an IRET, which may be to VM86 beyond 64 KiB.
-    assert_equivalent(program, replace(state, flags=flags, limit=1), ("iopl",))
+    state = replace(state, flags=state.flags & ~x86.IOPL, limit=1)
+    try:
+        assert_equivalent(program, state, ("iopl",))
+    except AssertionError:
+        if not any(map(tells_iopl, executed(program, state))):
+            raise
 
 
 @EQUAL
 @given(guests.programs(*HARMLESS), guests.states())
 def test_trap_is_bare_where_nothing_sensitive_runs(program, state):
     # A handler that returns runs an IRET, which is.
-    assert_equivalent(program, replace(state, flags=2, limit=1), ("trap",))
+    state = replace(state, flags=2, limit=1)
+    try:
+        assert_equivalent(program, state, ("trap",))
+    except AssertionError:
+        if not any(map(needs_a_patch, executed(program, state))):
+            raise
+
+
+def test_what_is_executed_is_known():
+    """A soak found an SLDT in the middle of a MOV, reached by a CALL."""
+    code = "c705 68100100 ff0f0000  c705 6c100100 0000c000  bb 02000400  ffd3"
+    hidden = bytes.fromhex(code)
+    assert any(map(needs_a_patch, executed(hidden, State(limit=1))))
+    plain = bytes.fromhex("b8 05000000 89c3 fa 0f0b")  # mov; mov; cli; ud2
+    assert not any(map(needs_a_patch, executed(plain, State(limit=1))))
+    assert not any(map(tells_iopl, executed(plain, State(limit=1))))
+    assert any(map(tells_iopl, executed(b"\x9c\xf4", State(limit=1))))
 
 
 @pytest.mark.parametrize("kind", KINDS)
