@@ -72,6 +72,9 @@ class Guest(RuleBasedStateMachine):
         self.cr0, self.cr3, self.cr4 = PG | WP, DIRECTORIES[0], PSE | PGE
         # Page -> translations a TLB may hold of it since it was last invalidated.
         self.held = {}
+        # Slot -> PDEs that a paging-structure cache may hold: what their page tables
+        # say now is then used as well (4.10.3).
+        self.cached = {}
         self.vmm = self.bench.vmm
 
     @initialize()
@@ -88,6 +91,7 @@ class Guest(RuleBasedStateMachine):
     def configure(self):
         self.bench.mmu.configure(self.cr0, self.cr3, self.cr4)
         self.held.clear()
+        self.cached.clear()
 
     def now(self, gva):
         return paging.walk(self.bench.ram.read32, self.cr3, self.cr4, gva)
@@ -95,6 +99,9 @@ class Guest(RuleBasedStateMachine):
     def remember(self):
         """Before tables or CR3 change: a TLB may hold any translation of now."""
         for slot in SLOTS:
+            pde = self.bench.ram.read32(self.cr3 + 4 * slot)
+            if pde & P and pde & A and not (pde & PS and self.cr4 & PSE):
+                self.cached.setdefault(slot, set()).add(pde)
             for page in PAGES:
                 gva = slot << 22 | page << 12
                 found, used = self.now(gva)
@@ -102,6 +109,17 @@ class Guest(RuleBasedStateMachine):
                 if not isinstance(found, int) and used[-1][1] & A:
                     dirty = bool(used[-1][1] & D)
                     self.held.setdefault(gva >> 12, set()).add((found, dirty))
+
+    def by_cached(self, gva):
+        """The translations that cached PDEs give."""
+        slot, read32 = gva >> 22, self.bench.ram.read32
+        for pde in self.cached.get(slot, ()):
+            found, _used = paging.walk(
+                lambda at, pde=pde: pde if at == self.cr3 + 4 * slot else read32(at),
+                self.cr3, self.cr4, gva,
+            )  # fmt: skip
+            if not isinstance(found, int):
+                yield found
 
     # -- what the guest does -----------------------------------------------------------
 
@@ -133,7 +151,11 @@ class Guest(RuleBasedStateMachine):
         self.remember_not(gva)
 
     def remember_not(self, gva):
-        """INVLPG drops the page's translations; a large one's with all of its pages."""
+        """INVLPG drops the page's translations; a large one's with all of its pages.
+
+        And all cached PDEs (4.10.4.1), but the shadow those of the page's slot alone.
+        """
+        self.cached.pop(gva >> 22, None)
         large = [t for t in self.held.get(gva >> 12, ()) if t[0].large]
         self.held.pop(gva >> 12, None)
         for found in large:
@@ -149,6 +171,7 @@ class Guest(RuleBasedStateMachine):
         for held in self.held.values():
             local = {t for t in held if not (t[0].is_global and self.cr4 & PGE)}
             held.difference_update(local)
+        self.cached.clear()
 
     @rule(bit=st.sampled_from([PGE, PSE]))
     def toggle_cr4(self, bit):
@@ -178,6 +201,10 @@ class Guest(RuleBasedStateMachine):
             t for t, dirty in self.held.get(gva >> 12, ())
             if paging.grants(t, access, user, self.cr0) and (dirty or access != WRITE)
         ]  # fmt: skip
+        stale = [
+            t for t in self.by_cached(gva) if paging.grants(t, access, user, self.cr0)
+        ]
+        held += stale
         pages = {t.page for t in held} | ({found.page} if fresh else set())
         if kind == "bus":
             assert any(page >= 0x90 for page in pages)
@@ -194,8 +221,8 @@ class Guest(RuleBasedStateMachine):
             if access == WRITE:
                 assert self.bench.ram.read32(used[-1][0]) & D
         # Whatever it was used for, a TLB may have it now.
-        if fresh:
-            self.held.setdefault(gva >> 12, set()).add((found, access == WRITE))
+        for used_ in [found] * fresh + stale:
+            self.held.setdefault(gva >> 12, set()).add((used_, access == WRITE))
 
     @rule(gva=GVAS, access=st.sampled_from([READ, WRITE, FETCH]), user=st.booleans())
     def access(self, gva, access, user):
@@ -367,3 +394,17 @@ def test_a_page_table_in_a_page_that_the_machine_marks():
     guest.start()
     guest.access_change_access(0x400000, read, 0x20000 | P, PS | P, "", read)
     guest.access_change_access(0x400000, read, 0x21000 | P, None, "", by_vmm)
+
+
+def test_a_cached_pde_and_a_page_table_that_two_slots_share():
+    """Found by a soak: a write by one made the page dirty for the other's stale PDE."""
+    guest = Guest()
+    guest.start()
+    guest.write_pde(DIRECTORIES[0], 2, TABLES[1] | P | RW | US | A)
+    guest.invlpg(0x800000)
+    guest.access(0x821000, READ, False)
+    guest.write_pde(DIRECTORIES[0], 2, TABLES[0] | P)
+    guest.access(0x421000, WRITE, False)
+    guest.access(0x821000, WRITE, False)
+    guest.invlpg(0x800000)
+    assert guest.bench.access(0x821000, WRITE, user=False)[0] == "fault"
