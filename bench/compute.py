@@ -25,7 +25,7 @@ from unicorn import unicorn_const as uc_const
 from unicorn import x86_const
 
 from bench.tools import BenchError, say, show
-from emu86 import Machine, firmware
+from emu86 import Machine, images
 from emu86.cpu import engine
 from emu86.spec import x86
 
@@ -46,7 +46,7 @@ _TABLES: Final = 0x10000
 
 def loop() -> bytes:
     """The loop's machine code, out of the firmware image."""
-    found = _LOOP.search(firmware.path("spin").read_bytes())
+    found = _LOOP.search(images.path("spin").read_bytes())
     if found is None:
         raise BenchError("the firmware image spin has another loop: change _LOOP")
     return found[0]
@@ -122,7 +122,7 @@ def bare(cpu: engine.Engine, code: bytes, count: int) -> tuple[float, int]:
 def emulated(millions: int) -> tuple[float, int]:
     """CPU seconds and checksum of the firmware image `spin` under emu86."""
     machine = Machine(memory=16 << 20)
-    machine.load_kernel(firmware.path("spin"), append=str(millions))
+    machine.load_kernel(images.path("spin"), append=str(millions))
     text = bytearray()
     # The loop runs between the end of the first line and the next byte.
     times: list[float] = []

@@ -13,7 +13,7 @@ from time import process_time
 from typing import Final
 
 from bench.tools import GUESTS, BenchError, say, show, terminal
-from emu86 import Machine, firmware
+from emu86 import Machine, images
 from emu86.report import exit_table, summary
 from emu86.spec import x86
 
@@ -59,7 +59,7 @@ class Sections:
 def operations(technique: str, count: int) -> dict[str, tuple[float, float]]:
     """CPU microseconds and exits of one operation, by its name."""
     machine = Machine(memory=16 << 20, technique=technique)
-    machine.load_kernel(firmware.path("exits"), append=str(count))
+    machine.load_kernel(images.path("exits"), append=str(count))
     sections = Sections(machine)
     stop = machine.run(timeout=300)
     cost = sections.cost

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Assemble the images into DIRECTORY (default: the package, src/emu86/firmware).
+# Assemble the images into DIRECTORY (default: the package, emu86/images).
 # A flat image has no dates and no paths in it: the same sources give the same bytes.
 set -eu
 cd "$(dirname "$0")"
-out=${1:-../src/emu86/firmware}
+out=${1:-../emu86/images}
 mkdir -p "$out"
 for source in teach/teach.asm spin.asm exits.asm; do
     name=$(basename "$source" .asm)

@@ -6,5 +6,5 @@ fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 ./build.sh "$fresh"
 for image in "$fresh"/*; do
-    cmp "$image" "../src/emu86/firmware/$(basename "$image")"
+    cmp "$image" "../emu86/images/$(basename "$image")"
 done

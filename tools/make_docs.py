@@ -3,7 +3,7 @@
 docs/exits.md is made whole from the exit table, docs/classification.md from what
 `emu86 classify` observes. In every other page, what follows
 
-    <!-- source: src/emu86/machine/machine.py Machine._loop -->
+    <!-- source: emu86/machine/machine.py Machine._loop -->
 
 is replaced by the source of that function, class or constant, and what stands between
 `<!-- errata -->` and its end by the list of `emu86.rings.errata`. With --check nothing
@@ -42,13 +42,13 @@ _KINDS: Final = {
 }
 _WHOSE: Final = {1: "kernel", 3: "users"}
 _INTRODUCTION: Final = f"""\
-<!-- Written by tools/make_docs.py from src/emu86/rings: edit the records there. -->
+<!-- Written by tools/make_docs.py from emu86/rings: edit the records there. -->
 
 # The exit table
 
 One record for each instruction that the VMM handles: {len(RECORDS)} of them. The
 dispatch, `emu86 exits`, `emu86 explain` and this page are made from the same records
-(`src/emu86/rings/table.py`). Exits that belong to no instruction come at the end.
+(`emu86/rings/table.py`). Exits that belong to no instruction come at the end.
 
 *Patched in* says whose sites become `INT3` before they first run: those of the guest's
 kernel, those of its users, or both. SDM is Intel's *Software Developer's Manual*.

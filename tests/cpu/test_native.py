@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from assembler import assemble
-from emu86 import Machine, firmware
+from emu86 import Machine, images
 from emu86.cpu import control as word
 from emu86.cpu.library import Abilities
 from emu86.spec import x86
@@ -168,7 +168,7 @@ def test_public_api_alone_gives_the_same():
 def teach(until, **options):
     """The teaching kernel's script as far as `until`."""
     machine = Machine(memory=16 << 20, **options)
-    machine.load_kernel(firmware.path("teach"), append="script")
+    machine.load_kernel(images.path("teach"), append="script")
     shown = bytearray()
     machine.on_console(shown.extend)
     assert machine.run(until, timeout=60).reason == "until"
@@ -188,7 +188,7 @@ def test_observers_are_told_the_same_without_private_state():
     told = []
     for abilities in (None, Abilities.none()):
         machine = Machine(memory=16 << 20, abilities=abilities)
-        machine.load_kernel(firmware.path("exits"), append="3")
+        machine.load_kernel(images.path("exits"), append="3")
         log = []
         machine.subscribe(Log(log, machine))
         assert machine.run(timeout=60).reason == "poweroff"
@@ -201,7 +201,7 @@ def test_every_exit_without_private_state():
     ends = []
     for abilities in (None, Abilities.none()):
         machine = Machine(memory=16 << 20, abilities=abilities)
-        machine.load_kernel(firmware.path("exits"), append="20")
+        machine.load_kernel(images.path("exits"), append="20")
         assert machine.run(timeout=60).reason == "poweroff"
         ram = hashlib.sha256(machine.read_physical(0, 16 << 20)).hexdigest()
         exits = {name: stat.count for name, stat in machine.stats.exits.items()}

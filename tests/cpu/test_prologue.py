@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from emu86 import Machine, firmware
+from emu86 import Machine, images
 from emu86.cpu import control as word
 from emu86.cpu.engine import abilities
 from emu86.cpu.library import Abilities
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 def boot(image, append, *, inline, technique="patch", input_=b""):
     can = replace(abilities(), inline=inline)
     machine = Machine(memory=16 << 20, technique=technique, abilities=can)
-    machine.load_kernel(firmware.path(image), append=append)
+    machine.load_kernel(images.path(image), append=append)
     shown = bytearray()
     machine.on_console(shown.extend)
     machine.console_input(input_)

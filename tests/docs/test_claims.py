@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from emu86 import Machine, firmware
+from emu86 import Machine, images
 from emu86.spec import x86
 from linux.shell import APPEND, INITRD, KERNEL, need_guests
 
@@ -17,7 +17,7 @@ def test_trap_and_the_teaching_kernel():
     machine = Machine(technique="trap")
     shown = bytearray()
     machine.on_console(shown.extend)
-    machine.load_kernel(firmware.path("teach"), append="script")
+    machine.load_kernel(images.path("teach"), append="script")
     assert machine.run(until=b"A writes line 1\r\n", timeout=60).reason == "until"
     wrong = " ".join(re.findall(r"WRONG: (.*)", shown.decode()))
     for name in WRONG:

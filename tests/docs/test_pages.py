@@ -48,10 +48,10 @@ def test_links_lead_somewhere(path):
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_named_files_exist(path):
     named = (
-        r"`((?:src|tests|tools|docs|bench|firmware)/[\w./]+|\w+/\w+\.(?:py|md|asm))`"
+        r"`((?:emu86|tests|tools|docs|bench|firmware)/[\w./]+|\w+/\w+\.(?:py|md|asm))`"
     )
     for file in re.findall(named, path.read_text()):
-        places = ROOT / file, ROOT / "src/emu86" / file
+        places = ROOT / file, ROOT / "emu86" / file
         assert any(place.exists() for place in places), file
 
 

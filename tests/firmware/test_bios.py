@@ -4,11 +4,11 @@ import struct
 
 import pytest
 
-from emu86 import firmware
+from emu86 import images
 from guest import Case, on_emu86
 
 ROM = 0xFF000
-IMAGE = firmware.rom()
+IMAGE = images.rom()
 
 
 def find(signature):

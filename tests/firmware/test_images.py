@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from emu86 import firmware
+from emu86 import images
 
 SOURCES = Path(__file__).parents[2] / "firmware"
 MULTIBOOT_MAGIC = 0x1BADB002
 
 
-@pytest.mark.parametrize("name", firmware.IMAGES)
+@pytest.mark.parametrize("name", images.IMAGES)
 def test_image_is_a_multiboot_elf(name: str) -> None:
-    image = firmware.path(name).read_bytes()
+    image = images.path(name).read_bytes()
     assert len(image) < 64 << 10
     assert image.startswith(b"\x7fELF\x01\x01\x01")
     entry, header = struct.unpack_from("<II", image, 24)
@@ -31,8 +31,8 @@ def test_image_is_a_multiboot_elf(name: str) -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="no firmware image 'nothing'"):
-        firmware.path("nothing")
+    with pytest.raises(ValueError, match="no image 'nothing'"):
+        images.path("nothing")
 
 
 @pytest.mark.skipif(not shutil.which("nasm"), reason="nasm is not installed")

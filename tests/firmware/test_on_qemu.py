@@ -10,7 +10,7 @@ from typing import Self
 
 import pytest
 
-from emu86 import firmware
+from emu86 import images
 
 QEMU = shutil.which("qemu-system-i386")
 SECONDS = 60  # a kernel that hangs is killed then
@@ -29,7 +29,7 @@ class Guest:
     def __init__(self, name: str, command_line: str = "") -> None:
         assert QEMU is not None
         command = [QEMU, "-M", "isapc", "-cpu", "pentium3,-apic", "-m", "16"]
-        command += ["-kernel", str(firmware.path(name)), "-append", command_line]
+        command += ["-kernel", str(images.path(name)), "-append", command_line]
         command += ["-display", "none", "-monitor", "none", "-serial", "stdio"]
         self.process = subprocess.Popen(
             ["timeout", str(SECONDS), *command, "-no-reboot"],

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from emu86 import ConfigError, Machine, Stop, firmware
+from emu86 import ConfigError, Machine, Stop, images
 from flat import COM1, MEMORY, flat, guest, send
 
 POWEROFF = "mov dx, 0x604\nmov ax, 0x2000\nout dx, ax\njmp $\n"
@@ -189,7 +189,7 @@ def test_run_without_a_guest():
 def test_a_second_guest_after_a_run(way, where):
     built = guest(send(b"A") + "jmp $")
     assert built.run(until=b"A", timeout=20).reason == "until"
-    image = firmware.path("teach").read_bytes()
+    image = images.path("teach").read_bytes()
     before = hashlib.sha256(built.read_physical(0, MEMORY)).digest()
     with pytest.raises(ConfigError, match="kernel: this machine has run"):
         getattr(built, way)(image, *where)

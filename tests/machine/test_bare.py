@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from emu86 import Machine, firmware
+from emu86 import Machine, images
 from emu86.errors import ConfigError
 
 
 def boot(image, append, technique):
     machine = Machine(memory=16 << 20, technique=technique)
-    machine.load_kernel(firmware.path(image), append=append)
+    machine.load_kernel(images.path(image), append=append)
     shown = bytearray()
     machine.on_console(shown.extend)
     stop = machine.run(timeout=250)

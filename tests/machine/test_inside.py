@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from assembler import assemble
-from emu86 import ConfigError, Machine, firmware
+from emu86 import ConfigError, Machine, images
 from recorder import Recorder
 
 # Paging: 0-4 MiB as it is, 400000h -> 200000h, 401000h -> 300000h, 402000h -> F0000000h.
@@ -190,7 +190,7 @@ def test_guest_share_is_told_if_measured():
 
 def script():
     machine = Machine(memory=16 << 20)
-    machine.load_kernel(firmware.path("teach"), append="script")
+    machine.load_kernel(images.path("teach"), append="script")
     shown = bytearray()
     machine.on_console(shown.extend)
     assert machine.run(timeout=60).reason == "poweroff"
@@ -207,7 +207,7 @@ def test_a_run_in_pieces_tells_the_guest_nothing():
     """Stopping at each line of the console changes no result, only where time is cut."""
     whole = script()
     machine = Machine(memory=16 << 20)
-    machine.load_kernel(firmware.path("teach"), append="script")
+    machine.load_kernel(images.path("teach"), append="script")
     shown = bytearray()
     machine.on_console(shown.extend)
     while machine.run(b"\n", timeout=60).resumable:

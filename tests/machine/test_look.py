@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from emu86 import Machine, Stop, firmware
+from emu86 import Machine, Stop, images
 from flat import MEMORY, flat, guest, send
 from recorder import Recorder
 
@@ -193,7 +193,7 @@ def teach(*, watched=False):
     built.on_console(shown.extend)
     if watched:
         built.subscribe(Recorder())
-    built.load_kernel(firmware.path("teach"), append="script")
+    built.load_kernel(images.path("teach"), append="script")
     stop = built.run(until=b"checks passed", timeout=60)
     assert stop.reason == "until", (stop, bytes(shown[-300:]))
     stop = built.run(timeout=60)

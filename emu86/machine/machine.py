@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Final
 
-from emu86 import firmware
+from emu86 import images
 from emu86.cpu import control as word
 from emu86.cpu.engine import BASE, RFLAGS, RIP, SELECTOR, Engine
 from emu86.cpu.library import Abilities
@@ -90,7 +90,7 @@ class Machine:
         bare = technique == "bare"
         self._engine = Engine(abilities, stepped=bare)
         self._ram = Ram(memory)
-        self._ram.bytes[layout.ROM : layout.ROM + firmware.ROM_SIZE] = firmware.rom()
+        self._ram.bytes[layout.ROM : layout.ROM + images.ROM_SIZE] = images.rom()
         self._engine.map(0, self._ram.bytes)
         self._control = self._engine.control
         self._control[word.TSC_COST] = _TSC_COST

@@ -32,5 +32,5 @@ def path(name: str) -> Path:
     The names are those in `IMAGES`.
     """
     if name not in IMAGES:
-        raise ValueError(f"no firmware image {name!r}: there are {', '.join(IMAGES)}")
+        raise ValueError(f"no image {name!r}: there are {', '.join(IMAGES)}")
     return Path(__file__).with_name(f"{name}.elf")

@@ -160,7 +160,7 @@ def run(
         # A mistake shows before the run, not after it.
         _write(stats_json, "", "a")
     with _progress("starting") as progress:
-        from emu86 import Machine, firmware  # noqa: PLC0415 - see above
+        from emu86 import Machine, images  # noqa: PLC0415 - see above
 
         machine = Machine(
             memory=memory,
@@ -173,7 +173,7 @@ def run(
         if kernel is None and append is None and not interactive:
             append = "script"
         if kernel is None:
-            kernel = str(firmware.path("teach"))
+            kernel = str(images.path("teach"))
         machine.load_kernel(kernel, append=append or "", initrd=initrd)
         progress("booting, nothing shown yet")
 
