@@ -7,7 +7,7 @@ from emu86.errors import ConfigError
 if TYPE_CHECKING:
     from emu86.machine.machine import Machine, Stop
     from emu86.machine.stats import ExitStat, Stats
-    from emu86.rings.wiring import Observer
+    from emu86.rings.protocols import Observer
 
 __all__ = ["ConfigError", "ExitStat", "Machine", "Observer", "Stats", "Stop"]
 
@@ -16,7 +16,7 @@ _HOMES = {
     "Stop": "emu86.machine.machine",
     "ExitStat": "emu86.machine.stats",
     "Stats": "emu86.machine.stats",
-    "Observer": "emu86.rings.wiring",
+    "Observer": "emu86.rings.protocols",
 }
 
 

@@ -208,7 +208,7 @@ def run(
 def exits() -> None:
     """Show the exit table: every instruction that the VMM handles."""
     from emu86.report import show_records  # noqa: PLC0415 - see above
-    from emu86.rings.table import RECORDS  # noqa: PLC0415
+    from emu86.rings.insn.table import RECORDS  # noqa: PLC0415
 
     show_records(RECORDS)
 

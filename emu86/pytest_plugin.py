@@ -101,7 +101,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("emu86_techniques")
     if mark is None:
         return
-    from emu86.rings.vmm import TECHNIQUES  # noqa: PLC0415  # the engine is slow
+    from emu86.rings.technique.deprivileged import TECHNIQUES  # noqa: PLC0415  # the engine is slow
 
     wrong = [f"no {one!r}" for one in mark.args if one not in ("bare", *TECHNIQUES)]
     wrong += [f"names alone, no {one}=" for one in mark.kwargs]

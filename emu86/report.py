@@ -12,7 +12,7 @@ from emu86.errors import ConfigError
 
 if TYPE_CHECKING:
     from emu86 import Stats
-    from emu86.rings.record import Record
+    from emu86.rings.insn.record import Record
     from emu86.testing.classify import Class
 
 
@@ -88,7 +88,7 @@ def explain(code: bytes) -> Iterator[str]:
     import capstone  # noqa: PLC0415 - these take long to import
 
     from emu86.rings.decode import decode  # noqa: PLC0415
-    from emu86.rings.table import find  # noqa: PLC0415
+    from emu86.rings.insn.table import find  # noqa: PLC0415
 
     disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
     found = next(disassembler.disasm_lite(code, 0, 1), None)

@@ -8,11 +8,11 @@ a translation that should have been flushed shows.
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from emu86.cpu import control as word
 from emu86.cpu.engine import CR
 from emu86.mmu.memory import GuestMemory
 from emu86.mmu.ram import Hidden, Ram
 from emu86.mmu.shadow import Miss, ShadowMmu
+from emu86.native import abi
 
 P, RW, US, A, D, PS, G = 1, 2, 4, 32, 64, 128, 256
 NX = 1 << 63
@@ -79,7 +79,7 @@ class FakeEngine:
 
     def __init__(self):
         self.q = [0] * 1024
-        self.control = [0] * word.WORDS
+        self.control = [0] * abi.WORDS
         self.wraps = False
         self.tlb = {}
         self.memory = None

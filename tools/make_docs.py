@@ -6,8 +6,8 @@ docs/exits.md is made whole from the exit table, docs/classification.md from wha
     <!-- source: emu86/machine/machine.py Machine._loop -->
 
 is replaced by the source of that function, class or constant, and what stands between
-`<!-- errata -->` and its end by the list of `emu86.rings.errata`. With --check nothing
-is written, and a page that is not up to date is named.
+`<!-- errata -->` and its end by the list of `rings.technique.errata`. With --check
+nothing is written, and a page that is not up to date is named.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from emu86.report import CLASS_HEADINGS, class_notes, class_row
-from emu86.rings.errata import ERRATA
-from emu86.rings.record import Record
-from emu86.rings.table import RECORDS
+from emu86.rings.insn.record import Record
+from emu86.rings.insn.table import RECORDS
+from emu86.rings.technique.errata import ERRATA
 from emu86.testing.classify import table
 
 ROOT: Final = Path(__file__).parent.parent
@@ -48,7 +48,7 @@ _INTRODUCTION: Final = f"""\
 
 One record for each instruction that the VMM handles: {len(RECORDS)} of them. The
 dispatch, `emu86 exits`, `emu86 explain` and this page are made from the same records
-(`emu86/rings/table.py`). Exits that belong to no instruction come at the end.
+(`emu86/rings/insn/table.py`). Exits that belong to no instruction come at the end.
 
 *Patched in* says whose sites become `INT3` before they first run: those of the guest's
 kernel, those of its users, or both. SDM is Intel's *Software Developer's Manual*.

@@ -18,9 +18,7 @@ from typing import Any, Final
 import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
 from unicorn import unicorn_const as uc_const
 
-from emu86.cpu import control as word
-from emu86.cpu import layout as at
-from emu86.cpu import library
+from emu86.cpu import library, offsets
 from emu86.cpu.fpu import Fpu
 from emu86.cpu.library import (
     PTR,
@@ -33,26 +31,33 @@ from emu86.cpu.library import (
     x86_const,
 )
 from emu86.cpu.prologue import Prologues
+from emu86.native import abi
 from emu86.spec import x86
 
 # Indices into `d` (32-bit words) and `q` (64-bit words) of the state.
-RIP: Final = at.RIP // 8
-RFLAGS: Final = at.RFLAGS // 8
-CC_SRC: Final = at.CC_SRC // 8
-CC_OP: Final = at.CC_OP // 4
-DIRECTION: Final = at.DF // 4
-HFLAGS: Final = at.HFLAGS // 4
-SELECTOR: Final = tuple((at.SEGMENTS + 24 * i) // 4 for i in range(6))
-BASE: Final = tuple((at.SEGMENTS + 24 * i + 8) // 8 for i in range(6))
-LIMIT: Final = tuple((at.SEGMENTS + 24 * i + 16) // 4 for i in range(6))
-ATTRIBUTES: Final = tuple((at.SEGMENTS + 24 * i + 20) // 4 for i in range(6))
-CR: Final = at.CR // 8
+RIP: Final = offsets.RIP // 8
+RFLAGS: Final = offsets.RFLAGS // 8
+CC_SRC: Final = offsets.CC_SRC // 8
+CC_OP: Final = offsets.CC_OP // 4
+DIRECTION: Final = offsets.DF // 4
+HFLAGS: Final = offsets.HFLAGS // 4
+SELECTOR: Final = tuple((offsets.SEGMENTS + 24 * i) // 4 for i in range(6))
+BASE: Final = tuple((offsets.SEGMENTS + 24 * i + 8) // 8 for i in range(6))
+LIMIT: Final = tuple((offsets.SEGMENTS + 24 * i + 16) // 4 for i in range(6))
+ATTRIBUTES: Final = tuple((offsets.SEGMENTS + 24 * i + 20) // 4 for i in range(6))
+CR: Final = offsets.CR // 8
 _REGISTERS: Final = RFLAGS + 1  # general ones, RIP and RFLAGS stand first
-ERROR_CODE: Final = at.ERROR_CODE // 4
-IS_INT: Final = at.EXCEPTION_IS_INT // 4
-OLD_EXCEPTION: Final = at.OLD_EXCEPTION // 4
+ERROR_CODE: Final = offsets.ERROR_CODE // 4
+IS_INT: Final = offsets.EXCEPTION_IS_INT // 4
+OLD_EXCEPTION: Final = offsets.OLD_EXCEPTION // 4
 
-_DERIVED: Final = at.HF_CPL | at.HF_CS32 | at.HF_SS32 | at.HF_ADDSEG | at.HF_CS64
+_DERIVED: Final = (
+    offsets.HF_CPL
+    | offsets.HF_CS32
+    | offsets.HF_SS32
+    | offsets.HF_ADDSEG
+    | offsets.HF_CS64
+)
 _NONE: Final = 0xFFFFFFFF
 _LAZY: Final = x86.ARITHMETIC_FLAGS | x86.DF
 _CONTEXT_HEADER: Final = 40
@@ -92,43 +97,45 @@ class Engine:
         self._uch = PTR(self._handle)
         self._keep: list[object] = []
         self._fpu = Fpu(self._uch)
-        self._mode = at.HF_PE | at.HF_LMA  # what of hflags is always set
+        self._mode = offsets.HF_PE | offsets.HF_LMA  # what of hflags is always set
         self.wraps = False  # addresses from 4 GiB on, those of 0 on again, are in use
         self._error: BaseException | None = None
         self._inside = False
         self._called = False  # back since a step began
         self._flags_word = ctypes.c_uint64()
         self._flags_ref = ctypes.byref(self._flags_word)
-        self._control = (ctypes.c_int64 * word.WORDS)()
+        self._control = (ctypes.c_int64 * abi.WORDS)()
         self.control = memoryview(self._control).cast("B").cast("q")
         self._stop = quick.uc_emu_stop
         self._prologues: Prologues | None = None
         self._stop_at: int | None = None  # what STOP_AT was before `stop`
         if self.can.stops:
-            ctypes.c_ubyte.from_address(self._handle + at.UC_NO_EXIT_REQUEST).value = 1
+            ctypes.c_ubyte.from_address(
+                self._handle + offsets.UC_NO_EXIT_REQUEST
+            ).value = 1
         self._context = self._uc.context_save()
         blob = ctypes.cast(self._context.context, PTR).value
         assert blob is not None
         self._blob = PTR(blob)
-        cpu = ctypes.c_uint64.from_address(self._handle + at.UC_CPU).value
-        state = cpu + at.CPU_STATE if self.can.live else blob + _CONTEXT_HEADER
+        cpu = ctypes.c_uint64.from_address(self._handle + offsets.UC_CPU).value
+        state = cpu + offsets.CPU_STATE if self.can.live else blob + _CONTEXT_HEADER
         self._cpu = PTR(cpu)
-        view = memoryview((ctypes.c_char * at.SIZE).from_address(state)).cast("B")
+        view = memoryview((ctypes.c_char * offsets.SIZE).from_address(state)).cast("B")
         self.q = view.cast("Q")
         self.d = view.cast("I")
         control = self.control
-        control[word.UC] = self._handle
-        control[word.STATE] = state
-        control[word.STOP_AT] = word.NEVER
-        control[word.EXIT_COST] = word.EXIT_TIME
+        control[abi.UC] = self._handle
+        control[abi.STATE] = state
+        control[abi.STOP_AT] = abi.NEVER
+        control[abi.EXIT_COST] = abi.EXIT_TIME
         stop = ctypes.cast(lib.uc_emu_stop, PTR).value
         assert stop is not None
-        control[word.UC_EMU_STOP] = stop
+        control[abi.UC_EMU_STOP] = stop
         if self.can.flush_page:
             flush = ctypes.cast(lib.tlb_flush_page_x86_64, PTR).value
             assert flush is not None
-            control[word.FLUSH_PAGE] = flush
-            control[word.CPU] = cpu
+            control[abi.FLUSH_PAGE] = flush
+            control[abi.CPU] = cpu
         self.on_exception: Callable[[int], None] = _unset
         self.on_invalid: Callable[[], None] = _unset
         self.on_in: Callable[[int, int], int] = _unset
@@ -241,13 +248,13 @@ class Engine:
         mode = d[HFLAGS] & ~_DERIVED
         mode |= cpl | self._mode
         if d[ATTRIBUTES[x86.CS]] & x86.DESC_B:
-            mode |= at.HF_CS32
+            mode |= offsets.HF_CS32
             if q[BASE[x86.DS]] or q[BASE[x86.ES]] or q[BASE[x86.SS]]:
-                mode |= at.HF_ADDSEG
+                mode |= offsets.HF_ADDSEG
         else:
-            mode |= at.HF_ADDSEG
+            mode |= offsets.HF_ADDSEG
         if d[ATTRIBUTES[x86.SS]] & x86.DESC_B:
-            mode |= at.HF_SS32
+            mode |= offsets.HF_SS32
         d[HFLAGS] = mode
 
     def set_table(self, offset: int, base: int, limit: int) -> None:
@@ -259,11 +266,11 @@ class Engine:
         """Write the host's CR0, CR3 and CR4 in long mode, NX on."""
         q = self.q
         q[CR], q[CR + 3], q[CR + 4] = cr0, cr3, cr4
-        q[at.EFER // 8] = x86.EFER_LME | x86.EFER_LMA | x86.EFER_NXE | x86.EFER_SCE
-        mode = self.d[HFLAGS] & ~(0xE << at.HF_MP_EM_TS_SHIFT | at.HF_OSFXSR)
-        mode |= (cr0 & 0xE) << at.HF_MP_EM_TS_SHIFT
+        q[offsets.EFER // 8] = x86.EFER_LME | x86.EFER_LMA | x86.EFER_NXE | x86.EFER_SCE
+        mode = self.d[HFLAGS] & ~(0xE << offsets.HF_MP_EM_TS_SHIFT | offsets.HF_OSFXSR)
+        mode |= (cr0 & 0xE) << offsets.HF_MP_EM_TS_SHIFT
         if cr4 & x86.CR4_OSFXSR:
-            mode |= at.HF_OSFXSR
+            mode |= offsets.HF_OSFXSR
         self.d[HFLAGS] = mode
 
     def leave_long_mode(self) -> None:
@@ -272,10 +279,10 @@ class Engine:
         The guest's own page tables are then walked by the engine.
         """
         q, d = self.q, self.d
-        self._mode = at.HF_PE
-        q[at.EFER // 8] = 0
+        self._mode = offsets.HF_PE
+        q[offsets.EFER // 8] = 0
         q[CR], q[CR + 3], q[CR + 4] = x86.CR0_PE | x86.CR0_ET, 0, 0
-        d[HFLAGS] = at.HF_PE | at.HF_CS32 | at.HF_SS32
+        d[HFLAGS] = offsets.HF_PE | offsets.HF_CS32 | offsets.HF_SS32
 
     # -- running --------------------------------------------------------------------
 
@@ -283,9 +290,9 @@ class Engine:
         """End `run` before the next block; only from a callback."""
         self._called = True
         control = self.control
-        if control[word.STOP_AT]:
-            self._stop_at = control[word.STOP_AT]
-            control[word.STOP_AT] = 0  # blocks look at nothing else
+        if control[abi.STOP_AT]:
+            self._stop_at = control[abi.STOP_AT]
+            control[abi.STOP_AT] = 0  # blocks look at nothing else
         self._stop(self._uch)
 
     def step(self) -> bool:
@@ -324,7 +331,7 @@ class Engine:
         finally:
             self._inside = False
         if self._stop_at is not None:
-            self.control[word.STOP_AT], self._stop_at = self._stop_at, None
+            self.control[abi.STOP_AT], self._stop_at = self._stop_at, None
         self._load()
         if self._error is not None:
             raise self._error
@@ -356,13 +363,13 @@ class Engine:
                 x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION(self._rdtsc)
             )
             return
-        from emu86.cpu import native  # noqa: PLC0415 (nothing to compile otherwise)
+        from emu86.native import hooks  # noqa: PLC0415 (nothing to compile otherwise)
 
-        compiled = native.hooks()
+        compiled = hooks.compiled()
         self._keep.append(python)
         address = ctypes.cast(python, PTR).value
         assert address is not None
-        self.control[word.ON_EXCEPTION] = address
+        self.control[abi.ON_EXCEPTION] = address
         shared = PTR(ctypes.addressof(self._control))
         self._add(uc_const.UC_HOOK_INTR, PTR(compiled.on_exception), shared)
         if not self.stepped:
@@ -370,7 +377,7 @@ class Engine:
         if self.can.inline:
             check = ctypes.cast(lib.helper_check_exit_request_x86_64, PTR).value
             assert check is not None
-            self.control[word.CHECK_EXIT] = check
+            self.control[abi.CHECK_EXIT] = check
             self._prologues = Prologues(
                 self._handle, ctypes.addressof(self._control), compiled.on_late
             )
@@ -469,23 +476,23 @@ class Engine:
             self._fail(error)
 
     def _tick(self, _uc: int, _address: int, size: int, _data: int) -> None:
-        """Do what native.on_block does."""
+        """Do what native.hooks.on_block does."""
         control = self.control
-        control[word.NOW] += size
-        if control[word.NOW] >= control[word.STOP_AT]:
+        control[abi.NOW] += size
+        if control[abi.NOW] >= control[abi.STOP_AT]:
             self.stop()
-        elif control[word.PENDING]:
+        elif control[abi.PENDING]:
             self._load()
             flags = self.q[RFLAGS] & (x86.IF | x86.TF)
-            if flags == x86.IF and not self.d[HFLAGS] & at.HF_INHIBIT_IRQ:
+            if flags == x86.IF and not self.d[HFLAGS] & offsets.HF_INHIBIT_IRQ:
                 self.stop()
 
     def _rdtsc(self, _uc: int, _data: int) -> int:
-        """Do what native.on_rdtsc does."""
+        """Do what native.hooks.on_rdtsc does."""
         control = self.control
-        control[word.NOW] += control[word.TSC_COST]
-        control[word.COUNT_RDTSC] += 1
-        tsc = control[word.NOW] // word.QUARTERS + control[word.TSC_OFFSET]
+        control[abi.NOW] += control[abi.TSC_COST]
+        control[abi.COUNT_RDTSC] += 1
+        tsc = control[abi.NOW] // abi.QUARTERS + control[abi.TSC_OFFSET]
         self._uc.reg_write(x86_const.UC_X86_REG_RAX, tsc & x86.MASK32)
         self._uc.reg_write(x86_const.UC_X86_REG_RDX, tsc >> 32 & x86.MASK32)
         return 1

@@ -9,10 +9,9 @@ import struct
 from dataclasses import replace
 from typing import Final
 
-from emu86.cpu import control as word
-from emu86.cpu import engine, library
-from emu86.cpu import layout as at
+from emu86.cpu import engine, library, offsets
 from emu86.cpu.maps import ranges
+from emu86.native import abi
 from emu86.spec import x86
 
 _CODE: Final = 0x1000
@@ -57,10 +56,11 @@ def _state_is_live() -> bool:
     for name in ("tlb_flush_page_x86_64", "tb_invalidate_phys_range_x86_64"):
         if not hasattr(library.quick, name):
             return False
-    cpu = ctypes.c_uint64.from_address(handle + at.UC_CPU).value
+    cpu = ctypes.c_uint64.from_address(handle + offsets.UC_CPU).value
     maps = _readable()
     if not any(
-        low <= cpu and cpu + at.CPU_STATE + at.SIZE <= high for low, high in maps
+        low <= cpu and cpu + offsets.CPU_STATE + offsets.SIZE <= high
+        for low, high in maps
     ):
         return False
     registers = ("RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R15")
@@ -76,20 +76,20 @@ def _state_is_live() -> bool:
         uc.reg_write(library.x86_const.UC_X86_REG_DR0, 0x99AABBCC)
     except library.UnicornError:
         return False
-    state = ctypes.string_at(cpu + at.CPU_STATE, at.SIZE)
+    state = ctypes.string_at(cpu + offsets.CPU_STATE, offsets.SIZE)
     blob = bare._blob.value
     assert blob is not None
     bare._load()
-    if state != ctypes.string_at(blob + 40, at.SIZE):
+    if state != ctypes.string_at(blob + 40, offsets.SIZE):
         return False
     places = [8 * i for i in range(8)] + [64, 120]
     wanted = [0x0123456789ABCD00 + i for i in range(len(registers))]
     for place, value in (
         *zip(places, wanted, strict=True),
-        (at.RIP, 0x12345678),
-        (at.GDTR + 8, 0xFFFF800011223000),
-        (at.CR + 16, 0x55667788),
-        (at.DR, 0x99AABBCC),
+        (offsets.RIP, 0x12345678),
+        (offsets.GDTR + 8, 0xFFFF800011223000),
+        (offsets.CR + 16, 0x55667788),
+        (offsets.DR, 0x99AABBCC),
     ):
         if struct.unpack_from("<Q", state, place)[0] != value:
             return False
@@ -127,7 +127,7 @@ class _Program:
         for index in (x86.SS, x86.DS, x86.ES):
             cpu.set_segment(index, 16, 0, x86.MASK32, code | x86.DESC_B)
         cpu.sync_mode(0)
-        cpu.d[engine.HFLAGS] |= at.HF_CS64 | at.HF_CS32
+        cpu.d[engine.HFLAGS] |= offsets.HF_CS64 | offsets.HF_CS32
         cpu.set_flags(0)
         cpu.q[engine.RIP] = _CODE
         cpu.on_exception = self._unexpected
@@ -162,13 +162,13 @@ class _Program:
         """Tell whether code rewritten behind the engine's back runs when dropped."""
         cpu = self.cpu
         self.memory[_CODE : _CODE + len(_RETURN)] = _RETURN
-        cpu.control[word.NOW], cpu.control[word.STOP_AT] = 0, len(_RETURN) + 1
+        cpu.control[abi.NOW], cpu.control[abi.STOP_AT] = 0, len(_RETURN) + 1
         cpu.hook()
         cpu.run()
         first = cpu.q[x86.EAX]
         self.memory[_CODE + 1] = 2
         cpu.drop_code(_CODE, len(_RETURN))
-        cpu.control[word.NOW] = 0
+        cpu.control[abi.NOW] = 0
         cpu.q[engine.RIP] = _CODE
         cpu.run()
         return (first, cpu.q[x86.EAX]) == (1, 2)
@@ -180,9 +180,9 @@ class _Program:
         cpu.q[x86.ESI] = _PAGE_A
         cpu.hook()
         blocks = 100
-        cpu.control[word.STOP_AT] = blocks * len(_COUNT)
+        cpu.control[abi.STOP_AT] = blocks * len(_COUNT)
         cpu.run()
         done = self.memory.cast("I")[_PAGE_A // 4]
-        now = cpu.control[word.NOW]
+        now = cpu.control[abi.NOW]
         clean = (done, now) == (blocks - 1, blocks * len(_COUNT))
         return clean and cpu.shortened > 0

@@ -12,15 +12,15 @@ import ctypes
 import struct
 from typing import Any, Final
 
-from emu86.cpu import control as word
 from emu86.cpu.maps import peek, ranges
+from emu86.native import abi
 
 _NEAR: Final = 1 << 16  # a new block begins close behind the one before
 _FAR: Final = 1 << 20
 _CALL: Final = b"\xff\x15"  # call [rip + disp32]
 _LENGTH: Final = 54
-_STOP_AT: Final = 8 * word.STOP_AT
-_PENDING: Final = 8 * word.PENDING
+_STOP_AT: Final = 8 * abi.STOP_AT
+_PENDING: Final = 8 * abi.PENDING
 
 _libc: Any = ctypes.PyDLL(None)
 _libc.memmem.restype = ctypes.c_void_p

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Final
 
-from emu86.cpu import control as word
 from emu86.devices.bus import Bus
 from emu86.devices.i8042 import I8042
 from emu86.devices.pic import PicPair
@@ -19,6 +18,7 @@ from emu86.devices.rtc import Rtc
 from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
 from emu86.machine import layout
+from emu86.native import abi
 
 _MCR_RTS: Final = 2
 
@@ -93,20 +93,20 @@ class Board:
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port."""
-        value = self.ports.read(port, width, self._control[word.NOW] >> 2)
+        value = self.ports.read(port, width, self._control[abi.NOW] >> 2)
         if width > 1 or port in self._timed_ports:
             self.schedule()
         return value
 
     def port_write(self, port: int, width: int, value: int) -> None:
         """Write a port."""
-        self.ports.write(port, width, value, self._control[word.NOW] >> 2)
+        self.ports.write(port, width, value, self._control[abi.NOW] >> 2)
         if width > 1 or port in self._timed_ports:
             self.schedule()
 
     def mmio_read(self, gpa: int, width: int) -> bytes:
         """Read device memory; accesses wider than 4 bytes are split."""
-        now = self._control[word.NOW] >> 2
+        now = self._control[abi.NOW] >> 2
         read = self.memory.read
         if width in (1, 2, 4):
             return read(gpa, width, now).to_bytes(width, "little")
@@ -114,7 +114,7 @@ class Board:
 
     def mmio_write(self, gpa: int, data: bytes) -> None:
         """Write device memory."""
-        now = self._control[word.NOW] >> 2
+        now = self._control[abi.NOW] >> 2
         width = len(data)
         if width in (1, 2, 4):
             self.memory.write(gpa, width, int.from_bytes(data, "little"), now)
@@ -133,8 +133,8 @@ class Board:
         deadlines = [d for device in self.timed if (d := device.deadline()) is not None]
         self._next = min(deadlines) if deadlines else None
         if self._next is not None:
-            stop_at = self._next * word.QUARTERS
-            self._control[word.STOP_AT] = min(self._control[word.STOP_AT], stop_at)
+            stop_at = self._next * abi.QUARTERS
+            self._control[abi.STOP_AT] = min(self._control[abi.STOP_AT], stop_at)
 
     def deadline(self) -> int | None:
         """Return the next deadline, absolute virtual ns, or None."""
@@ -142,7 +142,7 @@ class Board:
 
     def advance(self) -> None:
         """Let every chip whose deadline has come do its work."""
-        now = self._control[word.NOW] >> 2
+        now = self._control[abi.NOW] >> 2
         if self._next is not None and now >= self._next:
             for device in self.timed:
                 device.advance(now)

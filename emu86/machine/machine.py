@@ -10,7 +10,6 @@ from os import PathLike
 from typing import Final
 
 from emu86 import images
-from emu86.cpu import control as word
 from emu86.cpu.engine import BASE, RFLAGS, RIP, SELECTOR, Engine
 from emu86.cpu.library import Abilities
 from emu86.cpu.models import DEFAULT, MODELS
@@ -21,17 +20,18 @@ from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.stats import Stats
 from emu86.mmu.ram import Ram
-from emu86.rings.bare import Bare
-from emu86.rings.monitor import Monitor
-from emu86.rings.vmm import TECHNIQUES, Vmm
-from emu86.rings.wiring import Observer
+from emu86.native import abi
+from emu86.rings.protocols import Observer
+from emu86.rings.technique.bare import Bare
+from emu86.rings.technique.base import Technique
+from emu86.rings.technique.deprivileged import TECHNIQUES, Deprivileged
 from emu86.spec import x86
 
 SMALLEST: Final = 1 << 20
 LARGEST: Final = 3 << 30
-_SLICE: Final = 4_000_000 * word.QUARTERS  # virtual time between looks at the host
+_SLICE: Final = 4_000_000 * abi.QUARTERS  # virtual time between looks at the host
 # Virtual time of one RDTSC: what its exit would take. Delay loops end sooner for it.
-_TSC_COST: Final = 500 * word.QUARTERS
+_TSC_COST: Final = 500 * abi.QUARTERS
 _IDLE_POLL: Final = 0.25  # seconds
 
 
@@ -93,13 +93,13 @@ class Machine:
         self._ram.bytes[layout.ROM : layout.ROM + images.ROM_SIZE] = images.rom()
         self._engine.map(0, self._ram.bytes)
         self._control = self._engine.control
-        self._control[word.TSC_COST] = _TSC_COST
+        self._control[abi.TSC_COST] = _TSC_COST
         self.vcpu = VCpu(MODELS[cpu], hypervisor="emu86 VMM" if hypervisor else "")
         self.board = Board(
             self._control, memory, self._end, self._transmit, debug_exit=debug_exit
         )
         parts = self._engine, self._ram, self.vcpu, self.board, self.board.pic
-        self.vmm: Monitor = Bare(*parts) if bare else Vmm(*parts, technique)
+        self.vmm: Technique = Bare(*parts) if bare else Deprivileged(*parts, technique)
         self._consoles: list[Callable[[bytes], None]] = []
         self._input: deque[bytes] = deque()
         self._wake = threading.Event()
@@ -192,7 +192,7 @@ class Machine:
         while True:
             if not vmm.busy:
                 # Before the questions below: who answers one later puts 0 there.
-                control[word.STOP_AT] = control[word.NOW] + _SLICE
+                control[abi.STOP_AT] = control[abi.NOW] + _SLICE
             if self._seen:
                 self._seen = False
                 return Stop("until")
@@ -206,7 +206,7 @@ class Machine:
             if not vmm.busy:
                 self._feed()
                 board.advance()
-                control[word.PENDING] = board.pic.intr
+                control[abi.PENDING] = board.pic.intr
                 if board.pic.intr:
                     vmm.interrupt()
                 if self.vcpu.halted:
@@ -224,7 +224,7 @@ class Machine:
         if self.realtime:
             wait = _IDLE_POLL
             if due is not None:
-                wait = min(wait, (due - (self._control[word.NOW] >> 2)) / 1e9)
+                wait = min(wait, (due - (self._control[abi.NOW] >> 2)) / 1e9)
             if deadline is not None:
                 wait = min(wait, deadline - time.monotonic())
             began = time.monotonic()
@@ -232,20 +232,20 @@ class Machine:
             slept = time.monotonic() - began
             self._slept += slept
             if woken:
-                self._control[word.NOW] += int(slept * 1e9) * word.QUARTERS
+                self._control[abi.NOW] += int(slept * 1e9) * abi.QUARTERS
                 return
             if due is None:
-                self._control[word.NOW] += int(_IDLE_POLL * 1e9) * word.QUARTERS
+                self._control[abi.NOW] += int(_IDLE_POLL * 1e9) * abi.QUARTERS
                 return
         elif due is None:
             if not (self._input and self.board.hears()):
                 self._end("halted", f"at {self.vmm.where()}, waiting for nothing")
             return
-        now = self._control[word.NOW]
-        wake = due * word.QUARTERS
+        now = self._control[abi.NOW]
+        wake = due * abi.QUARTERS
         if self.realtime:
-            wake = min(wake, now + int(_IDLE_POLL * 1e9) * word.QUARTERS)
-        self._control[word.NOW] = max(now, wake)
+            wake = min(wake, now + int(_IDLE_POLL * 1e9) * abi.QUARTERS)
+        self._control[abi.NOW] = max(now, wake)
 
     def _feed(self) -> None:
         """Send waiting console input to the serial line when the guest hears it."""
@@ -268,7 +268,7 @@ class Machine:
 
     def _look_up(self) -> None:
         """Come back from the guest, or from idling, soon; from any thread."""
-        self._control[word.STOP_AT] = 0
+        self._control[abi.STOP_AT] = 0
         self._wake.set()
 
     # -- console -----------------------------------------------------------------------
@@ -304,7 +304,7 @@ class Machine:
     @property
     def now(self) -> int:
         """Virtual time in nanoseconds since the machine was built."""
-        return self._control[word.NOW] // word.QUARTERS
+        return self._control[abi.NOW] // abi.QUARTERS
 
     @property
     def registers(self) -> dict[str, int]:

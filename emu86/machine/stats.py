@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from emu86.cpu import control as word
+from emu86.native import abi
 
 if TYPE_CHECKING:
-    from emu86.rings.monitor import Monitor
+    from emu86.rings.technique.base import Technique
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,16 @@ class Stats:
     virtual_s: float
 
     @classmethod
-    def of(cls, vmm: "Monitor", wall: float, slept: float) -> "Stats":
+    def of(cls, vmm: "Technique", wall: float, slept: float) -> "Stats":
         """Collect the statistics of a guest that ran `wall` seconds, `slept` idle."""
         control = vmm.engine.control
         totals = {reason: list(stat) for reason, stat in vmm.exits.items()}
         for reason, count in (
-            ("CLI", word.COUNT_CLI),
-            ("STI", word.COUNT_STI),
-            ("RDTSC", word.COUNT_RDTSC),
-            ("INVLPG", word.COUNT_INVLPG),
-            ("CMPXCHG8B", word.COUNT_SPLIT),
+            ("CLI", abi.COUNT_CLI),
+            ("STI", abi.COUNT_STI),
+            ("RDTSC", abi.COUNT_RDTSC),
+            ("INVLPG", abi.COUNT_INVLPG),
+            ("CMPXCHG8B", abi.COUNT_SPLIT),
         ):
             if control[count]:
                 totals.setdefault(reason, [0, 0])[0] += control[count]
@@ -68,7 +68,7 @@ class Stats:
             shadow=counts.shadow,
             guest_share=share,
             wall_s=wall,
-            virtual_s=control[word.NOW] / word.QUARTERS / 1e9,
+            virtual_s=control[abi.NOW] / abi.QUARTERS / 1e9,
         )
 
     def to_dict(self) -> dict[str, Any]:

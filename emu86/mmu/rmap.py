@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from emu86.cpu import control as word
 from emu86.cpu.engine import Engine
 from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, Hidden, Ram
+from emu86.native import abi
 from emu86.spec import x86
 
 FLIPS: Final = 8  # changes within the window that make a page mixed
-WINDOW: Final = 1_000_000 * word.QUARTERS  # virtual time
+WINDOW: Final = 1_000_000 * abi.QUARTERS  # virtual time
 _MANY: Final = 64  # pages, from which one flush of the whole TLB is cheaper
 
 
@@ -140,7 +140,7 @@ class PageUse:
 
     def write(self, page: int) -> None:
         """Make a code page data, or mixed if it has changed too often of late."""
-        now = self.engine.control[word.NOW]
+        now = self.engine.control[abi.NOW]
         since, count = self.flips.get(page, (now, 0))
         if now - since > WINDOW:
             since, count = now, 0
@@ -160,7 +160,7 @@ class PageUse:
         if page >= self.ram.pages or self.state[page] != MIXED or page in self.shared:
             return
         since, _count = self.flips[page]
-        if self.engine.control[word.NOW] - since > WINDOW:
+        if self.engine.control[abi.NOW] - since > WINDOW:
             del self.flips[page]
             self.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
             self.state[page] = CODE

@@ -15,11 +15,11 @@ from typing import Final
 
 import numpy as np
 
-from emu86.cpu import control as word
 from emu86.cpu.engine import CR, Engine
 from emu86.mmu.ram import CODE, DATA, HIDDEN, MIXED, TABLE, UNBACKED, Hidden, Ram
 from emu86.mmu.rmap import LeafTable, PageUse
 from emu86.mmu.walk import denied, touch, walk
+from emu86.native import abi
 from emu86.spec import x86
 
 _LINK: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A
@@ -91,7 +91,7 @@ class ShadowMmu:
         self.ram = ram
         self.hidden = hidden
         self.pool = hidden.q
-        engine.control[word.HIDDEN_BIAS] = hidden.address - HIDDEN
+        engine.control[abi.HIDDEN_BIAS] = hidden.address - HIDDEN
         self.use = PageUse(engine, ram, hidden)
         self.stats = ShadowStats()
         self.cr0 = self.cr3 = self.cr4 = 0
@@ -147,11 +147,11 @@ class ShadowMmu:
         directory = self.cr3 & x86.PAGE_MASK
         paging = self.cr0 & x86.CR0_PG and directory < self.ram.size
         paging = paging and not self.engine.wraps  # a page has two addresses then
-        control[word.SHADOW_PDES] = (
+        control[abi.SHADOW_PDES] = (
             self.hidden.address + 8 * root.directory if paging else 0
         )
-        control[word.GUEST_PDES] = self.ram.address + directory
-        control[word.KNOWN_PDES] = root.copy_address
+        control[abi.GUEST_PDES] = self.ram.address + directory
+        control[abi.KNOWN_PDES] = root.copy_address
 
     def invalidate(self, gva: int) -> None:
         """INVLPG: drop the translation of one page, and of its PDE if that changed."""
@@ -356,7 +356,7 @@ class ShadowMmu:
         """
         if not self.engine.wraps:
             self.engine.wraps = True
-            self.engine.control[word.SHADOW_PDES] = 0
+            self.engine.control[abi.SHADOW_PDES] = 0
             for root in self.roots.values():
                 self._wrap(root)
 

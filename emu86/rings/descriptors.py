@@ -7,7 +7,7 @@ holds a loaded one, is each technique's own.
 from collections.abc import Sequence
 from typing import Final
 
-from emu86.cpu import layout as at
+from emu86.cpu import offsets
 from emu86.cpu.engine import ATTRIBUTES, HFLAGS, RFLAGS, SELECTOR, Engine
 from emu86.cpu.vcpu import VCpu
 from emu86.rings.fault import GuestFault, gp
@@ -71,7 +71,7 @@ class Descriptor:
         return self.system < 0 and not self.code and bool(self.high & x86.DESC_RW)
 
 
-class SegmentRules:
+class SegmentRegisters:
     """The segment registers of one virtual CPU, loaded as the SDM has it."""
 
     def __init__(self, engine: Engine, vcpu: VCpu) -> None:
@@ -111,7 +111,7 @@ class SegmentRules:
 
     def settle(self) -> None:
         """Bring the engine's derived mode bits in line after a load."""
-        self.engine.sync_mode(self.d[HFLAGS] & at.HF_CPL)
+        self.engine.sync_mode(self.d[HFLAGS] & offsets.HF_CPL)
 
     def clear(self, index: int, selector: int = 0) -> None:
         """Load a null selector."""

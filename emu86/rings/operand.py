@@ -7,10 +7,10 @@ from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.monitor import Monitor
+    from emu86.rings.technique.base import Technique
 
 
-def address(vmm: "Monitor", insn: "Insn") -> int:
+def address(vmm: "Technique", insn: "Insn") -> int:
     """Return the linear address of the memory operand."""
     q = vmm.q
     offset = insn.displacement
@@ -22,12 +22,12 @@ def address(vmm: "Monitor", insn: "Insn") -> int:
     return (vmm.q[BASE[insn.segment]] + offset) & x86.MASK32
 
 
-def read(vmm: "Monitor", linear: int, size: int) -> int:
+def read(vmm: "Technique", linear: int, size: int) -> int:
     """Read guest memory with the rights of the guest's CPL."""
     return vmm.memory.read(linear, size, user=vmm.segments.cpl == x86.CPL_USER)
 
 
-def translate(vmm: "Monitor", linear: int, size: int, *, write: bool) -> None:
+def translate(vmm: "Technique", linear: int, size: int, *, write: bool) -> None:
     """Raise what an access of `size` bytes by the guest would; set the pages' A and D.
 
     What reads before it writes faults like this on a CPU, and before it reads.
@@ -39,25 +39,25 @@ def translate(vmm: "Monitor", linear: int, size: int, *, write: bool) -> None:
         vmm.memory.translate(linear + rest & x86.MASK32, write=write, user=user)
 
 
-def write(vmm: "Monitor", linear: int, value: int, size: int) -> None:
+def write(vmm: "Technique", linear: int, value: int, size: int) -> None:
     """Write guest memory with the rights of the guest's CPL."""
     vmm.memory.write(linear, value, size, user=vmm.segments.cpl == x86.CPL_USER)
 
 
-def read_rm(vmm: "Monitor", insn: "Insn", size: int) -> int:
+def read_rm(vmm: "Technique", insn: "Insn", size: int) -> int:
     """Read the r/m operand, 2 or 4 bytes."""
     if insn.memory:
         return read(vmm, address(vmm, insn), size)
     return vmm.q[insn.rm] & (1 << 8 * size) - 1
 
 
-def set_register(vmm: "Monitor", number: int, value: int, size: int) -> None:
+def set_register(vmm: "Technique", number: int, value: int, size: int) -> None:
     """Write a general register: 1 (low byte), 2 or 4 bytes of it."""
     keep = ~((1 << 8 * size) - 1) & x86.MASK32
     vmm.q[number] = vmm.q[number] & keep | value & ~keep & x86.MASK32
 
 
-def write_rm16(vmm: "Monitor", insn: "Insn", value: int) -> None:
+def write_rm16(vmm: "Technique", insn: "Insn", value: int) -> None:
     """Write a 16-bit result: 2 bytes of memory, or a register of the operand's size.
 
     A 32-bit register gets it zero-extended, as on the P6 and later.

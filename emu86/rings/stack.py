@@ -8,7 +8,7 @@ from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.descriptors import Descriptor
-    from emu86.rings.monitor import Monitor
+    from emu86.rings.technique.base import Technique
 
 
 class Stack:
@@ -19,7 +19,7 @@ class Stack:
 
     __slots__ = ("base", "esp", "mask", "memory", "user", "vmm")
 
-    def __init__(self, vmm: "Monitor") -> None:
+    def __init__(self, vmm: "Technique") -> None:
         self.vmm = vmm
         self.memory = vmm.memory
         self.base = vmm.q[BASE[x86.SS]]
@@ -29,7 +29,7 @@ class Stack:
         self.user = vmm.segments.cpl == x86.CPL_USER
 
     @classmethod
-    def inner(cls, vmm: "Monitor", found: "Descriptor", esp: int) -> "Stack":
+    def inner(cls, vmm: "Technique", found: "Descriptor", esp: int) -> "Stack":
         """Return the new stack of a transfer inward, not yet loaded into SS."""
         stack = cls(vmm)
         stack.base = found.base
@@ -59,7 +59,7 @@ class Stack:
         self.vmm.q[x86.ESP] = self.esp
 
 
-def tss_stack(vmm: "Monitor", cpl: int) -> tuple[int, int]:
+def tss_stack(vmm: "Technique", cpl: int) -> tuple[int, int]:
     """Read SS and ESP for `cpl` (0 to 2) from the guest's TSS: SDM Vol. 3A 7.2.1."""
     tr = vmm.vcpu.tr
     wide = tr.kind in (x86.SYS_TSS32, x86.SYS_TSS32_BUSY)

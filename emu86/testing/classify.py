@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from typing import Any, Final
 
 from emu86.rings.decode import Insn, decode
-from emu86.rings.errata import ERRATA, Erratum
+from emu86.rings.technique.errata import ERRATA, Erratum
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.equivalence import HIDDEN

@@ -8,15 +8,15 @@ one.
 from collections import deque
 from typing import Final
 
-from emu86.cpu import control as word
 from emu86.cpu.engine import ATTRIBUTES, BASE, RIP, SELECTOR
 from emu86.mmu.walk import denied, walk
+from emu86.native import abi
 from emu86.rings.decode import Insn, decode
-from emu86.rings.monitor import Monitor
-from emu86.rings.vmm import Vmm
+from emu86.rings.technique.base import Technique
+from emu86.rings.technique.deprivileged import Deprivileged
 from emu86.spec import x86
 
-PERIOD: Final = 100 * word.QUARTERS
+PERIOD: Final = 100 * abi.QUARTERS
 # Transfers of control, which may go to where they stand.
 _TRANSFERS: Final = frozenset(
     {*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEA, 0xEB, 0x9A, 0xFF}
@@ -63,7 +63,7 @@ class Clock:
     address of the first one; count: how many have run before the one that comes.
     """
 
-    def __init__(self, monitor: Monitor, line: Line, start: int) -> None:
+    def __init__(self, monitor: Technique, line: Line, start: int) -> None:
         self._monitor = monitor
         self._line = line
         self._start = start
@@ -72,7 +72,7 @@ class Clock:
         self._last = b"", 0  # state as of the last tick
         self._moved = False  # an event has come since the last tick
         self._retried = False  # or a page was filled, or a block patched
-        monitor.engine.control[word.EXIT_COST] = 0
+        monitor.engine.control[abi.EXIT_COST] = 0
         monitor.observers.append(self)
 
     def tick(self) -> None:
@@ -94,7 +94,7 @@ class Clock:
             self.count += 1
         self._here = here
         self._moved = self._retried = False
-        monitor.engine.control[word.NOW] = max(self.count, 0) * PERIOD
+        monitor.engine.control[abi.NOW] = max(self.count, 0) * PERIOD
         self._line.look(self.count)
 
     def _state(self) -> tuple[bytes, int]:
@@ -137,12 +137,12 @@ def _transfers(insn: Insn) -> bool:
     return indirect and insn.opcode in _TRANSFERS
 
 
-def _code(monitor: Monitor, here: int) -> Insn | None:
+def _code(monitor: Technique, here: int) -> Insn | None:
     """Decode the instruction at a linear address; None if it cannot be fetched."""
     vcpu, ram = monitor.vcpu, monitor.ram
     user = monitor.segments.cpl == x86.CPL_USER
     # A patch that is to be translated stands in RAM.
-    waiting = monitor.scanner.waiting if isinstance(monitor, Vmm) else None
+    waiting = monitor.scanner.waiting if isinstance(monitor, Deprivileged) else None
     code = bytearray()
     while len(code) < x86.LONGEST_INSN:
         linear = (here + len(code)) & x86.MASK32

@@ -8,7 +8,7 @@ from typing import Final
 
 import capstone
 
-from emu86.rings.vmm import TECHNIQUES
+from emu86.rings.technique.deprivileged import TECHNIQUES
 from emu86.spec import x86
 from emu86.testing.outcome import differences
 from emu86.testing.run import Trace, run

@@ -14,7 +14,7 @@ from typing import Final
 import capstone
 
 from emu86.rings.decode import decode
-from emu86.rings.table import find
+from emu86.rings.insn.table import find
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.encode import i32, mov, push

@@ -9,18 +9,18 @@ again, and the registers are those of the start, while the VMM goes on.
 from dataclasses import dataclass, replace
 from typing import Final
 
-from emu86.cpu import control as word
-from emu86.cpu import layout as at
+from emu86.cpu import offsets
 from emu86.cpu.engine import BASE, CR, RFLAGS, RIP, Engine
 from emu86.cpu.models import DEFAULT, MODELS
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
-from emu86.rings.bare import Bare
-from emu86.rings.breakpoints import Breakpoints, held
+from emu86.native import abi
 from emu86.rings.decode import Insn
-from emu86.rings.monitor import Monitor
-from emu86.rings.vmm import Vmm
-from emu86.rings.wiring import Bus, Interrupts
+from emu86.rings.events.breakpoints import Breakpoints, held
+from emu86.rings.protocols import Bus, Interrupts
+from emu86.rings.technique.bare import Bare
+from emu86.rings.technique.base import Technique
+from emu86.rings.technique.deprivileged import Deprivileged
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import Line
@@ -37,7 +37,7 @@ from emu86.testing.run import (
 )
 from emu86.testing.stage import State
 
-_DR: Final = at.DR // 8
+_DR: Final = offsets.DR // 8
 _DRS: Final = (0, 1, 2, 3, 6, 7)
 _BOOT_STEPS: Final = 200
 
@@ -139,7 +139,7 @@ class BareReplay:
             bare.q[_DR + number] = bare.vcpu.dr[number] = value
         bare.vcpu.msr.update(change.msr)
         bare.vcpu.pmu.write(0, 0, change.counter)
-        bare.engine.control[word.TSC_OFFSET] = change.tsc
+        bare.engine.control[abi.TSC_OFFSET] = change.tsc
         bare.bus = Ports()
         recorder = Recorder(bare, None)
         bare.observers[:] = [recorder]
@@ -175,7 +175,7 @@ class Replay:
 
     def __init__(self, technique: str) -> None:
         self._technique = technique
-        self._vmm: Vmm | None = None
+        self._vmm: Deprivileged | None = None
 
     def play(self, program: bytes, state: State) -> Outcome:
         """Run `program` as `run.run` does."""
@@ -195,19 +195,21 @@ class Replay:
         self._vmm = vmm if end == "halted" else None
         return _outcome(vmm, recorder, self._technique, end)
 
-    def _build(self, image: bytearray) -> Vmm:
+    def _build(self, image: bytearray) -> Deprivileged:
         ram = Ram(stage.MEMORY)
         ram.bytes[:] = image
         engine = Engine()
         engine.map(0, ram.bytes)
         vcpu = VCpu(MODELS[DEFAULT])
-        vmm: Vmm = Vmm(engine, ram, vcpu, Ports(), Line(), self._technique)
+        vmm: Deprivileged = Deprivileged(
+            engine, ram, vcpu, Ports(), Line(), self._technique
+        )
         at_boot(vmm)
         vmm.start()
         return vmm
 
 
-def _reset(vmm: Vmm) -> None:
+def _reset(vmm: Deprivileged) -> None:
     """Be a CPU that has just been reset, but in protected mode."""
     first = VCpu(vmm.vcpu.model)
     vmm.q[RFLAGS] = x86.FLAGS_FIXED
@@ -221,19 +223,19 @@ def _reset(vmm: Vmm) -> None:
     vmm.steps.look()  # no breakpoint is enabled any more
     for register in range(len(x86.GPR_NAMES)):
         vmm.q[register] = 0
-    vmm.engine.control[word.TSC_OFFSET] = 0
+    vmm.engine.control[abi.TSC_OFFSET] = 0
     at_boot(vmm)
 
 
 def _outcome(
-    monitor: Monitor,
+    monitor: Technique,
     recorder: Recorder,
     technique: str,
     end: str,
     tsc: int = 0,
 ) -> Outcome:
     registers = observe(monitor)
-    written = monitor.engine.control[word.TSC_OFFSET] != tsc
+    written = monitor.engine.control[abi.TSC_OFFSET] != tsc
     registers["tsc"] = int(written)  # time itself is each technique's own
     detail = monitor.end[1] if monitor.end else ""
     events, memory = tuple(recorder.events), bytes(monitor.ram.bytes)

@@ -9,17 +9,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from emu86.cpu import control as word
 from emu86.cpu.engine import RFLAGS
 from emu86.cpu.vcpu import VCpu
-from emu86.rings.bare import Bare
-from emu86.rings.monitor import Monitor
+from emu86.native import abi
+from emu86.rings.technique.bare import Bare
+from emu86.rings.technique.base import Technique
 from emu86.spec import x86
 
 _FIELDS: Final = VCpu.__slots__
 
 
-def put(monitor: Monitor, image: bytes | bytearray) -> None:
+def put(monitor: Technique, image: bytes | bytearray) -> None:
     """Make RAM an image again: the monitor learns which pages change."""
     now = np.frombuffer(monitor.ram.bytes, np.uint64).reshape(-1, x86.PAGE_SIZE // 8)
     then = np.frombuffer(image, np.uint64).reshape(-1, x86.PAGE_SIZE // 8)
@@ -66,6 +66,6 @@ class Snapshot:
         bare.observers.clear()
         bare.exits.clear()
         control = bare.engine.control
-        control[word.NOW] = control[word.TSC_OFFSET] = control[word.PENDING] = 0
-        control[word.EXIT_COST] = word.EXIT_TIME
+        control[abi.NOW] = control[abi.TSC_OFFSET] = control[abi.PENDING] = 0
+        control[abi.EXIT_COST] = abi.EXIT_TIME
         bare.engine.flush_tlb()

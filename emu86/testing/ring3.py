@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
 
-from emu86.cpu import control as word
-from emu86.cpu import layout as at
+from emu86.cpu import offsets
 from emu86.cpu.engine import CR, RIP, Engine
+from emu86.native import abi
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.cage import PAGES, STACK, cage
@@ -203,14 +203,14 @@ class _Bare:
             cpu.set_segment(index, 0x2B, 0, x86.MASK32, rights | x86.DESC_B)
         cpu.sync_mode(_CPL)
         if wide:
-            cpu.d[at.HFLAGS // 4] |= at.HF_CS64 | at.HF_CS32
+            cpu.d[offsets.HFLAGS // 4] |= offsets.HF_CS64 | offsets.HF_CS32
         cpu.set_flags(user.flags & USER_FLAGS | x86.IF)
         for i, value in enumerate(user.values()):
             q[i] = value
         q[RIP] = stage.CODE
         q[CR + 2] = 0
         self._begin()
-        cpu.control[word.STOP_AT] = cpu.control[word.NOW] + _BUDGET
+        cpu.control[abi.STOP_AT] = cpu.control[abi.NOW] + _BUDGET
         cpu.run()
         values = self.values or (*q[:16], q[RIP], cpu.flags())
         cr2 = q[CR + 2] if self.vector == x86.VEC_PF else 0

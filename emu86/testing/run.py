@@ -8,18 +8,18 @@ from zlib import crc32
 
 import numpy as np
 
-from emu86.cpu import control as word
 from emu86.cpu.engine import BASE, RIP, SELECTOR, Engine
 from emu86.cpu.models import DEFAULT, MODELS
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.mmu.walk import LARGE_RESERVED
+from emu86.native import abi
 from emu86.rings import operand
-from emu86.rings.bare import Bare
 from emu86.rings.descriptors import Descriptor
-from emu86.rings.monitor import Monitor
-from emu86.rings.table import GROUP7
-from emu86.rings.vmm import TECHNIQUES, Vmm
+from emu86.rings.insn.table import GROUP7
+from emu86.rings.technique.bare import Bare
+from emu86.rings.technique.base import Technique
+from emu86.rings.technique.deprivileged import TECHNIQUES, Deprivileged
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import Clock, Line
@@ -50,7 +50,7 @@ PAUSED: Final = "paused"
 EVENTS: Final = 100  # that a bare run may see
 STEPS: Final = 2000  # instructions that a bare run may take
 # What a deprivileged one may take for them: virtual time, quarter nanoseconds.
-_BUDGET: Final = 8 * STEPS * word.EXIT_TIME
+_BUDGET: Final = 8 * STEPS * abi.EXIT_TIME
 
 
 class Ports:
@@ -82,7 +82,7 @@ class Ports:
 class Recorder:
     """Observes a monitor and keeps the events, and with a trace the exits."""
 
-    def __init__(self, monitor: Monitor, trace: Trace | None) -> None:
+    def __init__(self, monitor: Technique, trace: Trace | None) -> None:
         self.monitor = monitor
         self.events: list[Event] = []
         self.trace = trace
@@ -119,7 +119,7 @@ class Recorder:
             self.monitor.finish("budget")  # nobody compares so many
 
 
-def observe(monitor: Monitor) -> dict[str, int]:
+def observe(monitor: Technique) -> dict[str, int]:
     """Return all registers that the guest can read, by name; of MSRs a checksum."""
     q, d, vcpu = monitor.q, monitor.d, monitor.vcpu
     values = {name: q[i] & x86.MASK32 for i, name in enumerate(x86.GPR_NAMES)}
@@ -141,9 +141,9 @@ def observe(monitor: Monitor) -> dict[str, int]:
     return values
 
 
-def _traced(monitor: Monitor) -> Traced:
+def _traced(monitor: Technique) -> Traced:
     ram = bytearray(monitor.ram.bytes)
-    if isinstance(monitor, Vmm) and monitor.scanner.waiting is not None:
+    if isinstance(monitor, Deprivileged) and monitor.scanner.waiting is not None:
         gpa, byte = monitor.scanner.waiting  # a patch that is to be translated
         ram[gpa] = byte
     rest = crc32(ram[stage.PT_B + x86.PAGE_SIZE :], crc32(ram[: stage.PD]))
@@ -178,7 +178,9 @@ def run(
     return _deprivileged(image, state, technique, trace, instructions)
 
 
-def _outcome(monitor: Monitor, recorder: Recorder, technique: str, end: str) -> Outcome:
+def _outcome(
+    monitor: Technique, recorder: Recorder, technique: str, end: str
+) -> Outcome:
     detail = monitor.end[1] if monitor.end else ""
     events, memory = tuple(recorder.events), bytes(monitor.ram.bytes)
     registers = observe(monitor)
@@ -235,7 +237,7 @@ class Tlb:
         return self.late > (0 if bare.end or bare.vcpu.halted else self._GRACE)
 
 
-def at_boot(monitor: Monitor) -> None:
+def at_boot(monitor: Technique) -> None:
     """Be at the stage's start with flat segments, as after a boot loader."""
     segments = monitor.segments
     for index in range(6):
@@ -327,7 +329,9 @@ def _deprivileged(
     ram.bytes[:] = image
     engine.map(0, ram.bytes)
     line = Line(state.interrupts or ())
-    vmm: Vmm = Vmm(engine, ram, VCpu(MODELS[DEFAULT]), Ports(), line, technique)
+    vmm: Deprivileged = Deprivileged(
+        engine, ram, VCpu(MODELS[DEFAULT]), Ports(), line, technique
+    )
     recorder = Recorder(vmm, trace)
     vmm.observers.append(recorder)
     at_boot(vmm)
@@ -340,20 +344,20 @@ def _deprivileged(
     return _outcome(vmm, recorder, technique, end)
 
 
-def by_block(vmm: Vmm) -> str:
+def by_block(vmm: Deprivileged) -> str:
     """Run to the end as a machine does; return what kind of end it was."""
     control = vmm.engine.control
-    budget = control[word.NOW] + _BUDGET
+    budget = control[abi.NOW] + _BUDGET
     seen, until = -1, 0
-    while control[word.NOW] < budget:
+    while control[abi.NOW] < budget:
         exits = sum(count for count, _ in vmm.exits.values())
-        exits += control[word.COUNT_RDTSC]
-        if exits == seen and control[word.NOW] >= until:
+        exits += control[abi.COUNT_RDTSC]
+        if exits == seen and control[abi.NOW] >= until:
             break  # all this was the guest's own code, and more than `STEPS`
         if exits != seen:
             # The engine's clock gains a quarter nanosecond for each byte of code.
-            seen, until = exits, control[word.NOW] + x86.LONGEST_INSN * STEPS
-        control[word.STOP_AT] = until
+            seen, until = exits, control[abi.NOW] + x86.LONGEST_INSN * STEPS
+        control[abi.STOP_AT] = until
         vmm.run()
         if vmm.end is not None:
             return vmm.end[0]
@@ -363,7 +367,7 @@ def by_block(vmm: Vmm) -> str:
 
 
 def _by_instruction(
-    vmm: Vmm, line: Line, clock: Clock, trace: Trace | None, most: int | None
+    vmm: Deprivileged, line: Line, clock: Clock, trace: Trace | None, most: int | None
 ) -> str:
     """Run to the end by single instructions, by the clock and with interrupts."""
     for _ in range(8 * STEPS):
@@ -388,7 +392,7 @@ def _by_instruction(
     return "budget"
 
 
-def _interrupt(vmm: Vmm, line: Line) -> None:
+def _interrupt(vmm: Deprivileged, line: Line) -> None:
     """Let the interrupt in; at no other time, as after an exit, would the VMM do so."""
     line.intr = True
     vmm.interrupt()

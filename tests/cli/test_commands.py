@@ -101,7 +101,7 @@ def test_nobody_reads(arguments):
 
 def test_every_record_explains_itself():
     from emu86 import report
-    from emu86.rings.table import RECORDS
+    from emu86.rings.insn.table import RECORDS
 
     for record in RECORDS:
         opcode = record.opcodes[0]

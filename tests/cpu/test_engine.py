@@ -8,10 +8,10 @@ from unicorn import x86_const
 
 from assembler import assemble
 from emu86 import Machine
-from emu86.cpu import control as word
 from emu86.cpu.engine import Engine, abilities
 from emu86.cpu.library import Abilities, EngineError
 from emu86.machine import machine as front
+from emu86.native import abi
 from guest import Case, check
 
 
@@ -110,9 +110,9 @@ def test_retired_code_is_the_clock():
     machine.load_flat(code, 0x100000)
     machine.run(timeout=20)
     control = machine.vmm.engine.control
-    spent = control[word.NOW]
+    spent = control[abi.NOW]
     exits = sum(stat.count for stat in machine.stats.exits.values())
-    assert abs(spent - 300_000 - exits * word.EXIT_TIME) < 100
+    assert abs(spent - 300_000 - exits * abi.EXIT_TIME) < 100
 
 
 def unicorn_at_ring_0(code):

@@ -6,8 +6,8 @@ import pytest
 
 from assembler import assemble
 from emu86 import Machine, images
-from emu86.cpu import control as word
 from emu86.cpu.library import Abilities
+from emu86.native import abi
 from emu86.spec import x86
 
 # Global pages, the timer at about 1 kHz and CLI, STI, RDTSC, CPUID in a loop. An
@@ -238,7 +238,7 @@ def test_cmpxchg8b_in_a_block_of_its_own():
         if watched:
             machine.measure()
         assert machine.run(timeout=60).reason == "halted"
-        split = machine.vmm.engine.control[word.COUNT_SPLIT]
+        split = machine.vmm.engine.control[abi.COUNT_SPLIT]
         assert (split > 50) == (technique == "patch" and not watched)
         registers = machine.registers
         names = (*x86.GPR_NAMES, "eip", "eflags")

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from emu86 import Machine, images
-from emu86.cpu import control as word
 from emu86.cpu.engine import abilities
 from emu86.cpu.library import Abilities
 from emu86.cpu.prologue import Prologues
+from emu86.native import abi
 
 pytestmark = pytest.mark.skipif(
     not abilities().inline, reason="this build of Unicorn begins its blocks otherwise"
@@ -50,7 +50,7 @@ def test_a_stop_asked_for_in_a_port_access_is_before_the_next_block():
         machine._engine.run()
         count = int.from_bytes(machine.read_physical(0x9000, 4), "little")
         assert count <= done
-        assert machine._control[word.STOP_AT] == word.NEVER
+        assert machine._control[abi.STOP_AT] == abi.NEVER
 
 
 def test_unknown_code_is_left_alone():

@@ -12,9 +12,9 @@ from unicorn import UC_ARCH_X86, UC_HOOK_EDGE_GENERATED, UC_MODE_64, Uc
 
 from assembler import assemble
 from emu86 import Machine
-from emu86.cpu import control as word
-from emu86.cpu import layout as at
+from emu86.cpu import offsets
 from emu86.cpu.engine import CR, IS_INT, RIP, Engine, abilities
+from emu86.native import abi
 from emu86.spec import x86
 
 PAGE = Path(__file__).parents[2] / "docs" / "hardware.md"
@@ -68,7 +68,7 @@ class Bare:
 
     def _out(self, port, _width, _value):
         if port == 0x10:
-            self.marks.append(self.cpu.d[at.HFLAGS // 4] & at.HF_INHIBIT_IRQ)
+            self.marks.append(self.cpu.d[offsets.HFLAGS // 4] & offsets.HF_INHIBIT_IRQ)
         else:
             self.cpu.stop()
 
@@ -92,7 +92,7 @@ def test_internal_functions_are_exported_and_work():
 def test_selector_fields_are_not_the_cpl():
     bare = Bare("mov eax, cs\nmov ebx, ss\npush cs\npop ecx").run()
     assert (bare[x86.EAX], bare[x86.EBX], bare[x86.ECX]) == (0x08, 0x10, 0x08)
-    assert bare.cpu.d[at.HFLAGS // 4] & at.HF_CPL == 1
+    assert bare.cpu.d[offsets.HFLAGS // 4] & offsets.HF_CPL == 1
 
 
 def test_cli_traps_in_spite_of_the_selector():
@@ -126,33 +126,33 @@ def test_patch_is_in_the_translation_only():
 def test_stop_in_the_block_hook_comes_before_the_block():
     bare = Bare("mov eax, 1\njmp next\nnext: mov eax, 2\njmp $", end=False)
     size = 10  # bytes of either block
-    bare.cpu.control[word.STOP_AT] = 2 * size
+    bare.cpu.control[abi.STOP_AT] = 2 * size
     bare.run()
     assert (bare[x86.EAX], bare[RIP]) == (1, CODE + size)
-    assert bare.cpu.control[word.NOW] == 2 * size
-    bare.cpu.control[word.STOP_AT] = 3 * size + 1
+    assert bare.cpu.control[abi.NOW] == 2 * size
+    bare.cpu.control[abi.STOP_AT] = 3 * size + 1
     bare.cpu.run()
     assert bare[x86.EAX] == 2
-    assert bare.cpu.control[word.NOW] == 3 * size + 5  # it counts again
+    assert bare.cpu.control[abi.NOW] == 3 * size + 5  # it counts again
 
 
 def test_the_engine_ends_the_interrupt_shadow():
     bare = Bare("nop\nout 10h, al\njmp there\nthere: out 10h, al")
-    bare.cpu.d[at.HFLAGS // 4] |= at.HF_INHIBIT_IRQ
+    bare.cpu.d[offsets.HFLAGS // 4] |= offsets.HF_INHIBIT_IRQ
     bare.run()
     assert bare.marks[-1] == 0
 
 
 def test_a_trap_leaves_the_interrupt_shadow():
     bare = Bare("cli")
-    bare.cpu.d[at.HFLAGS // 4] |= at.HF_INHIBIT_IRQ
+    bare.cpu.d[offsets.HFLAGS // 4] |= offsets.HF_INHIBIT_IRQ
     bare.run()
     assert bare.events == [(x86.VEC_GP, 0)]
-    assert bare.cpu.d[at.HFLAGS // 4] & at.HF_INHIBIT_IRQ
+    assert bare.cpu.d[offsets.HFLAGS // 4] & offsets.HF_INHIBIT_IRQ
 
 
 def test_cs64_is_set_in_a_fresh_engine():
-    assert Engine().d[at.HFLAGS // 4] & at.HF_CS64
+    assert Engine().d[offsets.HFLAGS // 4] & offsets.HF_CS64
 
 
 @pytest.mark.parametrize(

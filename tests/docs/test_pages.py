@@ -10,7 +10,7 @@ import click
 import pytest
 
 from emu86.cli import commands
-from emu86.rings.table import RECORDS
+from emu86.rings.insn.table import RECORDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

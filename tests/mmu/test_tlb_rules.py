@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import paging
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED
-from emu86.rings.vmm import Vmm
+from emu86.rings.technique.deprivileged import Deprivileged
 from paging import (
     FETCH,
     NX,
@@ -147,7 +147,7 @@ class Guest(RuleBasedStateMachine):
 
     @rule(gva=GVAS)
     def invlpg(self, gva):
-        Vmm.invalidate(self.vmm, gva)
+        Deprivileged.invalidate(self.vmm, gva)
         self.remember_not(gva)
 
     def remember_not(self, gva):
@@ -377,7 +377,7 @@ def test_invlpg_drops_a_large_page_whole():
     assert bench.access(0x20000) == ("ok", 0x20)
     bench.memory.write(0x20004, 1, 4)
     bench.write32(0x10000, 0x12000 | P | RW)
-    Vmm.invalidate(bench.vmm, 0x21000)
+    Deprivileged.invalidate(bench.vmm, 0x21000)
     assert bench.access(0x20000) == ("ok", 0x21)
     assert bench.memory.read(0x20000, 4) == 0x2222
     bench.memory.write(0x20004, 0x55, 4)

@@ -11,8 +11,8 @@ from unicorn import x86_const
 
 from assembler import assemble
 from emu86.cpu.engine import ATTRIBUTES, BASE
-from emu86.rings.accesses import accesses
 from emu86.rings.decode import decode
+from emu86.rings.events.accesses import accesses
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing import strategies as guests

@@ -6,7 +6,7 @@ import unicorn
 from capstone import x86 as cs_x86
 
 from emu86.rings.decode import decode
-from emu86.rings.table import RECORDS, find
+from emu86.rings.insn.table import RECORDS, find
 from emu86.spec import x86
 
 PREFIXES = {0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF0, 0xF2, 0xF3}

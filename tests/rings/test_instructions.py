@@ -2,7 +2,7 @@
 
 import pytest
 
-from emu86.rings.table import RECORDS
+from emu86.rings.insn.table import RECORDS
 from guest import TECHNIQUES, Case, check, on_emu86
 
 # Mnemonic of the record -> ways to use it. Each leaves in EAX and SCRATCH what it gave.

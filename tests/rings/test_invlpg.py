@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from emu86.cpu import control as word
 from emu86.cpu.library import Abilities
+from emu86.native import abi
 from flat import MEMORY, flat
 
 # One INVLPG, at `drop`, for everything: 64 pages that change their frames, now and then
@@ -126,5 +126,5 @@ def test_the_same_run(paging):
     assert ours == theirs == third
     assert ours[0] > 20
     if paging == "global":
-        assert compiled.vmm.engine.control[word.COUNT_INVLPG] > 1000
-    assert watched.vmm.engine.control[word.COUNT_INVLPG] == 0
+        assert compiled.vmm.engine.control[abi.COUNT_INVLPG] > 1000
+    assert watched.vmm.engine.control[abi.COUNT_INVLPG] == 0

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from emu86.cli import commands
-from emu86.rings.errata import ERRATA
+from emu86.rings.technique.errata import ERRATA
 from emu86.spec import x86
 from emu86.testing import run, stage
 from emu86.testing.classify import LEFT_OUT, ROBIN_IRVINE, classify, table

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emu86.rings.decode import decode
-from emu86.rings.table import find, of_later_cpus
+from emu86.rings.insn.table import find, of_later_cpus
 from emu86.spec import x86
 from emu86.testing import State, assert_equivalent, run, stage
 from emu86.testing import strategies as guests

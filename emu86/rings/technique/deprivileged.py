@@ -9,8 +9,7 @@ from dataclasses import asdict
 from time import perf_counter_ns
 from typing import Final
 
-from emu86.cpu import control as word
-from emu86.cpu import layout as at
+from emu86.cpu import offsets
 from emu86.cpu.engine import (
     BASE,
     CR,
@@ -26,18 +25,19 @@ from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
 from emu86.mmu.ram import Hidden, Ram
 from emu86.mmu.shadow import FILLED, GUEST_FAULT, PAGING_CR0, PAGING_CR4, ShadowMmu
+from emu86.native import abi
 from emu86.rings.decode import Insn
+from emu86.rings.events.inject import as_fault, software
+from emu86.rings.events.single_step import Steps
 from emu86.rings.fault import GuestFault, gp, undefined
-from emu86.rings.flags import is_read_to_write
-from emu86.rings.inject import as_fault, software
-from emu86.rings.mmio import Stepper
-from emu86.rings.monitor import Counts, Monitor, check_cr0
-from emu86.rings.record import Record
-from emu86.rings.scan import INT3, Scanner
-from emu86.rings.segments import Segments
-from emu86.rings.sites import Sites
-from emu86.rings.steps import Steps
-from emu86.rings.wiring import Bus, Interrupts
+from emu86.rings.insn.flag_states import is_read_to_write
+from emu86.rings.insn.record import Record
+from emu86.rings.protocols import Bus, Interrupts
+from emu86.rings.technique.base import Counts, Technique, check_cr0
+from emu86.rings.technique.instruction_cache import InstructionCache
+from emu86.rings.technique.mmio import Stepper
+from emu86.rings.technique.scan import INT3, Scanner
+from emu86.rings.technique.shadow_segments import ShadowSegments
 from emu86.spec import x86
 
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
@@ -61,7 +61,7 @@ _KEPT_FLAGS: Final = x86.FLAGS_DEFINED & ~(x86.VM | x86.VIF | x86.VIP | x86.RF)
 TECHNIQUES: Final = ("trap", "patch", "iopl")
 
 
-class Vmm(Monitor):
+class Deprivileged(Technique):
     """The virtual machine monitor around one engine."""
 
     def __init__(
@@ -80,13 +80,13 @@ class Vmm(Monitor):
         self.hidden = Hidden(engine)
         self.mmu = ShadowMmu(engine, ram, self.hidden)
         self.memory: GuestMemory = GuestMemory(self.mmu)
-        self.segments: Segments = Segments(self)
+        self.segments: ShadowSegments = ShadowSegments(self)
         self.plans = self.segments
         self.scanner = Scanner(self, iopl_raised=self.raised)
         self.stepper = Stepper(self)
         self.steps = Steps(self)
         self._delivered = False  # an event, in this exit
-        self.sites = Sites(self)
+        self.sites = InstructionCache(self)
         self.mmu.use.forget_code = self._forget
         self.mmu.switched = self._switched
         self.mmu.use.global_changed = self._global_changed
@@ -160,7 +160,7 @@ class Vmm(Monitor):
         """Return what scanner and shadow tables have counted."""
         scanner, control = self.scanner, self._control
         shadow = asdict(self.mmu.stats)
-        shadow["drops"] += control[word.COUNT_DROPPED]
+        shadow["drops"] += control[abi.COUNT_DROPPED]
         patched = dict(scanner.patched.most_common())
         return Counts(scanner.blocks, scanner.decoded, patched, shadow)
 
@@ -213,13 +213,13 @@ class Vmm(Monitor):
         """Do what comes first in every exit."""
         self._delivered = False
         control = self._control
-        now = control[word.NOW] + control[word.EXIT_COST]
-        control[word.NOW] = now
-        if now >= control[word.STOP_AT]:
+        now = control[abi.NOW] + control[abi.EXIT_COST]
+        control[abi.NOW] = now
+        if now >= control[abi.STOP_AT]:
             self.engine.stop()  # there may never be a block that would
         if self.scanner.waiting is not None:
             self.scanner.restore()
-        if control[word.DROPPED_COUNT]:
+        if control[abi.DROPPED_COUNT]:
             self._take_dropped()
         if self.q[RFLAGS] & x86.VM:
             self._follow_iopl()
@@ -315,16 +315,16 @@ class Vmm(Monitor):
         if insn.lock and not record.lock:
             raise undefined()
         if record.anew:
-            self.sites.learn(insn, word.SITE_SPLIT)
+            self.sites.learn(insn, abi.SITE_SPLIT)
             return
         if q[RFLAGS] & x86.VM:
             self._check_virtual_8086(insn, record)
         elif record.ring0_only and d[_CS_SELECTOR] & 3:
             raise gp(0)
         # It runs now, so the shadow of the STI before it ends with it.
-        shadowed = d[HFLAGS] & at.HF_INHIBIT_IRQ
+        shadowed = d[HFLAGS] & offsets.HF_INHIBIT_IRQ
         if shadowed:
-            d[HFLAGS] &= ~at.HF_INHIBIT_IRQ
+            d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
         stepped = q[RFLAGS] & x86.TF & ~self.steps.forced
         breakpoints = self.breakpoints
         breakpoints.resume = 0
@@ -334,11 +334,11 @@ class Vmm(Monitor):
         if shadowed:
             # As in the engine, only the first of several holds interrupts off: Vol. 2B
             # MOV and STI leave the others open.
-            d[HFLAGS] &= ~at.HF_INHIBIT_IRQ
+            d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
         if record.kind == "io" and breakpoints.armed:
             breakpoints.done()
         # A load of SS holds traps off, too: Vol. 3A section 6.8.3.
-        if record.kind == "segment" and d[HFLAGS] & at.HF_INHIBIT_IRQ:
+        if record.kind == "segment" and d[HFLAGS] & offsets.HF_INHIBIT_IRQ:
             if breakpoints.armed:
                 breakpoints.hold()
         elif stepped or breakpoints.hits:
@@ -391,13 +391,13 @@ class Vmm(Monitor):
         """Tell whether the guest lets an interrupt in now."""
         return bool(
             self.q[RFLAGS] & x86.IF
-            and not self.d[HFLAGS] & at.HF_INHIBIT_IRQ
+            and not self.d[HFLAGS] & offsets.HF_INHIBIT_IRQ
             and not self.stepper.active
         )
 
     def interrupt(self) -> bool:
         """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
-        if self._control[word.DROPPED_COUNT]:
+        if self._control[abi.DROPPED_COUNT]:
             self._take_dropped()
         if self.scanner.waiting is not None or self.end or not self.is_open():
             return False
@@ -485,9 +485,9 @@ class Vmm(Monitor):
     def _take_dropped(self) -> None:
         """Learn which pages the compiled INVLPG has dropped."""
         control = self._control
-        count = control[word.DROPPED_COUNT]
-        control[word.DROPPED_COUNT] = 0
-        for i in range(word.DROPPED, word.DROPPED + count):
+        count = control[abi.DROPPED_COUNT]
+        control[abi.DROPPED_COUNT] = 0
+        for i in range(abi.DROPPED, abi.DROPPED + count):
             self.memory.forget(control[i] << x86.PAGE_SHIFT)
 
     def _switched(self) -> None:

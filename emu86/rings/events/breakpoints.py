@@ -7,13 +7,13 @@ the VMM emulates. While one is enabled every instruction is looked at before it 
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu.engine import BASE, RIP
-from emu86.rings.accesses import STRINGS, accesses
+from emu86.rings.events.accesses import STRINGS, accesses
 from emu86.rings.fault import GuestFault, undefined
 from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.monitor import Monitor
+    from emu86.rings.technique.base import Technique
 
 ENABLED: Final = 0xFF  # L0 to G3 of DR7
 LOCAL: Final = 0x55  # L0 to L3: a task switch clears them
@@ -38,7 +38,7 @@ class Breakpoints:
     next instruction does not break (a return to it had the flag set, or it repeats).
     """
 
-    def __init__(self, monitor: "Monitor") -> None:
+    def __init__(self, monitor: "Technique") -> None:
         self._monitor = monitor
         self.hits = 0
         self.resume = 0

@@ -14,14 +14,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu.engine import ATTRIBUTES, HFLAGS, RFLAGS
-from emu86.rings import flags
 from emu86.rings.decode import decode
-from emu86.rings.record import Record
-from emu86.rings.table import GROUP7, GROUP9, RECORDS, find, of_later_cpus
+from emu86.rings.insn import flag_states
+from emu86.rings.insn.record import Record
+from emu86.rings.insn.table import GROUP7, GROUP9, RECORDS, find, of_later_cpus
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 INT3: Final = 0xCC
 # LES and LDS with a register operand are VEX prefixes to the engine.
@@ -94,7 +94,7 @@ def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
 class Scanner:
     """Scans and patches the blocks of one engine."""
 
-    def __init__(self, vmm: "Vmm", *, iopl_raised: bool) -> None:
+    def __init__(self, vmm: "Deprivileged", *, iopl_raised: bool) -> None:
         self.vmm = vmm
         self.blocks = 0
         self.decoded = 0
@@ -138,7 +138,7 @@ class Scanner:
         wide = bool(self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
         virtual_8086 = self.vmm.q[RFLAGS] & x86.VM
         skip = self._skip[ring]
-        state = flags.CAME
+        state = flag_states.CAME
         offset = 0
         end = len(code)
         while offset < end:
@@ -154,14 +154,14 @@ class Scanner:
                 if virtual_8086 and insn.opcode == _PUSHF:
                     wanted = insn.size == 4
                 if wanted and record.memory:
-                    wanted = not flags.are_kept(insn, state)
+                    wanted = not flag_states.are_kept(insn, state)
                 if wanted and record.mnemonic not in skip:
                     self.patched[record.mnemonic] += 1
                     return offset
             if of_later_cpus(insn) or (insn.opcode in _VEX and not insn.memory):
                 self.patched["#UD"] += 1
                 return offset
-            state = flags.after(insn, state)
+            state = flag_states.after(insn, state)
             offset += insn.length
         return None
 

@@ -1,30 +1,30 @@
 """What every technique has of a virtual machine monitor: events, ports, time, the end.
 
-A `Monitor` runs one virtual CPU on one engine. What it does with the guest's kernel, to
-keep it from the hardware (`vmm.Vmm`) or not at all (`bare.Bare`), is each technique's.
+A `Technique` runs one virtual CPU on one engine. What is done with the guest's kernel,
+to keep it from the hardware (`deprivileged`) or not at all (`bare`), is each one's own.
 """
 
 from dataclasses import asdict, dataclass, field
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu import control as word
 from emu86.cpu.engine import RIP, SELECTOR, Engine
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import ShadowStats
-from emu86.rings.breakpoints import Breakpoints
-from emu86.rings.descriptors import SegmentRules
+from emu86.native import abi
+from emu86.rings.descriptors import SegmentRegisters
+from emu86.rings.events.breakpoints import Breakpoints
+from emu86.rings.events.inject import inject
 from emu86.rings.fault import TripleFault, gp
-from emu86.rings.inject import inject
-from emu86.rings.wiring import Bus, Interrupts, LinearMemory, Observer
+from emu86.rings.protocols import Bus, Interrupts, LinearMemory, Observer
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.segments import Segments
+    from emu86.rings.technique.shadow_segments import ShadowSegments
 
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
-_IO_COST: Final = 1000 * word.QUARTERS  # an ISA bus cycle takes about a microsecond
+_IO_COST: Final = 1000 * abi.QUARTERS  # an ISA bus cycle takes about a microsecond
 
 
 def check_cr0(value: int) -> None:
@@ -45,14 +45,14 @@ class Counts:
     shadow: dict[str, int] = field(default_factory=lambda: asdict(ShadowStats()))
 
 
-class Monitor:
+class Technique:
     """One virtual CPU on one engine."""
 
-    segments: SegmentRules
+    segments: SegmentRegisters
     memory: LinearMemory
     ram: Ram
     iopl: int  # the guest's
-    plans: "Segments | None" = None  # of a technique that keeps checked transfers
+    plans: "ShadowSegments | None" = None  # of a technique that keeps checked transfers
 
     def __init__(
         self, engine: Engine, vcpu: VCpu, bus: Bus, pic: Interrupts, technique: str
@@ -145,7 +145,7 @@ class Monitor:
 
     def on_cpuid(self) -> None:
         """Take CPUID at any CPL."""
-        self._control[word.NOW] += self._control[word.EXIT_COST]
+        self._control[abi.NOW] += self._control[abi.EXIT_COST]
         self._reason = "CPUID"
         q = self.q
         leaf = q[x86.EAX] & x86.MASK32
@@ -173,7 +173,7 @@ class Monitor:
         """Deliver the interrupt that waits: the guest lets it in."""
         self._wake()
         vector = self.pic.acknowledge()
-        self._control[word.PENDING] = self.pic.intr
+        self._control[abi.PENDING] = self.pic.intr
         self.exits.setdefault("interrupt", [0, 0])[0] += 1
         self._inject(vector, interrupt=True)
 
@@ -190,19 +190,19 @@ class Monitor:
     @property
     def now(self) -> int:
         """Virtual time in nanoseconds."""
-        return self._control[word.NOW] // word.QUARTERS
+        return self._control[abi.NOW] // abi.QUARTERS
 
     def tsc(self) -> int:
         """Return the guest's TSC: virtual nanoseconds since it was last written."""
-        return self.now + self._control[word.TSC_OFFSET]
+        return self.now + self._control[abi.TSC_OFFSET]
 
     def set_tsc(self, value: int) -> None:
         """WRMSR to the TSC."""
-        self._control[word.TSC_OFFSET] = value - self.now
+        self._control[abi.TSC_OFFSET] = value - self.now
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port; it takes the guest a microsecond."""
-        self._control[word.NOW] += _IO_COST
+        self._control[abi.NOW] += _IO_COST
         value = self.bus.port_read(port, width)
         self._after_io()
         if self.breakpoints.armed:
@@ -213,7 +213,7 @@ class Monitor:
 
     def port_write(self, port: int, width: int, value: int) -> None:
         """Write a port; it takes the guest a microsecond."""
-        self._control[word.NOW] += _IO_COST
+        self._control[abi.NOW] += _IO_COST
         self.bus.port_write(port, width, value)
         self._after_io()
         if self.breakpoints.armed:
@@ -222,7 +222,7 @@ class Monitor:
             observer.pio(port, width, value, True)
 
     def _after_io(self) -> None:
-        self._control[word.PENDING] = self.pic.intr
+        self._control[abi.PENDING] = self.pic.intr
 
     def mmio_write(self, gpa: int, data: bytes) -> None:
         """Write device memory."""

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 from emu86.cpu.engine import BASE, RFLAGS
 from emu86.rings import operand
 from emu86.rings.fault import gp
-from emu86.rings.record import Record
+from emu86.rings.insn.record import Record
 from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.monitor import Monitor
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.base import Technique
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 _IO_MAP = 0x66
 _BATCH = 256  # iterations of a repeated string in one exit
 
 
-def check(vmm: "Monitor", insn: "Insn") -> tuple[int, int]:
+def check(vmm: "Technique", insn: "Insn") -> tuple[int, int]:
     """Return port and width if the guest's CPL may use the port; raises #GP(0)."""
     by_register = insn.opcode >= 0xEC or insn.opcode < 0x70
     port = vmm.q[x86.EDX] & 0xFFFF if by_register else insn.immediate
@@ -41,17 +41,17 @@ def check(vmm: "Monitor", insn: "Insn") -> tuple[int, int]:
     return port, width
 
 
-def _in(vmm: "Vmm", insn: "Insn") -> None:
+def _in(vmm: "Deprivileged", insn: "Insn") -> None:
     port, width = check(vmm, insn)
     operand.set_register(vmm, x86.EAX, vmm.port_read(port, width), width)
 
 
-def _out(vmm: "Vmm", insn: "Insn") -> None:
+def _out(vmm: "Deprivileged", insn: "Insn") -> None:
     port, width = check(vmm, insn)
     vmm.port_write(port, width, vmm.q[x86.EAX] & (1 << 8 * width) - 1)
 
 
-def _string(vmm: "Vmm", insn: "Insn", register: int, *, store: bool) -> bool:
+def _string(vmm: "Deprivileged", insn: "Insn", register: int, *, store: bool) -> bool:
     """INS and OUTS; True: not finished, the instruction runs again."""
     q = vmm.q
     port, width = check(vmm, insn)
@@ -76,11 +76,11 @@ def _string(vmm: "Vmm", insn: "Insn", register: int, *, store: bool) -> bool:
     return bool(insn.rep and q[x86.ECX] & mask)
 
 
-def _ins(vmm: "Vmm", insn: "Insn") -> bool:
+def _ins(vmm: "Deprivileged", insn: "Insn") -> bool:
     return _string(vmm, insn, x86.EDI, store=True)
 
 
-def _outs(vmm: "Vmm", insn: "Insn") -> bool:
+def _outs(vmm: "Deprivileged", insn: "Insn") -> bool:
     return _string(vmm, insn, x86.ESI, store=False)
 
 

@@ -8,12 +8,12 @@ Source: SDM Vol. 4 tables 2-2 (architectural), 2-41 (Pentium 4), 2-55 (P6 family
 from typing import TYPE_CHECKING, Final
 
 from emu86.rings.fault import gp, undefined
-from emu86.rings.record import Record
+from emu86.rings.insn.record import Record
 from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.monitor import Monitor
+    from emu86.rings.technique.base import Technique
 
 # MISC_ENABLE of a Pentium 4: fast strings are on; there is no branch trace store, no
 # event sampling and (bit 7) no performance monitoring.
@@ -22,7 +22,7 @@ _NOT_THERE: Final = 1 << 11 | 1 << 12
 _STATUS_BITS: Final = 7  # RIPV, EIPV and MCIP of MCG_STATUS
 
 
-def read(vmm: "Monitor", number: int) -> int:
+def read(vmm: "Technique", number: int) -> int:
     """Return an MSR, 64 bits; raises #GP(0)."""
     vcpu, model = vmm.vcpu, vmm.vcpu.model
     if number == x86.MSR_TSC:
@@ -46,7 +46,7 @@ def read(vmm: "Monitor", number: int) -> int:
     raise gp(0)
 
 
-def write(vmm: "Monitor", number: int, value: int) -> None:
+def write(vmm: "Technique", number: int, value: int) -> None:
     """Write 64 bits to an MSR; raises #GP(0)."""
     vcpu, model = vmm.vcpu, vmm.vcpu.model
     if number == x86.MSR_TSC:
@@ -77,28 +77,28 @@ def write(vmm: "Monitor", number: int, value: int) -> None:
         raise gp(0)
 
 
-def _bank_register(vmm: "Monitor", number: int) -> int | None:
+def _bank_register(vmm: "Technique", number: int) -> int | None:
     """Return 0 to 3 for a bank's CTL, STATUS, ADDR or MISC; None for another MSR."""
     offset = number - x86.MSR_MC0_CTL
     return offset & 3 if 0 <= offset < 4 * vmm.vcpu.model.banks else None
 
 
-def _give(vmm: "Monitor", value: int) -> None:
+def _give(vmm: "Technique", value: int) -> None:
     vmm.q[x86.EAX], vmm.q[x86.EDX] = value & x86.MASK32, value >> 32 & x86.MASK32
 
 
-def rdmsr(vmm: "Monitor", _insn: "Insn") -> None:
+def rdmsr(vmm: "Technique", _insn: "Insn") -> None:
     """RDMSR: raises #GP(0)."""
     _give(vmm, read(vmm, vmm.q[x86.ECX] & x86.MASK32))
 
 
-def wrmsr(vmm: "Monitor", _insn: "Insn") -> None:
+def wrmsr(vmm: "Technique", _insn: "Insn") -> None:
     """WRMSR: raises #GP(0)."""
     value = vmm.q[x86.EAX] & x86.MASK32 | (vmm.q[x86.EDX] & x86.MASK32) << 32
     write(vmm, vmm.q[x86.ECX] & x86.MASK32, value)
 
 
-def rdpmc(vmm: "Monitor", _insn: "Insn") -> None:
+def rdpmc(vmm: "Technique", _insn: "Insn") -> None:
     """RDPMC: raises #GP(0)."""
     vcpu = vmm.vcpu
     if vcpu.model.family == 5:

@@ -11,8 +11,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
-from emu86.cpu import control as word
-from emu86.cpu import layout as at
+from emu86.cpu import offsets
 from emu86.cpu.engine import (
     ATTRIBUTES,
     BASE,
@@ -28,28 +27,29 @@ from emu86.cpu.engine import (
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Ram
+from emu86.native import abi
 from emu86.rings import operand
-from emu86.rings.bare_guest import BareMemory, BareSegments
-from emu86.rings.breakpoints import LOCAL
 from emu86.rings.decode import Insn, decode
-from emu86.rings.errata import ERRATA, far_pointer, is_far_jump
+from emu86.rings.events.breakpoints import LOCAL
+from emu86.rings.events.inject import as_fault, software
 from emu86.rings.fault import GuestFault
-from emu86.rings.flags import is_read_to_write
-from emu86.rings.inject import as_fault, software
-from emu86.rings.monitor import Monitor
-from emu86.rings.sreg import loads_ss
-from emu86.rings.wiring import Bus, Interrupts
+from emu86.rings.insn.flag_states import is_read_to_write
+from emu86.rings.insn.segment_loads import loads_ss
+from emu86.rings.protocols import Bus, Interrupts
+from emu86.rings.technique.bare_guest import BareMemory, BareSegments
+from emu86.rings.technique.base import Technique
+from emu86.rings.technique.errata import ERRATA, far_pointer, is_far_jump
 from emu86.spec import x86
 
-_GDTR: Final = at.GDTR // 8
-_IDTR: Final = at.IDTR // 8
+_GDTR: Final = offsets.GDTR // 8
+_IDTR: Final = offsets.IDTR // 8
 _ONE_BYTE: Final = {x86.VEC_BP: 0xCC, x86.VEC_OF: 0xCE}
 _RETURNS: Final = (0xCA, 0xCB, 0xCF)
 _WIDEST: Final = 8  # bytes of what is read to be written
 _TSS_EIP: Final = 0x20  # of a 32-bit TSS
 _HLT: Final = 0xF4
 _STI: Final = 0xFB
-_PERIOD: Final = 1000 * word.QUARTERS
+_PERIOD: Final = 1000 * abi.QUARTERS
 
 
 _decode: Final = lru_cache(4096)(decode)
@@ -59,7 +59,7 @@ _ACTS: Final = {
 }
 
 
-class Bare(Monitor):
+class Bare(Technique):
     """A guest alone on the hardware, or nearly so; the engine is a stepped one."""
 
     def __init__(
@@ -86,8 +86,8 @@ class Bare(Monitor):
         engine.map_nothing(ram.size, (1 << 40) - ram.size)
         engine.hook()
         engine.leave_long_mode()
-        engine.set_table(at.GDTR, vcpu.gdt_base, vcpu.gdt_limit)
-        engine.set_table(at.IDTR, vcpu.idt_base, vcpu.idt_limit)
+        engine.set_table(offsets.GDTR, vcpu.gdt_base, vcpu.gdt_limit)
+        engine.set_table(offsets.IDTR, vcpu.idt_base, vcpu.idt_limit)
         self._push()
         self._pull()
 
@@ -104,7 +104,7 @@ class Bare(Monitor):
         """Follow a task switch, which sets CR0.TS."""
         self.vcpu.cr0 = value
         self.q[CR] = value
-        self.d[HFLAGS] |= (value & x86.CR0_TS) << at.HF_MP_EM_TS_SHIFT
+        self.d[HFLAGS] |= (value & x86.CR0_TS) << offsets.HF_MP_EM_TS_SHIFT
 
     def write_cr3(self, value: int) -> None:
         """Follow a task switch to another page directory."""
@@ -123,19 +123,19 @@ class Bare(Monitor):
         )
         vcpu.gdt_base, vcpu.gdt_limit = q[_GDTR + 1], d[2 * _GDTR + 4]
         vcpu.idt_base, vcpu.idt_limit = q[_IDTR + 1], d[2 * _IDTR + 4]
-        for offset, segment in ((at.LDTR, vcpu.ldtr), (at.TR, vcpu.tr)):
+        for offset, segment in ((offsets.LDTR, vcpu.ldtr), (offsets.TR, vcpu.tr)):
             segment.selector = d[offset // 4]
             segment.base = q[offset // 8 + 1]
             segment.limit = d[offset // 4 + 4]
             segment.kind = d[offset // 4 + 5] >> 8 & 15
-        if not d[at.LDTR // 4 + 5] & x86.DESC_P:
+        if not d[offsets.LDTR // 4 + 5] & x86.DESC_P:
             vcpu.ldtr.limit = -1
 
     def _push(self) -> None:
         """Give the engine what the delivery of an event has set."""
         vcpu, q, d = self.vcpu, self.q, self.d
         q[CR + 2] = vcpu.cr2
-        for offset, segment in ((at.LDTR, vcpu.ldtr), (at.TR, vcpu.tr)):
+        for offset, segment in ((offsets.LDTR, vcpu.ldtr), (offsets.TR, vcpu.tr)):
             d[offset // 4] = segment.selector
             q[offset // 8 + 1] = segment.base
             d[offset // 4 + 4] = max(segment.limit, 0)
@@ -163,9 +163,9 @@ class Bare(Monitor):
         a timer interrupt if it took what it takes in other techniques.
         """
         control = self._control
-        while control[word.NOW] < control[word.STOP_AT]:
+        while control[abi.NOW] < control[abi.STOP_AT]:
             self.step()
-            control[word.NOW] += _PERIOD
+            control[abi.NOW] += _PERIOD
             if self.end is not None or self.vcpu.halted:
                 return
             if self.pic.intr and self.is_open():
@@ -173,7 +173,9 @@ class Bare(Monitor):
 
     def is_open(self) -> bool:
         """Tell whether the guest lets an interrupt in now."""
-        return bool(self.q[RFLAGS] & x86.IF and not self.d[HFLAGS] & at.HF_INHIBIT_IRQ)
+        return bool(
+            self.q[RFLAGS] & x86.IF and not self.d[HFLAGS] & offsets.HF_INHIBIT_IRQ
+        )
 
     def interrupt(self) -> bool:
         """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
@@ -224,7 +226,7 @@ class Bare(Monitor):
         if trapped_sti and open_before:
             # The engine's shadow follows any STI: Vol. 2B STI, only if IF was 0. Where
             # IOPL lets it run natively techniques have the engine's.
-            self.d[HFLAGS] &= ~at.HF_INHIBIT_IRQ
+            self.d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
         if self._events:
             return
         self._pull()
@@ -261,7 +263,7 @@ class Bare(Monitor):
         breakpoints = self.breakpoints
         breakpoints.done()
         insn = self.insn
-        if insn and loads_ss(insn) and self.d[HFLAGS] & at.HF_INHIBIT_IRQ:
+        if insn and loads_ss(insn) and self.d[HFLAGS] & offsets.HF_INHIBIT_IRQ:
             if breakpoints.armed:
                 breakpoints.hold()
         elif stepped or breakpoints.hits:

@@ -15,12 +15,12 @@ from capstone import x86 as cs_x86
 from emu86.cpu.engine import ATTRIBUTES, RIP
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Hidden
-from emu86.rings.accesses import DETAILED
 from emu86.rings.decode import decode
+from emu86.rings.events.accesses import DETAILED
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 _ONES: Final = b"\xff" * x86.PAGE_SIZE
 _ENTRY: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D
@@ -46,7 +46,7 @@ class _Window:
 class Stepper:
     """The step in progress, if any."""
 
-    def __init__(self, vmm: "Vmm") -> None:
+    def __init__(self, vmm: "Deprivileged") -> None:
         self.vmm = vmm
         self.windows: list[_Window] = []
         self.pages: list[int] = []  # mixed pages that the step has shared

@@ -6,17 +6,24 @@ derive from it.
 
 from typing import Final
 
-from emu86.rings import io, lossy, msr, privileged, sensitive, sreg
 from emu86.rings.decode import Insn
-from emu86.rings.record import Record
+from emu86.rings.insn import (
+    lazy_flags,
+    msr,
+    port_io,
+    privileged,
+    segment_loads,
+    sensitive,
+)
+from emu86.rings.insn.record import Record
 
 RECORDS: Final = (
     *privileged.RECORDS,
     *msr.RECORDS,
     *sensitive.RECORDS,
-    *lossy.RECORDS,
-    *sreg.RECORDS,
-    *io.RECORDS,
+    *lazy_flags.RECORDS,
+    *segment_loads.RECORDS,
+    *port_io.RECORDS,
 )
 
 _ANY: Final = 8  # stands for "whatever ModRM.reg" beside 0 to 7

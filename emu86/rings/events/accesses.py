@@ -13,12 +13,12 @@ from capstone import x86 as cs_x86
 
 from emu86.cpu.engine import ATTRIBUTES, BASE
 from emu86.rings import operand
-from emu86.rings.flags import is_read_to_write
+from emu86.rings.insn.flag_states import is_read_to_write
 from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.monitor import Monitor
+    from emu86.rings.technique.base import Technique
 
 _ANY: Final = frozenset(range(8))  # of ModRM.reg
 # What writes its memory operand without reading it, by opcode: ModRM.reg.
@@ -73,7 +73,7 @@ class Access(NamedTuple):
     write: bool
 
 
-def accesses(monitor: "Monitor", insn: "Insn", code: bytes) -> Iterator[Access]:
+def accesses(monitor: "Technique", insn: "Insn", code: bytes) -> Iterator[Access]:
     """Tell of the accesses of `insn`, which stands at CS:EIP as `code`.
 
     Of a repeated one, those of the round that comes next.
@@ -113,11 +113,11 @@ def _mask(size: int) -> int:
     return (1 << 8 * size) - 1
 
 
-def _is_wide(monitor: "Monitor") -> bool:
+def _is_wide(monitor: "Technique") -> bool:
     return bool(monitor.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
 
 
-def _string(monitor: "Monitor", insn: "Insn") -> Iterator[Access]:
+def _string(monitor: "Technique", insn: "Insn") -> Iterator[Access]:
     q, mask = monitor.q, _mask(insn.address_size)
     if insn.rep and not q[x86.ECX] & mask:
         return
@@ -131,7 +131,7 @@ def _string(monitor: "Monitor", insn: "Insn") -> Iterator[Access]:
         yield _access(where, size, write=bool(what & _WRITTEN))
 
 
-def _stack(monitor: "Monitor", insn: "Insn") -> Iterator[Access]:
+def _stack(monitor: "Technique", insn: "Insn") -> Iterator[Access]:
     q, size, opcode = monitor.q, insn.size, insn.opcode
     wide = monitor.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
     mask, base, esp = _mask(4 if wide else 2), q[BASE[x86.SS]], q[x86.ESP]

@@ -2,7 +2,7 @@
 
 The engine keeps the arithmetic flags as the last operation and its operands, and while
 it translates a block it knows which operation that is. CMPXCHG8B and SETcc of memory go
-wrong only for some of what it knows (`lossy`); elsewhere they run natively.
+wrong only for some of what it knows (`lazy_flags`); elsewhere they run natively.
 """
 
 from typing import TYPE_CHECKING, Final

@@ -1,12 +1,12 @@
 """What technique `bare` has of its guest: memory by its tables, and its segments."""
 
-from emu86.cpu import layout as at
+from emu86.cpu import offsets
 from emu86.cpu.engine import CR, Engine
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Ram
 from emu86.mmu.walk import denied, touch, walk
-from emu86.rings.descriptors import Descriptor, SegmentRules
+from emu86.rings.descriptors import Descriptor, SegmentRegisters
 from emu86.rings.fault import GuestFault
 from emu86.spec import x86
 
@@ -74,7 +74,7 @@ class BareMemory:
         self.write(gva, value, 4)
 
 
-class BareSegments(SegmentRules):
+class BareSegments(SegmentRegisters):
     """Segment registers that hold what the guest's own tables say."""
 
     def __init__(self, engine: Engine, vcpu: VCpu, memory: BareMemory) -> None:
@@ -100,7 +100,7 @@ class BareSegments(SegmentRules):
     def load_gdt(self, base: int, limit: int) -> None:
         """LGDT."""
         self.vcpu.gdt_base, self.vcpu.gdt_limit = base, limit
-        self.engine.set_table(at.GDTR, base, limit)
+        self.engine.set_table(offsets.GDTR, base, limit)
 
     def write_high(self, selector: int, high: int) -> None:
         """Write the high doubleword of a descriptor in the guest's table."""

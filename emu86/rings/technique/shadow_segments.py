@@ -10,16 +10,16 @@ and 5.
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from emu86.cpu import layout as at
+from emu86.cpu import offsets
 from emu86.cpu.engine import ATTRIBUTES, BASE, HFLAGS, LIMIT, SELECTOR
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Hidden
-from emu86.rings.descriptors import Descriptor, SegmentRules
+from emu86.rings.descriptors import Descriptor, SegmentRegisters
 from emu86.rings.fault import GuestFault
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
 _CS_BASE: Final = BASE[x86.CS]
@@ -36,7 +36,7 @@ _MANY: Final = 0x10000  # encoded descriptors kept, whatever the guest writes
 class ShadowTable:
     """The hardware's copy of the guest's GDT or LDT, at a fixed linear address."""
 
-    def __init__(self, segments: "Segments", page: int, register: int) -> None:
+    def __init__(self, segments: "ShadowSegments", page: int, register: int) -> None:
         self.segments = segments
         self.vmm = vmm = segments.vmm
         self.first = page * 512
@@ -141,10 +141,10 @@ class Plan(NamedTuple):
     kind: int = 0
 
 
-class Segments(SegmentRules):
+class ShadowSegments(SegmentRegisters):
     """Segment registers and descriptor tables of one virtual CPU."""
 
-    def __init__(self, vmm: "Vmm") -> None:
+    def __init__(self, vmm: "Deprivileged") -> None:
         super().__init__(vmm.engine, vmm.vcpu)
         self.vmm = vmm
         self.memory = vmm.memory
@@ -157,8 +157,8 @@ class Segments(SegmentRules):
         # are not global, so that MOV to CR3 can put another page there.
         self.held: dict[int, int] = {}
         self.local = False
-        self.gdt = ShadowTable(self, Hidden.GDT, at.GDTR)
-        self.ldt = ShadowTable(self, Hidden.LDT, at.LDTR)
+        self.gdt = ShadowTable(self, Hidden.GDT, offsets.GDTR)
+        self.ldt = ShadowTable(self, Hidden.LDT, offsets.LDTR)
         vmm.mmu.use.table_written = self._written
 
     def _written(self, page: int) -> None:
@@ -290,7 +290,7 @@ class Segments(SegmentRules):
         if stack:
             d[_SS_SELECTOR] = plan.ss
             q[_SS_BASE], d[_SS_LIMIT], d[_SS_ATTRIBUTES] = plan.ss_hidden
-        d[HFLAGS] &= ~at.HF_INHIBIT_IRQ
+        d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
         self.engine.sync_mode(cpl or 1)
         if self.pmu.by_ring:
             self.pmu.turn(self.vmm.now, cpl)

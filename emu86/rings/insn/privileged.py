@@ -6,47 +6,47 @@ own CPL 1 to 3 that #GP(0) is the guest's, which `ring0_only` says.
 
 from typing import TYPE_CHECKING
 
-from emu86.cpu import control as word
-from emu86.cpu import layout as at
+from emu86.cpu import offsets
 from emu86.cpu.engine import HFLAGS, RFLAGS
+from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.fault import gp, undefined
-from emu86.rings.record import Record
-from emu86.rings.tasks import load_tr
+from emu86.rings.insn.record import Record
+from emu86.rings.insn.tasks import load_tr
 from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.monitor import Monitor
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.base import Technique
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 
-def _iopl_allows(vmm: "Vmm") -> None:
+def _iopl_allows(vmm: "Deprivileged") -> None:
     if vmm.segments.cpl > vmm.iopl:
         raise gp(0)
 
 
-def _cli(vmm: "Vmm", insn: "Insn") -> None:
+def _cli(vmm: "Deprivileged", insn: "Insn") -> None:
     _iopl_allows(vmm)
     vmm.q[RFLAGS] &= ~x86.IF
-    vmm.sites.learn(insn, word.SITE_CLI)
+    vmm.sites.learn(insn, abi.SITE_CLI)
 
 
-def _sti(vmm: "Vmm", insn: "Insn") -> None:
+def _sti(vmm: "Deprivileged", insn: "Insn") -> None:
     _iopl_allows(vmm)
     if not vmm.q[RFLAGS] & x86.IF:
         vmm.q[RFLAGS] |= x86.IF
-        vmm.d[HFLAGS] |= at.HF_INHIBIT_IRQ
-    vmm.sites.learn(insn, word.SITE_STI)
+        vmm.d[HFLAGS] |= offsets.HF_INHIBIT_IRQ
+    vmm.sites.learn(insn, abi.SITE_STI)
 
 
-def _hlt(vmm: "Vmm", _insn: "Insn") -> None:
+def _hlt(vmm: "Deprivileged", _insn: "Insn") -> None:
     vmm.vcpu.halted = True
     vmm.vcpu.pmu.turn(vmm.now, None)
     vmm.engine.stop()
 
 
-def _read_cr(vmm: "Vmm", insn: "Insn") -> None:
+def _read_cr(vmm: "Deprivileged", insn: "Insn") -> None:
     vcpu = vmm.vcpu
     number = insn.reg
     if number == 0:
@@ -62,7 +62,7 @@ def _read_cr(vmm: "Vmm", insn: "Insn") -> None:
     vmm.q[insn.rm] = value
 
 
-def _write_cr(vmm: "Vmm", insn: "Insn") -> None:
+def _write_cr(vmm: "Deprivileged", insn: "Insn") -> None:
     value = vmm.q[insn.rm] & x86.MASK32
     number = insn.reg
     if number == 0:
@@ -77,17 +77,17 @@ def _write_cr(vmm: "Vmm", insn: "Insn") -> None:
         raise undefined()
 
 
-def read_dr(vmm: "Monitor", insn: "Insn") -> None:
+def read_dr(vmm: "Technique", insn: "Insn") -> None:
     """Do MOV from DR; #UD or #DB as `Breakpoints.read`."""
     vmm.q[insn.rm] = vmm.breakpoints.read(insn.reg)
 
 
-def write_dr(vmm: "Monitor", insn: "Insn") -> None:
+def write_dr(vmm: "Technique", insn: "Insn") -> None:
     """Do MOV to DR; #UD or #DB as `Breakpoints.write`."""
     vmm.breakpoints.write(insn.reg, vmm.q[insn.rm] & x86.MASK32)
 
 
-def _table_operand(vmm: "Vmm", insn: "Insn") -> tuple[int, int]:
+def _table_operand(vmm: "Deprivileged", insn: "Insn") -> tuple[int, int]:
     if not insn.memory:
         raise undefined()
     where = operand.address(vmm, insn)
@@ -96,46 +96,46 @@ def _table_operand(vmm: "Vmm", insn: "Insn") -> tuple[int, int]:
     return base & (x86.MASK32 if insn.size == 4 else 0xFFFFFF), limit
 
 
-def _lgdt(vmm: "Vmm", insn: "Insn") -> None:
+def _lgdt(vmm: "Deprivileged", insn: "Insn") -> None:
     vmm.segments.load_gdt(*_table_operand(vmm, insn))
 
 
-def _lidt(vmm: "Vmm", insn: "Insn") -> None:
+def _lidt(vmm: "Deprivileged", insn: "Insn") -> None:
     vmm.segments.load_idt(*_table_operand(vmm, insn))
 
 
-def _lldt(vmm: "Vmm", insn: "Insn") -> None:
+def _lldt(vmm: "Deprivileged", insn: "Insn") -> None:
     vmm.segments.load_ldt(operand.read_rm(vmm, insn, 2))
 
 
-def _ltr(vmm: "Vmm", insn: "Insn") -> None:
+def _ltr(vmm: "Deprivileged", insn: "Insn") -> None:
     load_tr(vmm, operand.read_rm(vmm, insn, 2))
 
 
-def _lmsw(vmm: "Vmm", insn: "Insn") -> None:
+def _lmsw(vmm: "Deprivileged", insn: "Insn") -> None:
     low = operand.read_rm(vmm, insn, 2) & 0xF
     cr0 = vmm.vcpu.cr0
     vmm.write_cr0(cr0 & ~0xE | low | cr0 & x86.CR0_PE)
 
 
-def _clts(vmm: "Vmm", _insn: "Insn") -> None:
+def _clts(vmm: "Deprivileged", _insn: "Insn") -> None:
     vmm.write_cr0(vmm.vcpu.cr0 & ~x86.CR0_TS)
 
 
-def _invlpg(vmm: "Vmm", insn: "Insn") -> None:
+def _invlpg(vmm: "Deprivileged", insn: "Insn") -> None:
     if not insn.memory:
         raise undefined()
     vmm.invalidate(operand.address(vmm, insn))
     plain = insn.index < 0 and not insn.displacement and insn.segment == x86.DS
     if plain and insn.base >= 0 and vmm.engine.can.flush_page:
-        vmm.sites.learn(insn, word.SITE_INVLPG + insn.base)
+        vmm.sites.learn(insn, abi.SITE_INVLPG + insn.base)
 
 
-def _nothing(_vmm: "Vmm", _insn: "Insn") -> None:
+def _nothing(_vmm: "Deprivileged", _insn: "Insn") -> None:
     """There is no cache to write back or to lose."""
 
 
-def _rdtsc(vmm: "Vmm", _insn: "Insn") -> None:
+def _rdtsc(vmm: "Deprivileged", _insn: "Insn") -> None:
     if vmm.vcpu.cr4 & x86.CR4_TSD and vmm.segments.cpl:
         raise gp(0)
     value = vmm.tsc()
@@ -247,6 +247,6 @@ RECORDS = (
 )  # fmt: skip
 
 
-def after_shadow(vmm: "Vmm") -> None:
+def after_shadow(vmm: "Deprivileged") -> None:
     """Hold interrupts off for one instruction, after MOV SS and POP SS."""
-    vmm.d[HFLAGS] |= at.HF_INHIBIT_IRQ
+    vmm.d[HFLAGS] |= offsets.HF_INHIBIT_IRQ

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from emu86.rings import operand
 from emu86.rings.fault import GuestFault, undefined
-from emu86.rings.record import Record
+from emu86.rings.insn.record import Record
 from emu86.rings.stack import Stack
 from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
     from emu86.rings.descriptors import Descriptor
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 _POPF = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.AC | x86.ID
 # LAR accepts these system types, LSL those (SDM Vol. 2A tables 3-51 and 3-65).
@@ -24,7 +24,7 @@ _LAR_TYPES = frozenset({1, 2, 3, 4, 5, 9, 11, 12})
 _LSL_TYPES = frozenset({1, 2, 3, 9, 11})
 
 
-def _popf(vmm: "Vmm", insn: "Insn") -> None:
+def _popf(vmm: "Deprivileged", insn: "Insn") -> None:
     stack = Stack(vmm)
     image = stack.peek(0, insn.size)
     stack.drop(insn.size)
@@ -41,13 +41,13 @@ def _popf(vmm: "Vmm", insn: "Insn") -> None:
     vmm.set_guest_flags((flags & ~change | image & change) & ~x86.RF)
 
 
-def _pushf(vmm: "Vmm", insn: "Insn") -> None:
+def _pushf(vmm: "Deprivileged", insn: "Insn") -> None:
     stack = Stack(vmm)
     stack.push(vmm.guest_flags() & ~(x86.VM | x86.RF), insn.size)
     stack.commit()
 
 
-def _store_table(vmm: "Vmm", insn: "Insn", base: int, limit: int) -> None:
+def _store_table(vmm: "Deprivileged", insn: "Insn", base: int, limit: int) -> None:
     if not insn.memory:
         raise undefined()
     where = operand.address(vmm, insn)
@@ -56,30 +56,30 @@ def _store_table(vmm: "Vmm", insn: "Insn", base: int, limit: int) -> None:
     operand.write(vmm, where + 2, base, 4)
 
 
-def _sgdt(vmm: "Vmm", insn: "Insn") -> None:
+def _sgdt(vmm: "Deprivileged", insn: "Insn") -> None:
     _store_table(vmm, insn, vmm.vcpu.gdt_base, vmm.vcpu.gdt_limit)
 
 
-def _sidt(vmm: "Vmm", insn: "Insn") -> None:
+def _sidt(vmm: "Deprivileged", insn: "Insn") -> None:
     _store_table(vmm, insn, vmm.vcpu.idt_base, vmm.vcpu.idt_limit)
 
 
-def _sldt(vmm: "Vmm", insn: "Insn") -> None:
+def _sldt(vmm: "Deprivileged", insn: "Insn") -> None:
     operand.write_rm16(vmm, insn, vmm.vcpu.ldtr.selector)
 
 
-def _str(vmm: "Vmm", insn: "Insn") -> None:
+def _str(vmm: "Deprivileged", insn: "Insn") -> None:
     operand.write_rm16(vmm, insn, vmm.vcpu.tr.selector)
 
 
-def _smsw(vmm: "Vmm", insn: "Insn") -> None:
+def _smsw(vmm: "Deprivileged", insn: "Insn") -> None:
     if insn.memory:
         operand.write_rm16(vmm, insn, vmm.vcpu.cr0)
     else:
         operand.set_register(vmm, insn.rm, vmm.vcpu.cr0, insn.size)
 
 
-def _visible(vmm: "Vmm", selector: int) -> "Descriptor | None":
+def _visible(vmm: "Deprivileged", selector: int) -> "Descriptor | None":
     """Return the descriptor if the guest's tables have one there."""
     if selector & 0xFFFC == 0:
         return None
@@ -89,16 +89,18 @@ def _visible(vmm: "Vmm", selector: int) -> "Descriptor | None":
         return None
 
 
-def _set_zf(vmm: "Vmm", *, on: bool) -> None:
+def _set_zf(vmm: "Deprivileged", *, on: bool) -> None:
     flags = vmm.engine.flags()
     vmm.engine.set_flags(flags | x86.ZF if on else flags & ~x86.ZF)
 
 
-def _allowed(vmm: "Vmm", found: "Descriptor", selector: int) -> bool:
+def _allowed(vmm: "Deprivileged", found: "Descriptor", selector: int) -> bool:
     return found.conforming or found.dpl >= max(vmm.segments.cpl, selector & 3)
 
 
-def _lar_lsl(vmm: "Vmm", insn: "Insn", types: frozenset[int], *, limit: bool) -> None:
+def _lar_lsl(
+    vmm: "Deprivileged", insn: "Insn", types: frozenset[int], *, limit: bool
+) -> None:
     selector = operand.read_rm(vmm, insn, 2)
     found = _visible(vmm, selector)
     good = (
@@ -112,33 +114,33 @@ def _lar_lsl(vmm: "Vmm", insn: "Insn", types: frozenset[int], *, limit: bool) ->
         operand.set_register(vmm, insn.reg, value, insn.size)
 
 
-def _lar(vmm: "Vmm", insn: "Insn") -> None:
+def _lar(vmm: "Deprivileged", insn: "Insn") -> None:
     _lar_lsl(vmm, insn, _LAR_TYPES, limit=False)
 
 
-def _lsl(vmm: "Vmm", insn: "Insn") -> None:
+def _lsl(vmm: "Deprivileged", insn: "Insn") -> None:
     _lar_lsl(vmm, insn, _LSL_TYPES, limit=True)
 
 
-def _verr(vmm: "Vmm", insn: "Insn") -> None:
+def _verr(vmm: "Deprivileged", insn: "Insn") -> None:
     selector = operand.read_rm(vmm, insn, 2)
     found = _visible(vmm, selector)
     good = found is not None and found.readable and _allowed(vmm, found, selector)
     _set_zf(vmm, on=good)
 
 
-def _verw(vmm: "Vmm", insn: "Insn") -> None:
+def _verw(vmm: "Deprivileged", insn: "Insn") -> None:
     selector = operand.read_rm(vmm, insn, 2)
     found = _visible(vmm, selector)
     good = found is not None and found.writable and _allowed(vmm, found, selector)
     _set_zf(vmm, on=good)
 
 
-def _undefined(_vmm: "Vmm", _insn: "Insn") -> None:
+def _undefined(_vmm: "Deprivileged", _insn: "Insn") -> None:
     raise undefined()
 
 
-def _icebp(vmm: "Vmm", insn: "Insn") -> bool:
+def _icebp(vmm: "Deprivileged", insn: "Insn") -> bool:
     vmm.advance(insn)
     raise GuestFault(x86.VEC_DB)
 

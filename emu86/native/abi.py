@@ -1,6 +1,6 @@
 """The control block: int64 words that Python and the compiled hooks share.
 
-Kept apart from `native` so that the fallback without compiled hooks needs no compiler.
+Kept apart from `hooks` so that the fallback without compiled hooks needs no compiler.
 """
 
 from typing import Final

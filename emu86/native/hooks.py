@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import llvmlite.binding as llvm
 
-from emu86.cpu import control as word
-from emu86.cpu import layout as at
+from emu86.cpu import offsets
+from emu86.native import abi
 from emu86.spec import x86
 
-_DS_BASE: Final = at.SEGMENTS + at.SEGMENT_SIZE * x86.DS + 8
-_CS_BASE: Final = at.SEGMENTS + at.SEGMENT_SIZE * x86.CS + 8
+_DS_BASE: Final = offsets.SEGMENTS + offsets.SEGMENT_SIZE * x86.DS + 8
+_CS_BASE: Final = offsets.SEGMENTS + offsets.SEGMENT_SIZE * x86.CS + 8
 
 
 def _word(name: str, index: int) -> str:
@@ -39,7 +39,7 @@ def _enter(start: str, words: dict[str, int], fields: dict[str, int]) -> str:
         [
             f"{start} {{",
             *(_word(name, index) for name, index in words.items()),
-            _word("state_at", word.STATE),
+            _word("state_at", abi.STATE),
             "%state = load ptr, ptr %state_at",
             *(_field(name, offset) for name, offset in fields.items()),
         ]
@@ -54,20 +54,20 @@ _LOOK: Final = f"""\
   %due = icmp sge i64 %now, %limit
   br i1 %due, label %stop, label %look
 look:
-  {_word("pending_at", word.PENDING)}
+  {_word("pending_at", abi.PENDING)}
   %pending = load i64, ptr %pending_at
   %waits = icmp ne i64 %pending, 0
   br i1 %waits, label %ask, label %done
 ask:
-  {_word("state_at", word.STATE)}
+  {_word("state_at", abi.STATE)}
   %state = load ptr, ptr %state_at
-  {_field("rflags_at", at.RFLAGS)}
-  {_field("hflags_at", at.HFLAGS)}
+  {_field("rflags_at", offsets.RFLAGS)}
+  {_field("hflags_at", offsets.HFLAGS)}
   %rflags = load i64, ptr %rflags_at
   %if_tf = and i64 %rflags, {x86.IF | x86.TF}
   %on = icmp eq i64 %if_tf, {x86.IF}
   %hflags = load i32, ptr %hflags_at
-  %shadow = and i32 %hflags, {at.HF_INHIBIT_IRQ}
+  %shadow = and i32 %hflags, {offsets.HF_INHIBIT_IRQ}
   %open = icmp eq i32 %shadow, 0
   %takes = and i1 %on, %open
   br i1 %takes, label %stop, label %done
@@ -76,15 +76,15 @@ ask:
 # Counts the `size` bytes of a block, and may stop the engine before it.
 _ON_BLOCK: Final = f"""
 define void @on_block(ptr %uc, i64 %address, i32 %size, ptr %control) {{
-  {_word("now_at", word.NOW)}
-  {_word("stop_at", word.STOP_AT)}
+  {_word("now_at", abi.NOW)}
+  {_word("stop_at", abi.STOP_AT)}
   %old = load i64, ptr %now_at
   %bytes = zext i32 %size to i64
   %now = add i64 %old, %bytes
   store i64 %now, ptr %now_at
 {_LOOK}
 stop:
-  {_word("emu_stop_at", word.UC_EMU_STOP)}
+  {_word("emu_stop_at", abi.UC_EMU_STOP)}
   %emu_stop = load ptr, ptr %emu_stop_at
   call i32 %emu_stop(ptr %uc)
   ret void
@@ -98,16 +98,16 @@ done:
 # in every case, the engine's own look whether to stop, as if the block had called it.
 _ON_LATE: Final = f"""
 define void @on_late(ptr %control, i32 %unused) {{
-  {_word("uc_at", word.UC)}
+  {_word("uc_at", abi.UC)}
   %uc = load ptr, ptr %uc_at
-  {_word("check_at", word.CHECK_EXIT)}
+  {_word("check_at", abi.CHECK_EXIT)}
   %check = load ptr, ptr %check_at
-  {_word("now_at", word.NOW)}
-  {_word("stop_at", word.STOP_AT)}
+  {_word("now_at", abi.NOW)}
+  {_word("stop_at", abi.STOP_AT)}
   %now = load i64, ptr %now_at
 {_LOOK}
 stop:
-  {_word("emu_stop_at", word.UC_EMU_STOP)}
+  {_word("emu_stop_at", abi.UC_EMU_STOP)}
   %emu_stop = load ptr, ptr %emu_stop_at
   call i32 %emu_stop(ptr %uc)
   musttail call void %check(ptr %uc, i32 0)
@@ -121,8 +121,8 @@ done:
 # EDX:EAX := virtual nanoseconds plus the TSC's offset; 1: the engine skips its own.
 _ON_RDTSC: Final = f"""
 {_enter("define i32 @on_rdtsc(ptr %uc, ptr %control)",
-        {"now_at": word.NOW, "cost_at": word.TSC_COST, "offset_at": word.TSC_OFFSET,
-         "count_at": word.COUNT_RDTSC},
+        {"now_at": abi.NOW, "cost_at": abi.TSC_COST, "offset_at": abi.TSC_OFFSET,
+         "count_at": abi.COUNT_RDTSC},
         {"eax": 8 * x86.EAX, "edx": 8 * x86.EDX})}
   %old = load i64, ptr %now_at
   %cost = load i64, ptr %cost_at
@@ -147,17 +147,17 @@ _ON_RDTSC: Final = f"""
 # sites, or more pages dropped than Python has been told of.
 _INVLPG: Final = f"""
 invlpg:
-  %register = sub i64 %kind, {word.SITE_INVLPG}
+  %register = sub i64 %kind, {abi.SITE_INVLPG}
   %register_at = getelementptr i64, ptr %state, i64 %register
   %register_value = load i64, ptr %register_at
   %gva = and i64 %register_value, {x86.MASK32}
   %gva_page = lshr i64 %gva, 12
-  %guarded_low = and i64 %gva_page, {64 * word.GUARDED_WORDS - 1}
+  %guarded_low = and i64 %gva_page, {64 * abi.GUARDED_WORDS - 1}
   %guarded_word = lshr i64 %guarded_low, 6
-  %guarded_index = add i64 %guarded_word, {word.GUARDED}
+  %guarded_index = add i64 %guarded_word, {abi.GUARDED}
   %guarded_at = getelementptr i64, ptr %control, i64 %guarded_index
-  {_word("pdes_at", word.SHADOW_PDES)}
-  {_word("dropped_at", word.DROPPED_COUNT)}
+  {_word("pdes_at", abi.SHADOW_PDES)}
+  {_word("dropped_at", abi.DROPPED_COUNT)}
   %ds_base = load i64, ptr %ds_base_at
   %guarded = load i64, ptr %guarded_at
   %pdes = load i64, ptr %pdes_at
@@ -168,15 +168,15 @@ invlpg:
   %is_free = icmp eq i64 %guarded_bit, 0
   %is_flat = icmp eq i64 %ds_base, 0
   %is_paging = icmp ne i64 %pdes, 0
-  %has_room = icmp slt i64 %dropped_count, {word.DROPPED_MOST}
+  %has_room = icmp slt i64 %dropped_count, {abi.DROPPED_MOST}
   %usual.0 = and i1 %is_free, %is_flat
   %usual.1 = and i1 %is_paging, %has_room
   %usual = and i1 %usual.0, %usual.1
   br i1 %usual, label %directory, label %python
 directory:
   %pde_index = lshr i64 %gva, 22
-  {_word("guest_pdes_at", word.GUEST_PDES)}
-  {_word("known_pdes_at", word.KNOWN_PDES)}
+  {_word("guest_pdes_at", abi.GUEST_PDES)}
+  {_word("known_pdes_at", abi.KNOWN_PDES)}
   %guest_pdes = load ptr, ptr %guest_pdes_at
   %known_pdes = load ptr, ptr %known_pdes_at
   %guest_pde_at = getelementptr i32, ptr %guest_pdes, i64 %pde_index
@@ -197,7 +197,7 @@ leaf:
   %is_linked = icmp ne i64 %table_hpa, 0
   br i1 %is_linked, label %entry, label %note
 entry:
-  {_word("bias_at", word.HIDDEN_BIAS)}
+  {_word("bias_at", abi.HIDDEN_BIAS)}
   %bias = load i64, ptr %bias_at
   %table_address = add i64 %table_hpa, %bias
   %table = inttoptr i64 %table_address to ptr
@@ -208,19 +208,19 @@ entry:
   br i1 %is_filled, label %drop, label %note
 drop:
   store i64 0, ptr %entry_at
-  {_word("drops_at", word.COUNT_DROPPED)}
+  {_word("drops_at", abi.COUNT_DROPPED)}
   %drops = load i64, ptr %drops_at
   %more_drops = add i64 %drops, 1
   store i64 %more_drops, ptr %drops_at
-  {_word("flush_at", word.FLUSH_PAGE)}
-  {_word("cpu_at", word.CPU)}
+  {_word("flush_at", abi.FLUSH_PAGE)}
+  {_word("cpu_at", abi.CPU)}
   %flush = load ptr, ptr %flush_at
   %cpu = load ptr, ptr %cpu_at
   %flushed = and i64 %gva, {x86.PAGE_MASK}
   call void %flush(ptr %cpu, i64 %flushed)
   br label %note
 note:
-  %note_slot = add i64 %dropped_count, {word.DROPPED}
+  %note_slot = add i64 %dropped_count, {abi.DROPPED}
   %note_at = getelementptr i64, ptr %control, i64 %note_slot
   store i64 %gva_page, ptr %note_at
   %more_dropped = add i64 %dropped_count, 1
@@ -235,12 +235,12 @@ dropped:
 # TF set, or an interrupt waiting for STI or that block, it is Python's.
 _ON_EXCEPTION: Final = f"""
 {_enter("define void @on_exception(ptr %uc, i32 %vector, ptr %control)",
-        {"python_at": word.ON_EXCEPTION, "pending_at": word.PENDING, "now_at": word.NOW,
-         "cli_count": word.COUNT_CLI, "sti_count": word.COUNT_STI,
-         "invlpg_count": word.COUNT_INVLPG, "split_count": word.COUNT_SPLIT},
-        {"ds_base_at": _DS_BASE, "error_at": at.ERROR_CODE, "hflags_at": at.HFLAGS,
-         "rflags_at": at.RFLAGS,
-         "rip_at": at.RIP, "base_at": _CS_BASE, "old_at": at.OLD_EXCEPTION})}
+        {"python_at": abi.ON_EXCEPTION, "pending_at": abi.PENDING, "now_at": abi.NOW,
+         "cli_count": abi.COUNT_CLI, "sti_count": abi.COUNT_STI,
+         "invlpg_count": abi.COUNT_INVLPG, "split_count": abi.COUNT_SPLIT},
+        {"ds_base_at": _DS_BASE, "error_at": offsets.ERROR_CODE,
+         "hflags_at": offsets.HFLAGS, "rflags_at": offsets.RFLAGS,
+         "rip_at": offsets.RIP, "base_at": _CS_BASE, "old_at": offsets.OLD_EXCEPTION})}
   %is_gp = icmp eq i32 %vector, {x86.VEC_GP}
   %is_bp = icmp eq i32 %vector, {x86.VEC_BP}
   %either = or i1 %is_gp, %is_bp
@@ -251,7 +251,7 @@ gp:
   %rflags = load i64, ptr %rflags_at
   %rip = load i64, ptr %rip_at
   %base = load i64, ptr %base_at
-  %cpl = and i32 %hflags, {at.HF_CPL}
+  %cpl = and i32 %hflags, {offsets.HF_CPL}
   %is_ring1 = icmp eq i32 %cpl, 1
   %is_error_0 = icmp eq i64 %error, 0
   %is_int = lshr i64 %error, 32
@@ -267,9 +267,9 @@ gp:
   %linear = and i64 %sum, {x86.MASK32}
   %page = lshr i64 %linear, 12
   %mixed = xor i64 %linear, %page
-  %hash = and i64 %mixed, {word.SITE_MASK}
+  %hash = and i64 %mixed, {abi.SITE_MASK}
   %pair = shl i64 %hash, 1
-  %slot = add i64 %pair, {word.SITES}
+  %slot = add i64 %pair, {abi.SITES}
   %slot_at = getelementptr i64, ptr %control, i64 %slot
   %known = load i64, ptr %slot_at
   %is_known = icmp eq i64 %known, %linear
@@ -278,8 +278,8 @@ gp:
 site:
   %kind_at = getelementptr i64, ptr %slot_at, i64 1
   %kind = load i64, ptr %kind_at
-  %open = and i32 %hflags, {~at.HF_INHIBIT_IRQ}
-  %is_split = icmp eq i64 %kind, {word.SITE_SPLIT}
+  %open = and i32 %hflags, {~offsets.HF_INHIBIT_IRQ}
+  %is_split = icmp eq i64 %kind, {abi.SITE_SPLIT}
   br i1 %is_bp, label %break, label %fault
 break:
   %break_pending = load i64, ptr %pending_at
@@ -291,10 +291,10 @@ split:
 fault:
   br i1 %is_split, label %python, label %not_split
 not_split:
-  %is_cli = icmp eq i64 %kind, {word.SITE_CLI}
+  %is_cli = icmp eq i64 %kind, {abi.SITE_CLI}
   br i1 %is_cli, label %cli, label %not_cli
 not_cli:
-  %is_sti = icmp eq i64 %kind, {word.SITE_STI}
+  %is_sti = icmp eq i64 %kind, {abi.SITE_STI}
   br i1 %is_sti, label %sti, label %invlpg
 cli:
   %cli_flags = and i64 %rflags, {~x86.IF}
@@ -306,8 +306,8 @@ sti:
 set:
   %was = and i64 %rflags, {x86.IF}
   %was_off = icmp eq i64 %was, 0
-  %shadow = or i32 %open, {at.HF_INHIBIT_IRQ}
-  %was_shadow = and i32 %hflags, {at.HF_INHIBIT_IRQ}
+  %shadow = or i32 %open, {offsets.HF_INHIBIT_IRQ}
+  %was_shadow = and i32 %hflags, {offsets.HF_INHIBIT_IRQ}
   %was_open = icmp eq i32 %was_shadow, 0
   %begins = and i1 %was_off, %was_open
   %sti_hflags = select i1 %begins, i32 %shadow, i32 %open
@@ -321,13 +321,13 @@ done:
                         [ %hflags, %split ]
   %count_at = phi ptr [ %cli_count, %cli ], [ %sti_count, %set ],
                       [ %invlpg_count, %dropped ], [ %split_count, %split ]
-  %length = phi i64 [ 1, %cli ], [ 1, %set ], [ {word.INVLPG_LENGTH}, %dropped ],
+  %length = phi i64 [ 1, %cli ], [ 1, %set ], [ {abi.INVLPG_LENGTH}, %dropped ],
                     [ -1, %split ]
   %seen = load i64, ptr %count_at
   %count = add i64 %seen, 1
   store i64 %count, ptr %count_at
   %old = load i64, ptr %now_at
-  {_word("exit_cost_at", word.EXIT_COST)}
+  {_word("exit_cost_at", abi.EXIT_COST)}
   %exit_cost = load i64, ptr %exit_cost_at
   %now = add i64 %old, %exit_cost
   store i64 %now, ptr %now_at
@@ -337,12 +337,12 @@ done:
   %eip = and i64 %after, {x86.MASK32}
   store i64 %eip, ptr %rip_at
   store i32 -1, ptr %old_at
-  {_word("stop_at", word.STOP_AT)}
+  {_word("stop_at", abi.STOP_AT)}
   %limit = load i64, ptr %stop_at
   %due = icmp sge i64 %now, %limit
   br i1 %due, label %stop, label %resume
 stop:
-  {_word("emu_stop_at", word.UC_EMU_STOP)}
+  {_word("emu_stop_at", abi.UC_EMU_STOP)}
   %emu_stop = load ptr, ptr %emu_stop_at
   call i32 %emu_stop(ptr %uc)
   ret void
@@ -377,7 +377,7 @@ class Hooks:
 _made: list[Hooks] = []
 
 
-def hooks() -> Hooks:
+def compiled() -> Hooks:
     """Return the compiled hooks, compiling them once per process."""
     if not _made:
         _made.append(Hooks())

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 from emu86.cpu.engine import LIMIT, RIP
 from emu86.rings import operand
 from emu86.rings.fault import gp
-from emu86.rings.flags import CMPXCHG8B, SETCC
-from emu86.rings.record import Record
+from emu86.rings.insn.flag_states import CMPXCHG8B, SETCC
+from emu86.rings.insn.record import Record
 from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 ROTATES: Final = (0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3)
 _LOOPE: Final = 0xE1
@@ -40,7 +40,7 @@ def width(insn: "Insn") -> int:
     return insn.size if insn.opcode in ROTATES and insn.opcode & 1 else 1
 
 
-def _to_write(vmm: "Vmm", linear: int, size: int) -> int:
+def _to_write(vmm: "Deprivileged", linear: int, size: int) -> int:
     """Return where in RAM (GPA) an operand is that will be written, or -1.
 
     -1: it is a user's, in two pages, or not in RAM, and `GuestMemory` knows the way.
@@ -55,7 +55,7 @@ def _to_write(vmm: "Vmm", linear: int, size: int) -> int:
     return start + offset if start >= 0 else -1
 
 
-def _device(vmm: "Vmm", linear: int, size: int) -> int:
+def _device(vmm: "Deprivileged", linear: int, size: int) -> int:
     """Return where (GPA) an operand of no RAM is, all in one page; -1 for another."""
     gpa = vmm.lookup(linear)
     if gpa is None or (gpa & 0xFFF) + size > x86.PAGE_SIZE:
@@ -63,7 +63,7 @@ def _device(vmm: "Vmm", linear: int, size: int) -> int:
     return -1 if vmm.ram.backed(gpa >> x86.PAGE_SHIFT) else gpa
 
 
-def _rotate(vmm: "Vmm", insn: "Insn") -> None:
+def _rotate(vmm: "Deprivileged", insn: "Insn") -> None:
     linear, size = operand.address(vmm, insn), width(insn)
     at = _to_write(vmm, linear, size)
     device = -1 if at >= 0 else _device(vmm, linear, size)
@@ -108,7 +108,7 @@ def _holds(condition: int, flags: int) -> bool:
     return found != bool(condition & 1)
 
 
-def _setcc(vmm: "Vmm", insn: "Insn") -> None:
+def _setcc(vmm: "Deprivileged", insn: "Insn") -> None:
     linear = operand.address(vmm, insn)
     holds = _holds(insn.opcode & 15, vmm.engine.flags())
     at = _to_write(vmm, linear, 1)
@@ -121,12 +121,12 @@ def _setcc(vmm: "Vmm", insn: "Insn") -> None:
         operand.write(vmm, linear, holds, 1)
 
 
-def _stay(_vmm: "Vmm", _insn: "Insn") -> bool:
+def _stay(_vmm: "Deprivileged", _insn: "Insn") -> bool:
     """Leave EIP where it is: what stands there runs next, in a block of its own."""
     return True
 
 
-def _loop_by_zf(vmm: "Vmm", insn: "Insn") -> bool:
+def _loop_by_zf(vmm: "Deprivileged", insn: "Insn") -> bool:
     q = vmm.q
     mask = 0xFFFF if insn.address_size == 2 else x86.MASK32
     count = q[x86.ECX] - 1 & mask

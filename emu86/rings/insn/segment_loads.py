@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from emu86.cpu.engine import RIP
 from emu86.rings import operand
 from emu86.rings.fault import undefined
-from emu86.rings.privileged import after_shadow
-from emu86.rings.record import Record
+from emu86.rings.insn.privileged import after_shadow
+from emu86.rings.insn.record import Record
+from emu86.rings.insn.transfer import far_call, far_jump, far_return, iret
 from emu86.rings.stack import Stack
-from emu86.rings.transfer import far_call, far_jump, far_return, iret
 from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 _POP = {0x07: x86.ES, 0x17: x86.SS, 0x1F: x86.DS, 0x0FA1: x86.FS, 0x0FA9: x86.GS}
 _LXS = {0xC4: x86.ES, 0xC5: x86.DS, 0x0FB2: x86.SS, 0x0FB4: x86.FS, 0x0FB5: x86.GS}
@@ -33,7 +33,7 @@ def loads_ss(insn: "Insn") -> bool:
     return _POP.get(insn.opcode) == x86.SS
 
 
-def _mov(vmm: "Vmm", insn: "Insn") -> None:
+def _mov(vmm: "Deprivileged", insn: "Insn") -> None:
     if insn.reg == x86.CS or insn.reg > x86.GS:
         raise undefined()
     vmm.segments.load(insn.reg, operand.read_rm(vmm, insn, 2))
@@ -41,7 +41,7 @@ def _mov(vmm: "Vmm", insn: "Insn") -> None:
         after_shadow(vmm)
 
 
-def _pop(vmm: "Vmm", insn: "Insn") -> None:
+def _pop(vmm: "Deprivileged", insn: "Insn") -> None:
     index = _POP[insn.opcode]
     stack = Stack(vmm)
     selector = stack.peek(0, insn.size) & 0xFFFF  # all of the operand can fault
@@ -53,7 +53,7 @@ def _pop(vmm: "Vmm", insn: "Insn") -> None:
         after_shadow(vmm)
 
 
-def _load_far_pointer(vmm: "Vmm", insn: "Insn") -> None:
+def _load_far_pointer(vmm: "Deprivileged", insn: "Insn") -> None:
     if not insn.memory:
         raise undefined()
     where = operand.address(vmm, insn)
@@ -63,11 +63,11 @@ def _load_far_pointer(vmm: "Vmm", insn: "Insn") -> None:
     operand.set_register(vmm, insn.reg, offset, insn.size)
 
 
-def _next(vmm: "Vmm", insn: "Insn") -> int:
+def _next(vmm: "Deprivileged", insn: "Insn") -> int:
     return (vmm.q[RIP] + insn.length) & x86.MASK32
 
 
-def _far_pointer(vmm: "Vmm", insn: "Insn") -> tuple[int, int]:
+def _far_pointer(vmm: "Deprivileged", insn: "Insn") -> tuple[int, int]:
     if not insn.memory:
         raise undefined()
     where = operand.address(vmm, insn)
@@ -75,32 +75,32 @@ def _far_pointer(vmm: "Vmm", insn: "Insn") -> tuple[int, int]:
     return operand.read(vmm, where + insn.size & x86.MASK32, 2), offset
 
 
-def _jump_direct(vmm: "Vmm", insn: "Insn") -> bool:
+def _jump_direct(vmm: "Deprivileged", insn: "Insn") -> bool:
     far_jump(vmm, insn.selector, insn.immediate, _next(vmm, insn))
     return True
 
 
-def _jump_indirect(vmm: "Vmm", insn: "Insn") -> bool:
+def _jump_indirect(vmm: "Deprivileged", insn: "Insn") -> bool:
     far_jump(vmm, *_far_pointer(vmm, insn), _next(vmm, insn))
     return True
 
 
-def _call_direct(vmm: "Vmm", insn: "Insn") -> bool:
+def _call_direct(vmm: "Deprivileged", insn: "Insn") -> bool:
     far_call(vmm, insn.selector, insn.immediate, _next(vmm, insn), insn.size)
     return True
 
 
-def _call_indirect(vmm: "Vmm", insn: "Insn") -> bool:
+def _call_indirect(vmm: "Deprivileged", insn: "Insn") -> bool:
     far_call(vmm, *_far_pointer(vmm, insn), _next(vmm, insn), insn.size)
     return True
 
 
-def _return(vmm: "Vmm", insn: "Insn") -> bool:
+def _return(vmm: "Deprivileged", insn: "Insn") -> bool:
     far_return(vmm, insn.size, insn.immediate)
     return True
 
 
-def _iret(vmm: "Vmm", insn: "Insn") -> bool:
+def _iret(vmm: "Deprivileged", insn: "Insn") -> bool:
     iret(vmm, insn.size, _next(vmm, insn))
     return True
 

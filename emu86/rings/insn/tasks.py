@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu.engine import RIP, SELECTOR
-from emu86.rings.breakpoints import LOCAL
+from emu86.rings.events.breakpoints import LOCAL
 from emu86.rings.fault import GuestFault, gp
 from emu86.spec import x86
 
 if TYPE_CHECKING:
     from emu86.rings.descriptors import Descriptor
-    from emu86.rings.monitor import Monitor
+    from emu86.rings.technique.base import Technique
 
 JUMP: Final = 0
 CALL: Final = 1  # CALL, an interrupt or an exception: the old task is nested
@@ -30,7 +30,7 @@ _LIMIT32: Final = 0x67
 _LIMIT16: Final = 0x2B
 
 
-def switch_task(vmm: "Monitor", selector: int, how: int, next_eip: int) -> None:
+def switch_task(vmm: "Technique", selector: int, how: int, next_eip: int) -> None:
     """Leave the current task and enter the one whose TSS `selector` names."""
     segments, vcpu, memory = vmm.segments, vmm.vcpu, vmm.memory
     vector = x86.VEC_TS if how == IRET else x86.VEC_GP
@@ -69,7 +69,7 @@ def switch_task(vmm: "Monitor", selector: int, how: int, next_eip: int) -> None:
     _enter(vmm, state)
 
 
-def _set_busy(vmm: "Monitor", selector: int, *, busy: bool) -> None:
+def _set_busy(vmm: "Technique", selector: int, *, busy: bool) -> None:
     if selector & 0xFFFC == 0:
         return
     where = vmm.vcpu.gdt_base + (selector & 0xFFF8) + 4
@@ -78,7 +78,7 @@ def _set_busy(vmm: "Monitor", selector: int, *, busy: bool) -> None:
     vmm.memory.write32(where, high | bit if busy else high & ~bit)
 
 
-def _save(vmm: "Monitor", eip: int, flags: int) -> None:
+def _save(vmm: "Technique", eip: int, flags: int) -> None:
     """Write the old task's state to its TSS."""
     tr, memory, q = vmm.vcpu.tr, vmm.memory, vmm.q
     wide = tr.kind in _TSS32
@@ -93,7 +93,7 @@ def _save(vmm: "Monitor", eip: int, flags: int) -> None:
         at += size
 
 
-def _read(vmm: "Monitor", base: int, *, wide: bool) -> dict[str, int]:
+def _read(vmm: "Technique", base: int, *, wide: bool) -> dict[str, int]:
     """Read the new task's state from its TSS."""
     memory = vmm.memory
     size = 4 if wide else 2
@@ -112,7 +112,7 @@ def _read(vmm: "Monitor", base: int, *, wide: bool) -> dict[str, int]:
     return state
 
 
-def _enter(vmm: "Monitor", state: dict[str, int]) -> None:
+def _enter(vmm: "Technique", state: dict[str, int]) -> None:
     """Load the new task; faults from here on are taken in its context."""
     segments, q = vmm.segments, vmm.q
     for i, name in enumerate(x86.GPR_NAMES):
@@ -146,7 +146,7 @@ def _enter(vmm: "Monitor", state: dict[str, int]) -> None:
             raise
 
 
-def _code(vmm: "Monitor", selector: int) -> "Descriptor":
+def _code(vmm: "Technique", selector: int) -> "Descriptor":
     if selector & 0xFFFC == 0:
         raise GuestFault(x86.VEC_TS, 0)
     found = vmm.segments.descriptor(selector, x86.VEC_TS)
@@ -159,7 +159,7 @@ def _code(vmm: "Monitor", selector: int) -> "Descriptor":
     return found
 
 
-def load_tr(vmm: "Monitor", selector: int) -> None:
+def load_tr(vmm: "Technique", selector: int) -> None:
     """LTR: raises #GP(selector) or #NP(selector)."""
     if selector & 0xFFFC == 0:
         raise gp(0)

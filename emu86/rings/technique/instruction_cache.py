@@ -1,4 +1,4 @@
-"""Sites: the places in the guest's code where exits happen, decoded once.
+"""InstructionCache: the places in the guest's code where exits happen, decoded once.
 
 A decoded instruction is kept by guest page for as long as that page is code. CLI and
 STI at pages that stay mapped (global ones) are given to the compiled hook besides.
@@ -6,27 +6,27 @@ STI at pages that stay mapped (global ones) are given to the compiled hook besid
 
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu import control as word
 from emu86.cpu.engine import ATTRIBUTES, BASE, ERROR_CODE, RIP
 from emu86.mmu.ram import CODE
+from emu86.native import abi
 from emu86.rings.decode import Insn, decode
-from emu86.rings.table import find
+from emu86.rings.insn.table import find
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 _CS_BASE: Final = BASE[x86.CS]
 _CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
 _MASK64: Final = (1 << 64) - 1
-_NO_GUARDS: Final = memoryview(bytes(8 * word.GUARDED_WORDS)).cast("q")
-_NO_SITES: Final = memoryview(bytes(16 * (word.SITE_MASK + 1))).cast("q")
+_NO_GUARDS: Final = memoryview(bytes(8 * abi.GUARDED_WORDS)).cast("q")
+_NO_SITES: Final = memoryview(bytes(16 * (abi.SITE_MASK + 1))).cast("q")
 
 
-class Sites:
+class InstructionCache:
     """The decoded sites of one VMM."""
 
-    def __init__(self, vmm: "Vmm") -> None:
+    def __init__(self, vmm: "Deprivileged") -> None:
         self.vmm = vmm
         self._q, self._d = vmm.q, vmm.d
         self._control = vmm.engine.control
@@ -124,8 +124,8 @@ class Sites:
         Not while exits are timed or watched, which only Python does.
         """
         vmm = self.vmm
-        wanted = word.INVLPG_LENGTH if kind >= word.SITE_INVLPG else 1
-        fits = kind == word.SITE_SPLIT or insn.length == wanted
+        wanted = abi.INVLPG_LENGTH if kind >= abi.SITE_INVLPG else 1
+        fits = kind == abi.SITE_SPLIT or insn.length == wanted
         if not fits or vmm.timing or vmm.observers:
             return
         linear = (self._q[RIP] + self._q[_CS_BASE]) & x86.MASK32
@@ -135,7 +135,7 @@ class Sites:
             return
         if not vmm.mmu.is_global(linear):
             self.local = True
-        slot = word.site_slot(linear)
+        slot = abi.site_slot(linear)
         self._control[slot] = linear
         self._control[slot + 1] = kind
         page = linear >> x86.PAGE_SHIFT
@@ -148,8 +148,8 @@ class Sites:
         self._guard(page)
 
     def _guard(self, page: int) -> None:
-        low = page & (64 * word.GUARDED_WORDS - 1)
-        at = word.GUARDED + (low >> 6)
+        low = page & (64 * abi.GUARDED_WORDS - 1)
+        at = abi.GUARDED + (low >> 6)
         bits = (self._control[at] | 1 << (low & 63)) & _MASK64
         # The control block's words are signed.
         self._control[at] = bits - (bits >> 63 << 64)
@@ -164,8 +164,8 @@ class Sites:
         if self._learned:
             self._learned.clear()
             self.local = False
-            end = word.GUARDED + word.GUARDED_WORDS
-            self._control[word.GUARDED : end] = _NO_GUARDS
+            end = abi.GUARDED + abi.GUARDED_WORDS
+            self._control[abi.GUARDED : end] = _NO_GUARDS
             for page in self._guarded:
                 self._guard(page)
-            self._control[word.SITES : word.SITES + len(_NO_SITES)] = _NO_SITES
+            self._control[abi.SITES : abi.SITES + len(_NO_SITES)] = _NO_SITES

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from emu86.cpu.engine import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
 from emu86.rings.descriptors import Descriptor
 from emu86.rings.fault import GuestFault, gp
+from emu86.rings.insn.tasks import CALL, IRET, JUMP, switch_task
 from emu86.rings.stack import Stack, tss_stack
-from emu86.rings.tasks import CALL, IRET, JUMP, switch_task
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.monitor import Monitor
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.base import Technique
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 # What IRET may change: at any CPL, at CPL <= IOPL, and at CPL 0 (SDM Vol. 2A IRET).
 _ALWAYS = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.RF | x86.AC | x86.ID
@@ -29,7 +29,7 @@ _CALL_GATES = (x86.SYS_CALL16, x86.SYS_CALL32)
 _TSS = (x86.SYS_TSS16, x86.SYS_TSS32)
 
 
-def far_jump(vmm: "Vmm", selector: int, offset: int, next_eip: int) -> None:
+def far_jump(vmm: "Deprivileged", selector: int, offset: int, next_eip: int) -> None:
     """JMP ptr16:32 and m16:32."""
     segments = vmm.segments
     if vmm.q[RFLAGS] & x86.VM:
@@ -47,7 +47,9 @@ def far_jump(vmm: "Vmm", selector: int, offset: int, next_eip: int) -> None:
     segments.enter()
 
 
-def far_call(vmm: "Vmm", selector: int, offset: int, next_eip: int, size: int) -> None:
+def far_call(
+    vmm: "Deprivileged", selector: int, offset: int, next_eip: int, size: int
+) -> None:
     """CALL ptr16:32 and m16:32; `size` is the operand size of what is pushed."""
     segments = vmm.segments
     if vmm.q[RFLAGS] & x86.VM:
@@ -75,7 +77,7 @@ def far_call(vmm: "Vmm", selector: int, offset: int, next_eip: int, size: int) -
     segments.enter()
 
 
-def _go_virtual_8086(vmm: "Vmm", selector: int, offset: int) -> None:
+def _go_virtual_8086(vmm: "Deprivileged", selector: int, offset: int) -> None:
     """Load CS:EIP in virtual-8086 mode; #GP(0) beyond 64 KiB."""
     if offset > x86.V86_LIMIT:
         raise gp(0)
@@ -83,14 +85,14 @@ def _go_virtual_8086(vmm: "Vmm", selector: int, offset: int) -> None:
     vmm.q[RIP] = offset
 
 
-def _target(vmm: "Monitor", selector: int) -> Descriptor:
+def _target(vmm: "Technique", selector: int) -> Descriptor:
     if selector & 0xFFFC == 0:
         raise gp(0)
     return vmm.segments.descriptor(selector)
 
 
 def _through_gate(
-    vmm: "Vmm", selector: int, gate: Descriptor, next_eip: int, *, call: bool
+    vmm: "Deprivileged", selector: int, gate: Descriptor, next_eip: int, *, call: bool
 ) -> None:
     """Go through a call gate, a task gate or a TSS."""
     segments = vmm.segments
@@ -135,7 +137,7 @@ def _through_gate(
 
 
 def _call_inward(
-    vmm: "Vmm", selector: int, found: Descriptor, offset: int, next_eip: int,
+    vmm: "Deprivileged", selector: int, found: Descriptor, offset: int, next_eip: int,
     size: int, parameters: int,
 ) -> None:  # fmt: skip
     segments = vmm.segments
@@ -161,7 +163,7 @@ def _call_inward(
     segments.enter()
 
 
-def far_return(vmm: "Vmm", size: int, release: int) -> None:
+def far_return(vmm: "Deprivileged", size: int, release: int) -> None:
     """RET far, releasing `release` bytes of parameters."""
     stack = Stack(vmm)
     eip, selector = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
@@ -187,7 +189,7 @@ def far_return(vmm: "Vmm", size: int, release: int) -> None:
         outer.commit()
 
 
-def return_target(vmm: "Monitor", selector: int) -> Descriptor:
+def return_target(vmm: "Technique", selector: int) -> Descriptor:
     """Check CS of a return: SDM Vol. 2B RET, return to same or outer level."""
     found = _target(vmm, selector)
     rpl = selector & 3
@@ -201,7 +203,13 @@ def return_target(vmm: "Monitor", selector: int) -> Descriptor:
 
 
 def _return_outward(
-    vmm: "Vmm", selector: int, found: Descriptor, eip: int, ss: int, esp: int, size: int
+    vmm: "Deprivileged",
+    selector: int,
+    found: Descriptor,
+    eip: int,
+    ss: int,
+    esp: int,
+    size: int,
 ) -> None:
     segments = vmm.segments
     rpl = selector & 3
@@ -220,7 +228,7 @@ def _return_outward(
     segments.enter()
 
 
-def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
+def iret(vmm: "Deprivileged", size: int, next_eip: int) -> None:
     """IRET and IRETD in protected and virtual-8086 mode."""
     if vmm.q[RFLAGS] & x86.VM:
         _iret_in_virtual_8086(vmm, size)
@@ -270,7 +278,7 @@ def iret(vmm: "Vmm", size: int, next_eip: int) -> None:
     vmm.set_guest_flags(fresh)
 
 
-def _iret_to_virtual_8086(vmm: "Vmm", stack: Stack) -> None:
+def _iret_to_virtual_8086(vmm: "Deprivileged", stack: Stack) -> None:
     """Enter virtual-8086 mode from ring 0: SDM Vol. 3B section 20.2.2."""
     eip, cs, image = (stack.peek(4 * i, 4) for i in range(3))
     if eip > x86.V86_LIMIT:
@@ -283,7 +291,7 @@ def _iret_to_virtual_8086(vmm: "Vmm", stack: Stack) -> None:
     vmm.set_guest_flags(image & (_FROM_RING0 | x86.VM))
 
 
-def _iret_in_virtual_8086(vmm: "Vmm", size: int) -> None:
+def _iret_in_virtual_8086(vmm: "Deprivileged", size: int) -> None:
     """Return within virtual-8086 mode; its IOPL is 3, or it would have trapped."""
     stack = Stack(vmm)
     eip, selector, image = (stack.peek(size * i, size) for i in range(3))
@@ -294,7 +302,7 @@ def _iret_in_virtual_8086(vmm: "Vmm", size: int) -> None:
     vmm.set_guest_flags(vmm.guest_flags() & ~change | image & change)
 
 
-def _iret_as_before(vmm: "Vmm") -> bool:
+def _iret_as_before(vmm: "Deprivileged") -> bool:
     """Do an IRETD from ring 0 that a plan stands for; False: go the long way."""
     q, d = vmm.q, vmm.d
     if (
@@ -322,7 +330,7 @@ def _iret_as_before(vmm: "Vmm") -> bool:
         return False
     if rpl:
         for attributes in _DATA_ATTRIBUTES:
-            # Whatever is not DPL 3 or conforming goes (`Segments.drop_outer`).
+            # Whatever is not DPL 3 or conforming goes (`ShadowSegments.drop_outer`).
             if d[attributes] & x86.DESC_DPL != x86.DESC_DPL:
                 segments.drop_outer(rpl)
                 break

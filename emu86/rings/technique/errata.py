@@ -8,21 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu import layout as at
+from emu86.cpu import offsets
 from emu86.cpu.engine import HFLAGS, RFLAGS, RIP, SELECTOR
-from emu86.rings import io, lossy, msr, operand
+from emu86.rings import operand
 from emu86.rings.fault import GuestFault, gp, undefined
-from emu86.rings.flags import SETCC
-from emu86.rings.monitor import check_cr0
-from emu86.rings.privileged import read_dr, write_dr
+from emu86.rings.insn import lazy_flags, msr, port_io
+from emu86.rings.insn.flag_states import SETCC
+from emu86.rings.insn.privileged import read_dr, write_dr
+from emu86.rings.insn.table import RECORDS, find, of_later_cpus
+from emu86.rings.insn.transfer import return_target
 from emu86.rings.stack import Stack
-from emu86.rings.table import RECORDS, find, of_later_cpus
-from emu86.rings.transfer import return_target
+from emu86.rings.technique.base import check_cr0
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.bare import Bare
     from emu86.rings.decode import Insn
+    from emu86.rings.technique.bare import Bare
 
 _PORTS: Final = frozenset({*range(0x6C, 0x70), *range(0xE4, 0xE8), *range(0xEC, 0xF0)})
 
@@ -43,7 +44,7 @@ class Erratum:
 
 
 def _port(bare: "Bare", insn: "Insn") -> bool:
-    io.check(bare, insn)
+    port_io.check(bare, insn)
     return False
 
 
@@ -134,7 +135,7 @@ def _written(bare: "Bare", insn: "Insn") -> bool:
     record = find(insn)
     if record is not None and record.memory:
         linear = operand.address(bare, insn)
-        operand.translate(bare, linear, lossy.width(insn), write=True)
+        operand.translate(bare, linear, lazy_flags.width(insn), write=True)
     return False
 
 
@@ -258,7 +259,7 @@ def _icebp(bare: "Bare", insn: "Insn") -> bool:
 
 
 def _done(bare: "Bare", insn: "Insn") -> bool:
-    bare.d[HFLAGS] &= ~at.HF_INHIBIT_IRQ  # the shadow of the STI before it
+    bare.d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ  # the shadow of the STI before it
     bare.q[RIP] = (bare.q[RIP] + insn.length) & x86.MASK32
     return True
 
@@ -283,7 +284,7 @@ ERRATA: Final = (
         "an unsigned one", "Vol. 2B RET", _far_return,
     ),
     Erratum(
-        frozenset({*lossy.ROTATES, *SETCC}),
+        frozenset({*lazy_flags.ROTATES, *SETCC}),
         "RCL, RCR, SETcc: a fault loses flags, or is that of a read",
         "#PF of a write, before all", "Vol. 3A 4.7", _written,
     ),

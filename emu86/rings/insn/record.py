@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from emu86.rings.decode import Insn
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 # A handler emulates one instruction. It returns True if it has set EIP itself; else the
 # caller moves EIP past the instruction. It raises GuestFault or PageFault before it has
 # changed anything.
-Handler = Callable[["Vmm", "Insn"], bool | None]
+Handler = Callable[["Deprivileged", "Insn"], bool | None]
 
 Kind = Literal["privileged", "sensitive", "segment", "io"]
 

@@ -7,13 +7,13 @@ from emu86.cpu.engine import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
 from emu86.mmu.memory import PageFault
 from emu86.rings.descriptors import Descriptor
 from emu86.rings.fault import GuestFault, TripleFault
+from emu86.rings.insn.tasks import CALL, switch_task
 from emu86.rings.stack import Stack, tss_stack
-from emu86.rings.tasks import CALL, switch_task
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.monitor import Monitor
-    from emu86.rings.segments import Segments
+    from emu86.rings.technique.base import Technique
+    from emu86.rings.technique.shadow_segments import ShadowSegments
 
 _EXT = 1
 _IDT = 2
@@ -26,7 +26,7 @@ _GATES = (*_INTERRUPT_GATES, x86.SYS_TRAP16, x86.SYS_TRAP32, x86.SYS_TASK_GATE)
 
 
 def inject(
-    vmm: "Monitor", vector: int, error: int | None = None, *, interrupt: bool = False
+    vmm: "Technique", vector: int, error: int | None = None, *, interrupt: bool = False
 ) -> None:
     """Deliver an exception or a hardware interrupt, with what comes of failing.
 
@@ -56,7 +56,9 @@ def inject(
             return
 
 
-def as_fault(vmm: "Monitor", raised: GuestFault | PageFault) -> tuple[int, int | None]:
+def as_fault(
+    vmm: "Technique", raised: GuestFault | PageFault
+) -> tuple[int, int | None]:
     """Return vector and error code, putting a page fault's address in CR2."""
     if isinstance(raised, PageFault):
         vmm.vcpu.cr2 = raised.gva
@@ -64,7 +66,7 @@ def as_fault(vmm: "Monitor", raised: GuestFault | PageFault) -> tuple[int, int |
     return raised.vector, raised.error
 
 
-def software(vmm: "Monitor", vector: int, start: int) -> None:
+def software(vmm: "Technique", vector: int, start: int) -> None:
     """INT n, INT3, INTO: like `deliver`, with the gate's DPL checked against the CPL.
 
     start: EIP of the instruction, where a fault of the delivery leaves the guest.
@@ -77,7 +79,7 @@ def software(vmm: "Monitor", vector: int, start: int) -> None:
 
 
 def deliver(
-    vmm: "Monitor",
+    vmm: "Technique",
     vector: int,
     error: int | None,
     *,
@@ -190,14 +192,14 @@ def deliver(
     vmm.set_guest_flags(flags & ~clear)
 
 
-def _tell(vmm: "Monitor", vector: int, error: int | None) -> None:
+def _tell(vmm: "Technique", vector: int, error: int | None) -> None:
     """Tell who watches of an event that nothing keeps from the guest any more."""
     for observer in vmm.observers:
         observer.inject(vector, error)
 
 
 def _as_before(
-    vmm: "Monitor", plans: "Segments", vector: int, error: int | None,
+    vmm: "Technique", plans: "ShadowSegments", vector: int, error: int | None,
     *, fault: bool, software: bool,
 ) -> bool:  # fmt: skip
     """Deliver to ring 0 through a gate that a plan stands for; False: the long way."""

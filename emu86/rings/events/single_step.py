@@ -7,15 +7,15 @@ guest's breakpoints (`breakpoints`), for as long as one is enabled.
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu import control as word
 from emu86.cpu.engine import RFLAGS
 from emu86.mmu.memory import PageFault
-from emu86.rings.record import Record
-from emu86.rings.sreg import loads_ss
+from emu86.native import abi
+from emu86.rings.insn.record import Record
+from emu86.rings.insn.segment_loads import loads_ss
 from emu86.spec import x86
 
 if TYPE_CHECKING:
-    from emu86.rings.vmm import Vmm
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 _FLAGS: Final = (0x9C, 0x9D, 0xCF)  # PUSHF, POPF, IRET: they have TF
 
@@ -26,7 +26,7 @@ class Steps:
     forced: TF, if it is set and the guest's is not; else 0.
     """
 
-    def __init__(self, vmm: "Vmm") -> None:
+    def __init__(self, vmm: "Deprivileged") -> None:
         self._vmm = vmm
         self.forced = 0
 
@@ -66,10 +66,10 @@ class Steps:
         while not (vmm.end or vmm.vcpu.halted) and self._does():
             if vmm.engine.stepped:
                 return True
-            control[word.NOW] += control[word.EXIT_COST]
-            if control[word.NOW] >= control[word.STOP_AT]:
+            control[abi.NOW] += control[abi.EXIT_COST]
+            if control[abi.NOW] >= control[abi.STOP_AT]:
                 vmm.engine.stop()
-                break  # `Vmm.run` looks again
+                break  # `Deprivileged.run` looks again
         return False
 
     def _does(self) -> bool:

@@ -1,0 +1,1 @@
+"""The instructions that the VMM handles: one record each, and what emulates them."""
