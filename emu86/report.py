@@ -92,7 +92,7 @@ def explain(code: bytes) -> Iterator[str]:
 
     disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
     found = next(disassembler.disasm_lite(code, 0, 1), None)
-    insn = decode(code, wide=True)
+    insn = decode(code, 32)
     if found is None or insn is None:
         raise ConfigError(f"explain: {code.hex(' ') or 'nothing'} is no instruction")
     _, length, mnemonic, operands = found

@@ -90,14 +90,15 @@ def _signed(value: int, size: int) -> int:
     return (value ^ sign) - sign
 
 
-def decode(code: bytes, *, wide: bool) -> Insn | None:
+def decode(code: bytes, bits: int) -> Insn | None:
     """Decode the instruction at the start of `code` (15 bytes are enough).
 
-    wide: CS.D, the default operand and address size is 32 bits. None: `code` is too
+    bits: 16 or 32, the default operand and address size. None: `code` is too
     short or the instruction longer than 15 bytes.
     """
     insn = Insn()
-    insn.size = insn.address_size = 4 if wide else 2
+    size, other = (4, 2) if bits == 32 else (2, 4)
+    insn.size = insn.address_size = size
     at = 0
     try:
         while True:
@@ -106,9 +107,9 @@ def decode(code: bytes, *, wide: bool) -> Insn | None:
                 insn.segment = _SEGMENT_PREFIX[byte]
                 insn.override = True
             elif byte == 0x66:
-                insn.size = 2 if wide else 4
+                insn.size = other
             elif byte == 0x67:
-                insn.address_size = 2 if wide else 4
+                insn.address_size = other
             elif byte in (0xF2, 0xF3):
                 insn.rep = byte
             elif byte == 0xF0:
@@ -133,7 +134,7 @@ def decode(code: bytes, *, wide: bool) -> Insn | None:
             count = insn.size if count == _Z else insn.address_size
         elif opcode in _TEST and insn.reg < 2:
             count = insn.size if opcode & 1 else 1
-        elif opcode == _EXTRQ and (insn.rep == 0xF2 or insn.size != (4 if wide else 2)):
+        elif opcode == _EXTRQ and (insn.rep == 0xF2 or insn.size != size):
             count = 2
         if opcode in _FAR:
             count = insn.size

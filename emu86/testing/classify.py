@@ -358,7 +358,7 @@ def _mistake(form: Form, ring: int, flags: int) -> tuple[str, str]:
     line = _first(bare, _engine(None).play(*start))
     if not line:
         return "", ""
-    insn = decode(form.code, wide=True)
+    insn = decode(form.code, 32)
     for one in ERRATA:
         # The one that, put right, makes it right.
         concerns = insn is not None and insn.opcode in one.opcodes

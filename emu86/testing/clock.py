@@ -158,4 +158,4 @@ def _code(monitor: Technique, here: int) -> Insn | None:
         if waiting is not None and start <= waiting[0] < start + part:
             inside[waiting[0] - start] = waiting[1]
         code += inside.ljust(part, b"\xff")
-    return decode(bytes(code), wide=bool(monitor.d[ATTRIBUTES[x86.CS]] & x86.DESC_B))
+    return decode(bytes(code), 32 if monitor.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16)

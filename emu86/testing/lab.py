@@ -211,7 +211,7 @@ def show(name: str) -> Iterator[str]:
     """Yield the lines of a lab; KeyError for one that there is not."""
     lab = LABS[name]
     program = b"".join(lab.code)
-    insn = decode(lab.sensitive, wide=True)
+    insn = decode(lab.sensitive, 32)
     record = find(insn) if insn is not None else None
     yield f"{name}: {lab.question}"
     if record is not None:

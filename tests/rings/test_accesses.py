@@ -72,7 +72,7 @@ def compare(code, values):
         part = code[at - stage.CODE :]
         if not part:
             break
-        insn = decode(part.ljust(15, b"\x90"), wide=True)
+        insn = decode(part.ljust(15, b"\x90"), 32)
         if insn is None or insn.opcode == MASKMOVQ:
             break
         now = [uc.reg_read(register) for register in REGISTERS]
@@ -167,7 +167,7 @@ def test_an_image_is_touched_whole(code, size, written):
     uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_32)
     uc.mem_map(0, stage.MEMORY)
     uc.mem_write(stage.CODE, code)
-    insn = decode(code.ljust(15, b"\x90"), wide=True)
+    insn = decode(code.ljust(15, b"\x90"), 32)
     ours = told([0] * 8, insn, code)
     assert [len(one) for one in ours] == [size, written]
     assert all(

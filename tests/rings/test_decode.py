@@ -14,11 +14,11 @@ MODRM = [
     mod << 6 | reg << 3 | rm for mod in range(4) for reg in range(8) for rm in range(8)
 ]
 TAILS = [bytes(11), bytes([0x65, *range(0xE1, 0xEB)])]  # SIB 00h and 65h
-WIDE = {True: capstone.CS_MODE_32, False: capstone.CS_MODE_16}
+MODES = {32: capstone.CS_MODE_32, 16: capstone.CS_MODE_16}
 
 
-def disassembler(wide):
-    made = capstone.Cs(capstone.CS_ARCH_X86, WIDE[wide])
+def disassembler(bits):
+    made = capstone.Cs(capstone.CS_ARCH_X86, MODES[bits])
     made.detail = True
     return made
 
@@ -28,10 +28,10 @@ def opcodes():
     yield from (bytes([0x0F, op]) for op in range(256))
 
 
-@pytest.mark.parametrize("wide", [True, False], ids=["32-bit", "16-bit"])
+@pytest.mark.parametrize("bits", [32, 16], ids=["32-bit", "16-bit"])
 @pytest.mark.parametrize("prefix", [b"", b"\x66\x67\x2e"])
-def test_lengths_are_capstones(wide, prefix):
-    other = capstone.Cs(capstone.CS_ARCH_X86, WIDE[wide])
+def test_lengths_are_capstones(bits, prefix):
+    other = capstone.Cs(capstone.CS_ARCH_X86, MODES[bits])
     wrong = {}
     for opcode in opcodes():
         if opcode in (b"\xc4", b"\xc5", b"\x62", b"\x8f"):
@@ -43,18 +43,18 @@ def test_lengths_are_capstones(wide, prefix):
             known = next(other.disasm_lite(code, 0, 1), None)
             if known is None:
                 continue
-            insn = decode(code, wide=wide)
+            insn = decode(code, bits)
             if insn is None or insn.length != known[1]:
                 got = insn and insn.length
                 wrong.setdefault((opcode.hex(), known[2]), (code.hex(), got, known[1]))
     assert not wrong
 
 
-@pytest.mark.parametrize("wide", [True, False], ids=["32-bit", "16-bit"])
+@pytest.mark.parametrize("bits", [32, 16], ids=["32-bit", "16-bit"])
 @pytest.mark.parametrize("prefix", [b"", b"\x66\xf2"])
-def test_lengths_are_the_engines(wide, prefix):
+def test_lengths_are_the_engines(bits, prefix):
     """What the engine runs, the scan must step over, known to Capstone or not."""
-    mode = unicorn.UC_MODE_32 if wide else unicorn.UC_MODE_16
+    mode = unicorn.UC_MODE_32 if bits == 32 else unicorn.UC_MODE_16
     engine = unicorn.Uc(unicorn.UC_ARCH_X86, mode)
     engine.mem_map(0, 0x20000)
     seen = []
@@ -80,7 +80,7 @@ def test_lengths_are_the_engines(wide, prefix):
                 engine.emu_start(at, 0xFFFFFFFF)
             except unicorn.UcError:
                 continue
-            insn = decode(code, wide=wide)
+            insn = decode(code, bits)
             # An illegal one ends its block wherever the engine gave up.
             if seen and seen[0] <= 15 and insn and seen[0] > insn.length:
                 wrong.append((code.hex(), insn.length, seen[0]))
@@ -99,11 +99,11 @@ NUMBERS = {
 SEGMENTS = {name: number for number, name in enumerate(x86.SEGMENT_NAMES)}
 
 
-@pytest.mark.parametrize("wide", [True, False], ids=["32-bit", "16-bit"])
+@pytest.mark.parametrize("bits", [32, 16], ids=["32-bit", "16-bit"])
 @pytest.mark.parametrize("prefix", [b"", b"\x67\x2e\x66"])
-def test_memory_operands_are_capstones(wide, prefix):
+def test_memory_operands_are_capstones(bits, prefix):
     """Every record that has a ModRM, with every ModRM and some SIB bytes."""
-    other = disassembler(wide)
+    other = disassembler(bits)
     checked = 0
     for record in RECORDS:
         for opcode in record.opcodes:
@@ -114,7 +114,7 @@ def test_memory_operands_are_capstones(wide, prefix):
                 for sib in (0x24, 0x25, 0x65, 0xEC):
                     code = prefix + raw + bytes([modrm, sib, 0x80, 0x7F, 0x81, 0x12])
                     code = code.ljust(15, b"\x90")
-                    insn = decode(code, wide=wide)
+                    insn = decode(code, bits)
                     assert insn is not None
                     if insn.modrm < 0 or not insn.memory:
                         continue
@@ -157,20 +157,20 @@ def test_immediates_and_far_pointers():
         "cd80": (False, 2, 0x80, 0),
     }
     for text, wanted in cases.items():
-        insn = decode(bytes.fromhex(text), wide=wanted[0])
+        insn = decode(bytes.fromhex(text), 32 if wanted[0] else 16)
         assert (insn.length, insn.immediate, insn.selector) == wanted[1:]
 
 
 @pytest.mark.parametrize("count", range(1, 18))
 def test_fifteen_bytes_at_most(count):
     code = b"\x66" * count + b"\xfa" + bytes(4)
-    insn = decode(code, wide=True)
+    insn = decode(code, 32)
     assert (insn is not None) == (count <= 14)
 
 
 def test_short_code_is_no_instruction():
     for text in ("9a785634122143", "0f01153412aa55", "69c012345678", "c8123456"):
         code = bytes.fromhex(text)
-        assert decode(code, wide=True).length == len(code)
+        assert decode(code, 32).length == len(code)
         for end in range(len(code)):
-            assert decode(code[:end], wide=True) is None
+            assert decode(code[:end], 32) is None

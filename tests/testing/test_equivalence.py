@@ -104,7 +104,7 @@ def executed(program, state):
     for place in places[places.index(state.at) :]:
         start = place % stage.ALIAS
         for ram in (outcome.start, outcome.memory):
-            insn = decode(ram[start : start + x86.LONGEST_INSN], wide=True)
+            insn = decode(ram[start : start + x86.LONGEST_INSN], 32)
             if insn is not None:
                 yield insn
 

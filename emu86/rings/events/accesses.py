@@ -101,7 +101,7 @@ def accesses(monitor: "Technique", insn: "Insn", code: bytes) -> Iterator[Access
         if opcode == _MOVD and insn.rep == _REPE:
             stores = False  # MOVQ to an XMM register
         write = stores or is_read_to_write(insn)
-        yield _access(where, _size(insn, code, wide=_is_wide(monitor)), write=write)
+        yield _access(where, _size(insn, code, _bits(monitor)), write=write)
     yield from _stack(monitor, insn)
 
 
@@ -113,8 +113,8 @@ def _mask(size: int) -> int:
     return (1 << 8 * size) - 1
 
 
-def _is_wide(monitor: "Technique") -> bool:
-    return bool(monitor.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+def _bits(monitor: "Technique") -> int:
+    return 32 if monitor.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16
 
 
 def _string(monitor: "Technique", insn: "Insn") -> Iterator[Access]:
@@ -158,13 +158,13 @@ def _detailed(mode: int) -> capstone.Cs:
     return decoder
 
 
-# Decoders that tell of operands, by CS.D.
+# Decoders that tell of operands, by the size of the code.
 DETAILED: Final = {
-    True: _detailed(capstone.CS_MODE_32), False: _detailed(capstone.CS_MODE_16)
+    32: _detailed(capstone.CS_MODE_32), 16: _detailed(capstone.CS_MODE_16)
 }  # fmt: skip
 
 
-def _size(insn: "Insn", code: bytes, *, wide: bool) -> int:
+def _size(insn: "Insn", code: bytes, bits: int) -> int:
     """Return the bytes of the operand in memory."""
     opcode, reg = insn.opcode, insn.reg
     if reg in _POINTERS.get(opcode, ()):
@@ -175,7 +175,7 @@ def _size(insn: "Insn", code: bytes, *, wide: bool) -> int:
         return _STATE[insn.size]
     if opcode == 0x0FAE and reg < 2:
         return _FXSAVE
-    for found in DETAILED[wide].disasm(code, 0, 1):
+    for found in DETAILED[bits].disasm(code, 0, 1):
         for op in found.operands:
             if op.type == cs_x86.X86_OP_MEM:
                 return int(op.size)

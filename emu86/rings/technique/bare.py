@@ -317,9 +317,9 @@ class Bare(Technique):
             if known.get(first) != code:
                 self.engine.drop_code(first, 1)
                 known[first] = code
-        wide = bool(self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+        bits = 32 if self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16
         self._code = code
-        return _decode(code, wide=wide)
+        return _decode(code, bits)
 
     def _linear(self) -> int:
         return (self.q[RIP] + self.q[BASE[x86.CS]]) & x86.MASK32

@@ -75,15 +75,15 @@ class InstructionCache:
         linear = (q[RIP] + q[_CS_BASE]) & x86.MASK32
         gpa = self._memory.code(linear)
         page, offset = gpa >> x86.PAGE_SHIFT, gpa & 0xFFF
-        wide = bool(self._d[_CS_ATTRIBUTES] & x86.DESC_B)
-        if not wide:
+        bits = 32 if self._d[_CS_ATTRIBUTES] & x86.DESC_B else 16
+        if bits == 16:
             offset |= x86.PAGE_SIZE
         sites = self._sites.get(page)
         if sites is not None:
             insn = sites.get(offset)
             if insn is not None:
                 return insn
-        decoded = decode(self.code(linear, wide=wide), wide=wide)
+        decoded = decode(self.code(linear, bits), bits)
         insn = decoded or Insn()
         if decoded is not None:
             insn.record = find(insn)
@@ -100,16 +100,16 @@ class InstructionCache:
     def code_at_eip(self) -> bytes:
         """Return the code at CS:EIP."""
         linear = (self._q[RIP] + self._q[_CS_BASE]) & x86.MASK32
-        return self.code(linear, wide=bool(self._d[_CS_ATTRIBUTES] & x86.DESC_B))
+        return self.code(linear, 32 if self._d[_CS_ATTRIBUTES] & x86.DESC_B else 16)
 
-    def code(self, linear: int, *, wide: bool) -> bytes:
+    def code(self, linear: int, bits: int) -> bytes:
         """Return 15 bytes of code, or those to the end of the page if they are enough.
 
         The next page is not looked at without need: its accessed bit would tell.
         """
         here = min(x86.LONGEST_INSN, x86.PAGE_SIZE - (linear & 0xFFF))
         code = self._memory.read_bytes(linear, here)
-        if here < x86.LONGEST_INSN and decode(code, wide=wide) is None:
+        if here < x86.LONGEST_INSN and decode(code, bits) is None:
             code = self._memory.read_bytes(linear, x86.LONGEST_INSN)
         return code
 

@@ -120,14 +120,14 @@ class Stepper:
     def _operand(self, *, write: bool) -> tuple[int, bool]:
         """Return the width in bytes of EIP's memory access and whether it loads."""
         vmm = self.vmm
-        wide = bool(vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+        bits = 32 if vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16
         try:
             code = vmm.sites.code_at_eip()
         except PageFault:
             return 4, False
         wanted = capstone.CS_AC_WRITE if write else capstone.CS_AC_READ
         other = 0
-        for insn in DETAILED[wide].disasm(code, 0, 1):
+        for insn in DETAILED[bits].disasm(code, 0, 1):
             for op in insn.operands:
                 if op.type == cs_x86.X86_OP_MEM:
                     if op.access & wanted:
@@ -135,7 +135,7 @@ class Stepper:
                     other = op.size
         if other:
             return other, False
-        pushed = decode(code, wide=wide)  # the stack, which is no operand
+        pushed = decode(code, bits)  # the stack, which is no operand
         return (4 if pushed is None else pushed.size), False
 
     def cancel(self) -> None:

@@ -129,20 +129,20 @@ class Scanner:
 
     def _first(self, code: bytes) -> bytes:
         """Return the first instruction of a block."""
-        wide = bool(self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
-        insn = decode(code, wide=wide)
+        bits = 32 if self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16
+        insn = decode(code, bits)
         return code if insn is None else code[: insn.length]
 
     def _first_site(self, code: bytes, ring: int) -> int | None:
         """Return the offset of the first instruction to patch."""
-        wide = bool(self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B)
+        bits = 32 if self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16
         virtual_8086 = self.vmm.q[RFLAGS] & x86.VM
         skip = self._skip[ring]
         state = flag_states.CAME
         offset = 0
         end = len(code)
         while offset < end:
-            insn = decode(code[offset : offset + x86.LONGEST_INSN], wide=wide)
+            insn = decode(code[offset : offset + x86.LONGEST_INSN], bits)
             if insn is None:
                 break
             record = find(insn)
