@@ -8,7 +8,7 @@ a translation that should have been flushed shows.
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from emu86.cpu.engine import CR
+from emu86.cpu.state import CR
 from emu86.mmu.memory import GuestMemory
 from emu86.mmu.ram import Hidden, Ram
 from emu86.mmu.shadow import Miss, ShadowMmu

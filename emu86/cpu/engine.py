@@ -31,33 +31,23 @@ from emu86.cpu.library import (
     x86_const,
 )
 from emu86.cpu.prologue import Prologues
+from emu86.cpu.state import (
+    BASE,
+    CC_OP,
+    CC_SRC,
+    CR,
+    DIRECTION,
+    HFLAGS,
+    OLD_EXCEPTION,
+    RFLAGS,
+    RIP,
+    SELECTOR,
+    State,
+)
 from emu86.native import abi
 from emu86.spec import x86
 
-# Indices into `d` (32-bit words) and `q` (64-bit words) of the state.
-RIP: Final = offsets.RIP // 8
-RFLAGS: Final = offsets.RFLAGS // 8
-CC_SRC: Final = offsets.CC_SRC // 8
-CC_OP: Final = offsets.CC_OP // 4
-DIRECTION: Final = offsets.DF // 4
-HFLAGS: Final = offsets.HFLAGS // 4
-SELECTOR: Final = tuple((offsets.SEGMENTS + 24 * i) // 4 for i in range(6))
-BASE: Final = tuple((offsets.SEGMENTS + 24 * i + 8) // 8 for i in range(6))
-LIMIT: Final = tuple((offsets.SEGMENTS + 24 * i + 16) // 4 for i in range(6))
-ATTRIBUTES: Final = tuple((offsets.SEGMENTS + 24 * i + 20) // 4 for i in range(6))
-CR: Final = offsets.CR // 8
 _REGISTERS: Final = RFLAGS + 1  # general ones, RIP and RFLAGS stand first
-ERROR_CODE: Final = offsets.ERROR_CODE // 4
-IS_INT: Final = offsets.EXCEPTION_IS_INT // 4
-OLD_EXCEPTION: Final = offsets.OLD_EXCEPTION // 4
-
-_DERIVED: Final = (
-    offsets.HF_CPL
-    | offsets.HF_CS32
-    | offsets.HF_SS32
-    | offsets.HF_ADDSEG
-    | offsets.HF_CS64
-)
 _NONE: Final = 0xFFFFFFFF
 _LAZY: Final = x86.ARITHMETIC_FLAGS | x86.DF
 _CONTEXT_HEADER: Final = 40
@@ -76,7 +66,7 @@ def abilities() -> Abilities:
     return _probed[0]
 
 
-class Engine:
+class Engine(State):
     """One CPU with its physical memory.
 
     Set the `on_*` attributes, `map` memory, then `run`. Callbacks run inside `run`; an
@@ -97,7 +87,6 @@ class Engine:
         self._uch = PTR(self._handle)
         self._keep: list[object] = []
         self._fpu = Fpu(self._uch)
-        self._mode = offsets.HF_PE | offsets.HF_LMA  # what of hflags is always set
         self.wraps = False  # addresses from 4 GiB on, those of 0 on again, are in use
         self._error: BaseException | None = None
         self._inside = False
@@ -121,8 +110,7 @@ class Engine:
         state = cpu + offsets.CPU_STATE if self.can.live else blob + _CONTEXT_HEADER
         self._cpu = PTR(cpu)
         view = memoryview((ctypes.c_char * offsets.SIZE).from_address(state)).cast("B")
-        self.q = view.cast("Q")
-        self.d = view.cast("I")
+        super().__init__(view)
         control = self.control
         control[abi.UC] = self._handle
         control[abi.STATE] = state
@@ -204,7 +192,7 @@ class Engine:
         flags, beyond the arithmetic ones too.
         """
         if not self._inside:
-            return self.q[RFLAGS] & x86.FLAGS_DEFINED
+            return super().flags()
         rest = self.q[RFLAGS] & ~_LAZY & x86.FLAGS_DEFINED
         if self.d[CC_OP] == 1:
             rest |= self.q[CC_SRC] & x86.ARITHMETIC_FLAGS
@@ -215,10 +203,10 @@ class Engine:
 
     def set_flags(self, value: int) -> None:
         """Write EFLAGS, 32 bits."""
-        value |= x86.FLAGS_FIXED
         if not self._inside:
-            self.q[RFLAGS] = value
+            super().set_flags(value)
             return
+        value |= x86.FLAGS_FIXED
         self.q[RFLAGS] = value & ~_LAZY
         self.d[CC_OP] = 1
         self.q[CC_SRC] = value & x86.ARITHMETIC_FLAGS
@@ -231,36 +219,6 @@ class Engine:
         to xmm7: 128 bits.
         """
         return self._fpu.read()
-
-    def set_segment(
-        self, index: int, selector: int, base: int, limit: int, attributes: int
-    ) -> None:
-        """Write one segment register with its hidden part; then `sync_mode`."""
-        d = self.d
-        d[SELECTOR[index]] = selector
-        self.q[BASE[index]] = base
-        d[LIMIT[index]] = limit
-        d[ATTRIBUTES[index]] = attributes
-
-    def sync_mode(self, cpl: int) -> None:
-        """Set the CPL and what the engine derives from the hidden CS, SS, DS and ES."""
-        d, q = self.d, self.q
-        mode = d[HFLAGS] & ~_DERIVED
-        mode |= cpl | self._mode
-        if d[ATTRIBUTES[x86.CS]] & x86.DESC_B:
-            mode |= offsets.HF_CS32
-            if q[BASE[x86.DS]] or q[BASE[x86.ES]] or q[BASE[x86.SS]]:
-                mode |= offsets.HF_ADDSEG
-        else:
-            mode |= offsets.HF_ADDSEG
-        if d[ATTRIBUTES[x86.SS]] & x86.DESC_B:
-            mode |= offsets.HF_SS32
-        d[HFLAGS] = mode
-
-    def set_table(self, offset: int, base: int, limit: int) -> None:
-        """Write GDTR or LDTR (`offset` from `layout`): base 64 bits, limit bytes."""
-        self.q[(offset + 8) // 8] = base
-        self.d[(offset + 16) // 4] = limit
 
     def set_control(self, cr0: int, cr3: int, cr4: int) -> None:
         """Write the host's CR0, CR3 and CR4 in long mode, NX on."""

@@ -11,6 +11,7 @@ from typing import Final
 
 from emu86.cpu import engine, library, offsets
 from emu86.cpu.maps import ranges
+from emu86.cpu.state import HFLAGS, RIP
 from emu86.native import abi
 from emu86.spec import x86
 
@@ -127,9 +128,9 @@ class _Program:
         for index in (x86.SS, x86.DS, x86.ES):
             cpu.set_segment(index, 16, 0, x86.MASK32, code | x86.DESC_B)
         cpu.sync_mode(0)
-        cpu.d[engine.HFLAGS] |= offsets.HF_CS64 | offsets.HF_CS32
+        cpu.d[HFLAGS] |= offsets.HF_CS64 | offsets.HF_CS32
         cpu.set_flags(0)
-        cpu.q[engine.RIP] = _CODE
+        cpu.q[RIP] = _CODE
         cpu.on_exception = self._unexpected
         cpu.on_invalid = cpu.stop
         cpu.on_cpuid = cpu.stop
@@ -169,7 +170,7 @@ class _Program:
         self.memory[_CODE + 1] = 2
         cpu.drop_code(_CODE, len(_RETURN))
         cpu.control[abi.NOW] = 0
-        cpu.q[engine.RIP] = _CODE
+        cpu.q[RIP] = _CODE
         cpu.run()
         return (first, cpu.q[x86.EAX]) == (1, 2)
 

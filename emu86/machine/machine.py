@@ -10,9 +10,10 @@ from os import PathLike
 from typing import Final
 
 from emu86 import images
-from emu86.cpu.engine import BASE, RFLAGS, RIP, SELECTOR, Engine
+from emu86.cpu.engine import Engine
 from emu86.cpu.library import Abilities
 from emu86.cpu.models import DEFAULT, MODELS
+from emu86.cpu.state import BASE, RFLAGS, RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.errors import ConfigError
 from emu86.machine import boot, layout

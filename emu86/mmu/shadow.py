@@ -15,7 +15,8 @@ from typing import Final
 
 import numpy as np
 
-from emu86.cpu.engine import CR, Engine
+from emu86.cpu.engine import Engine
+from emu86.cpu.state import CR
 from emu86.mmu.ram import CODE, DATA, HIDDEN, MIXED, TABLE, UNBACKED, Hidden, Ram
 from emu86.mmu.rmap import LeafTable, PageUse
 from emu86.mmu.walk import denied, touch, walk

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from emu86.cpu import offsets
-from emu86.cpu.engine import ATTRIBUTES, HFLAGS, RFLAGS, SELECTOR, Engine
+from emu86.cpu.engine import Engine
+from emu86.cpu.state import ATTRIBUTES, HFLAGS, RFLAGS, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.rings.fault import GuestFault, gp
 from emu86.spec import x86

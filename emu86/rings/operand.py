@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from emu86.cpu.engine import BASE
+from emu86.cpu.state import BASE
 from emu86.spec import x86
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from emu86.cpu.engine import ATTRIBUTES, BASE
+from emu86.cpu.state import ATTRIBUTES, BASE
 from emu86.rings.fault import GuestFault
 from emu86.spec import x86
 

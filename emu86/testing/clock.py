@@ -8,7 +8,7 @@ one.
 from collections import deque
 from typing import Final
 
-from emu86.cpu.engine import ATTRIBUTES, BASE, RIP, SELECTOR
+from emu86.cpu.state import ATTRIBUTES, BASE, RIP, SELECTOR
 from emu86.mmu.walk import denied, walk
 from emu86.native import abi
 from emu86.rings.decode import Insn, decode

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from emu86.cpu import offsets
-from emu86.cpu.engine import BASE, CR, RFLAGS, RIP, Engine
+from emu86.cpu.engine import Engine
 from emu86.cpu.models import DEFAULT, MODELS
+from emu86.cpu.state import BASE, CR, RFLAGS, RIP
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.native import abi

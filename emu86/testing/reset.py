@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from emu86.cpu.engine import RFLAGS
+from emu86.cpu.state import RFLAGS
 from emu86.cpu.vcpu import VCpu
 from emu86.native import abi
 from emu86.rings.technique.bare import Bare

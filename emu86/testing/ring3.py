@@ -11,7 +11,8 @@ from functools import cache
 from typing import Final
 
 from emu86.cpu import offsets
-from emu86.cpu.engine import CR, RIP, Engine
+from emu86.cpu.engine import Engine
+from emu86.cpu.state import CR, RIP
 from emu86.native import abi
 from emu86.spec import x86
 from emu86.testing import stage

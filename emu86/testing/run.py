@@ -8,8 +8,9 @@ from zlib import crc32
 
 import numpy as np
 
-from emu86.cpu.engine import BASE, RIP, SELECTOR, Engine
+from emu86.cpu.engine import Engine
 from emu86.cpu.models import DEFAULT, MODELS
+from emu86.cpu.state import BASE, RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.mmu.walk import LARGE_RESERVED

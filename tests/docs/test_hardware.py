@@ -13,7 +13,8 @@ from unicorn import UC_ARCH_X86, UC_HOOK_EDGE_GENERATED, UC_MODE_64, Uc
 from assembler import assemble
 from emu86 import Machine
 from emu86.cpu import offsets
-from emu86.cpu.engine import CR, IS_INT, RIP, Engine, abilities
+from emu86.cpu.engine import Engine, abilities
+from emu86.cpu.state import CR, IS_INT, RIP
 from emu86.native import abi
 from emu86.spec import x86
 

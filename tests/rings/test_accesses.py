@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from unicorn import x86_const
 
 from assembler import assemble
-from emu86.cpu.engine import ATTRIBUTES, BASE
+from emu86.cpu.state import ATTRIBUTES, BASE
 from emu86.rings.decode import decode
 from emu86.rings.events.accesses import accesses
 from emu86.spec import x86

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import capstone
 from capstone import x86 as cs_x86
 
-from emu86.cpu.engine import ATTRIBUTES, BASE
+from emu86.cpu.state import ATTRIBUTES, BASE
 from emu86.rings import operand
 from emu86.rings.insn.flag_states import is_read_to_write
 from emu86.spec import x86

@@ -6,7 +6,7 @@ the VMM emulates. While one is enabled every instruction is looked at before it 
 
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu.engine import BASE, RIP
+from emu86.cpu.state import BASE, RIP
 from emu86.rings.events.accesses import STRINGS, accesses
 from emu86.rings.fault import GuestFault, undefined
 from emu86.spec import x86

@@ -3,7 +3,7 @@
 import struct
 from typing import TYPE_CHECKING
 
-from emu86.cpu.engine import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
+from emu86.cpu.state import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
 from emu86.mmu.memory import PageFault
 from emu86.rings.descriptors import Descriptor
 from emu86.rings.fault import GuestFault, TripleFault

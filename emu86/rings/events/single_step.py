@@ -7,7 +7,7 @@ guest's breakpoints (`breakpoints`), for as long as one is enabled.
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu.engine import RFLAGS
+from emu86.cpu.state import RFLAGS
 from emu86.mmu.memory import PageFault
 from emu86.native import abi
 from emu86.rings.insn.record import Record

@@ -11,7 +11,7 @@ Where no RAM is they read and write the bus, as they do natively.
 
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu.engine import LIMIT, RIP
+from emu86.cpu.state import LIMIT, RIP
 from emu86.rings import operand
 from emu86.rings.fault import gp
 from emu86.rings.insn.flag_states import CMPXCHG8B, SETCC

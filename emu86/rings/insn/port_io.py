@@ -7,7 +7,7 @@ SDM Vol. 1 section 19.5.
 
 from typing import TYPE_CHECKING
 
-from emu86.cpu.engine import BASE, RFLAGS
+from emu86.cpu.state import BASE, RFLAGS
 from emu86.rings import operand
 from emu86.rings.fault import gp
 from emu86.rings.insn.record import Record

@@ -7,7 +7,7 @@ own CPL 1 to 3 that #GP(0) is the guest's, which `ring0_only` says.
 from typing import TYPE_CHECKING
 
 from emu86.cpu import offsets
-from emu86.cpu.engine import HFLAGS, RFLAGS
+from emu86.cpu.state import HFLAGS, RFLAGS
 from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.fault import gp, undefined

@@ -7,7 +7,7 @@ are patched in the guest's kernel.
 
 from typing import TYPE_CHECKING
 
-from emu86.cpu.engine import RIP
+from emu86.cpu.state import RIP
 from emu86.rings import operand
 from emu86.rings.fault import undefined
 from emu86.rings.insn.privileged import after_shadow

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu.engine import RIP, SELECTOR
+from emu86.cpu.state import RIP, SELECTOR
 from emu86.rings.events.breakpoints import LOCAL
 from emu86.rings.fault import GuestFault, gp
 from emu86.spec import x86

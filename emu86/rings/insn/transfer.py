@@ -7,7 +7,7 @@ the instruction. Source: SDM Vol. 2A/2B, operation sections; Vol. 3A section 5.8
 import struct
 from typing import TYPE_CHECKING
 
-from emu86.cpu.engine import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
+from emu86.cpu.state import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
 from emu86.rings.descriptors import Descriptor
 from emu86.rings.fault import GuestFault, gp
 from emu86.rings.insn.tasks import CALL, IRET, JUMP, switch_task

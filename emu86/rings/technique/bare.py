@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import Final
 
 from emu86.cpu import offsets
-from emu86.cpu.engine import (
+from emu86.cpu.engine import Engine
+from emu86.cpu.state import (
     ATTRIBUTES,
     BASE,
     CR,
@@ -22,7 +23,6 @@ from emu86.cpu.engine import (
     RFLAGS,
     RIP,
     SELECTOR,
-    Engine,
 )
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault

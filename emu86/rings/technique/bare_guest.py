@@ -1,7 +1,8 @@
 """What technique `bare` has of its guest: memory by its tables, and its segments."""
 
 from emu86.cpu import offsets
-from emu86.cpu.engine import CR, Engine
+from emu86.cpu.engine import Engine
+from emu86.cpu.state import CR
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Ram

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu.engine import RIP, SELECTOR, Engine
+from emu86.cpu.engine import Engine
+from emu86.cpu.state import RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import ShadowStats

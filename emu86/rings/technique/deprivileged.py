@@ -10,17 +10,8 @@ from time import perf_counter_ns
 from typing import Final
 
 from emu86.cpu import offsets
-from emu86.cpu.engine import (
-    BASE,
-    CR,
-    ERROR_CODE,
-    HFLAGS,
-    IS_INT,
-    RFLAGS,
-    RIP,
-    SELECTOR,
-    Engine,
-)
+from emu86.cpu.engine import Engine
+from emu86.cpu.state import BASE, CR, ERROR_CODE, HFLAGS, IS_INT, RFLAGS, RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
 from emu86.mmu.ram import Hidden, Ram

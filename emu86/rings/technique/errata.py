@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from emu86.cpu import offsets
-from emu86.cpu.engine import HFLAGS, RFLAGS, RIP, SELECTOR
+from emu86.cpu.state import HFLAGS, RFLAGS, RIP, SELECTOR
 from emu86.rings import operand
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn import lazy_flags, msr, port_io

@@ -6,7 +6,7 @@ STI at pages that stay mapped (global ones) are given to the compiled hook besid
 
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu.engine import ATTRIBUTES, BASE, ERROR_CODE, RIP
+from emu86.cpu.state import ATTRIBUTES, BASE, ERROR_CODE, RIP
 from emu86.mmu.ram import CODE
 from emu86.native import abi
 from emu86.rings.decode import Insn, decode

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import capstone
 from capstone import x86 as cs_x86
 
-from emu86.cpu.engine import ATTRIBUTES, RIP
+from emu86.cpu.state import ATTRIBUTES, RIP
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Hidden
 from emu86.rings.decode import decode

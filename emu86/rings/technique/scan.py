@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu.engine import ATTRIBUTES, HFLAGS, RFLAGS
+from emu86.cpu.state import ATTRIBUTES, HFLAGS, RFLAGS
 from emu86.rings.decode import decode
 from emu86.rings.insn import flag_states
 from emu86.rings.insn.record import Record

@@ -11,7 +11,7 @@ and 5.
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from emu86.cpu import offsets
-from emu86.cpu.engine import ATTRIBUTES, BASE, HFLAGS, LIMIT, SELECTOR
+from emu86.cpu.state import ATTRIBUTES, BASE, HFLAGS, LIMIT, SELECTOR
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Hidden
 from emu86.rings.descriptors import Descriptor, SegmentRegisters

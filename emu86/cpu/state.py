@@ -1,0 +1,81 @@
+"""The CPU's state as two views, and what hangs on it: flags, segments, mode bits.
+
+`q` is the state as 64-bit words, `d` as 32-bit words; the constants below are indices.
+A `State` over plain memory is a CPU that nothing runs, which is enough to emulate an
+instruction on (`rings.cpu`); an `engine.Engine` is one whose memory is the hardware's.
+"""
+
+from typing import Final
+
+from emu86.cpu import offsets
+from emu86.spec import x86
+
+RIP: Final = offsets.RIP // 8
+RFLAGS: Final = offsets.RFLAGS // 8
+CC_SRC: Final = offsets.CC_SRC // 8
+CC_OP: Final = offsets.CC_OP // 4
+DIRECTION: Final = offsets.DF // 4
+HFLAGS: Final = offsets.HFLAGS // 4
+SELECTOR: Final = tuple((offsets.SEGMENTS + 24 * i) // 4 for i in range(6))
+BASE: Final = tuple((offsets.SEGMENTS + 24 * i + 8) // 8 for i in range(6))
+LIMIT: Final = tuple((offsets.SEGMENTS + 24 * i + 16) // 4 for i in range(6))
+ATTRIBUTES: Final = tuple((offsets.SEGMENTS + 24 * i + 20) // 4 for i in range(6))
+CR: Final = offsets.CR // 8
+ERROR_CODE: Final = offsets.ERROR_CODE // 4
+IS_INT: Final = offsets.EXCEPTION_IS_INT // 4
+OLD_EXCEPTION: Final = offsets.OLD_EXCEPTION // 4
+
+_DERIVED: Final = (
+    offsets.HF_CPL
+    | offsets.HF_CS32
+    | offsets.HF_SS32
+    | offsets.HF_ADDSEG
+    | offsets.HF_CS64
+)
+
+
+class State:
+    """One CPU's state over `view`, `offsets.SIZE` bytes."""
+
+    def __init__(self, view: memoryview) -> None:
+        self.q = view.cast("Q")
+        self.d = view.cast("I")
+        self._mode = offsets.HF_PE | offsets.HF_LMA  # what of hflags is always set
+
+    def flags(self) -> int:
+        """Return EFLAGS, 22 bits, whole."""
+        return self.q[RFLAGS] & x86.FLAGS_DEFINED
+
+    def set_flags(self, value: int) -> None:
+        """Write EFLAGS, 32 bits."""
+        self.q[RFLAGS] = value | x86.FLAGS_FIXED
+
+    def set_segment(
+        self, index: int, selector: int, base: int, limit: int, attributes: int
+    ) -> None:
+        """Write one segment register with its hidden part; then `sync_mode`."""
+        d = self.d
+        d[SELECTOR[index]] = selector
+        self.q[BASE[index]] = base
+        d[LIMIT[index]] = limit
+        d[ATTRIBUTES[index]] = attributes
+
+    def sync_mode(self, cpl: int) -> None:
+        """Set the CPL and what the engine derives from the hidden CS, SS, DS and ES."""
+        d, q = self.d, self.q
+        mode = d[HFLAGS] & ~_DERIVED
+        mode |= cpl | self._mode
+        if d[ATTRIBUTES[x86.CS]] & x86.DESC_B:
+            mode |= offsets.HF_CS32
+            if q[BASE[x86.DS]] or q[BASE[x86.ES]] or q[BASE[x86.SS]]:
+                mode |= offsets.HF_ADDSEG
+        else:
+            mode |= offsets.HF_ADDSEG
+        if d[ATTRIBUTES[x86.SS]] & x86.DESC_B:
+            mode |= offsets.HF_SS32
+        d[HFLAGS] = mode
+
+    def set_table(self, offset: int, base: int, limit: int) -> None:
+        """Write GDTR, IDTR or LDTR (`offset` of it): base 64 bits, limit in bytes."""
+        self.q[(offset + 8) // 8] = base
+        self.d[(offset + 16) // 4] = limit
