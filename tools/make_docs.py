@@ -196,7 +196,7 @@ def pages() -> dict[Path, str]:
     """Return every page as it should be."""
     exits = ROOT / "docs" / "exits.md"
     made = {exits: exits_page(RECORDS)}
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         if path != exits:
             made[path] = with_excerpts(path.read_text())
     return made

@@ -7,7 +7,8 @@ in compatibility-mode segments). It gives its state as two views, `q` (64-bit wo
 Unicorn's private state is used only after `probe.probe` has seen it work on this
 build; otherwise the same views are filled and written back around every callback
 through `uc_context_save` and `uc_context_restore`, which is slower and needs nothing
-private except the blob's layout. `docs/hardware.md` lists the facts relied on.
+private except the blob's layout. The facts relied on are listed in
+`docs/maintainers/hardware.md`.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 """Where Unicorn 2.1.4 keeps the x86 CPU state: byte offsets into it.
 
 Private to Unicorn, so `engine` verifies every one at start-up before relying on it
-(see `docs/hardware.md`). Registers are 8 bytes, a segment cache is 24:
+(see `docs/maintainers/hardware.md`). Registers are 8 bytes, a segment cache is 24:
 selector u32, padding, base u64, limit u32, attributes u32 (descriptor bits 8-23 of the
 high word, in place).
 """

@@ -2,8 +2,9 @@
 
 Every guest page is data (writable, not executable), code (executable, not writable), a
 descriptor table (not writable) or, if it keeps changing between the first two, mixed:
-both at once, through one mapping only, at the engine's slow path (`docs/hardware.md`,
-M3). Changing the use narrows every mapping of the page, so no alias escapes it.
+both at once, through one mapping only, at the engine's slow path
+(`docs/maintainers/hardware.md`). Changing the use narrows every mapping of the page, so
+no alias escapes it.
 """
 
 from collections.abc import Callable, Iterator

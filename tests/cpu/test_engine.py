@@ -123,7 +123,7 @@ def unicorn_at_ring_0(code):
 
 
 def test_a_step_that_writes_over_itself():
-    """docs/hardware.md: it is begun again for ever, but not if two are asked for."""
+    """hardware.md: it is begun again for ever, but not if two are asked for."""
     uc = unicorn_at_ring_0("mov byte [0x1000], 0xc6\nhlt")
     for _ in range(5):
         uc.emu_start(0x1000, 0, count=1)
@@ -134,7 +134,7 @@ def test_a_step_that_writes_over_itself():
 
 @pytest.mark.parametrize(("kind", "fires"), [(0, True), (0xD, False), (0xF, False)])
 def test_a_breakpoint_on_data_never_fires(kind, fires):
-    """docs/hardware.md: of the engine's own only those on code do, and on ports."""
+    """hardware.md: of the engine's own only those on code do, and on ports."""
     where = ".here" if kind == 0 else "0x2000"
     uc = unicorn_at_ring_0(
         f"mov eax, {where}\nmov dr0, eax\nmov eax, {kind << 16 | 1}\nmov dr7, eax\n"
@@ -151,7 +151,7 @@ def test_a_breakpoint_on_data_never_fires(kind, fires):
 
 
 def test_a_read_modify_write_over_its_block():
-    """docs/hardware.md: 1002h is added twice."""
+    """hardware.md: 1002h is added twice."""
     uc = unicorn_at_ring_0("nop\nnop\nnop\nadd [eax], edx\nadd [eax], eax")
     uc.reg_write(x86_const.UC_X86_REG_EAX, 0x1002)
     uc.reg_write(x86_const.UC_X86_REG_EDX, 0x1333)

@@ -1,4 +1,4 @@
-"""What docs/hardware.md says of the engine, seen on the bare engine.
+"""What docs/maintainers/hardware.md says of the engine, seen on the bare engine.
 
 Each test is named in that page. Code runs in compatibility mode at CPL 1, with all of
 64 KiB mapped, as under the VMM.
@@ -18,7 +18,7 @@ from emu86.cpu.state import CR, IS_INT, RIP
 from emu86.native import abi
 from emu86.spec import x86
 
-PAGE = Path(__file__).parents[2] / "docs" / "hardware.md"
+PAGE = Path(__file__).parents[2] / "docs" / "maintainers" / "hardware.md"
 CODE, DATA, STACK, TABLES, END = 0x1000, 0x3000, 0x7000, 0x8000, "out 11h, al\n"
 FLAT = x86.DESC_P | x86.DESC_S | x86.DESC_A | x86.DESC_RW | x86.DESC_B
 DPL1 = 1 << x86.DESC_DPL_SHIFT

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 SPEC = importlib.util.spec_from_file_location("make_docs", ROOT / "tools/make_docs.py")
 make_docs = importlib.util.module_from_spec(SPEC)
