@@ -20,6 +20,7 @@ import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, un
 from unicorn import unicorn_const as uc_const
 
 from emu86.cpu import library, offsets
+from emu86.cpu.clock import Clock
 from emu86.cpu.fpu import Fpu
 from emu86.cpu.library import (
     PTR,
@@ -96,6 +97,7 @@ class Engine(State):
         self._flags_ref = ctypes.byref(self._flags_word)
         self._control = (ctypes.c_int64 * abi.WORDS)()
         self.control = memoryview(self._control).cast("B").cast("q")
+        self.clock = Clock(self.control)
         self._stop = quick.uc_emu_stop
         self._prologues: Prologues | None = None
         self._stop_at: int | None = None  # what STOP_AT was before `stop`
@@ -115,8 +117,6 @@ class Engine(State):
         control = self.control
         control[abi.UC] = self._handle
         control[abi.STATE] = state
-        control[abi.STOP_AT] = abi.NEVER
-        control[abi.EXIT_COST] = abi.EXIT_TIME
         stop = ctypes.cast(lib.uc_emu_stop, PTR).value
         assert stop is not None
         control[abi.UC_EMU_STOP] = stop

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from emu86.cpu.clock import Clock
 from emu86.devices.bus import Bus
 from emu86.devices.i8042 import I8042
 from emu86.devices.pic import PicPair
@@ -18,7 +19,6 @@ from emu86.devices.rtc import Rtc
 from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
 from emu86.machine import layout
-from emu86.native import abi
 
 _MCR_RTS: Final = 2
 
@@ -26,21 +26,21 @@ _MCR_RTS: Final = 2
 class Board:
     """The parts list of the PC, and the VMM's way to it (`rings.wiring.Bus`).
 
-    control: the engine's control block, whose first word is the time; end: called with
-    the reason when the guest switches itself off or resets; transmit: takes each byte
-    sent on COM1; debug_exit: whether port F4h ends the run.
+    clock: tells the chips the time and is told when the next of them is due; end:
+    called with the reason when the guest switches itself off or resets; transmit: takes
+    each byte sent on COM1; debug_exit: whether port F4h ends the run.
     """
 
     def __init__(
         self,
-        control: memoryview,
+        clock: Clock,
         memory: int,
         end: Callable[[str, str], None],
         transmit: Callable[[int], None],
         *,
         debug_exit: bool = False,
     ) -> None:
-        self._control = control
+        self._clock = clock
         self.pic = PicPair()
         line = self.pic.line
         self.pit = Pit(line(layout.IRQ_PIT))
@@ -93,20 +93,20 @@ class Board:
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port."""
-        value = self.ports.read(port, width, self._control[abi.NOW] >> 2)
+        value = self.ports.read(port, width, self._clock.now)
         if width > 1 or port in self._timed_ports:
             self.schedule()
         return value
 
     def port_write(self, port: int, width: int, value: int) -> None:
         """Write a port."""
-        self.ports.write(port, width, value, self._control[abi.NOW] >> 2)
+        self.ports.write(port, width, value, self._clock.now)
         if width > 1 or port in self._timed_ports:
             self.schedule()
 
     def mmio_read(self, gpa: int, width: int) -> bytes:
         """Read device memory; accesses wider than 4 bytes are split."""
-        now = self._control[abi.NOW] >> 2
+        now = self._clock.now
         read = self.memory.read
         if width in (1, 2, 4):
             return read(gpa, width, now).to_bytes(width, "little")
@@ -114,7 +114,7 @@ class Board:
 
     def mmio_write(self, gpa: int, data: bytes) -> None:
         """Write device memory."""
-        now = self._control[abi.NOW] >> 2
+        now = self._clock.now
         width = len(data)
         if width in (1, 2, 4):
             self.memory.write(gpa, width, int.from_bytes(data, "little"), now)
@@ -133,8 +133,7 @@ class Board:
         deadlines = [d for device in self.timed if (d := device.deadline()) is not None]
         self._next = min(deadlines) if deadlines else None
         if self._next is not None:
-            stop_at = self._next * abi.QUARTERS
-            self._control[abi.STOP_AT] = min(self._control[abi.STOP_AT], stop_at)
+            self._clock.stop_by(self._next)
 
     def deadline(self) -> int | None:
         """Return the next deadline, absolute virtual ns, or None."""
@@ -142,7 +141,7 @@ class Board:
 
     def advance(self) -> None:
         """Let every chip whose deadline has come do its work."""
-        now = self._control[abi.NOW] >> 2
+        now = self._clock.now
         if self._next is not None and now >= self._next:
             for device in self.timed:
                 device.advance(now)

@@ -30,10 +30,11 @@ from emu86.spec import x86
 
 SMALLEST: Final = 1 << 20
 LARGEST: Final = 3 << 30
-_SLICE: Final = 4_000_000 * abi.QUARTERS  # virtual time between looks at the host
-# Virtual time of one RDTSC: what its exit would take. Delay loops end sooner for it.
-_TSC_COST: Final = 500 * abi.QUARTERS
-_IDLE_POLL: Final = 0.25  # seconds
+_SLICE: Final = 4_000_000  # virtual ns between looks at the host
+# Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
+_RDTSC_NS: Final = 500
+_SECOND: Final = 1_000_000_000  # ns
+_IDLE_POLL: Final = _SECOND // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +95,11 @@ class Machine:
         self._ram.bytes[layout.ROM : layout.ROM + images.ROM_SIZE] = images.rom()
         self._engine.map(0, self._ram.bytes)
         self._control = self._engine.control
-        self._control[abi.TSC_COST] = _TSC_COST
+        self._clock = self._engine.clock
+        self._clock.set_costs(rdtsc=_RDTSC_NS)
         self.vcpu = VCpu(MODELS[cpu], hypervisor="emu86 VMM" if hypervisor else "")
         self.board = Board(
-            self._control, memory, self._end, self._transmit, debug_exit=debug_exit
+            self._clock, memory, self._end, self._transmit, debug_exit=debug_exit
         )
         parts = self._engine, self._ram, self.vcpu, self.board, self.board.pic
         self.vmm: Technique = Bare(*parts) if bare else Deprivileged(*parts, technique)
@@ -189,11 +191,11 @@ class Machine:
 
     def _loop(self, deadline: float | None) -> Stop:
         """Run the guest, serving time and interrupts between two stretches of it."""
-        vmm, board, control = self.vmm, self.board, self._control
+        vmm, board, clock = self.vmm, self.board, self._clock
         while True:
             if not vmm.busy:
                 # Before the questions below: who answers one later puts 0 there.
-                control[abi.STOP_AT] = control[abi.NOW] + _SLICE
+                clock.run_for(_SLICE)
             if self._seen:
                 self._seen = False
                 return Stop("until")
@@ -207,7 +209,7 @@ class Machine:
             if not vmm.busy:
                 self._feed()
                 board.advance()
-                control[abi.PENDING] = board.pic.intr
+                self._control[abi.PENDING] = board.pic.intr
                 if board.pic.intr:
                     vmm.interrupt()
                 if self.vcpu.halted:
@@ -221,11 +223,12 @@ class Machine:
         if not self.vmm.q[RFLAGS] & x86.IF:
             self._end("halted", f"at {self.vmm.where()}, interrupts off")
             return
-        due = self.board.deadline()
+        clock, due = self._clock, self.board.deadline()
         if self.realtime:
-            wait = _IDLE_POLL
+            wait: float = _IDLE_POLL
             if due is not None:
-                wait = min(wait, (due - (self._control[abi.NOW] >> 2)) / 1e9)
+                wait = min(wait, due - clock.now)
+            wait /= _SECOND
             if deadline is not None:
                 wait = min(wait, deadline - time.monotonic())
             began = time.monotonic()
@@ -233,20 +236,18 @@ class Machine:
             slept = time.monotonic() - began
             self._slept += slept
             if woken:
-                self._control[abi.NOW] += int(slept * 1e9) * abi.QUARTERS
+                clock.advance(int(slept * _SECOND))
                 return
             if due is None:
-                self._control[abi.NOW] += int(_IDLE_POLL * 1e9) * abi.QUARTERS
+                clock.advance(_IDLE_POLL)
                 return
         elif due is None:
             if not (self._input and self.board.hears()):
                 self._end("halted", f"at {self.vmm.where()}, waiting for nothing")
             return
-        now = self._control[abi.NOW]
-        wake = due * abi.QUARTERS
         if self.realtime:
-            wake = min(wake, now + int(_IDLE_POLL * 1e9) * abi.QUARTERS)
-        self._control[abi.NOW] = max(now, wake)
+            due = min(due, clock.now + _IDLE_POLL)
+        clock.advance_to(due)
 
     def _feed(self) -> None:
         """Send waiting console input to the serial line when the guest hears it."""
@@ -269,7 +270,7 @@ class Machine:
 
     def _look_up(self) -> None:
         """Come back from the guest, or from idling, soon; from any thread."""
-        self._control[abi.STOP_AT] = 0
+        self._clock.stop_soon()
         self._wake.set()
 
     # -- console -----------------------------------------------------------------------
@@ -305,7 +306,7 @@ class Machine:
     @property
     def now(self) -> int:
         """Virtual time in nanoseconds since the machine was built."""
-        return self._control[abi.NOW] // abi.QUARTERS
+        return self._clock.now
 
     @property
     def registers(self) -> dict[str, int]:

@@ -68,7 +68,7 @@ class Stats:
             shadow=counts.shadow,
             guest_share=share,
             wall_s=wall,
-            virtual_s=control[abi.NOW] / abi.QUARTERS / 1e9,
+            virtual_s=vmm.engine.clock.now / 1e9,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Line:
         return vector
 
 
-class Clock:
+class InstructionClock:
     """Counts the instructions of a monitor's guest from its program's first one.
 
     It watches the monitor; `tick` must be called before each instruction. start: linear
@@ -72,7 +72,7 @@ class Clock:
         self._last = b"", 0  # state as of the last tick
         self._moved = False  # an event has come since the last tick
         self._retried = False  # or a page was filled, or a block patched
-        monitor.engine.control[abi.EXIT_COST] = 0
+        monitor.clock.set_costs(other=0)
         monitor.observers.append(self)
 
     def tick(self) -> None:

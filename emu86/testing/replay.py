@@ -15,7 +15,6 @@ from emu86.cpu.models import DEFAULT, MODELS
 from emu86.cpu.state import BASE, CR, RFLAGS, RIP
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
-from emu86.native import abi
 from emu86.rings.decode import Insn
 from emu86.rings.events.breakpoints import Breakpoints, held
 from emu86.rings.protocols import Bus, Interrupts
@@ -140,7 +139,7 @@ class BareReplay:
             bare.q[_DR + number] = bare.vcpu.dr[number] = value
         bare.vcpu.msr.update(change.msr)
         bare.vcpu.pmu.write(0, 0, change.counter)
-        bare.engine.control[abi.TSC_OFFSET] = change.tsc
+        bare.clock.tsc_offset = change.tsc
         bare.bus = Ports()
         recorder = Recorder(bare, None)
         bare.observers[:] = [recorder]
@@ -224,7 +223,7 @@ def _reset(vmm: Deprivileged) -> None:
     vmm.steps.look()  # no breakpoint is enabled any more
     for register in range(len(x86.GPR_NAMES)):
         vmm.q[register] = 0
-    vmm.engine.control[abi.TSC_OFFSET] = 0
+    vmm.clock.tsc_offset = 0
     at_boot(vmm)
 
 
@@ -236,7 +235,7 @@ def _outcome(
     tsc: int = 0,
 ) -> Outcome:
     registers = observe(monitor)
-    written = monitor.engine.control[abi.TSC_OFFSET] != tsc
+    written = monitor.clock.tsc_offset != tsc
     registers["tsc"] = int(written)  # time itself is each technique's own
     detail = monitor.end[1] if monitor.end else ""
     events, memory = tuple(recorder.events), bytes(monitor.ram.bytes)

@@ -23,7 +23,7 @@ from emu86.rings.technique.base import Technique
 from emu86.rings.technique.deprivileged import TECHNIQUES, Deprivileged
 from emu86.spec import x86
 from emu86.testing import stage
-from emu86.testing.clock import Clock, Line
+from emu86.testing.clock import InstructionClock, Line
 from emu86.testing.outcome import Event, Outcome
 from emu86.testing.reset import Snapshot, put
 from emu86.testing.stage import State
@@ -284,7 +284,7 @@ def _bare(image: bytes, state: State, trace: Trace | None, most: int | None) -> 
     monitor.observers.append(recorder)
     clock = None
     if (trace, most, state.interrupts) != (None, None, None):
-        clock = Clock(monitor, line, state.at)
+        clock = InstructionClock(monitor, line, state.at)
     tlb = Tlb(monitor.ram)
     sound = 0  # events while no translation could be stale
     end = "budget"
@@ -338,7 +338,9 @@ def _deprivileged(
     at_boot(vmm)
     vmm.start()
     if stepped:
-        end = _by_instruction(vmm, line, Clock(vmm, line, state.at), trace, most)
+        end = _by_instruction(
+            vmm, line, InstructionClock(vmm, line, state.at), trace, most
+        )
     else:
         end = by_block(vmm)
     vmm.scanner.restore()
@@ -368,7 +370,11 @@ def by_block(vmm: Deprivileged) -> str:
 
 
 def _by_instruction(
-    vmm: Deprivileged, line: Line, clock: Clock, trace: Trace | None, most: int | None
+    vmm: Deprivileged,
+    line: Line,
+    clock: InstructionClock,
+    trace: Trace | None,
+    most: int | None,
 ) -> str:
     """Run to the end by single instructions, by the clock and with interrupts."""
     for _ in range(8 * STEPS):

@@ -14,7 +14,6 @@ from emu86 import Machine, Stop
 from emu86.cpu.library import Abilities
 from emu86.mmu.ram import CODE as CODE_PAGE
 from emu86.mmu.ram import DATA, MIXED, TABLE, UNBACKED, Hidden
-from emu86.native import abi
 from emu86.spec import x86
 
 # Guest-physical layout, within the first 640 KiB.
@@ -300,7 +299,7 @@ def check(machine: Machine) -> None:
     assert hole.count(0xFF) == len(hole), "the adapter hole was written"
     _check_descriptors(hidden)
     _check_shadow(machine)
-    assert machine._control[abi.NOW] >= 0
+    assert machine.now >= 0
     level = vmm.d[44] & 3
     assert level, "the guest runs at CPL 0"
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from emu86.cpu.state import RFLAGS
 from emu86.mmu.memory import PageFault
-from emu86.native import abi
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.segment_loads import loads_ss
 from emu86.spec import x86
@@ -62,12 +61,12 @@ class Steps:
             self.release()
             return False
         self.force()
-        control = vmm.engine.control
+        clock = vmm.engine.clock
         while not (vmm.end or vmm.vcpu.halted) and self._does():
             if vmm.engine.stepped:
                 return True
-            control[abi.NOW] += control[abi.EXIT_COST]
-            if control[abi.NOW] >= control[abi.STOP_AT]:
+            clock.count_exit()
+            if clock.is_due:
                 vmm.engine.stop()
                 break  # `Deprivileged.run` looks again
         return False

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emu86.rings.technique.shadow_segments import ShadowSegments
 
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
-_IO_COST: Final = 1000 * abi.QUARTERS  # an ISA bus cycle takes about a microsecond
+_IO_NS: Final = 1000  # an ISA bus cycle takes about a microsecond
 
 
 def check_cr0(value: int) -> None:
@@ -59,6 +59,7 @@ class Technique:
         self, engine: Engine, vcpu: VCpu, bus: Bus, pic: Interrupts, technique: str
     ) -> None:
         self.engine = engine
+        self.clock = engine.clock
         self._control = engine.control
         self.q = engine.q
         self.d = engine.d
@@ -146,7 +147,7 @@ class Technique:
 
     def on_cpuid(self) -> None:
         """Take CPUID at any CPL."""
-        self._control[abi.NOW] += self._control[abi.EXIT_COST]
+        self.clock.count_exit()
         self._reason = "CPUID"
         q = self.q
         leaf = q[x86.EAX] & x86.MASK32
@@ -191,19 +192,19 @@ class Technique:
     @property
     def now(self) -> int:
         """Virtual time in nanoseconds."""
-        return self._control[abi.NOW] // abi.QUARTERS
+        return self.clock.now
 
     def tsc(self) -> int:
         """Return the guest's TSC: virtual nanoseconds since it was last written."""
-        return self.now + self._control[abi.TSC_OFFSET]
+        return self.clock.tsc()
 
     def set_tsc(self, value: int) -> None:
         """WRMSR to the TSC."""
-        self._control[abi.TSC_OFFSET] = value - self.now
+        self.clock.set_tsc(value)
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port; it takes the guest a microsecond."""
-        self._control[abi.NOW] += _IO_COST
+        self.clock.advance(_IO_NS)
         value = self.bus.port_read(port, width)
         self._after_io()
         if self.breakpoints.armed:
@@ -214,7 +215,7 @@ class Technique:
 
     def port_write(self, port: int, width: int, value: int) -> None:
         """Write a port; it takes the guest a microsecond."""
-        self._control[abi.NOW] += _IO_COST
+        self.clock.advance(_IO_NS)
         self.bus.port_write(port, width, value)
         self._after_io()
         if self.breakpoints.armed:
