@@ -1,4 +1,7 @@
-"""The bus: which device answers at which address.
+"""The bus: which device answers at which address; and what a device may be.
+
+A chip is ``Addressable``, ``Timed`` and ``Stateful``, each as far as it has it: the
+board asks what it is.
 
 One class serves the I/O ports and memory-mapped I/O, so what it routes by is called
 an address. An attached address costs one dictionary entry: meant for registers, not
@@ -7,7 +10,7 @@ for frame buffers.
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 BYTE_ONLY: Final = frozenset({1})
 
@@ -32,13 +35,17 @@ class Addressable(Protocol):
         ...
 
 
-class Device(Addressable, Protocol):
-    """A chip: registers, a next deadline, and a state to save.
+@runtime_checkable
+class Timed(Protocol):
+    """A chip that does something by itself, later.
 
-    Between two calls of anything the lines of a device do not move by themselves:
-    they move in ``write`` (and ``read``, where reading acknowledges) and in
-    ``advance``. Whoever runs the machine calls ``advance`` when ``deadline`` is due
-    and asks for the deadline again after each call of anything.
+    Between two calls of anything the lines of a chip do not move by themselves: they
+    move in ``write`` (and ``read``, where reading acknowledges) and in ``advance``.
+    Whoever runs the machine calls ``advance`` when ``deadline`` is due and asks for the
+    deadline again after each access.
+
+    A chip whose accesses move the deadline of another one, by a pin, names that one in
+    an attribute ``drives``.
     """
 
     def deadline(self) -> int | None:
@@ -48,6 +55,11 @@ class Device(Addressable, Protocol):
     def advance(self, now: int) -> None:
         """Time has come to ``now``: move the lines that have to move by then."""
         ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A chip that knows more than how it is wired."""
 
     def save(self) -> object:
         """Everything that the chip knows, as a frozen dataclass of plain data."""

@@ -11,7 +11,7 @@ Known differences: scan code set 3 is refused; typematic rate and lights are tak
 and ignored; the keyboard does not tire of waiting: its buffer has no end.
 """
 
-# Every register is read and written with the arguments of the Device protocol.
+# Every register is read and written with the arguments of `bus.Addressable`.
 # ruff: noqa: ARG002
 
 from __future__ import annotations

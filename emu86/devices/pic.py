@@ -7,7 +7,7 @@ selects edge or level per line and takes the place of the LTIM bit of ICW1.
 Known differences from the chip: no buffered mode (it only moves a pin).
 """
 
-# Every register is read and written with the arguments of the Device protocol.
+# Every register is read and written with the arguments of `bus.Addressable`.
 # ruff: noqa: ARG002
 
 from __future__ import annotations
@@ -175,14 +175,6 @@ class Pic:
         self.irr |= self.lines & value
         self._update()
 
-    def save(self) -> PicState:
-        """Return the chip's registers and pins."""
-        return capture(PicState, self)
-
-    def restore(self, state: PicState) -> None:
-        """Become the chip that was saved."""
-        reinstate(self, state)
-
     def _initialise(self, icw1: int) -> None:
         """ICW1: start the initialisation (Initialization Command Words 1 and 2)."""
         self.icw1 = icw1
@@ -341,12 +333,12 @@ class PicPair:
 
     def save(self) -> State:
         """Return the state of both chips."""
-        return State(self.master.save(), self.slave.save())
+        return State(capture(PicState, self.master), capture(PicState, self.slave))
 
     def restore(self, state: State) -> None:
         """Become the pair that was saved."""
-        self.master.restore(state.master)
-        self.slave.restore(state.slave)
+        reinstate(self.master, state.master)
+        reinstate(self.slave, state.slave)
         self.intr = self.master.intr
 
     def _set_intr(self, level: bool) -> None:

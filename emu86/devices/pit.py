@@ -14,7 +14,7 @@ to a falling one, so that no tick is lost but several become one. A gate that fa
 during the strobe of mode 4 holds the strobe as well as the count.
 """
 
-# Every register is read and written with the arguments of the Device protocol.
+# Every register is read and written with the arguments of `bus.Addressable`.
 # ruff: noqa: ARG002
 
 from __future__ import annotations

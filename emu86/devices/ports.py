@@ -7,7 +7,7 @@ PC boards). The debug exit port is no PC's: it is for test programs to say how t
 ended.
 """
 
-# Every register is read and written with the arguments of the Device protocol.
+# Every register is read and written with the arguments of `bus.Addressable`.
 # ruff: noqa: ARG002
 
 from __future__ import annotations
@@ -44,13 +44,6 @@ class Register:
     def write(self, offset: int, width: int, value: int, now: int) -> None:
         """Keep ``value``."""
         self.value = value & 0xFF
-
-    def deadline(self) -> int | None:
-        """Return None: it does nothing by itself."""
-        return None
-
-    def advance(self, now: int) -> None:
-        """Do nothing."""
 
     def save(self) -> State:
         """Return the register."""

@@ -12,7 +12,7 @@ no effect; the century counts along; a date that does not exist, in a running cl
 is carried over to one that does.
 """
 
-# Every register is read and written with the arguments of the Device protocol.
+# Every register is read and written with the arguments of `bus.Addressable`.
 # ruff: noqa: ARG002
 
 from __future__ import annotations

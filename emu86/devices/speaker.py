@@ -6,7 +6,7 @@ Source: Intel 82371SB PIIX3 data sheet (order 290550), NMI status and control re
 There is no sound. Parity and channel check never fail: bits 7 and 6 read 0.
 """
 
-# Every register is read and written with the arguments of the Device protocol.
+# Every register is read and written with the arguments of `bus.Addressable`.
 # ruff: noqa: ARG002
 
 from __future__ import annotations
@@ -38,31 +38,24 @@ class Speaker:
 
     def __init__(self, pit: Pit) -> None:
         """Make the register that drives the gate of channel 2 of ``pit``."""
-        self._pit = pit
+        self.drives = pit
         self._control = 0
 
     def read(self, offset: int, width: int, now: int) -> int:
         """Read what was written, the refresh toggle and OUT of channel 2."""
         value = self._control
-        if self._pit.gate(2):
+        if self.drives.gate(2):
             value |= GATE_2
         if ticks(now) // REFRESH_TICKS & 1:
             value |= REFRESH
-        if self._pit.out(2, now):
+        if self.drives.out(2, now):
             value |= OUT_2
         return value
 
     def write(self, offset: int, width: int, value: int, now: int) -> None:
         """Set the gate of channel 2, the speaker data bit and the check enables."""
         self._control = value & WRITABLE & ~GATE_2
-        self._pit.set_gate(2, bool(value & GATE_2), now)
-
-    def deadline(self) -> int | None:
-        """Return None: it does nothing by itself."""
-        return None
-
-    def advance(self, now: int) -> None:
-        """Do nothing."""
+        self.drives.set_gate(2, bool(value & GATE_2), now)
 
     def save(self) -> State:
         """Return the bits that the timer does not hold."""

@@ -13,7 +13,7 @@ speed) and break are stored but have no effect; parity, framing and break errors
 not occur, and an overrun only in loopback.
 """
 
-# Every register is read and written with the arguments of the Device protocol.
+# Every register is read and written with the arguments of `bus.Addressable`.
 # ruff: noqa: ARG002
 
 from __future__ import annotations
@@ -179,13 +179,6 @@ class Uart:
             self._update()
         elif offset == 7:
             self.scr = value
-
-    def deadline(self) -> int | None:
-        """Return None: it does nothing by itself."""
-        return None
-
-    def advance(self, now: int) -> None:
-        """Do nothing."""
 
     def save(self) -> State:
         """Return the registers, the receive FIFO and the host's waiting input."""

@@ -1,10 +1,11 @@
 """The board: which chips there are and what is wired to what, top to bottom."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from emu86.cpu.clock import Clock
-from emu86.devices.bus import Bus
+from emu86.devices.bus import Addressable, Bus, Stateful, Timed
 from emu86.devices.i8042 import I8042
 from emu86.devices.pic import PicPair
 from emu86.devices.pit import Pit
@@ -21,6 +22,13 @@ from emu86.devices.uart import Uart
 from emu86.machine import layout
 
 _MCR_RTS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BoardState:
+    """The state of each chip that has one, by the name that it has on the board."""
+
+    chips: dict[str, object]
 
 
 class Board:
@@ -59,7 +67,12 @@ class Board:
         self.coprocessor = Coprocessor(line(layout.IRQ_FERR))
 
         self.ports = Bus()
-        attach = self.ports.attach
+        self.memory = Bus()
+        self.timed: tuple[Timed, ...] = ()
+        self._timed_ports: set[int] = set()
+        self._stateful: dict[str, Stateful] = {"8259A pair": self.pic}
+        self._next: int | None = None
+        attach = self._attach
         attach(layout.PIC_MASTER, self.pic.master, "8259A master")
         attach(layout.PIC_SLAVE, self.pic.slave, "8259A slave")
         attach(layout.ELCR, self.pic.elcr, "ELCR")
@@ -82,12 +95,15 @@ class Board:
             leave = DebugExit(lambda value: end("debug exit", str(value)))
             attach(layout.DEBUG_EXIT, leave, "debug exit")
 
-        self.memory = Bus()
-        self.timed = (self.pit, self.rtc, self.uart, self.keyboard)
-        self._timed_ports = frozenset(
-            (*layout.PIT, *layout.SPEAKER, *layout.RTC, *layout.COM1, *layout.I8042)
-        )
-        self._next: int | None = None
+    def _attach(self, ports: range, chip: Addressable, name: str) -> None:
+        """Put a chip on the bus; what else it is, it tells itself."""
+        self.ports.attach(ports, chip, name)
+        if isinstance(chip, Timed):
+            self.timed += (chip,)
+        if isinstance(getattr(chip, "drives", chip), Timed):
+            self._timed_ports.update(ports)
+        if isinstance(chip, Stateful):
+            self._stateful[name] = chip
 
     # -- rings.wiring.Bus --------------------------------------------------------------
 
@@ -146,6 +162,18 @@ class Board:
             for device in self.timed:
                 device.advance(now)
             self.schedule()
+
+    # -- state -------------------------------------------------------------------------
+
+    def save(self) -> BoardState:
+        """Return what every chip knows; what is due when follows from it."""
+        return BoardState({name: chip.save() for name, chip in self._stateful.items()})
+
+    def restore(self, state: BoardState) -> None:
+        """Become the board that was saved, of the same parts."""
+        for name, chip in self._stateful.items():
+            chip.restore(state.chips[name])
+        self.schedule()
 
     def hears(self) -> bool:
         """Tell whether the guest lets its serial peer send (RTS)."""
