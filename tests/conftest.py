@@ -7,6 +7,12 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from support.places import GUESTS
+
+# A failed assert there is told as one in a test.
+for _name in ("assembler", "cases", "flat", "fuzz", "shell"):
+    pytest.register_assert_rewrite(f"support.{_name}")
+
 settings.register_profile("dev", max_examples=50)
 settings.register_profile("ci", max_examples=500, derandomize=True, deadline=None)
 settings.load_profile(
@@ -14,12 +20,20 @@ settings.load_profile(
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip a `guest` test if the guests are not there; in CI that is a mistake."""
+    if item.get_closest_marker("guest") and not (GUESTS / "vmlinuz").exists():
+        assert not os.environ.get("CI"), "tools/fetch_guests.py has not run"
+        pytest.skip("no guests: run tools/fetch_guests.py")
+
+
 class ByGuest(LoadScopeScheduling):
     """Gives tests that share a booted guest to one worker, any other to the next."""
 
     def _split_scope(self, nodeid):
         shared = re.match(
-            r"tests/linux/test_(shell|trap)\.py::\w+\[?(patch|iopl)?", nodeid
+            r"tests/guests/test_linux_(shell|trap)\.py::\w+\[?(patch|iopl)?", nodeid
         )
         return str(shared.groups()) if shared else nodeid
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import emu86
+from support.places import ROOT
 
 MODULES = sorted(
     module.name
@@ -27,7 +28,7 @@ def test_floors():
     checker = Path(sys.executable).with_name("lint-imports")
     result = subprocess.run(
         [checker, "--no-cache"],
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROPERTIES = (
+    "tests/oracles",
     "tests/testing",
     "tests/mmu/test_tlb_rules.py",
     "tests/fuzz/test_random.py",

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-FAKE = [sys.executable, str(Path(__file__).with_name("fake_emu86.py"))]
+from support.places import TESTS
+
+FAKE = [sys.executable, str(TESTS / "support" / "fake_emu86.py")]
 CTRL_A = b"\x01"
 PATIENCE = 30
 

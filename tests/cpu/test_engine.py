@@ -6,13 +6,13 @@ import pytest
 import unicorn
 from unicorn import x86_const
 
-from assembler import assemble
 from emu86 import Machine
 from emu86.cpu.engine import Engine, abilities
 from emu86.cpu.library import Abilities, EngineError
 from emu86.machine import machine as front
 from emu86.native import abi
-from guest import Case, check
+from support.assembler import assemble
+from support.cases import Case, check
 
 
 def test_every_ability_is_found_on_the_pinned_unicorn():

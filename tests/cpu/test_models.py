@@ -5,7 +5,7 @@
 import pytest
 
 from emu86.cpu.models import MODELS
-from guest import Case, on_emu86
+from support.cases import Case, on_emu86
 
 # CPUID.1:EDX bit of each CR4 bit: SDM Vol. 3A section 2.5. Features that no model has
 # (VME, PAE, ...) have none.

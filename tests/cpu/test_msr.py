@@ -5,7 +5,7 @@
 import pytest
 
 from emu86.cpu.models import MODELS
-from guest import Case, on_emu86
+from support.cases import Case, on_emu86
 
 FAMILY = {"pentium": 5, "pentium2": 6, "pentium3": 6, "pentium4": 15}
 # Which families have which MSRs: SDM Vol. 4 tables 2-2, 2-41, 2-55 and 2-56. Machine

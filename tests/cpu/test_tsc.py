@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from assembler import assemble
 from emu86 import Machine
-from guest import TECHNIQUES, Case, image, machine, on_emu86
+from support.assembler import assemble
+from support.cases import TECHNIQUES, Case, image, machine, on_emu86
 
 GET = "rdtsc\nmov [SCRATCH + {}], eax\nmov [SCRATCH + {}], edx\n"
 

@@ -6,7 +6,7 @@ import pytest
 
 from emu86 import Machine, images
 from emu86.spec import x86
-from linux.shell import APPEND, INITRD, KERNEL, need_guests
+from support.shell import APPEND, INITRD, KERNEL
 
 USER_CS = 0x73
 SECOND = 10**9
@@ -30,7 +30,6 @@ def test_trap_and_the_teaching_kernel():
 
 @pytest.mark.guest
 def test_trap_and_a_loop_in_debian():
-    need_guests()
     machine = Machine(technique="trap")
     machine.load_kernel(KERNEL, initrd=INITRD, append=APPEND)
     assert machine.run(until=b"emu86# ", timeout=200).reason == "until"

@@ -5,20 +5,20 @@ Each test is named in that page. Code runs in compatibility mode at CPL 1, with 
 """
 
 import mmap
-from pathlib import Path
 
 import pytest
 from unicorn import UC_ARCH_X86, UC_HOOK_EDGE_GENERATED, UC_MODE_64, Uc
 
-from assembler import assemble
 from emu86 import Machine
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine, abilities
 from emu86.cpu.state import CR, IS_INT, RIP
 from emu86.native import abi
 from emu86.spec import x86
+from support.assembler import assemble
+from support.places import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "maintainers" / "hardware.md"
+PAGE = ROOT / "docs" / "maintainers" / "hardware.md"
 CODE, DATA, STACK, TABLES, END = 0x1000, 0x3000, 0x7000, 0x8000, "out 11h, al\n"
 FLAT = x86.DESC_P | x86.DESC_S | x86.DESC_A | x86.DESC_RW | x86.DESC_B
 DPL1 = 1 << x86.DESC_DPL_SHIFT

@@ -4,15 +4,14 @@ import doctest
 import importlib.util
 import re
 import shlex
-from pathlib import Path
 
 import click
 import pytest
 
 from emu86.cli import commands
 from emu86.rings.insn.table import RECORDS
+from support.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from emu86 import Machine
-from fuzz import programs
-from fuzz.guests import CODE, DATA3, PD, PT, Plan, build, check, descriptor, run
+from support.fuzz import programs
+from support.fuzz.guests import CODE, DATA3, PD, PT, Plan, build, check, descriptor, run
 
 LARGE = {"paging": True, "cr4": 0x10, "large": True}  # 400000h on is 0 on again
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from emu86 import Machine
-from fuzz.guests import CODE, IDT, Plan, build, run
+from support.fuzz.guests import CODE, IDT, Plan, build, run
 
 PAGED = {"paging": True}
 FLAT = {"paging": False}

@@ -1,20 +1,18 @@
 """Thousands of random programs: none hangs, crashes or leaves what is not its own.
 
-`python -m fuzz.batch KIND FIRST COUNT [TECHNIQUE]` in tests/ runs other seeds;
+`python -m support.fuzz.batch KIND FIRST COUNT [TECHNIQUE]` in tests/ runs other seeds;
 EMU86_FUZZ multiplies how many run here, EMU86_FUZZ_FIRST is the first.
 """
 
 import json
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from fuzz.programs import KINDS
+from support.fuzz.programs import KINDS
+from support.places import child
 
-_TESTS = Path(__file__).parents[1]
 _SCALE = float(os.environ.get("EMU86_FUZZ", "1"))
 _FIRST = os.environ.get("EMU86_FUZZ_FIRST", "0")
 _BATCHES = [
@@ -28,10 +26,10 @@ _BATCHES = [
 @pytest.mark.parametrize(("kind", "count", "technique"), _BATCHES)
 def test_no_program_hangs_or_crashes_the_vmm(kind, count, technique):
     count = max(int(count * _SCALE), 1)
+    command, env = child("fuzz.batch", kind, _FIRST, count, technique)
     done = subprocess.run(
-        [sys.executable, "-m", "fuzz.batch", kind, _FIRST, str(count), technique],
-        cwd=_TESTS,
-        env=os.environ | {"PYTHONPATH": str(_TESTS)},
+        command,
+        env=env,
         capture_output=True,
         text=True,
         check=False,

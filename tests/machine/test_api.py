@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from emu86 import ConfigError, Machine, Stop, images
-from flat import COM1, MEMORY, flat, guest, send
+from support.flat import COM1, MEMORY, flat, guest, send
 
 POWEROFF = "mov dx, 0x604\nmov ax, 0x2000\nout dx, ax\njmp $\n"
 # It says that it is ready for input, RTS, and sends on each character's successor.

@@ -6,9 +6,9 @@ import hashlib
 
 import pytest
 
-from assembler import assemble
 from emu86 import ConfigError, Machine, images
-from recorder import Recorder
+from support.assembler import assemble
+from support.recorder import Recorder
 
 # Paging: 0-4 MiB as it is, 400000h -> 200000h, 401000h -> 300000h, 402000h -> F0000000h.
 PAGED = """

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from emu86 import Machine, Stop, images
-from flat import MEMORY, flat, guest, send
-from recorder import Recorder
+from support.flat import MEMORY, flat, guest, send
+from support.recorder import Recorder
 
 
 def test_registers():

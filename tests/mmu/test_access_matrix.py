@@ -8,9 +8,9 @@ from itertools import product
 
 import pytest
 
-import paging
-from guest import Case, check
-from paging import FETCH, PG, PS, PSE, READ, RW, US, WP, WRITE, A, Bench, D, P
+from support import paging
+from support.cases import Case, check
+from support.paging import FETCH, PG, PS, PSE, READ, RW, US, WP, WRITE, A, Bench, D, P
 
 GVA = 0x00403000  # PDE 1, PTE 3
 DIRECTORY, TABLE, FRAME = 0x10000, 0x11000, 0x14000

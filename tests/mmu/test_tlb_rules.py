@@ -9,11 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-import paging
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED
 from emu86.rings.technique.deprivileged import Deprivileged
-from paging import (
+from support import paging
+from support.paging import (
     FETCH,
     NX,
     PG,

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-import paging
 from emu86.mmu.ram import HOLE, Ram
 from emu86.mmu.walk import denied, touch, walk
+from support import paging
 
 PAGES = 300  # with the hole at A0h-FFh
 ENTRIES = st.builds(

@@ -4,10 +4,10 @@
 
 import pytest
 
-from assembler import assemble
 from emu86 import Machine
-from guest import TECHNIQUES, Case, check, on_emu86
-from snippets import PIC, TIMER
+from support.assembler import assemble
+from support.cases import TECHNIQUES, Case, check, on_emu86
+from support.snippets import PIC, TIMER
 
 # The program's CS is FFFFh: its code, above 1 MiB, is then at (address - FFFF0h).
 ENTER = """

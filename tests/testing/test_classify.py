@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -17,8 +16,8 @@ from emu86.testing.lab import LABS
 from emu86.testing.outcome import differences
 from emu86.testing.replay import BareReplay, Replay
 from emu86.testing.stage import State
+from support.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 # With `trap` they give the host's time or randomness.
 OF_THE_HOST = {"RDRAND, RDSEED", "VMX, SVM, MONITOR, XGETBV, RDTSCP"}
 

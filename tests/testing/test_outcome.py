@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 
-from assembler import assemble
 from emu86.spec import x86
 from emu86.testing import State, assert_equivalent, differences, run, stage
 from emu86.testing import strategies as guests
+from support.assembler import assemble
 
 
 def program(code):

@@ -3,9 +3,10 @@
 import re
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
+
+from support.places import ROOT
 
 pytest_plugins = ["pytester"]
 
@@ -280,7 +281,7 @@ def test_others_pay_nothing(mine):
 
 
 def test_the_examples_of_the_page(mine):
-    page = (Path(__file__).parents[2] / "docs/testing.md").read_text()
+    page = (ROOT / "docs/testing.md").read_text()
     blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", page)
     assert len(blocks) > 2
     run = mine("\n".join(blocks).replace("{", "{{").replace("}", "}}"))
