@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from emu86.errors import ConfigError
 
 if TYPE_CHECKING:
-    from emu86.machine.machine import Machine, Stop
+    from emu86.machine.loop import Stop
+    from emu86.machine.machine import Machine
     from emu86.machine.stats import ExitStat, Stats
     from emu86.rings.protocols import Observer
 
@@ -13,7 +14,7 @@ __all__ = ["ConfigError", "ExitStat", "Machine", "Observer", "Stats", "Stop"]
 
 _HOMES = {
     "Machine": "emu86.machine.machine",
-    "Stop": "emu86.machine.machine",
+    "Stop": "emu86.machine.loop",
     "ExitStat": "emu86.machine.stats",
     "Stats": "emu86.machine.stats",
     "Observer": "emu86.rings.protocols",

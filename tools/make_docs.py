@@ -3,7 +3,7 @@
 docs/exits.md is made whole from the exit table, docs/classification.md from what
 `emu86 classify` observes. In every other page, what follows
 
-    <!-- source: emu86/machine/machine.py Machine._loop -->
+    <!-- source: emu86/machine/loop.py RunLoop._run -->
 
 is replaced by the source of that function, class or constant, and what stands between
 `<!-- errata -->` and its end by the list of `rings.technique.errata`. With --check

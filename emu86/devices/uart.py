@@ -45,6 +45,7 @@ IIR_FIFO: Final = 0xC0
 
 LCR_DLAB: Final = 0x80
 
+MCR_RTS: Final = 0x02
 MCR_OUT2: Final = 0x08
 MCR_LOOP: Final = 0x10
 
@@ -187,6 +188,11 @@ class Uart:
     def restore(self, state: State) -> None:
         """Become the chip that was saved."""
         reinstate(self, state)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the guest lets its peer send (RTS)."""
+        return bool(self.mcr & MCR_RTS)
 
     @property
     def received(self) -> bytes:

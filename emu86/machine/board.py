@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from emu86.cpu.clock import Clock
 from emu86.devices.bus import Addressable, Bus, Stateful, Timed
@@ -20,8 +19,7 @@ from emu86.devices.rtc import Rtc
 from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
 from emu86.machine import layout
-
-_MCR_RTS: Final = 2
+from emu86.machine.chardev import CharDevice
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +32,17 @@ class BoardState:
 class Board:
     """The parts list of the PC, and the VMM's way to it (`rings.wiring.Bus`).
 
-    clock: tells the chips the time and is told when the next of them is due; end:
-    called with the reason when the guest switches itself off or resets; transmit: takes
-    each byte sent on COM1; debug_exit: whether port F4h ends the run.
+    clock: tells the chips the time and is told when the next of them is due; console:
+    what COM1 is connected to; end: called with the reason when the guest switches
+    itself off or resets; debug_exit: whether port F4h ends the run.
     """
 
     def __init__(
         self,
         clock: Clock,
         memory: int,
+        console: CharDevice,
         end: Callable[[str, str], None],
-        transmit: Callable[[int], None],
         *,
         debug_exit: bool = False,
     ) -> None:
@@ -57,7 +55,8 @@ class Board:
         self.rtc = Rtc(
             line(layout.IRQ_RTC), layout.EPOCH, extended_memory=max(kib - 1024, 0)
         )
-        self.uart = Uart(line(layout.IRQ_COM1), transmit)
+        self.uart = Uart(line(layout.IRQ_COM1), console.write)
+        console.connect(self.uart)
         self.keyboard = I8042(
             line(layout.IRQ_KEYBOARD),
             line(layout.IRQ_MOUSE),
@@ -174,10 +173,6 @@ class Board:
         for name, chip in self._stateful.items():
             chip.restore(state.chips[name])
         self.schedule()
-
-    def hears(self) -> bool:
-        """Tell whether the guest lets its serial peer send (RTS)."""
-        return bool(self.uart.mcr & _MCR_RTS)
 
 
 def _ignore(_level: bool) -> None:

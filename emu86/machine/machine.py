@@ -1,11 +1,6 @@
 """The library's front door: build a machine, load a guest, run it, look inside."""
 
-import gc
-import threading
-import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from os import PathLike
 from typing import Final
 
@@ -13,15 +8,16 @@ from emu86 import images
 from emu86.cpu.engine import Engine
 from emu86.cpu.library import Abilities
 from emu86.cpu.models import DEFAULT, MODELS
-from emu86.cpu.state import BASE, RFLAGS, RIP, SELECTOR
+from emu86.cpu.state import BASE, RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.errors import ConfigError
 from emu86.machine import boot, layout
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
+from emu86.machine.chardev import CharDevice
+from emu86.machine.loop import RunLoop, Stop
 from emu86.machine.stats import Stats
 from emu86.mmu.ram import Ram
-from emu86.native import abi
 from emu86.rings.protocols import Observer
 from emu86.rings.technique.bare import Bare
 from emu86.rings.technique.base import Technique
@@ -30,30 +26,8 @@ from emu86.spec import x86
 
 SMALLEST: Final = 1 << 20
 LARGEST: Final = 3 << 30
-_SLICE: Final = 4_000_000  # virtual ns between looks at the host
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
 _RDTSC_NS: Final = 500
-_SECOND: Final = 1_000_000_000  # ns
-_IDLE_POLL: Final = _SECOND // 4
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why a run ended.
-
-    reason: "until", "poweroff", "halted", "reset", "triple fault", "debug exit",
-    "unsupported", "timeout" or "interrupted"; code: the value written to the debug exit
-    port, else 0; detail: more words for a person, or empty.
-    """
-
-    reason: str
-    code: int = 0
-    detail: str = ""
-
-    @property
-    def resumable(self) -> bool:
-        """Whether `Machine.run` can go on from here."""
-        return self.reason in ("until", "timeout", "interrupted")
 
 
 class Machine:
@@ -88,30 +62,21 @@ class Machine:
         if technique not in known:
             message = f"technique: no {technique!r} (there are {', '.join(known)})"
             raise ConfigError(message)
-        self.realtime = realtime
         bare = technique == "bare"
         self._engine = Engine(abilities, stepped=bare)
         self._ram = Ram(memory)
         self._ram.bytes[layout.ROM : layout.ROM + images.ROM_SIZE] = images.rom()
         self._engine.map(0, self._ram.bytes)
-        self._control = self._engine.control
         self._clock = self._engine.clock
         self._clock.set_costs(rdtsc=_RDTSC_NS)
         self.vcpu = VCpu(MODELS[cpu], hypervisor="emu86 VMM" if hypervisor else "")
+        self.console = CharDevice()
         self.board = Board(
-            self._clock, memory, self._end, self._transmit, debug_exit=debug_exit
+            self._clock, memory, self.console, self._end, debug_exit=debug_exit
         )
         parts = self._engine, self._ram, self.vcpu, self.board, self.board.pic
         self.vmm: Technique = Bare(*parts) if bare else Deprivileged(*parts, technique)
-        self._consoles: list[Callable[[bytes], None]] = []
-        self._input: deque[bytes] = deque()
-        self._wake = threading.Event()
-        self._stop_asked = False
-        self._until = b""
-        self._tail = b""
-        self._seen = False
-        self._wall = 0.0
-        self._slept = 0.0
+        self._loop = RunLoop(self.vmm, self.board, self.console, realtime=realtime)
         self._loaded = False
 
     # -- loading -----------------------------------------------------------------------
@@ -166,140 +131,29 @@ class Machine:
         if not self._loaded:
             message = "kernel: none was loaded"
             raise ConfigError(message)
-        start = time.monotonic()
-        deadline = None if timeout is None else start + timeout
-        longest = threading.TIMEOUT_MAX
-        alarm = threading.Timer(min(timeout or 0, longest), self._look_up)
-        alarm.daemon = True
-        if timeout is not None:
-            alarm.start()
-        self._until = until or b""
-        self._seen = False
-        self._tail = b""
-        # Reference counting frees what an exit makes; looking for cycles is 5 % of a
-        # run.
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            return self._loop(deadline)
-        finally:
-            self.vmm.rest()
-            if collecting:
-                gc.enable()
-            alarm.cancel()
-            self._wall += time.monotonic() - start
-
-    def _loop(self, deadline: float | None) -> Stop:
-        """Run the guest, serving time and interrupts between two stretches of it."""
-        vmm, board, clock = self.vmm, self.board, self._clock
-        while True:
-            if not vmm.busy:
-                # Before the questions below: who answers one later puts 0 there.
-                clock.run_for(_SLICE)
-            if self._seen:
-                self._seen = False
-                return Stop("until")
-            if vmm.end is not None:
-                return self._ended(*vmm.end)
-            if self._stop_asked:
-                self._stop_asked = False
-                return Stop("interrupted")
-            if deadline is not None and time.monotonic() >= deadline:
-                return Stop("timeout")
-            if not vmm.busy:
-                self._feed()
-                board.advance()
-                self._control[abi.PENDING] = board.pic.intr
-                if board.pic.intr:
-                    vmm.interrupt()
-                if self.vcpu.halted:
-                    self._idle(deadline)
-                    continue
-                board.schedule()
-            vmm.run()
-
-    def _idle(self, deadline: float | None) -> None:
-        """Pass the time of a halted CPU to its next interrupt, or end the run."""
-        if not self.vmm.q[RFLAGS] & x86.IF:
-            self._end("halted", f"at {self.vmm.where()}, interrupts off")
-            return
-        clock, due = self._clock, self.board.deadline()
-        if self.realtime:
-            wait: float = _IDLE_POLL
-            if due is not None:
-                wait = min(wait, due - clock.now)
-            wait /= _SECOND
-            if deadline is not None:
-                wait = min(wait, deadline - time.monotonic())
-            began = time.monotonic()
-            woken = wait > 0 and self._wake.wait(wait)
-            slept = time.monotonic() - began
-            self._slept += slept
-            if woken:
-                clock.advance(int(slept * _SECOND))
-                return
-            if due is None:
-                clock.advance(_IDLE_POLL)
-                return
-        elif due is None:
-            if not (self._input and self.board.hears()):
-                self._end("halted", f"at {self.vmm.where()}, waiting for nothing")
-            return
-        if self.realtime:
-            due = min(due, clock.now + _IDLE_POLL)
-        clock.advance_to(due)
-
-    def _feed(self) -> None:
-        """Send waiting console input to the serial line when the guest hears it."""
-        self._wake.clear()
-        while self._input and self.board.hears():
-            self.board.uart.receive(self._input.popleft())
-
-    def _ended(self, reason: str, detail: str) -> Stop:
-        if reason == "debug exit":
-            return Stop(reason, int(detail))
-        return Stop(reason, 0, detail)
-
-    def _end(self, reason: str, detail: str) -> None:
-        self.vmm.finish(reason, detail)
+        return self._loop.run(until or b"", timeout)
 
     def stop(self) -> None:
         """End the run soon, from any thread; before a run, that run at its start."""
-        self._stop_asked = True
-        self._look_up()
+        self._loop.stop()
 
-    def _look_up(self) -> None:
-        """Come back from the guest, or from idling, soon; from any thread."""
-        self._clock.stop_soon()
-        self._wake.set()
+    def _end(self, reason: str, detail: str) -> None:
+        self.vmm.finish(reason, detail)
 
     # -- console -----------------------------------------------------------------------
 
     def on_console(self, callback: Callable[[bytes], None]) -> None:
         """Have `callback` told of every byte the guest sends on COM1."""
-        self._consoles.append(callback)
+        self.console.subscribe(callback)
 
     def console_input(self, data: bytes) -> None:
         """Type `data` on COM1, from any thread."""
-        if data:
-            self._input.append(data)
-            self._look_up()
+        self.console.send(data)
 
     @property
     def console_waiting(self) -> int:
         """How many bytes typed on COM1 the guest has not taken yet."""
-        return sum(map(len, self._input)) + len(self.board.uart.waiting)
-
-    def _transmit(self, byte: int) -> None:
-        data = bytes((byte,))
-        for callback in self._consoles:
-            callback(data)
-        if self._until:
-            self._tail = (self._tail + data)[-len(self._until) :]
-            if self._tail == self._until:
-                self._seen = True
-                self._until = b""
-                self._engine.stop()
+        return self.console.waiting
 
     # -- looking inside ----------------------------------------------------------------
 
@@ -387,4 +241,4 @@ class Machine:
     @property
     def stats(self) -> Stats:
         """Counts and times since the start."""
-        return Stats.of(self.vmm, self._wall, self._slept)
+        return Stats.of(self.vmm, self._loop.wall, self._loop.slept)

@@ -50,7 +50,7 @@ def test_a_stop_asked_for_in_a_port_access_is_before_the_next_block():
         machine._engine.run()
         count = int.from_bytes(machine.read_physical(0x9000, 4), "little")
         assert count <= done
-        assert machine._control[abi.STOP_AT] == abi.NEVER
+        assert machine._engine.control[abi.STOP_AT] == abi.NEVER
 
 
 def test_unknown_code_is_left_alone():

@@ -6,6 +6,7 @@ from emu86.cpu.clock import Clock
 from emu86.devices.bus import Stateful, Timed
 from emu86.machine import layout
 from emu86.machine.board import Board
+from emu86.machine.chardev import CharDevice
 from emu86.native import abi
 
 
@@ -13,7 +14,9 @@ def new(**options):
     control = memoryview(bytearray(8 * abi.WORDS)).cast("q")
     ends = []
     clock = Clock(control)
-    board = Board(clock, 1 << 20, lambda *end: ends.append(end), ends.append, **options)
+    board = Board(
+        clock, 1 << 20, CharDevice(), lambda *end: ends.append(end), **options
+    )
     return board, clock, ends
 
 

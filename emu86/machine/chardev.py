@@ -1,0 +1,122 @@
+"""Character devices: the world's end of a serial line, as QEMU's chardev is.
+
+The guest's end, a UART, is connected to one; whoever shows what the guest writes
+subscribes to it, and whoever types for the guest, from any thread, sends to it. So a
+terminal, a screen and a web page can share a line.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Port(Protocol):
+    """The guest's end: takes characters, and says whether it will (RTS)."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the guest lets its peer send."""
+        ...
+
+    @property
+    def waiting(self) -> bytes:
+        """What was received and found no room yet."""
+        ...
+
+    def receive(self, data: bytes) -> None:
+        """Take characters."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CharDeviceState:
+    """What was sent to the guest and is not delivered yet."""
+
+    pending: bytes
+
+
+class CharDevice:
+    """A line to the guest, shared by all who watch it or type on it."""
+
+    def __init__(self) -> None:
+        self.on_input: Callable[[], None] = _nothing
+        """Called when there is something to deliver, by the thread that sends it."""
+        self._port: Port | None = None
+        self._subscribers: list[Callable[[bytes], None]] = []
+        self._pending: deque[bytes] = deque()  # safe to fill and empty from any thread
+        self._expected = b""
+        self._found: Callable[[], None] = _nothing
+        self._tail = b""
+
+    def connect(self, port: Port) -> None:
+        """Have `port` as the guest's end."""
+        self._port = port
+
+    # -- from the guest ----------------------------------------------------------------
+
+    def subscribe(self, callback: Callable[[bytes], None]) -> None:
+        """Have `callback` told of every byte that the guest writes."""
+        self._subscribers.append(callback)
+
+    def expect(self, text: bytes, found: Callable[[], None]) -> None:
+        """Call `found` once, when the guest has written `text` from now on.
+
+        Empty: nothing is expected any more.
+        """
+        self._expected = text
+        self._found = found
+        self._tail = b""
+
+    def write(self, byte: int) -> None:
+        """Take a byte that the guest writes."""
+        data = bytes((byte,))
+        for subscriber in self._subscribers:
+            subscriber(data)
+        if self._expected:
+            self._tail = (self._tail + data)[-len(self._expected) :]
+            if self._tail == self._expected:
+                self._expected = b""
+                self._found()
+
+    # -- to the guest ------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Type `data`, from any thread; it is queued until `deliver`."""
+        if data:
+            self._pending.append(data)
+            self.on_input()
+
+    def deliver(self) -> None:
+        """Give the guest what was sent, if it is ready for it."""
+        while self.deliverable:
+            assert self._port is not None
+            self._port.receive(self._pending.popleft())
+
+    @property
+    def deliverable(self) -> bool:
+        """Whether there is something to deliver, and the guest is ready for it."""
+        port = self._port
+        return bool(self._pending and port is not None and port.ready)
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes that were sent the guest has not received yet."""
+        beyond = 0 if self._port is None else len(self._port.waiting)
+        return sum(map(len, self._pending)) + beyond
+
+    # -- its state ---------------------------------------------------------------------
+
+    def save(self) -> CharDeviceState:
+        """Return what is not delivered yet; who watches is no part of it."""
+        return CharDeviceState(b"".join(self._pending))
+
+    def restore(self, state: CharDeviceState) -> None:
+        """Have that to deliver, and nothing else."""
+        self._pending.clear()
+        if state.pending:
+            self._pending.append(state.pending)
+
+
+def _nothing() -> None:
+    """Stand for a callback that nobody has set."""

@@ -1,0 +1,167 @@
+"""The run loop: the guest in slices of virtual time, devices and input in between."""
+
+import gc
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from emu86.cpu.state import RFLAGS
+from emu86.machine.board import Board
+from emu86.machine.chardev import CharDevice
+from emu86.native import abi
+from emu86.rings.technique.base import Technique
+from emu86.spec import x86
+
+_SECOND: Final = 1_000_000_000  # ns
+_SLICE: Final = 4_000_000  # virtual ns between looks at the host
+_LONGEST_SLEEP: Final = _SECOND // 4
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run ended.
+
+    reason: "until", "poweroff", "halted", "reset", "triple fault", "debug exit",
+    "unsupported", "timeout" or "interrupted"; code: the value written to the debug exit
+    port, else 0; detail: more words for a person, or empty.
+    """
+
+    reason: str
+    code: int = 0
+    detail: str = ""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether `Machine.run` can go on from here."""
+        return self.reason in ("until", "timeout", "interrupted")
+
+
+class RunLoop:
+    """Runs one virtual CPU with its board and its console.
+
+    realtime: the time of a halted CPU is slept, not skipped; wall, slept: seconds that
+    runs have taken so far, and that the CPU was halted of them.
+    """
+
+    def __init__(
+        self, vmm: Technique, board: Board, console: CharDevice, *, realtime: bool
+    ) -> None:
+        self._vmm = vmm
+        self._board = board
+        self._console = console
+        self._clock = vmm.engine.clock
+        self._realtime = realtime
+        self._kicked = threading.Event()  # input has come, or a request to stop
+        self._stop_asked = False
+        self._found = False
+        self.wall = 0.0
+        self.slept = 0.0
+        console.on_input = self._kick
+
+    def stop(self) -> None:
+        """End the run soon, from any thread; before a run, that run at its start."""
+        self._stop_asked = True
+        self._kick()
+
+    def _kick(self) -> None:
+        """Bring the CPU back from the guest or from sleep, as KVM does; any thread."""
+        self._clock.stop_soon()
+        self._kicked.set()
+
+    def _find(self) -> None:
+        """Learn that the console has shown what was waited for."""
+        self._found = True
+        self._vmm.engine.stop()
+
+    def run(self, until: bytes, timeout: float | None) -> Stop:
+        """Run until the console shows `until`, `timeout` wall seconds or the end."""
+        start = time.monotonic()
+        deadline = None if timeout is None else start + timeout
+        longest = threading.TIMEOUT_MAX
+        alarm = threading.Timer(min(timeout or 0, longest), self._kick)
+        alarm.daemon = True
+        if timeout is not None:
+            alarm.start()
+        self._found = False
+        self._console.expect(until, self._find)
+        # Reference counting frees what an exit makes; looking for cycles is 5 % of a
+        # run.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return self._run(deadline)
+        finally:
+            self._vmm.rest()
+            if collecting:
+                gc.enable()
+            alarm.cancel()
+            self.wall += time.monotonic() - start
+
+    def _run(self, deadline: float | None) -> Stop:
+        """Run the guest, serving time and interrupts between two slices of it."""
+        vmm, board = self._vmm, self._board
+        while True:
+            if not vmm.busy:
+                # Before the questions: whoever answers one later ends the slice.
+                self._clock.run_for(_SLICE)
+            stop = self._reason_to_stop(deadline)
+            if stop is not None:
+                return stop
+            if not vmm.busy:
+                self._kicked.clear()
+                self._console.deliver()
+                board.advance()
+                vmm.engine.control[abi.PENDING] = board.pic.intr
+                if board.pic.intr:
+                    vmm.interrupt()
+                if vmm.vcpu.halted:
+                    self._idle(deadline)
+                    continue
+                board.schedule()
+            vmm.run()
+
+    def _reason_to_stop(self, deadline: float | None) -> Stop | None:
+        if self._found:
+            self._found = False
+            return Stop("until")
+        if self._vmm.end is not None:
+            reason, detail = self._vmm.end
+            if reason == "debug exit":
+                return Stop(reason, int(detail))
+            return Stop(reason, 0, detail)
+        if self._stop_asked:
+            self._stop_asked = False
+            return Stop("interrupted")
+        if deadline is not None and time.monotonic() >= deadline:
+            return Stop("timeout")
+        return None
+
+    def _idle(self, deadline: float | None) -> None:
+        """Pass the time of a halted CPU to its next interrupt, or end the run."""
+        vmm, due = self._vmm, self._board.deadline()
+        if not vmm.q[RFLAGS] & x86.IF:
+            vmm.finish("halted", f"at {vmm.where()}, interrupts off")
+        elif self._realtime:
+            self._sleep(due, deadline)
+        elif due is not None:
+            self._clock.advance_to(due)
+        elif not self._console.deliverable:
+            vmm.finish("halted", f"at {vmm.where()}, waiting for nothing")
+
+    def _sleep(self, due: int | None, deadline: float | None) -> None:
+        """Sleep until an interrupt is due (virtual ns) or there is a kick, for a while.
+
+        As much virtual time passes.
+        """
+        ns = _LONGEST_SLEEP
+        if due is not None:
+            ns = max(min(ns, due - self._clock.now), 0)
+        began = time.monotonic()
+        seconds = ns / _SECOND
+        if deadline is not None:
+            seconds = min(seconds, deadline - began)
+        woken = seconds > 0 and self._kicked.wait(seconds)
+        slept = time.monotonic() - began
+        self.slept += slept
+        self._clock.advance(int(slept * _SECOND) if woken else ns)
