@@ -1,152 +1,71 @@
-"""Write into the documentation what the source already says.
+"""Write into the documentation what the source and the program say by themselves.
 
-docs/exits.md is made whole from the exit table, docs/classification.md from what
-`emu86 classify` observes. In every other page, what follows
+A mark in a page says what follows it:
 
     <!-- source: emu86/machine/loop.py RunLoop._run -->
 
-is replaced by the source of that function, class or constant, and what stands between
-`<!-- errata -->` and its end by the list of `rings.technique.errata`. With --check
-nothing is written, and a page that is not up to date is named.
+the source of a function, class or constant, in a block of Python;
+
+    <!-- output: emu86 run --stats -->
+
+lines of what a command shows. The block in the page chooses them: each line of it takes
+its numbers from the output's line that is the same but for numbers and spaces. `[...]`
+stands for what is left out, within a line or between lines, as times are: they vary.
+
+    <!-- table: errata -->
+
+what TABLES has under that name, until `<!-- end of table -->`.
+
+What takes minutes (`emu86 classify`, boots of Debian's kernel) is left as it is without
+--all. With --check nothing is written, and a page that is not up to date is named.
 """
 
 import argparse
 import ast
+import functools
 import re
+import shlex
+import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from emu86.report import CLASS_HEADINGS, class_notes, class_row
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.table import RECORDS
 from emu86.rings.technique.errata import ERRATA
-from emu86.testing.classify import table
+from emu86.testing.classify import Class, table
 
 ROOT: Final = Path(__file__).parent.parent
-_EXCERPT: Final = re.compile(
+GUESTS: Final = "build/guests/"  # a command that names it boots Debian's kernel
+_SOURCE: Final = re.compile(
     r"(?P<mark><!-- source: (?P<file>\S+) (?P<name>\S+) -->\n\n)```python\n.*?^```$",
     re.DOTALL | re.MULTILINE,
 )
-_ERRATA: Final = re.compile(
-    r"(<!-- errata -->\n).*?(\n<!-- end of errata -->)", re.DOTALL
+_OUTPUT: Final = re.compile(
+    r"(?P<mark><!-- output: (?P<command>.+?) -->\n\n```text\n)(?P<lines>.*?)(?=^```$)",
+    re.DOTALL | re.MULTILINE,
 )
+_TABLE: Final = re.compile(
+    r"(?P<mark><!-- table: (?P<name>[^\n]+) -->\n\n).*?(?=<!-- end of table -->)",
+    re.DOTALL,
+)
+# A row of the README's techniques.
+_BOOT: Final = re.compile(
+    r"^(?P<mark>\| `(?P<technique>\w+)`.* boots, )[\d,]+(?= exits)", re.MULTILINE
+)
+_BOOTED: Final = (
+    f"emu86 run --kernel {GUESTS}vmlinuz --initrd {GUESTS}initrd.cpio"
+    " --append console=ttyS0 --until 'emu86# '"
+)
+_NUMBER: Final = r"(?<!\w)\d[\d,.]*(?!\w)"  # not 80h or CMPXCHG8B's
+_TOKEN: Final = re.compile(rf"(?P<left>\[\.\.\.\])|(?P<number>{_NUMBER})|(?P<space> +)")
+_ELLIPSIS: Final = "[...]"
 _WIDTH: Final = 88
-_KINDS: Final = {
-    "privileged": "Privileged: they trap outside ring 0",
-    "sensitive": "Sensitive: they do not trap, yet tell or lose something",
-    "segment": "Segment loads and far transfers",
-    "io": "Port I/O",
-}
 _WHOSE: Final = {1: "kernel", 3: "users"}
-_INTRODUCTION: Final = f"""\
-<!-- Written by tools/make_docs.py from emu86/rings: edit the records there. -->
-
-# The exit table
-
-One record for each instruction that the VMM handles: {len(RECORDS)} of them. The
-dispatch, `emu86 exits`, `emu86 explain` and this page are made from the same records
-(`emu86/rings/insn/table.py`). Exits that belong to no instruction come at the end.
-
-*Patched in* says whose sites become `INT3` before they first run: those of the guest's
-kernel, those of its users, or both. SDM is Intel's *Software Developer's Manual*.
-"""
-_CLASSIFICATION: Final = """\
-<!-- Written by tools/make_docs.py from what `emu86 classify` observes. -->
-
-# Privileged and sensitive instructions
-
-Popek and Goldberg: a machine can be virtualized by trapping alone if every sensitive
-instruction is privileged. This table is nobody's list. Each form of each instruction
-ran on the bare machine at every CPL, in virtual-8086 mode, and with one privileged
-resource at a time changed (`emu86 classify`; `testing/forms.py` has the forms).
-
-- *Traps*: whether its forms raise an exception at CPL 0, 1, 2 and 3 with IOPL 0, and at
-  CPL 3 with IOPL 3: y, all of them; s, some; -, none. *VM86*: what they raise in
-  virtual-8086 mode with IOPL 0, and with IOPL 3. Forms that no program means, such as
-  an LTR of a null selector, are for *wrong* and *engine* alone.
-- *Class*: privileged (all forms trap at CPL 3, none or not all at CPL 0), a hole (it
-  leaks or changes something and is not privileged), or harmless.
-- *Depends on*: what a form does (trapping included, but for the CPL of a privileged
-  one) depends on the CPL or on this: IF, IOPL 3, CR0 (TS, MP, EM), CR2, CR3, CR4 (PSE,
-  DE, TSD, PCE, OSFXSR), GDTR, IDTR, LDTR, TR, debug registers, MSRs and the TSC were
-  varied. In parentheses: it traps or runs by it, and leaks nothing. Who holds CR4
-  decides whether RDTSC traps, and is told. The CPL always leaks, for it is what
-  deprivileging changes. *Changes*: one of these at CPL 0, or it reaches a port.
-- *Wrong*: with which techniques the guest's kernel and users see something else
-  than on the bare machine, at CPL 0 to 3 and in virtual-8086 mode, with IOPL 0 and 3.
-  *Engine*: y, if the engine by itself does something else than a CPU.
-
-`patch` restores what all holes lose, but for one thing: it lets a kernel load a **data
-segment with an RPL of 1**, where DPL 0 asks for an RPL of 0 (*MOV to Sreg*, *POP Sreg*,
-*LDS* and its kin). The shadow tables give a kernel in ring 1 its segments with DPL 1,
-so such a load does not trap, and loads of SS alone are patched.
-
-The holes of x86 are those that Robin and Irvine found (2000), and what their list
-leaves out:
-
-- **IRET** loads the flags as POPF does, and CS and SS as a far return does.
-- **INTO** is INT n by another name: the DPL of its gate tells the CPL.
-- **MOV to SS, POP SS, LSS** want DPL and RPL to be the CPL itself; **LDS** and its kin
-  load segments as MOV does.
-- **RDTSC** gives the TSC, which is an MSR, to everyone unless CR4.TSD is set.
-
-And JMP and CALL change CR0, LDTR and TR besides: a task switch sets TS and loads them.
-LAR of a TSS tells whether it is busy, and so what TR is. A user's IRET to a task (NT)
-depends on TR by the fault that it raises. That INVPCID depends on CR0 is the engine's
-doing, which looks at TS before it finds no such instruction.
-"""
-_NOTES: Final = """\
-## What goes wrong, and what the engine has wrong
-
-The first difference seen: the bare machine first. What the engine has wrong is put
-right on the bare machine ([testing](testing.md)), but for the limits of data segments
-and an IRET of CPL 1 or 2 that sets VM; at a RET that releases 8000h bytes it gives up.
-"""
-_OTHERS: Final = """\
-## Exits of no instruction
-
-- **#PF fill**: the shadow tables lacked an entry that the guest's own tables allow. It
-  is made, with up to fifteen neighbours, and the guest goes on.
-- **#PF guest**: the guest's own tables forbid the access. Its #PF goes through its IDT.
-- **#PF I/O**: no RAM is there. The instruction runs once on a scratch page under TF,
-  and what it wrote goes to the bus.
-- **interrupt**: the 8259A had one, IF was set, and it went through the guest's IDT.
-- **INT n** (as *INT 80h*), **#UD**, **#DE**, **#GP** and the other exceptions: the
-  guest's own, delivered through its IDT by the rules of SDM Vol. 3A chapter 6.
-- **CPUID**: the engine has a hook for it at any CPL; the CPU model answers.
-"""
-
-
-def exits_page(records: Iterable[Record]) -> str:
-    """Return docs/exits.md."""
-    parts = [_INTRODUCTION]
-    for kind, heading in _KINDS.items():
-        chosen = [record for record in records if record.kind == kind]
-        parts.append(f"## {heading}\n")
-        rows = ["| instruction | encoding | patched in |", "|---|---|---|"]
-        rows += [
-            f"| {record.mnemonic} | `{record.encoding}` | {_patched(record)} |"
-            for record in chosen
-        ]
-        parts.append("\n".join(rows) + "\n")
-        parts += [_paragraph(record) for record in chosen]
-    return "\n".join([*parts, _OTHERS])
-
-
-def _patched(record: Record) -> str:
-    return " and ".join(_WHOSE[ring] for ring in record.patched) or "-"
-
-
-def _paragraph(record: Record) -> str:
-    text = (
-        f"**{record.mnemonic}** reaches the VMM by: {record.traps}."
-        f" {record.doc} (SDM {record.sdm})"
-    )
-    lines = textwrap.wrap(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
-    return "\n".join(lines) + "\n"
 
 
 def source_of(file: Path, name: str) -> str:
@@ -178,60 +97,236 @@ def _member(owner: ast.AST, name: str, what: str) -> ast.stmt:
     raise LookupError(what)
 
 
-def with_excerpts(page: str) -> str:
-    """Return a page with its excerpts and tables as the source is now."""
+@functools.cache
+def output_of(command: str) -> str:
+    """Return what `emu86 ...` shows, without a terminal, errors included."""
+    program, *arguments = shlex.split(command.replace("\\\n", ""))
+    ran = subprocess.run(
+        [sys.executable, "-m", program, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=True,
+    )
+    return ran.stdout.decode().replace("\r", "")
 
-    def fresh(match: re.Match[str]) -> str:
+
+def renewed(shown: str, output: str) -> str:
+    """Return lines that a page shows, with the numbers that the output has in them.
+
+    Raises LookupError if the output has no line like one of them.
+    """
+    lines = [line.rstrip() for line in output.splitlines()]
+    made = []
+    for line in shown.splitlines():
+        if line in {"", _ELLIPSIS}:
+            made.append(line)
+            continue
+        pattern = re.compile(_like(line))
+        for index, candidate in enumerate(lines):
+            if found := pattern.fullmatch(candidate):
+                made.append("".join(part or _ELLIPSIS for part in found.groups()))
+                # What is shown comes in order, but for what is sorted by time.
+                lines = lines[index + 1 :] + lines[: index + 1]
+                break
+        else:
+            raise LookupError(f"no such line is shown any more: {line}")
+    return "\n".join(made) + "\n"
+
+
+def _like(line: str) -> str:
+    """Return a pattern of a line's like; a group that takes no part is left out."""
+    pattern, at = "", 0
+    for token in _TOKEN.finditer(line):
+        if token.start() > at:
+            pattern += f"({re.escape(line[at : token.start()])})"
+        if token["left"]:
+            pattern += ".*?()"
+        else:
+            pattern += f"({_NUMBER})" if token["number"] else "( +)"
+        at = token.end()
+    return pattern + (f"({re.escape(line[at:])})" if at < len(line) else "")
+
+
+def exit_records(kind: str) -> Iterator[str]:
+    """Yield a table and a paragraph each of the instructions of a kind."""
+    records = [record for record in RECORDS if record.kind == kind]
+    yield "| instruction | encoding | patched in |"
+    yield "|---|---|---|"
+    for record in records:
+        whose = " and ".join(_WHOSE[ring] for ring in record.patched) or "-"
+        yield f"| {record.mnemonic} | `{record.encoding}` | {whose} |"
+    yield from map(_paragraph, records)
+
+
+def _paragraph(record: Record) -> str:
+    text = (
+        f"**{record.mnemonic}** reaches the VMM by: {record.traps}."
+        f" {record.doc} (SDM {record.sdm})"
+    )
+    wrapped = textwrap.fill(
+        text, _WIDTH, break_long_words=False, break_on_hyphens=False
+    )
+    return f"\n{wrapped}"
+
+
+def errata() -> Iterator[str]:
+    """Yield what the engine has wrong and the bare machine does right."""
+    for one in ERRATA:
+        row = f"- {one.engine}. A CPU: {one.cpu} ({one.sdm})."
+        yield textwrap.fill(row, _WIDTH, subsequent_indent="  ")
+
+
+def _contracts() -> list[dict[str, Any]]:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    found: list[dict[str, Any]] = config["tool"]["importlinter"]["contracts"]
+    return found
+
+
+def _packages() -> list[Path]:
+    """Return the folders of emu86 that the layers name, from the top."""
+    (layers,) = [one["layers"] for one in _contracts() if one["id"] == "floors"]
+    names = [name.partition(".")[0] for name in re.findall(r"[\w.]+", " ".join(layers))]
+    folders = [ROOT / "emu86" / name for name in dict.fromkeys(names)]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _told(module: Path) -> str:
+    """Return what a module or package says of itself in its first line."""
+    file = module / "__init__.py" if module.is_dir() else module
+    docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+    first = docstring.partition("\n")[0]
+    row = f"- `{module.relative_to(ROOT)}`: {first}"
+    return textwrap.fill(row, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def packages() -> Iterator[str]:
+    """Yield the packages, from the top, and what each is."""
+    yield from map(_told, _packages())
+
+
+def modules() -> Iterator[str]:
+    """Yield the modules of each package, and what each is."""
+    for package in [*_packages(), ROOT / "emu86"]:
+        folders = [package]
+        if package.parent != ROOT:
+            folders += [file.parent for file in sorted(package.rglob("*/__init__.py"))]
+        for folder in folders:
+            yield f"### `{folder.relative_to(ROOT)}`\n"
+            files = sorted(folder.glob("*.py"))
+            yield from (_told(file) for file in files if file.name != "__init__.py")
+            yield ""
+
+
+def contracts() -> Iterator[str]:
+    """Yield the rules of imports."""
+    for one in _contracts():
+        yield f"**{one['name']}** ({one['type']}):\n"
+        for key, value in one.items():
+            if key == "layers":
+                yield from (f"    {layer}" for layer in value)
+            elif key not in {"id", "name", "type"}:
+                yield textwrap.indent(
+                    textwrap.fill(f"{key}: {', '.join(value)}", _WIDTH), "    "
+                )
+        yield ""
+
+
+@functools.cache
+def _classes() -> list[Class]:
+    return list(table())
+
+
+def classes() -> Iterator[str]:
+    """Yield what `emu86 classify` observes, a row each; takes a minute."""
+    for cells in (CLASS_HEADINGS, ["---"] * len(CLASS_HEADINGS)):
+        yield f"| {' | '.join(cells)} |"
+    for one in _classes():
+        yield f"| {' | '.join(class_row(one))} |"
+
+
+def differences() -> Iterator[str]:
+    """Yield the first difference seen, by instruction; takes a minute."""
+    for one in _classes():
+        for note in class_notes(one):
+            row = f"- **{one.name}**, {note}"
+            yield textwrap.fill(row, _WIDTH, subsequent_indent="  ")
+
+
+TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
+    "errata": errata,
+    "packages": packages,
+    "modules": modules,
+    "import contracts": contracts,
+    "classes": classes,
+    "differences": differences,
+    **{
+        f"exits, {kind}": functools.partial(exit_records, kind)
+        for kind in ("privileged", "sensitive", "segment", "io")
+    },
+}
+_SLOW: Final = ("classes", "differences")
+
+
+def up_to_date(page: str, *, everything: bool = False) -> str:
+    """Return a page as it should be; in its slow parts only if `everything`."""
+
+    def source(match: re.Match[str]) -> str:
         code = source_of(ROOT / match["file"], match["name"])
         return f"{match['mark']}```python\n{code}\n```"
 
-    rows = [f"- {one.engine}. A CPU: {one.cpu} ({one.sdm})." for one in ERRATA]
-    wrapped = [textwrap.fill(row, _WIDTH, subsequent_indent="  ") for row in rows]
-    errata = "\n".join(["", *wrapped, ""])
-    page = _ERRATA.sub(lambda match: match[1] + errata + match[2], page)
-    return _EXCERPT.sub(fresh, page)
+    def output(match: re.Match[str]) -> str:
+        if GUESTS in match["command"] and not everything:
+            return match[0]
+        return match["mark"] + renewed(match["lines"], output_of(match["command"]))
+
+    def made(match: re.Match[str]) -> str:
+        if match["name"] in _SLOW and not everything:
+            return match[0]
+        text = "\n".join(TABLES[match["name"]]()).strip("\n")
+        return f"{match['mark']}{text}\n\n"
+
+    def boot(match: re.Match[str]) -> str:
+        shown = output_of(f"{_BOOTED} --technique {match['technique']}")
+        (exits,) = re.findall(r"s and ([\d,]+) exits", shown)
+        return f"{match['mark']}{exits}"
+
+    page = _SOURCE.sub(source, page)
+    page = _OUTPUT.sub(output, page)
+    page = _TABLE.sub(made, page)
+    return _BOOT.sub(boot, page) if everything else page
 
 
-def pages() -> dict[Path, str]:
+def pages(*, everything: bool = False) -> dict[Path, str]:
     """Return every page as it should be."""
-    exits = ROOT / "docs" / "exits.md"
-    made = {exits: exits_page(RECORDS)}
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        if path != exits:
-            made[path] = with_excerpts(path.read_text())
-    return made
-
-
-def classification_page() -> str:
-    """Return docs/classification.md; takes a minute."""
-    classes = table()
-    rows = [CLASS_HEADINGS, ("---",) * len(CLASS_HEADINGS), *map(class_row, classes)]
-    lines = [f"| {' | '.join(cells)} |" for cells in rows]
-    notes = [
-        textwrap.fill(f"- **{one.name}**, {note}", _WIDTH, subsequent_indent="  ")
-        for one in classes
-        for note in class_notes(one)
-    ]
-    return "\n".join([_CLASSIFICATION, *lines, "", _NOTES, *notes, ""])
+    found = ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))
+    return {path: up_to_date(path.read_text(), everything=everything) for path in found}
 
 
 def main() -> int:
     """Write the pages, or check them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args().check
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="also what takes minutes: emu86 classify, and Debian's kernel",
+    )
+    arguments = parser.parse_args()
+    if arguments.all and not (ROOT / GUESTS).exists():
+        parser.error("--all needs Debian's kernel: make guests")
     stale = 0
-    made = pages() | {ROOT / "docs" / "classification.md": classification_page()}
-    for path, text in made.items():
-        if path.exists() and path.read_text() == text:
+    for path, text in pages(everything=arguments.all).items():
+        if path.read_text() == text:
             continue
         stale += 1
-        if check:
+        if arguments.check:
             print(f"{path.relative_to(ROOT)} is not up to date: tools/make_docs.py")
         else:
             path.write_text(text)
             print(f"{path.relative_to(ROOT)} written")
-    return 1 if check and stale else 0
+    return 1 if arguments.check and stale else 0
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Floors 1 and 2: the real CPU (engine, native) and the one the guest believes in."""
+"""The engine, which is the real CPU, and the virtual CPU that the guest believes in."""

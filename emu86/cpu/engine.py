@@ -1,4 +1,4 @@
-"""Floor 1: the real CPU. The only module that knows Unicorn's secrets.
+"""The real CPU: the engine. The only module that knows Unicorn's secrets.
 
 An `Engine` is a bare x86-64 machine that always runs in long mode (32-bit guests live
 in compatibility-mode segments). It gives its state as two views, `q` (64-bit words) and

@@ -1,4 +1,4 @@
-"""Floor 2: the virtual CPU, what the guest believes it runs on.
+"""The virtual CPU, what the guest believes it runs on.
 
 General registers, EIP, EFLAGS and the segment registers with their hidden parts are the
 hardware's own (`engine`); here is what the hardware must not hold. The guest's CPL

@@ -1,1 +1,1 @@
-"""Floor 6: the board, the clock and the run."""
+"""The machine: the board, boot protocols, the loop that runs it, the library."""

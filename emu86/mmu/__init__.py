@@ -1,1 +1,1 @@
-"""Floor 3: guest RAM, the guest's page tables, and the shadow of them the CPU walks."""
+"""Guest RAM, the guest's page tables, and the shadow of them that the engine walks."""

@@ -1,1 +1,1 @@
-"""Floor 4: the heart of the VMM. What traps, what does not, segments, events."""
+"""The heart of the VMM: what traps, what does not, segments, events."""

@@ -1,1 +1,1 @@
-"""Floor 0: constants of the architecture, with their SDM sections."""
+"""Constants of the architecture, with their SDM sections."""

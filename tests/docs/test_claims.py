@@ -71,3 +71,34 @@ def test_a_data_segment_has_no_limit():
     assert machine.run(timeout=20).reason == "halted"
     assert machine.registers["ds"] == 0x18
     assert machine.registers["eax"] == 0x2A
+
+
+def ran(code, cpu="pentium3"):
+    """Run code of ring 0 at 10000h, to its HLT."""
+    machine = Machine(memory=2 << 20, cpu=cpu)
+    machine.load_flat(bytes.fromhex(code + "fa f4"), 0x10000)
+    machine.run(timeout=20)
+    return machine.registers
+
+
+def test_a_cpu_without_cmov_has_it():
+    # mov eax, 1; cpuid; xor eax, eax; cmovz eax, esp
+    registers = ran("b8 01 00 00 00  0f a2  31 c0  0f 44 c4", "pentium")
+    assert not registers["edx"] & 1 << 15
+    assert registers["eax"] == registers["esp"]
+
+
+def test_a_division_by_zero_leaves_no_flag_in_mxcsr():
+    # CR4.OSFXSR; push 1; cvtsi2ss xmm0, [esp]; divss xmm0, xmm1; stmxcsr [esp]
+    registers = ran(
+        "0f 20 e0  0d 00 02 00 00  0f 22 e0  bc 00 80 00 00  6a 01  f3 0f 2a 04 24"
+        "0f 57 c9  f3 0f 5e c1  0f ae 1c 24  58"
+    )
+    assert registers["eax"] == 0x1F80
+
+
+def test_the_screen_and_the_bios_data_area_are_not_there():
+    # mov byte [B8000h], 41h; mov al, [B8000h]; mov ebx, [400h]
+    registers = ran("c6 05 00 80 0b 00 41  a0 00 80 0b 00  8b 1d 00 04 00 00")
+    assert registers["eax"] & 0xFF == 0xFF
+    assert registers["ebx"] == 0

@@ -26,22 +26,32 @@ def name(path):
     return str(path.relative_to(ROOT))
 
 
+def headings(page):
+    """Return the headings of a page as links have them."""
+    found = re.findall(r"^#+ (.*)", page, re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in found]
+
+
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_lines_are_short(path):
     long = [line for line in path.read_text().splitlines() if len(line) > 100]
     assert not long
 
 
-@pytest.mark.parametrize("path", make_docs.pages(), ids=name)
+@pytest.mark.parametrize("path", PAGES, ids=name)
 def test_is_up_to_date(path):
-    assert path.read_text() == make_docs.pages()[path], "run tools/make_docs.py"
+    page = path.read_text()
+    assert page == make_docs.up_to_date(page), "run tools/make_docs.py"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        file, _, heading = target.partition("#")
         if "://" not in target:
-            assert (path.parent / target.partition("#")[0]).exists(), target
+            page = path.parent / file
+            assert page.exists(), target
+            assert not heading or heading in headings(page.read_text()), target
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
@@ -107,6 +117,45 @@ def test_no_source_is_lost(tmp_path):
     assert make_docs.source_of(file, "C") == "C = 2"
     with pytest.raises(LookupError):
         make_docs.source_of(file, "A.c")
+
+
+OUTPUT = """\
+[    0.500000] boots
+│ INT 03h   │      1 │ 12.00 │
+│ INT 80h   │ 12,345 │  3.00 │
+sites patched: CMPXCHG8B 161, IRET 4, POPF 4
+after 1.5 s and 777 exits
+"""
+
+
+def test_what_a_page_shows_of_an_output_is_renewed():
+    shown = """\
+[    0.4] boots
+[...]
+after [...] s and 1 exits
+│ INT 80h   │ 9 │[...]
+sites patched: CMPXCHG8B 2, IRET 1, [...]
+"""
+    renewed = make_docs.renewed(shown, OUTPUT)
+    assert renewed.splitlines() == [
+        "[    0.500000] boots",
+        "[...]",
+        "after [...] s and 777 exits",
+        "│ INT 80h   │ 12,345 │[...]",
+        "sites patched: CMPXCHG8B 161, IRET 4, [...]",
+    ]
+    assert make_docs.renewed(renewed, OUTPUT) == renewed
+
+
+@pytest.mark.parametrize("line", ["INT 81h", "boots", "after [...] s and x exits"])
+def test_what_is_not_shown_any_more(line):
+    with pytest.raises(LookupError, match="shown"):
+        make_docs.renewed(line, OUTPUT)
+
+
+def test_outputs_are_those_of_commands():
+    shown = make_docs.output_of("emu86 explain \\\n    'cf'")
+    assert "IRET (CF): sensitive" in shown
 
 
 def test_the_figures_are_the_benchmarks():
