@@ -31,7 +31,11 @@ class GuestMemory:
         self._write: dict[int, int] = {}
         self._global_pages: dict[int, int] = {}
         self._large: set[int] = set()  # gva >> 22 where a 4 MiB page was used
-        mmu.use.narrowed = self._write.clear
+        listeners = mmu.listeners
+        listeners.rights_lost.append(self._write.clear)
+        listeners.flushed_all.append(self.flush)
+        listeners.flushed_nonglobal.append(self.switch)
+        listeners.flushed_page.append(self.forget)
 
     def flush(self) -> None:
         """Forget the cached translations."""
@@ -94,7 +98,7 @@ class GuestMemory:
         if not self.ram.backed(page):
             return -1
         start = gpa & x86.PAGE_MASK
-        self.mmu.use.touched(page)
+        self.mmu.use.write_by_vmm(page)
         if self.ram.state[page] == DATA:
             self._write[gva >> 12] = start
         return start
@@ -166,7 +170,7 @@ class GuestMemory:
             gpa = self.translate(gva, write=True, user=True)
             if not self.ram.backed(gpa >> 12):
                 return
-            self.mmu.use.touched(gpa >> 12)
+            self.mmu.use.write_by_vmm(gpa >> 12)
             start = gpa & x86.PAGE_MASK
         else:
             start = self.page_to_write(gva)

@@ -5,10 +5,11 @@ pair of shadow page tables per 4 MiB that a guest PDE maps, cached across CR3 wr
 Nothing of the guest's tables is write-protected: the SDM (Vol. 3A section 4.10) lets a
 TLB be stale until INVLPG or MOV CR3, and that is when an entry is compared with what it
 was made from.
+
+Nobody else writes shadow entries, but for the compiled INVLPG (`native.hooks`), which
+sets one to 0 as `invalidate` does.
 """
 
-import ctypes
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -17,8 +18,12 @@ import numpy as np
 
 from emu86.cpu.engine import Engine
 from emu86.cpu.state import CR
-from emu86.mmu.ram import CODE, DATA, HIDDEN, MIXED, TABLE, UNBACKED, Hidden, Ram
-from emu86.mmu.rmap import LeafTable, PageUse
+from emu86.mmu.listeners import Listeners
+from emu86.mmu.page_use import PageUse
+from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED, Ram
+from emu86.mmu.rmap import ReverseMap
+from emu86.mmu.shadow_tables import LeafTable, Root
+from emu86.mmu.vmm_memory import VmmMemory
 from emu86.mmu.walk import denied, touch, walk
 from emu86.native import abi
 from emu86.spec import x86
@@ -27,10 +32,13 @@ _LINK: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A
 _LEAF: Final = x86.PTE_P | x86.PTE_A | x86.PTE_D
 _NX: Final = x86.PTE_NX
 _FRAME: Final = 0xFFFFFFFFFF000
+_ONES: Final = VmmMemory.hpa(VmmMemory.ONES) | _LEAF
 _HOST_CR3: Final = CR + 3
 _USED: Final = x86.PTE_P | x86.PTE_A
 _AROUND: Final = 16  # entries filled together, aligned
 _EVERYTHING: Final = -1  # the "CR3" of a guest without paging
+_MANY: Final = 64  # pages, from which one flush of the whole TLB is cheaper
+_WINDOW: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D
 
 PAGING_CR0: Final = x86.CR0_PG | x86.CR0_WP
 PAGING_CR4: Final = x86.CR4_PSE | x86.CR4_PGE
@@ -50,29 +58,6 @@ GUEST_FAULT: Final = Miss.GUEST_FAULT
 NO_BACKING: Final = Miss.NO_BACKING
 
 
-class Root:
-    """A shadow root: one guest CR3 (or none, without paging)."""
-
-    __slots__ = (
-        "copy",
-        "copy32",
-        "copy_address",
-        "directory",
-        "hpa",
-        "paged",
-        "tables",
-    )
-
-    def __init__(self, hpa: int, directory: int) -> None:
-        self.hpa = hpa
-        self.directory = directory  # index of 2048 shadow PDEs in the pool
-        self.tables: dict[int, LeafTable] = {}
-        self.paged: dict[int, LeafTable] = {}  # those made from a guest page table
-        self.copy = bytearray(x86.PAGE_SIZE)
-        self.copy32 = memoryview(self.copy).cast("I")
-        self.copy_address = ctypes.addressof(ctypes.c_char.from_buffer(self.copy))
-
-
 @dataclass(slots=True)
 class ShadowStats:
     """Counts since the start: entries made, dropped, and made stale by the guest."""
@@ -87,21 +72,24 @@ class ShadowStats:
 class ShadowMmu:
     """Translates for the engine. `cr0`, `cr3` and `cr4` are the guest's."""
 
-    def __init__(self, engine: Engine, ram: Ram, hidden: Hidden) -> None:
+    def __init__(self, engine: Engine, ram: Ram, vmm_memory: VmmMemory) -> None:
         self.engine = engine
         self.ram = ram
-        self.hidden = hidden
-        self.pool = hidden.q
-        engine.control[abi.HIDDEN_BIAS] = hidden.address - HIDDEN
-        self.use = PageUse(engine, ram, hidden)
+        self.vmm_memory = vmm_memory
+        self._sptes = vmm_memory.sptes
+        self._sptes_np = vmm_memory.sptes_np
+        bias = vmm_memory.address - VmmMemory.BASE
+        engine.control[abi.VMM_MEMORY_BIAS] = bias
+        self.listeners = Listeners()
+        self._rmap = ReverseMap(vmm_memory.sptes, ram.pages)
+        self.use = PageUse(engine, ram, self, self.listeners)
         self.stats = ShadowStats()
         self.cr0 = self.cr3 = self.cr4 = 0
         self.fault = 0
         self.mmio_pages: frozenset[int] = frozenset()  # devices: every access traps
-        self.switched: Callable[[], None] = lambda: None
         self.roots: dict[int, Root] = {}
         self.leaves: dict[tuple[int, ...], LeafTable] = {}
-        self._next = Hidden.POOL
+        self._next = VmmMemory.POOL
         self._offsets = np.arange(1024, dtype=np.uint64)
         self.root = self._new_root(_EVERYTHING)
 
@@ -126,20 +114,25 @@ class ShadowMmu:
         self._sync_root(root, key)
         self._enter(root)
         self.engine.flush_tlb()
-        self.switched()
+        for tell in self.listeners.flushed_nonglobal:
+            tell()
 
     def reset(self) -> None:
         """Drop every shadow table and start again from the current registers."""
         self.stats.resets += 1
         self.roots.clear()
         self.leaves.clear()
-        self.use.reset()
-        self._next = Hidden.POOL
+        self._rmap.reset()
+        self._next = VmmMemory.POOL
         paging = self.cr0 & x86.CR0_PG
         self.root = self._new_root(self.cr3 & x86.PAGE_MASK if paging else _EVERYTHING)
         self._enter(self.root)
         self.engine.flush_tlb()
-        self.use.global_changed()
+        self._tell_flushed_all()
+
+    def _tell_flushed_all(self) -> None:
+        for tell in self.listeners.flushed_all:
+            tell()
 
     def _enter(self, root: Root) -> None:
         """Have the engine, and its compiled INVLPG, walk `root`."""
@@ -149,13 +142,27 @@ class ShadowMmu:
         paging = self.cr0 & x86.CR0_PG and directory < self.ram.size
         paging = paging and not self.engine.wraps  # a page has two addresses then
         control[abi.SHADOW_PDES] = (
-            self.hidden.address + 8 * root.directory if paging else 0
+            self.vmm_memory.address + 8 * root.directory if paging else 0
         )
         control[abi.GUEST_PDES] = self.ram.address + directory
         control[abi.KNOWN_PDES] = root.copy_address
 
     def invalidate(self, gva: int) -> None:
         """INVLPG: drop the translation of one page, and of its PDE if that changed."""
+        self._drop_translation(gva)
+        for tell in self.listeners.flushed_page:
+            tell(gva)
+
+    def tell_dropped(self) -> None:
+        """Tell which pages the compiled INVLPG has dropped, if it has."""
+        control = self.engine.control
+        count = control[abi.DROPPED_COUNT]
+        control[abi.DROPPED_COUNT] = 0
+        for i in range(abi.DROPPED, abi.DROPPED + count):
+            for tell in self.listeners.flushed_page:
+                tell(control[i] << x86.PAGE_SHIFT)
+
+    def _drop_translation(self, gva: int) -> None:
         slot = gva >> 22
         table = self.root.tables.get(slot)
         if table is None or not self.cr0 & x86.CR0_PG:
@@ -164,11 +171,11 @@ class ShadowMmu:
         if pde != self.root.copy32[slot]:
             self._unlink(self.root, slot)
             self.engine.flush_tlb()
-            self.use.global_changed()  # and of 4 MiB, not of this page alone
+            self._tell_flushed_all()  # and of 4 MiB, not of this page alone
             return
         index = table.base + (gva >> 12 & 1023)
-        if table.page_table >= 0 and self.pool[index]:
-            self.pool[index] = 0
+        if table.page_table >= 0 and self._sptes[index]:
+            self._sptes[index] = 0
             self.stats.drops += 1
             self.engine.flush_page(gva & x86.PAGE_MASK)
 
@@ -215,20 +222,20 @@ class ShadowMmu:
                 entry = page << x86.PAGE_SHIFT | _LEAF | rights | _NX
             else:
                 entry = self._entry(page, rights, index, error)
-            self.pool[index] = entry
-            use.add(page, index)
+            self._sptes[index] = entry
+            self._rmap.add(page, index)
         else:
             entry = 0 if write else self.unbacked(page)
             if entry == 0:
                 return NO_BACKING
-            self.pool[index] = entry | rights & x86.PTE_US
+            self._sptes[index] = entry | rights & x86.PTE_US
         self.stats.fills += 1
         if table.page_table >= 0:
             table.copy32[at] = pte
             if pte & x86.PTE_G and self.cr4 & x86.CR4_PGE:
-                table.shared = True
+                table.has_global = True
             else:
-                table.local = True
+                table.has_nonglobal = True
                 self._fill_around(table, at)
         return FILLED
 
@@ -240,14 +247,15 @@ class ShadowMmu:
         """
         if table.page_table >= self.ram.size:
             return
-        pool, base, copy = self.pool, table.base, table.copy32
+        sptes, base, copy = self._sptes, table.base, table.copy32
         words = self.ram.words
         state, pages = self.use.state, self.ram.pages
+        add = self._rmap.add
         first = at & ~(_AROUND - 1)
         start = (table.page_table >> 2) + first
         for j in range(first, first + _AROUND):
             pte = words[start + j - first]
-            if pool[base + j] or pte & _USED != _USED:
+            if sptes[base + j] or pte & _USED != _USED:
                 continue
             page = pte >> 12
             if page >= pages:
@@ -261,13 +269,13 @@ class ShadowMmu:
                 entry = pte & x86.PAGE_MASK | _LEAF
             else:
                 continue
-            pool[base + j] = entry | pte & table.rights & x86.PTE_US
-            self.use.add(page, base + j)
+            sptes[base + j] = entry | pte & table.rights & x86.PTE_US
+            add(page, base + j)
             copy[j] = pte
             if pte & x86.PTE_G:
-                table.shared = True
+                table.has_global = True
 
-    def executed(self, gva: int, size: int) -> bytes:
+    def fetch(self, gva: int, size: int) -> bytes:
         """Return `size` bytes of code at `gva` as the engine fetches them.
 
         By the shadow: the guest may have changed its tables without a word since.
@@ -275,20 +283,20 @@ class ShadowMmu:
         out = b""
         while size:
             part = min(size, x86.PAGE_SIZE - (gva & 0xFFF))
-            start = self.fetched(gva)
+            start = self.fetch_gpa(gva)
             ones = start >= self.ram.size
             out += b"\xff" * part if ones else self.ram.map[start : start + part]
             gva = (gva + part) & x86.MASK32
             size -= part
         return out
 
-    def fetched(self, gva: int) -> int:
+    def fetch_gpa(self, gva: int) -> int:
         """Return the GPA that the engine fetches from at `gva`; beyond RAM for ones."""
-        entry = self.pool[self.slot(gva)] & _FRAME
+        entry = self._sptes[self.spte_index(gva)] & _FRAME
         return entry | gva & 0xFFF
 
-    def slot(self, gva: int) -> int:
-        """Return the pool index of the entry of a page whose table is linked."""
+    def spte_index(self, gva: int) -> int:
+        """Return the index of the shadow entry of a page whose table is linked."""
         return self.root.tables[gva >> 22].base + (gva >> 12 & 1023)
 
     def lookup(self, gva: int) -> int | None:
@@ -308,7 +316,7 @@ class ShadowMmu:
         """Return the entry for reading where no RAM is: a page of ones (0: trap it)."""
         if page in self.mmio_pages:
             return 0
-        return Hidden.hpa(Hidden.ONES) | _LEAF
+        return _ONES
 
     def _entry(self, page: int, rights: int, index: int, error: int) -> int:
         """Make the entry for a backed page, changing the page's use if it must."""
@@ -329,21 +337,80 @@ class ShadowMmu:
             return entry & ~x86.PTE_RW
         if state == TABLE:
             return (entry & ~x86.PTE_RW) | _NX
-        if not error & (x86.PF_W | x86.PF_I) and use.held(page, index):
+        if not error & (x86.PF_W | x86.PF_I) and self.is_mapped_elsewhere(page, index):
             return (entry & ~x86.PTE_RW) | _NX
-        use.claim(page, index)
+        use.take_over(page, index)
         return entry
+
+    # -- what the use of pages asks for ------------------------------------------------
+
+    def write_protect(self, page: int) -> None:
+        """Make every mapping of a guest page read-only."""
+        self._change(page, x86.PTE_RW, 0)
+
+    def forbid_execution(self, page: int) -> None:
+        """Make every mapping of a guest page not executable."""
+        self._change(page, 0, _NX)
+
+    def _change(self, page: int, clear: int, set_: int) -> None:
+        """Clear and set bits of every mapping."""
+        sptes = self._sptes
+        changed = []
+        for index, table in self._rmap.entries(page):
+            entry = sptes[index]
+            narrow = (entry & ~clear) | set_
+            if narrow != entry:
+                sptes[index] = narrow
+                changed.append((index, table))
+        self._flush(changed)
+
+    def drop_mappings(self, page: int, keep: int = -1) -> None:
+        """Remove every mapping of a guest page but the entry at index `keep`."""
+        dropped = [entry for entry in self._rmap.entries(page) if entry[0] != keep]
+        for index, _table in dropped:
+            self._sptes[index] = 0
+        self._rmap.keep(page, keep)
+        self._flush(dropped)
+
+    def _flush(self, entries: list[tuple[int, LeafTable]]) -> None:
+        """Drop what the TLB has of these entries, of which there may be a million."""
+        if sum(len(table.slots) for _index, table in entries) > _MANY:
+            self.engine.flush_tlb()
+        else:
+            flush = self.engine.flush_page
+            for index, table in entries:
+                for slot in table.slots:
+                    flush(slot << 22 | (index & 1023) << 12)
+        for tell in self.listeners.rights_lost:
+            tell()
+
+    def is_mapped_elsewhere(self, page: int, index: int) -> bool:
+        """Tell whether an entry other than the one at `index` maps a guest page."""
+        return self._rmap.has_other(page, index)
+
+    # -- windows on devices' memory ----------------------------------------------------
+
+    def open_window(self, index: int, gva: int, page: int, *, write: bool) -> None:
+        """Have the entry at `index`, which maps `gva`, map a page of the VMM's own."""
+        rights = x86.PTE_RW if write else 0
+        self._sptes[index] = VmmMemory.hpa(page) | _WINDOW | rights
+        self.engine.flush_page(gva & x86.PAGE_MASK)
+
+    def close_window(self, index: int, gva: int) -> None:
+        """Undo `open_window`: the next access misses."""
+        self._sptes[index] = 0
+        self.engine.flush_page(gva & x86.PAGE_MASK)
 
     # -- tables ------------------------------------------------------------------------
 
     def _new_root(self, key: int) -> Root:
         base = self._allocate(6)
-        pool, hpa = self.pool, Hidden.hpa
-        pool[base * 512] = hpa(base + 1) | _LINK
-        top = hpa(Hidden.PDPT) | x86.PTE_P | x86.PTE_RW | x86.PTE_A
-        pool[base * 512 + Hidden.PML4_SLOT] = top
+        sptes, hpa = self._sptes, VmmMemory.hpa
+        sptes[base * 512] = hpa(base + 1) | _LINK
+        top = hpa(VmmMemory.PDPT) | x86.PTE_P | x86.PTE_RW | x86.PTE_A
+        sptes[base * 512 + VmmMemory.PML4_SLOT] = top
         for i in range(4):
-            pool[(base + 1) * 512 + i] = hpa(base + 2 + i) | _LINK
+            sptes[(base + 1) * 512 + i] = hpa(base + 2 + i) | _LINK
         root = self.roots[key] = Root(hpa(base), (base + 2) * 512)
         if self.engine.wraps:
             self._wrap(root)
@@ -364,17 +431,17 @@ class ShadowMmu:
     def _wrap(self, root: Root) -> None:
         pointers = root.directory - 512
         for i in range(4):
-            self.pool[pointers + 4 + i] = self.pool[pointers + i]
+            self._sptes[pointers + 4 + i] = self._sptes[pointers + i]
 
     def _allocate(self, pages: int) -> int:
         """Take zeroed pages from the pool; when it is full all tables are dropped."""
         base = self._next
         self._next = base + pages
-        if self._next > Hidden.PAGES:
+        if self._next > VmmMemory.PAGES:
             self.reset()
             base = self._next
             self._next += pages
-        self.hidden.np[base * 512 : (base + pages) * 512] = 0
+        self._sptes_np[base * 512 : (base + pages) * 512] = 0
         return base
 
     def _link(
@@ -401,16 +468,15 @@ class ShadowMmu:
             base = self._allocate(2)
             table = LeafTable(base * 512, page_table, frame, rights)
             self.leaves[key] = table
-            self.use.table_of[base // 2] = table
+            self._rmap.add_table(table)
             if large:
-                self.use.large.setdefault(frame >> 10, []).append(table)
                 self._fill_large(table, dirty=bool(dirty))
             elif page_table < self.ram.size:
                 table.copy[:] = self.ram.map[page_table : page_table + x86.PAGE_SIZE]
         elif not large and self._sync_table(table):
             self.engine.flush_tlb()
         if large and pde & x86.PTE_G:
-            table.shared = True
+            table.has_global = True
         table.slots.add(slot)
         root = self.root  # a new one, if the pool was full
         root.tables[slot] = table
@@ -418,9 +484,9 @@ class ShadowMmu:
             root.paged[slot] = table
         root.copy32[slot] = pde
         at = root.directory + 2 * slot
-        hpa = Hidden.hpa(table.base // 512)
-        self.pool[at] = hpa | _LINK
-        self.pool[at + 1] = (hpa + x86.PAGE_SIZE) | _LINK
+        hpa = VmmMemory.hpa(table.base // 512)
+        self._sptes[at] = hpa | _LINK
+        self._sptes[at + 1] = (hpa + x86.PAGE_SIZE) | _LINK
         return table
 
     def _fill_large(self, table: LeafTable, *, dirty: bool) -> None:
@@ -435,17 +501,17 @@ class ShadowMmu:
         entries[code] &= np.uint64(~(_NX | x86.PTE_RW) & (1 << 64) - 1)
         entries[state == TABLE] &= np.uint64(~x86.PTE_RW & (1 << 64) - 1)
         entries[(state == MIXED) | (state == UNBACKED)] = 0
-        self.hidden.np[table.base : table.base + count] = entries
+        self._sptes_np[table.base : table.base + count] = entries
         self.stats.fills += count
 
     def _unlink(self, root: Root, slot: int) -> None:
         table = root.tables.pop(slot)
         root.paged.pop(slot, None)
         at = root.directory + 2 * slot
-        self.pool[at] = self.pool[at + 1] = 0
+        self._sptes[at] = self._sptes[at + 1] = 0
         self.stats.drops += 1
-        if table.shared:
-            self.use.global_changed()
+        if table.has_global:
+            self._tell_flushed_all()
         if all(other.tables.get(slot) is not table for other in self.roots.values()):
             table.slots.discard(slot)
 
@@ -461,7 +527,7 @@ class ShadowMmu:
                         self._unlink(root, slot)
                 root.copy[:] = now
         for table in root.paged.values():
-            if table.local:
+            if table.has_nonglobal:
                 self._sync_table(table)
 
     def _sync_table(self, table: LeafTable) -> bool:
@@ -474,9 +540,9 @@ class ShadowMmu:
             return False
         fresh = np.frombuffer(now, np.uint32)
         stale = np.flatnonzero(fresh != np.frombuffer(table.copy, np.uint32))
-        self.hidden.np[stale + table.base] = 0
+        self._sptes_np[stale + table.base] = 0
         if (np.frombuffer(table.copy, np.uint32)[stale] & x86.PTE_G).any():
-            self.use.global_changed()
+            self._tell_flushed_all()
         table.copy[:] = now
         self.stats.resynced += len(stale)
         return True

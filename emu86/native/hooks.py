@@ -197,7 +197,7 @@ leaf:
   %is_linked = icmp ne i64 %table_hpa, 0
   br i1 %is_linked, label %entry, label %note
 entry:
-  {_word("bias_at", abi.HIDDEN_BIAS)}
+  {_word("bias_at", abi.VMM_MEMORY_BIAS)}
   %bias = load i64, ptr %bias_at
   %table_address = add i64 %table_hpa, %bias
   %table = inttoptr i64 %table_address to ptr

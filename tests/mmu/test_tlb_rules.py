@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED
-from emu86.rings.technique.deprivileged import Deprivileged
+from emu86.mmu.vmm_memory import VmmMemory
 from support import paging
 from support.paging import (
     FETCH,
@@ -75,7 +75,6 @@ class Guest(RuleBasedStateMachine):
         # Slot -> PDEs that a paging-structure cache may hold: what their page tables
         # say now is then used as well (4.10.3).
         self.cached = {}
-        self.vmm = self.bench.vmm
 
     @initialize()
     def start(self):
@@ -147,7 +146,7 @@ class Guest(RuleBasedStateMachine):
 
     @rule(gva=GVAS)
     def invlpg(self, gva):
-        Deprivileged.invalidate(self.vmm, gva)
+        self.bench.mmu.invalidate(gva)
         self.remember_not(gva)
 
     def remember_not(self, gva):
@@ -312,7 +311,7 @@ class Guest(RuleBasedStateMachine):
 
     @rule(page=st.sampled_from([0x20, 0x21, 0x22]))
     def the_vmm_writes(self, page):
-        self.bench.mmu.use.touched(page)
+        self.bench.mmu.use.write_by_vmm(page)
 
     # -- what always holds -------------------------------------------------------------
 
@@ -322,7 +321,7 @@ class Guest(RuleBasedStateMachine):
         both = {}
         for root, gva, entry in self.bench.leaves():
             hpa = entry & 0xFFFFFFFFFF000
-            if hpa >= 1 << 32:
+            if hpa >= VmmMemory.BASE:
                 assert not entry & RW
                 continue
             page = hpa >> 12
@@ -347,7 +346,7 @@ class Guest(RuleBasedStateMachine):
         engine, state = self.bench.engine, self.bench.ram.state
         for entry in engine.tlb.values():
             hpa = entry & 0xFFFFFFFFFF000
-            if hpa >> 32 or not entry & P:
+            if hpa >= VmmMemory.BASE or not entry & P:
                 continue
             if state[hpa >> 12] == DATA:
                 assert entry & NX
@@ -377,7 +376,7 @@ def test_invlpg_drops_a_large_page_whole():
     assert bench.access(0x20000) == ("ok", 0x20)
     bench.memory.write(0x20004, 1, 4)
     bench.write32(0x10000, 0x12000 | P | RW)
-    Deprivileged.invalidate(bench.vmm, 0x21000)
+    bench.mmu.invalidate(0x21000)
     assert bench.access(0x20000) == ("ok", 0x21)
     assert bench.memory.read(0x20000, 4) == 0x2222
     bench.memory.write(0x20004, 0x55, 4)

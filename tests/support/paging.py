@@ -6,12 +6,12 @@ a translation that should have been flushed shows.
 """
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 from emu86.cpu.state import CR
 from emu86.mmu.memory import GuestMemory
-from emu86.mmu.ram import Hidden, Ram
+from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import Miss, ShadowMmu
+from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 
 P, RW, US, A, D, PS, G = 1, 2, 4, 32, 64, 128, 256
@@ -97,16 +97,16 @@ class FakeEngine:
     def drop_code(self, address, size):
         self.dropped.append((address, size))
 
-    def hidden(self, hpa):
+    def read(self, hpa):
         """The 64-bit word at a host-physical address of the VMM's own memory."""
-        return self.memory[(hpa - (1 << 32)) >> 3]
+        return self.memory[(hpa - VmmMemory.BASE) >> 3]
 
     def entry(self, gva):
         """Walk the shadow tables: the leaf entry for `gva` with the rights of all."""
         table = self.q[CR + 3]
         rights = RW | US
         for shift in (39, 30, 21, 12):
-            entry = self.hidden((table & 0xFFFFFFFFFF000) + 8 * (gva >> shift & 511))
+            entry = self.read((table & 0xFFFFFFFFFF000) + 8 * (gva >> shift & 511))
             if not entry & P:
                 return 0
             rights &= entry
@@ -134,17 +134,8 @@ class Bench:
     def __init__(self, pages=64):
         self.engine = FakeEngine()
         self.ram = Ram(pages << 12)
-        self.mmu = ShadowMmu(self.engine, self.ram, Hidden(self.engine))
+        self.mmu = ShadowMmu(self.engine, self.ram, VmmMemory(self.engine))
         self.memory = GuestMemory(self.mmu)
-        # As much of a VMM as INVLPG needs.
-        self.vmm = SimpleNamespace(
-            mmu=self.mmu,
-            memory=self.memory,
-            sites=SimpleNamespace(invalidate=lambda _gva: None),
-            segments=SimpleNamespace(held=()),
-        )
-        self.mmu.switched = self.memory.switch
-        self.mmu.use.global_changed = self.memory.flush
 
     def write32(self, gpa, value):
         """Write guest RAM behind everybody's back, as the guest's own stores do."""

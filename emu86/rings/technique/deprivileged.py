@@ -14,8 +14,9 @@ from emu86.cpu.engine import Engine
 from emu86.cpu.state import BASE, CR, ERROR_CODE, HFLAGS, IS_INT, RFLAGS, RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
-from emu86.mmu.ram import Hidden, Ram
+from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import FILLED, GUEST_FAULT, PAGING_CR0, PAGING_CR4, ShadowMmu
+from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.rings.decode import Insn
 from emu86.rings.events.inject import as_fault, software
@@ -68,19 +69,17 @@ class Deprivileged(Technique):
         self.raised = technique == "iopl"
         self.iopl = 0  # the guest's; the hardware's is higher for its kernel if raised
         self.ram = ram
-        self.hidden = Hidden(engine)
-        self.mmu = ShadowMmu(engine, ram, self.hidden)
+        self.vmm_memory = VmmMemory(engine)
+        self.mmu = ShadowMmu(engine, ram, self.vmm_memory)
+        # In this order they are told of what changes.
         self.memory: GuestMemory = GuestMemory(self.mmu)
+        self.sites = InstructionCache(self)
         self.segments: ShadowSegments = ShadowSegments(self)
         self.plans = self.segments
         self.scanner = Scanner(self, iopl_raised=self.raised)
         self.stepper = Stepper(self)
         self.steps = Steps(self)
         self._delivered = False  # an event, in this exit
-        self.sites = InstructionCache(self)
-        self.mmu.use.forget_code = self._forget
-        self.mmu.switched = self._switched
-        self.mmu.use.global_changed = self._global_changed
         engine.on_exception = self.on_exception
         engine.on_invalid = self.on_invalid
         engine.on_in = self.on_in
@@ -141,7 +140,7 @@ class Deprivileged(Technique):
 
     def written(self, page: int) -> None:
         """Learn that somebody else is about to write to a guest page."""
-        self.mmu.use.touched(page)
+        self.mmu.use.write_by_vmm(page)
 
     def unlearn(self) -> None:
         """Take exits back from compiled code: they are watched from now on."""
@@ -211,7 +210,7 @@ class Deprivileged(Technique):
         if self.scanner.waiting is not None:
             self.scanner.restore()
         if control[abi.DROPPED_COUNT]:
-            self._take_dropped()
+            self.mmu.tell_dropped()
         if self.q[RFLAGS] & x86.VM:
             self._follow_iopl()
 
@@ -257,7 +256,7 @@ class Deprivileged(Technique):
         outcome = self.mmu.miss(gva, error)
         if outcome is FILLED:
             self._reason = "#PF fill"
-            if self.mmu.use.contended >= 0:
+            if self.mmu.use.taken_over >= 0:
                 self.stepper.contend()
             if self.observers:
                 for observer in self.observers:
@@ -279,7 +278,7 @@ class Deprivileged(Technique):
             write = bool(error & x86.PF_W)
             user = bool(error & x86.PF_U)
             gpa = self.memory.translate(gva, write=write, user=user)
-            index = self.mmu.slot(gva)
+            index = self.mmu.spte_index(gva)
             if not self.stepper.start(gva, gpa, index, write=write):
                 raise undefined()
 
@@ -389,7 +388,7 @@ class Deprivileged(Technique):
     def interrupt(self) -> bool:
         """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
         if self._control[abi.DROPPED_COUNT]:
-            self._take_dropped()
+            self.mmu.tell_dropped()
         if self.scanner.waiting is not None or self.end or not self.is_open():
             return False
         if self.q[RFLAGS] & x86.VM:
@@ -463,39 +462,6 @@ class Deprivileged(Technique):
             x86.CR4_PAE | vcpu.cr4 & _MIRRORED_CR4,
         )
 
-    # -- what the memory tells ------------------------------------------------------
-
     def invalidate(self, gva: int) -> None:
         """INVLPG."""
         self.mmu.invalidate(gva)
-        self.memory.forget(gva)
-        self.sites.invalidate(gva)
-        if gva >> x86.PAGE_SHIFT in self.segments.held:
-            self.segments.check_mapping()
-
-    def _take_dropped(self) -> None:
-        """Learn which pages the compiled INVLPG has dropped."""
-        control = self._control
-        count = control[abi.DROPPED_COUNT]
-        control[abi.DROPPED_COUNT] = 0
-        for i in range(abi.DROPPED, abi.DROPPED + count):
-            self.memory.forget(control[i] << x86.PAGE_SHIFT)
-
-    def _switched(self) -> None:
-        """MOV to CR3: what is not global may be elsewhere now."""
-        self.memory.switch()
-        if self.sites.local:
-            self.sites.unlearn()
-        if self.segments.local:
-            self.segments.check_mapping()
-
-    def _global_changed(self) -> None:
-        """Translations that outlive MOV to CR3 have changed all the same."""
-        self.memory.flush()
-        self.sites.unlearn()
-        self.segments.check_mapping()
-
-    def _forget(self, page: int) -> None:
-        """The code of a guest page has changed."""
-        self.sites.forget(page)
-        self.scanner.forget(page)

@@ -37,6 +37,11 @@ class InstructionCache:
         self._learned: set[int] = set()  # linear pages known to the compiled hook
         self._guarded: set[int] = set()
         self.local = False  # some learned sites' pages are not global
+        listeners = vmm.mmu.listeners
+        listeners.code_changed.append(self.forget)
+        listeners.flushed_all.append(self.unlearn)
+        listeners.flushed_nonglobal.append(self._switch)
+        listeners.flushed_page.append(self.invalidate)
 
     def seen(self, vector: int, software: int) -> Insn | None:
         """Return the instruction of an exit if its site has been decoded before.
@@ -88,7 +93,7 @@ class InstructionCache:
         if decoded is not None:
             insn.record = find(insn)
         # A mixed page is rewritten without the VMM's knowledge.
-        self.vmm.mmu.use.settle(page)
+        self.vmm.mmu.use.unmix(page)
         if (
             self._memory.ram.backed(page)
             and self._memory.ram.state[page] == CODE
@@ -157,6 +162,11 @@ class InstructionCache:
     def invalidate(self, gva: int) -> None:
         """INVLPG: a page with learned sites may be another one now."""
         if gva >> x86.PAGE_SHIFT in self._learned:
+            self.unlearn()
+
+    def _switch(self) -> None:
+        """MOV to CR3: pages that are not global may be other ones now."""
+        if self.local:
             self.unlearn()
 
     def unlearn(self) -> None:

@@ -1,9 +1,9 @@
 """Accesses to what is not RAM, one instruction at a time.
 
-The page is mapped to a scratch page holding what the device answers, the guest's own
-instruction runs once under TF, and what it wrote to the scratch page goes to the bus.
-No instruction needs to be emulated, whatever it is. A page that is only read is mapped
-read-only, so that the hardware itself tells of a store.
+The page is mapped to one of the VMM's holding what the device answers, the guest's own
+instruction runs once under TF, and what it wrote there goes to the bus. No instruction
+needs to be emulated, whatever it is. A page that is only read is mapped read-only, so
+that the hardware itself tells of a store.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from capstone import x86 as cs_x86
 
 from emu86.cpu.state import ATTRIBUTES, RIP
 from emu86.mmu.memory import PageFault
-from emu86.mmu.ram import Hidden
+from emu86.mmu.vmm_memory import VmmMemory
 from emu86.rings.decode import decode
 from emu86.rings.events.accesses import DETAILED
 from emu86.spec import x86
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from emu86.rings.technique.deprivileged import Deprivileged
 
 _ONES: Final = b"\xff" * x86.PAGE_SIZE
-_ENTRY: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D
 
 
 @dataclass(slots=True)
 class _Window:
-    """One page of the access: where it is, and its scratch page in the VMM's memory.
+    """One page of the access: where it is, and the VMM's page that stands for it.
 
     rest: how much of the operand lies beyond the end of the page; read, written: where
     (GPA) and how many bytes.
@@ -67,10 +66,10 @@ class Stepper:
         """
         vmm = self.vmm
         use, eip = vmm.mmu.use, vmm.q[RIP]
-        page, use.contended = use.contended, -1
+        page, use.taken_over = use.taken_over, -1
         if self._contender == eip:
             self.pages.append(page)
-            use.shared.add(page)
+            use.allow_aliases(page)
             vmm.steps.force()
         self._contender = eip
 
@@ -93,27 +92,24 @@ class Stepper:
         if found:
             window = found[0]
         else:
-            if len(self.windows) == Hidden.SCRATCHES:
+            if len(self.windows) == len(VmmMemory.WINDOWS):
                 return False
-            page = Hidden.SCRATCH + len(self.windows)
+            page = VmmMemory.WINDOWS[len(self.windows)]
             window = _Window(
                 gva, index, page, gpa >> x86.PAGE_SHIFT in vmm.mmu.mmio_pages
             )
             self.windows.append(window)
-            start = page << x86.PAGE_SHIFT
-            vmm.hidden.bytes[start : start + x86.PAGE_SIZE] = _ONES
+            vmm.vmm_memory.page(page)[:] = _ONES
         window.rest = max(0, offset + width - x86.PAGE_SIZE)
         width -= window.rest
         access = gpa, width
         if window.device and (loads or not write) and access not in window.read:
-            at = (window.page << x86.PAGE_SHIFT) + offset
-            vmm.hidden.bytes[at : at + width] = vmm.bus.mmio_read(gpa, width)
+            shown = vmm.vmm_memory.page(window.page)
+            shown[offset : offset + width] = vmm.bus.mmio_read(gpa, width)
             window.read.append(access)
         if write:
             window.written.append(access)
-        rights = x86.PTE_RW if window.written else 0
-        vmm.hidden.q[index] = Hidden.hpa(window.page) | _ENTRY | rights
-        vmm.engine.flush_page(gva & x86.PAGE_MASK)
+        vmm.mmu.open_window(index, gva, window.page, write=bool(window.written))
         vmm.steps.force()
         return True
 
@@ -146,12 +142,12 @@ class Stepper:
     def finish(self) -> None:
         """Give what the instruction wrote to the bus."""
         vmm = self.vmm
-        scratch = vmm.hidden.bytes
         writes = []
         for window in self.windows:
+            stored = vmm.vmm_memory.page(window.page)
             for gpa, width in window.written if window.device else ():
-                at = (window.page << x86.PAGE_SHIFT) + (gpa & 0xFFF)
-                writes.append((gpa, bytes(scratch[at : at + width])))
+                at = gpa & 0xFFF
+                writes.append((gpa, bytes(stored[at : at + width])))
         self._close()
         for gpa, data in writes:
             vmm.mmio_write(gpa, data)
@@ -160,10 +156,9 @@ class Stepper:
         vmm = self.vmm
         if self._resets == vmm.mmu.stats.resets:
             for window in self.windows:
-                vmm.hidden.q[window.index] = 0
-                vmm.engine.flush_page(window.gva & x86.PAGE_MASK)
+                vmm.mmu.close_window(window.index, window.gva)
         self.windows.clear()
         for page in self.pages:
-            vmm.mmu.use.unshare(page)
+            vmm.mmu.use.end_aliases(page)
         self.pages.clear()
         vmm.steps.release()

@@ -103,6 +103,7 @@ class Scanner:
         # A patched block waits to be translated and nothing may come between: the
         # site's GPA, the byte that stood there.
         self.waiting: tuple[int, int] | None = None
+        vmm.mmu.listeners.code_changed.append(self.forget)
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
         self._skip = {1: kernel_skip, 3: ()}
         self._filter = {1: _prefilter(1, kernel_skip), 3: _prefilter(3, ())}
@@ -117,7 +118,7 @@ class Scanner:
         vmm = self.vmm
         # Where the guest's CPL is the engine's own, its rings 1 and 2 are as its users.
         ring = 3 if vmm.d[HFLAGS] & 3 == 3 or vmm.segments.inner else 1
-        code = vmm.mmu.executed(linear, size)
+        code = vmm.mmu.fetch(linear, size)
         if vmm.engine.stepped:
             code = self._first(code)  # no more of the block will run
         if not self._filter[ring].search(code):
@@ -167,13 +168,13 @@ class Scanner:
 
     def _patch(self, site: int, linear: int, size: int) -> None:
         vmm = self.vmm
-        gpa = vmm.mmu.fetched(site)
+        gpa = vmm.mmu.fetch_gpa(site)
         if not vmm.memory.ram.backed(gpa >> x86.PAGE_SHIFT):
             # All ones, then RAM: no INT3 can be put there.
             vmm.unsupported("a far jump out of what is no RAM")
             return
         self.sites.setdefault(gpa >> x86.PAGE_SHIFT, set()).add(gpa)
-        start = vmm.mmu.fetched(linear)
+        start = vmm.mmu.fetch_gpa(linear)
         ram = vmm.memory.bytes
         self.waiting = gpa, ram[gpa]
         ram[gpa] = INT3

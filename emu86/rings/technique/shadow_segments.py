@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from emu86.cpu import offsets
 from emu86.cpu.state import ATTRIBUTES, BASE, HFLAGS, LIMIT, SELECTOR
 from emu86.mmu.memory import PageFault
-from emu86.mmu.ram import Hidden
+from emu86.mmu.vmm_memory import VmmMemory
 from emu86.rings.descriptors import Descriptor, SegmentRegisters
 from emu86.rings.fault import GuestFault
 from emu86.spec import x86
@@ -30,6 +30,7 @@ _SS_BASE: Final = BASE[x86.SS]
 _SS_LIMIT: Final = LIMIT[x86.SS]
 _SS_ATTRIBUTES: Final = ATTRIBUTES[x86.SS]
 _NATIVE: Final = x86.DESC_P | x86.DESC_S | x86.DESC_A
+_EMPTY: Final = memoryview(bytes(0x10000)).cast("Q")
 _MANY: Final = 0x10000  # encoded descriptors kept, whatever the guest writes
 
 
@@ -39,9 +40,8 @@ class ShadowTable:
     def __init__(self, segments: "ShadowSegments", page: int, register: int) -> None:
         self.segments = segments
         self.vmm = vmm = segments.vmm
-        self.first = page * 512
-        self.entries = vmm.hidden.q
-        self.linear = Hidden.linear(page)
+        self.entries = vmm.vmm_memory.descriptors(page)
+        self.linear = VmmMemory.linear(page)
         self.register = register
         self.base = self.limit = 0
         self.filled = 0
@@ -70,7 +70,7 @@ class ShadowTable:
         self.stale = self.limit >= 0
 
     def _clear(self) -> None:
-        self.vmm.hidden.np[self.first : self.first + self.filled] = 0
+        self.entries[: self.filled] = _EMPTY[: self.filled]
         self.filled = 0
         self.pages.clear()
         self.known.clear()
@@ -100,7 +100,7 @@ class ShadowTable:
         except PageFault:
             pass  # what cannot be read stays out, and traps
         words = memoryview(raw[: len(raw) & ~7]).cast("Q")
-        encoded, entries, first = self._encoded, self.entries, self.first
+        encoded, entries = self._encoded, self.entries
         if len(encoded) > _MANY:
             encoded.clear()
         for i, word in enumerate(words):
@@ -108,7 +108,7 @@ class ShadowTable:
             if entry is None:
                 entry = encoded[word] = self._encode(word)
             if entry:
-                entries[first + i] = entry
+                entries[i] = entry
         self.filled = len(words)
 
     def _encode(self, word: int) -> int:
@@ -157,9 +157,13 @@ class ShadowSegments(SegmentRegisters):
         # are not global, so that MOV to CR3 can put another page there.
         self.held: dict[int, int] = {}
         self.local = False
-        self.gdt = ShadowTable(self, Hidden.GDT, offsets.GDTR)
-        self.ldt = ShadowTable(self, Hidden.LDT, offsets.LDTR)
-        vmm.mmu.use.table_written = self._written
+        self.gdt = ShadowTable(self, VmmMemory.GDT, offsets.GDTR)
+        self.ldt = ShadowTable(self, VmmMemory.LDT, offsets.LDTR)
+        listeners = vmm.mmu.listeners
+        listeners.table_written.append(self._written)
+        listeners.flushed_all.append(self.check_mapping)
+        listeners.flushed_nonglobal.append(self._switch)
+        listeners.flushed_page.append(self._invalidate)
 
     def _written(self, page: int) -> None:
         self.gdt.written(page)
@@ -175,6 +179,16 @@ class ShadowSegments(SegmentRegisters):
         self.vmm.sites.guard(page)
         if not self.vmm.mmu.is_global(linear):
             self.local = True
+
+    def _switch(self) -> None:
+        """MOV to CR3: a page of a table that is not global may be another one now."""
+        if self.local:
+            self.check_mapping()
+
+    def _invalidate(self, gva: int) -> None:
+        """INVLPG: a page of a table may be another one now."""
+        if gva >> x86.PAGE_SHIFT in self.held:
+            self.check_mapping()
 
     def check_mapping(self) -> None:
         """Have the tables read again if one of their pages is another page now."""

@@ -13,7 +13,8 @@ import numpy as np
 from emu86 import Machine, Stop
 from emu86.cpu.library import Abilities
 from emu86.mmu.ram import CODE as CODE_PAGE
-from emu86.mmu.ram import DATA, MIXED, TABLE, UNBACKED, Hidden
+from emu86.mmu.ram import DATA, MIXED, TABLE, UNBACKED
+from emu86.mmu.vmm_memory import VmmMemory
 from emu86.spec import x86
 
 # Guest-physical layout, within the first 640 KiB.
@@ -286,27 +287,27 @@ def run(machine: Machine, budget: int) -> Stop:
 def _fixed(machine: Machine) -> bytes:
     """Return the VMM's pages that nobody writes after the start."""
     pages = [*range(8), *range(12, 16), *range(48, 64)]
-    memory = machine.vmm.hidden.bytes
+    memory = machine.vmm.vmm_memory.bytes
     return b"".join(bytes(memory[p << 12 : p + 1 << 12]) for p in pages)
 
 
 def check(machine: Machine) -> None:
     """Check what must hold of the machine between two runs."""
     vmm = machine.vmm
-    hidden, ram = vmm.hidden, vmm.memory.ram
-    assert bytes(hidden.bytes[:4096]) == b"\xff" * 4096, "the page of ones"
+    own, ram = vmm.vmm_memory, vmm.memory.ram
+    assert bytes(own.bytes[:4096]) == b"\xff" * 4096, "the page of ones"
     hole = bytes(ram.bytes[0xA0000 : min(0xFF000, ram.size)])
     assert hole.count(0xFF) == len(hole), "the adapter hole was written"
-    _check_descriptors(hidden)
+    _check_descriptors(own)
     _check_shadow(machine)
     assert machine.now >= 0
     level = vmm.d[44] & 3
     assert level, "the guest runs at CPL 0"
 
 
-def _check_descriptors(hidden: Hidden) -> None:
+def _check_descriptors(own: VmmMemory) -> None:
     """Shadow descriptors are code or data, of DPL 1 or 3, and not 64-bit."""
-    entries = hidden.np[Hidden.GDT * 512 : (Hidden.LDT + 16) * 512]
+    entries = own.sptes_np[VmmMemory.GDT * 512 : (VmmMemory.LDT + 16) * 512]
     high = (entries[entries != 0] >> np.uint64(32)).astype(np.uint32)
     need = x86.DESC_P | x86.DESC_S | 1 << x86.DESC_DPL_SHIFT
     assert (high & need == need).all(), "a shadow descriptor of DPL 0 or 2"
@@ -316,31 +317,34 @@ def _check_descriptors(hidden: Hidden) -> None:
 def _check_shadow(machine: Machine) -> None:
     """Shadow entries reach guest RAM alone, and respect each page's use."""
     vmm = machine.vmm
-    mmu, hidden = vmm.mmu, vmm.hidden
+    mmu, own = vmm.mmu, vmm.vmm_memory
     ram = mmu.ram
-    first = Hidden.hpa(0)
-    pool = (Hidden.hpa(Hidden.POOL), Hidden.hpa(Hidden.PAGES))
+    first = VmmMemory.hpa(0)
+    pool = (VmmMemory.hpa(VmmMemory.POOL), VmmMemory.hpa(VmmMemory.PAGES))
     for root in mmu.roots.values():
         page = root.hpa - first >> 12
-        pml4 = hidden.np[page * 512 : page * 512 + 512]
+        pml4 = own.sptes_np[page * 512 : page * 512 + 512]
         used = set(np.flatnonzero(pml4).tolist())
-        assert used == {0, Hidden.PML4_SLOT}, used
-        directory = hidden.np[root.directory : root.directory + 2048]
+        assert used == {0, VmmMemory.PML4_SLOT}, used
+        directory = own.sptes_np[root.directory : root.directory + 2048]
         links = directory[directory != 0] & np.uint64(0xFFFFFFFFFF000)
         assert ((links >= pool[0]) & (links < pool[1])).all(), "a link out of the pool"
-    scratches = Hidden.hpa(Hidden.SCRATCH), Hidden.hpa(Hidden.SCRATCH + 4)
+    windows = (
+        VmmMemory.hpa(VmmMemory.WINDOWS.start),
+        VmmMemory.hpa(VmmMemory.WINDOWS.stop),
+    )
     state = np.frombuffer(bytes(ram.state), np.uint8)
     mixed: list[int] = []
     for table in mmu.leaves.values():
-        entries = hidden.np[table.base : table.base + 1024]
+        entries = own.sptes_np[table.base : table.base + 1024]
         entries = entries[entries & np.uint64(1) != 0]
         address = entries & np.uint64(0xFFFFFFFFFF000)
         write = entries & np.uint64(x86.PTE_RW) != 0
-        ones = address == Hidden.hpa(Hidden.ONES)
+        ones = address == VmmMemory.hpa(VmmMemory.ONES)
         assert not (write & ones).any(), "the page of ones is writable"
-        scratch = (address >= scratches[0]) & (address < scratches[1])
-        assert vmm.stepper.active or not scratch.any(), "a scratch page is left"
-        real = ~ones & ~scratch
+        window = (address >= windows[0]) & (address < windows[1])
+        assert vmm.stepper.active or not window.any(), "a window is left open"
+        real = ~ones & ~window
         frames = (address[real] >> np.uint64(12)).astype(np.int64)
         assert (frames < ram.pages).all(), "a mapping outside of RAM"
         uses = state[frames]
