@@ -14,7 +14,7 @@ from typing import Final
 
 from bench.tools import GUESTS, BenchError, say, show, terminal
 from emu86 import Machine, images
-from emu86.report import exit_table, summary
+from emu86.cli.report import exit_table, summary
 from emu86.spec import x86
 
 COUNT: Final = 20_000

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from emu86.report import CLASS_HEADINGS, class_notes, class_row
+from emu86.cli.report import CLASS_HEADINGS, class_notes, class_row
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.table import RECORDS
 from emu86.rings.technique.errata import ERRATA
@@ -226,7 +226,7 @@ def contracts() -> Iterator[str]:
         for key, value in one.items():
             if key == "layers":
                 yield from (f"    {layer}" for layer in value)
-            elif key not in {"id", "name", "type"}:
+            elif key not in {"id", "name", "type", "exhaustive"}:
                 yield textwrap.indent(
                     textwrap.fill(f"{key}: {', '.join(value)}", _WIDTH), "    "
                 )

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from os import PathLike
 from typing import Final
 
-from emu86 import images
+from emu86 import config, images
 from emu86.cpu.engine import Engine
 from emu86.cpu.library import Abilities
-from emu86.cpu.models import DEFAULT, MODELS
+from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.errors import ConfigError
@@ -21,11 +21,9 @@ from emu86.mmu.ram import Ram
 from emu86.rings.protocols import Observer
 from emu86.rings.technique.bare import Bare
 from emu86.rings.technique.base import Technique
-from emu86.rings.technique.deprivileged import TECHNIQUES, Deprivileged
+from emu86.rings.technique.deprivileged import Deprivileged
 from emu86.spec import x86
 
-SMALLEST: Final = 1 << 20
-LARGEST: Final = 3 << 30
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
 _RDTSC_NS: Final = 500
 
@@ -33,35 +31,27 @@ _RDTSC_NS: Final = 500
 class Machine:
     """A PC with one 32-bit CPU, its guest deprivileged (or, to compare, not).
 
-    memory: bytes of RAM, a multiple of 4 KiB from 1 MiB to 3 GiB; cpu: a name in
-    `emu86.cpu.models.MODELS`; technique: "patch", "trap" or "iopl", or "bare": the
-    guest at ring 0 of the engine, an instruction at a time, to compare with;
-    debug_exit: a write to port F4h ends the run; realtime: idle time is slept, not
-    skipped; hypervisor: tell the guest of a hypervisor in CPUID; abilities: for tests,
-    what of Unicorn's private state to use. Raises ConfigError.
+    memory: bytes of RAM, a multiple of 4 KiB from 1 MiB to 3 GiB; cpu and technique:
+    names in `emu86.config`, where each technique has its line; debug_exit: a write to
+    port F4h ends the run; realtime: idle time is slept, not skipped; hypervisor: tell
+    the guest of a hypervisor in CPUID; abilities: for tests, what of Unicorn's private
+    state to use. Raises ConfigError.
     """
 
     def __init__(
         self,
-        memory: int = 128 << 20,
-        cpu: str = DEFAULT,
-        technique: str = "patch",
+        memory: int = config.MEMORY,
+        cpu: str = config.CPU,
+        technique: str = config.TECHNIQUE,
         *,
         debug_exit: bool = False,
         realtime: bool = False,
         hypervisor: bool = False,
         abilities: Abilities | None = None,
     ) -> None:
-        if memory % x86.PAGE_SIZE or not SMALLEST <= memory <= LARGEST:
-            message = f"memory: {memory} bytes is not a multiple of 4 KiB from 1M to 3G"
-            raise ConfigError(message)
-        if cpu not in MODELS:
-            message = f"cpu: no model {cpu!r} (there are {', '.join(MODELS)})"
-            raise ConfigError(message)
-        known = (*TECHNIQUES, "bare")
-        if technique not in known:
-            message = f"technique: no {technique!r} (there are {', '.join(known)})"
-            raise ConfigError(message)
+        config.check_memory(memory)
+        config.check_cpu(cpu)
+        config.check_technique(technique)
         bare = technique == "bare"
         self._engine = Engine(abilities, stepped=bare)
         self._ram = Ram(memory)

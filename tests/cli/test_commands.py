@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from emu86 import ConfigError
+
 
 def emu86(*arguments):
     return subprocess.run(
@@ -100,7 +102,7 @@ def test_nobody_reads(arguments):
 
 
 def test_every_record_explains_itself():
-    from emu86 import report
+    from emu86.cli.explain import explain
     from emu86.rings.insn.table import RECORDS
 
     for record in RECORDS:
@@ -109,8 +111,8 @@ def test_every_record_explains_itself():
         modrm = bytes([(record.reg & 7 if record.reg >= 0 else 0) << 3])
         for operand in (modrm, bytes([modrm[0] | 0xC0])):
             try:
-                lines = list(report.explain(code + operand + bytes(8)))
-            except report.ConfigError:
+                lines = list(explain(code + operand + bytes(8)))
+            except ConfigError:
                 continue  # this form, memory or register, does not exist
             assert any(line.startswith(f"{record.mnemonic} (") for line in lines)
             break

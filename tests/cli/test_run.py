@@ -166,12 +166,12 @@ def test_options_reach_the_machine(tmp_path):
     initrd.write_bytes(b"x")
     result = run(
         "tell poweroff",
-        *("--memory", "64M", "--cpu", "486", "--technique", "iopl", "--debug-exit"),
+        *("--memory", "64M", "--cpu", "pentium", "--technique", "iopl", "--debug-exit"),
         *("--initrd", str(initrd)),
     )
     assert dict(eval(result.stdout)) == {
         "memory": 64 << 20,
-        "cpu": "486",
+        "cpu": "pentium",
         "technique": "iopl",
         "debug_exit": True,
         "realtime": False,

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import emu86
 from emu86 import cli
-from emu86.errors import ConfigError
 from emu86.machine import boot
 
 
@@ -55,8 +54,6 @@ class Machine:
         self.stats = Stats()
         self.typed = queue.Queue()
         self.stopped = False
-        if options["cpu"] == "z80":
-            raise ConfigError("cpu: no model 'z80'")
 
     def load_kernel(self, kernel, *, append="", initrd=None):
         boot.read("kernel", kernel)

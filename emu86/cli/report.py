@@ -1,14 +1,11 @@
-"""What a run cost, and what the VMM handles, for a person to read."""
+"""Tables for a person to read; imported when one is shown, for rich takes long."""
 
-import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-
-from emu86.errors import ConfigError
 
 if TYPE_CHECKING:
     from emu86 import Stats
@@ -78,39 +75,6 @@ def show_records(records: "Iterable[Record]") -> None:
             record.mnemonic, record.encoding, record.kind, record.traps, record.sdm
         )
     Console(highlight=False, markup=False).print(table)
-
-
-def explain(code: bytes) -> Iterator[str]:
-    """Tell, line by line, what becomes of the first instruction in `code`.
-
-    Raises ConfigError when there is none.
-    """
-    import capstone  # noqa: PLC0415 - these take long to import
-
-    from emu86.rings.decode import decode  # noqa: PLC0415
-    from emu86.rings.insn.table import find  # noqa: PLC0415
-
-    disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
-    found = next(disassembler.disasm_lite(code, 0, 1), None)
-    insn = decode(code, 32)
-    if found is None or insn is None:
-        raise ConfigError(f"explain: {code.hex(' ') or 'nothing'} is no instruction")
-    _, length, mnemonic, operands = found
-    yield f"{code[:length].hex(' ')}  {mnemonic} {operands}".rstrip()
-    if len(code) > length:
-        yield f"(then {code[length:].hex(' ')}, not looked at)"
-    record = find(insn)
-    if record is None:
-        yield "Runs natively: neither privileged nor sensitive, the VMM never sees it."
-        return
-    yield f"{record.mnemonic} ({record.encoding}): {record.kind}"
-    yield f"Reaches the VMM by: {record.traps}"
-    if record.patched:
-        whose = {1: "the guest's kernel", 3: "its users"}
-        where = " and ".join(whose[ring] for ring in record.patched)
-        yield f"Patched before it first runs, in {where}"
-    yield f"See: SDM {record.sdm}"
-    yield from textwrap.wrap(record.doc, 79)
 
 
 def show_classes(classes: "Iterable[Class]", out: Console | None = None) -> None:

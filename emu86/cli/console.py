@@ -35,6 +35,11 @@ class Line(Protocol):
     def console_input(self, data: bytes) -> None:
         """Take `data`, from any thread."""
 
+    @property
+    def console_waiting(self) -> int:
+        """How many bytes of input the guest has not taken yet, about."""
+        ...
+
     def stop(self) -> None:
         """End the run, from any thread or a signal handler."""
 
@@ -68,13 +73,11 @@ class Console:
 
     A terminal is put into raw mode and given back as it was, however the block is
     left. SIGINT, SIGTERM, SIGHUP and a terminal or reader that has gone away stop the
-    machine: `status` is then the exit status to end with, else None. `waiting` tells
-    how many bytes of input the guest has not taken yet, about.
+    machine: `status` is then the exit status to end with, else None.
     """
 
-    def __init__(self, line: Line, waiting: Callable[[], int]) -> None:
+    def __init__(self, line: Line) -> None:
         self._line = line
-        self._waiting = waiting
         self.status: int | None = None
         self.gone = False  # nobody is left to be told anything
         self.quit = False
@@ -130,7 +133,7 @@ class Console:
         keys = Keys(self._quit, self._help)
         while True:
             # While the guest lags behind, look again soon instead of reading on.
-            watched = [0] if self._waiting() < _CHUNK else []
+            watched = [0] if self._line.console_waiting < _CHUNK else []
             try:
                 ready, _, _ = select.select(
                     [*watched, self._wake[0]], [], [], None if watched else 0.02

@@ -1,0 +1,34 @@
+"""`emu86 classify`: which system instructions are privileged, and which sensitive."""
+
+import json
+
+import click
+
+from emu86.cli.arguments import matching
+from emu86.cli.progress import progress
+
+
+@click.command("classify")
+@click.argument("names", metavar="[INSTRUCTION]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def command(names: tuple[str, ...], as_json: bool) -> None:
+    """Tell which system instructions are privileged, and which sensitive.
+
+    By running them, on the bare machine and under every technique; takes a minute
+    without names. INSTRUCTION: its name, or words of the names of several.
+    """
+    from emu86.testing import classify as classifier  # noqa: PLC0415 - slow to import
+
+    chosen = matching("classify", names or classifier.NAMES, classifier.NAMES)
+    with progress("running them") as doing:
+        found = []
+        for name in chosen:
+            doing(name)
+            found.append(classifier.classify(name))
+        doing(None)
+    if as_json:
+        click.echo(json.dumps([one.to_dict() for one in found], indent=2))
+        return
+    from emu86.cli.report import show_classes  # noqa: PLC0415 - rich is slow
+
+    show_classes(found)

@@ -1,0 +1,87 @@
+"""What can be asked of a machine, and that to ask costs nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from emu86 import ConfigError, Machine, config
+from emu86.rings.technique.deprivileged import TECHNIQUES
+
+HEAVY = {"capstone", "llvmlite", "numpy", "rich", "unicorn"}
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import emu86.config",
+        "from emu86.cli import commands; commands.main(['run', '--help'])",
+        "from emu86.cli import main; sys.argv[1:] = ['run', '--cpu', 'z80']; main()",
+    ],
+)
+def test_nothing_heavy_is_imported(program):
+    heavy = f"{HEAVY!r} & {{*sys.modules}}"
+    end = f"import atexit, sys; atexit.register(lambda: print({heavy}))"
+    result = subprocess.run(
+        [sys.executable, "-c", f"{end}; {program}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.stdout.endswith("set()\n"), result
+
+
+@pytest.mark.parametrize("technique", config.TECHNIQUES)
+def test_every_technique_can_be_asked_for(technique):
+    assert (
+        Machine(technique=technique, memory=config.SMALLEST).vmm.technique == technique
+    )
+    assert config.TECHNIQUES[technique]
+
+
+def test_every_technique_has_its_line():
+    assert {"bare", *TECHNIQUES} == set(config.TECHNIQUES)
+
+
+@pytest.mark.parametrize("cpu", config.CPUS)
+def test_every_cpu_can_be_asked_for(cpu):
+    assert Machine(cpu=cpu, memory=config.SMALLEST).vcpu.model.name == cpu
+
+
+def test_the_defaults_are_allowed():
+    config.check_memory(config.MEMORY)
+    config.check_memory(config.SMALLEST)
+    config.check_memory(config.LARGEST)
+    config.check_cpu(config.CPU)
+    config.check_technique(config.TECHNIQUE)
+
+
+@pytest.mark.parametrize(
+    ("check", "value"),
+    [
+        (config.check_memory, config.SMALLEST - 4096),
+        (config.check_memory, config.SMALLEST + 1),
+        (config.check_memory, config.LARGEST + 4096),
+        (config.check_cpu, "z80"),
+        (config.check_technique, "magic"),
+    ],
+)
+def test_what_is_not_allowed(check, value):
+    with pytest.raises(ConfigError):
+        check(value)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (128 << 20, "128M"),
+        (3 << 30, "3G"),
+        (4096, "4K"),
+        (4097, "4097"),
+        (1 << 30, "1G"),
+        (1536 << 20, "1536M"),
+    ],
+)
+def test_sizes_in_words(number, text):
+    assert config.size(number) == text
