@@ -1,10 +1,11 @@
 """Technique `bare`: the guest at ring 0 of the engine, by its own page tables.
 
-The oracle: what a deprivileged guest must not be able to tell from. The engine itself
-runs the privileged instructions, loads segments, transfers between rings and walks the
-guest's page tables; what is done here is what the engine leaves to others (events, port
-I/O, time), and what it does wrong (`_corrected`). One instruction is run at a time, and
-all of them are translated anew, so that code written in any way is the code that runs.
+The oracle: a deprivileged guest must not be able to tell its run from this one. The
+engine itself runs the privileged instructions, loads segments, transfers between rings
+and walks the guest's page tables; what is done here is what the engine leaves to others
+(events, port I/O, time), and what it does wrong (`_corrected`). One instruction is run
+at a time, and all of them are translated anew, so that code written in any way is the
+code that runs.
 """
 
 from contextlib import suppress
