@@ -24,9 +24,9 @@ import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, un
 from unicorn import unicorn_const as uc_const
 from unicorn import x86_const
 
-from bench.tools import BenchError, say, show
-from emu86 import Machine, images
-from emu86.cpu import engine
+from bench.spin import emulated
+from bench.tools import IMAGES, BenchError, say, show
+from emu86.cpu import engine, library, state
 from emu86.spec import x86
 
 MILLIONS: Final = 50
@@ -46,7 +46,7 @@ _TABLES: Final = 0x10000
 
 def loop() -> bytes:
     """The loop's machine code, out of the firmware image."""
-    found = _LOOP.search(images.path("spin").read_bytes())
+    found = _LOOP.search((IMAGES / "spin.elf").read_bytes())
     if found is None:
         raise BenchError("the firmware image spin has another loop: change _LOOP")
     return found[0]
@@ -72,7 +72,7 @@ class Hookless(engine.Engine):
 
     def hook(self) -> None:
         """Install that one hook."""
-        told = engine._ON_EXCEPTION(self._exception)
+        told = library.ON_EXCEPTION(self._exception)
         self._add(uc_const.UC_HOOK_INTR, told)
 
 
@@ -101,7 +101,7 @@ def bare(cpu: engine.Engine, code: bytes, count: int) -> tuple[float, int]:
         cpu.set_segment(index, 0x23, 0, x86.MASK32, flat)
     cpu.sync_mode(3)
     cpu.set_flags(x86.IF)
-    cpu.q[engine.RIP] = CODE
+    cpu.q[state.RIP] = CODE
     cpu.q[x86.ESI], cpu.q[x86.ECX] = WORDS, count
     vectors: list[int] = []
 
@@ -117,27 +117,6 @@ def bare(cpu: engine.Engine, code: bytes, count: int) -> tuple[float, int]:
     if vectors != [0x80]:
         raise BenchError(f"the bare engine ended with exceptions {vectors}")
     return took, struct.unpack_from("<I", memory, 0x1000 + SUM - DATA)[0]
-
-
-def emulated(millions: int) -> tuple[float, int]:
-    """CPU seconds and checksum of the firmware image `spin` under emu86."""
-    machine = Machine(memory=16 << 20)
-    machine.load_kernel(images.path("spin"), append=str(millions))
-    text = bytearray()
-    # The loop runs between the end of the first line and the next byte.
-    times: list[float] = []
-
-    def console(data: bytes) -> None:
-        if len(times) < 2 and (data == b"\n" or times):
-            times.append(process_time())
-        text.extend(data)
-
-    machine.on_console(console)
-    machine.run(timeout=600)
-    found = re.search(rb"checksum ([0-9a-fA-F]+)", text)
-    if found is None:
-        raise BenchError(f"spin said {text!r}")
-    return times[1] - times[0], int(found[1], 16)
 
 
 def main(millions: int = MILLIONS, rounds: int = ROUNDS) -> None:

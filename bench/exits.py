@@ -1,10 +1,7 @@
 """What exits cost, by what the guest did.
 
-First the firmware image `exits`: one operation at a time, many times over, and the time
-between two of its lines: all of it is in there, the engine's way out and back too. Then
-a Linux boot as `Machine.stats` measures it: time inside the VMM only, by exit reason,
-and dearer than without a stopwatch in each exit. While exits are measured the
-compiled hook leaves all to Python.
+The firmware image `exits`: one operation at a time, many times over, and the time
+between two of its lines: all of it is in there, the engine's way out and back too.
 """
 
 import sys
@@ -12,13 +9,12 @@ from statistics import median
 from time import process_time
 from typing import Final
 
-from bench.tools import GUESTS, BenchError, say, show, terminal
-from emu86 import Machine, images
-from emu86.cli.report import exit_table, summary
-from emu86.spec import x86
+from bench.tools import IMAGES, BenchError, show
+from emu86 import Machine
 
 COUNT: Final = 20_000
 ROUNDS: Final = 3
+TECHNIQUES: Final = ("patch", "iopl")
 _EMPTY: Final = "nothing"
 
 
@@ -59,7 +55,7 @@ class Sections:
 def operations(technique: str, count: int) -> dict[str, tuple[float, float]]:
     """CPU microseconds and exits of one operation, by its name."""
     machine = Machine(memory=16 << 20, technique=technique)
-    machine.load_kernel(images.path("exits"), append=str(count))
+    machine.load_kernel(IMAGES / "exits.elf", append=str(count))
     sections = Sections(machine)
     stop = machine.run(timeout=300)
     cost = sections.cost
@@ -75,6 +71,7 @@ def operations(technique: str, count: int) -> dict[str, tuple[float, float]]:
 # Paging with one global 4 MiB page (SDM Vol. 3A section 4.3): code at 8000h, directory
 # at 4000h.
 _DIRECTORY: Final = 0x4000
+_PDE: Final = 0x183  # present, writable, a page of 4 MiB, global
 _PAGING_ON: Final = bytes.fromhex(
     "b800400000 0f22d8"  # mov eax, 4000h; mov cr3, eax
     "b890000000 0f22e0"  # mov eax, PSE + PGE; mov cr4, eax
@@ -91,8 +88,7 @@ def compiled(body: bytes, count: int) -> float:
     costs = []
     for each in (body, b""):
         machine = Machine(memory=4 << 20)
-        pde = x86.PTE_P | x86.PTE_RW | x86.PDE_PS | x86.PTE_G
-        machine.write_physical(_DIRECTORY, pde.to_bytes(4, "little"))
+        machine.write_physical(_DIRECTORY, _PDE.to_bytes(4, "little"))
         # mov ecx, count; again: body; loop again; cli; hlt
         back = -2 - len(each) & 0xFF
         code = _PAGING_ON + b"\xb9" + count.to_bytes(4, "little")
@@ -108,9 +104,8 @@ def compiled(body: bytes, count: int) -> float:
 
 def firmware_table(count: int, rounds: int) -> None:
     """Print what one operation costs, by technique."""
-    techniques = ("patch", "iopl")
     runs = {
-        name: [operations(name, count) for _ in range(rounds)] for name in techniques
+        name: [operations(name, count) for _ in range(rounds)] for name in TECHNIQUES
     }
 
     def cells(technique: str, name: str) -> list[str]:
@@ -119,9 +114,9 @@ def firmware_table(count: int, rounds: int) -> None:
 
     show(
         f"one operation, {count:,} of each, CPU time, median of {rounds} runs",
-        ("operation", *(f"{t} {what}" for t in techniques for what in ("µs", "exits"))),
+        ("operation", *(f"{t} {what}" for t in TECHNIQUES for what in ("µs", "exits"))),
         [
-            [name, *(cell for t in techniques for cell in cells(t, name))]
+            [name, *(cell for t in TECHNIQUES for cell in cells(t, name))]
             for name in runs["patch"][0]
         ],
     )
@@ -142,28 +137,21 @@ def compiled_table(count: int, rounds: int) -> None:
     )
 
 
-def linux_table() -> None:
-    """Print the exits of the fixed Linux workload, measured one by one."""
-    machine = Machine(memory=256 << 20)
-    machine.load_kernel(
-        GUESTS / "vmlinuz", append="console=ttyS0", initrd=GUESTS / "workload.cpio"
-    )
-    machine.measure()
-    stop = machine.run(until=b"GUEST-DONE", timeout=300)
-    if stop.reason != "until":
-        raise BenchError(f"the Linux workload ended with {stop}")
-    say("")
-    say("the Linux workload, technique patch, every exit measured by perf_counter_ns")
-    terminal.print(exit_table(machine.stats))
-    for line in summary(machine.stats):
-        say(line)
+def rows() -> dict[str, float]:
+    """What two trees are compared by."""
+    found = {}
+    for technique in TECHNIQUES:
+        for name, (cost, _) in operations(technique, COUNT // 4).items():
+            found[f"{name}, {technique}, µs"] = cost
+    for name, body in COMPILED.items():
+        found[f"{name}, compiled, µs"] = compiled(bytes.fromhex(body), COUNT * 10)
+    return found
 
 
 def main(count: int = COUNT, rounds: int = ROUNDS) -> None:
     """Measure and print."""
     firmware_table(count, rounds)
     compiled_table(10 * count, rounds)
-    linux_table()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def commands() -> dict[str, list[str]]:
         "-initrd": str(GUESTS / "workload.cpio"),
         "-append": "console=ttyS0",
     }
-    ours = [EMU86, "run", "--memory", "256M", "--until", "GUEST-DONE"]
+    ours = [*EMU86, "run", "--memory", "256M", "--until", "GUEST-DONE"]
     ours += [word for key, value in guest.items() for word in (f"-{key}", value)]
     qemu = [
         _QEMU,
@@ -51,6 +51,17 @@ def commands() -> dict[str, list[str]]:
     for technique in ("patch", "iopl"):
         contenders[technique] = [*ours, "--technique", technique]
     return contenders
+
+
+def rows() -> dict[str, float]:
+    """What two trees are compared by."""
+    return {
+        f"Linux and its workload, {name}, CPU s": watch(
+            command, list(MARKS.values()), TIMEOUT
+        ).cpu
+        for name, command in commands().items()
+        if name != "qemu"
+    }
 
 
 def main(rounds: int = ROUNDS) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from rich.table import Table
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 GUESTS: Final = ROOT / "build" / "guests"
-# The program beside this interpreter: its library is what we import.
-EMU86: Final = str(Path(sys.executable).with_name("emu86"))
+# This tree's, whichever emu86 is imported.
+IMAGES: Final = ROOT / "emu86" / "images"
+# The program by the interpreter and the path that also give us its library.
+EMU86: Final = (sys.executable, "-m", "emu86")
 # Warm means that compiled modules are kept, as they are wherever emu86 is installed.
 ENVIRONMENT: Final = {
     name: value
@@ -93,7 +96,9 @@ def watch(command: Sequence[str], marks: Sequence[bytes], timeout: float) -> Chi
             if not data:
                 process.kill()
                 what = "ended" if ready else f"has had {timeout:.0f} seconds"
-                raise BenchError(f"{command[0]} {what} without {waiting[0].decode()!r}")
+                raise BenchError(
+                    f"{shlex.join(command)} {what} without {waiting[0].decode()!r}"
+                )
             text += data
             while waiting and (at := text.find(waiting[0])) >= 0:
                 now = time.perf_counter() - begin
