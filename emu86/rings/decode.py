@@ -8,42 +8,38 @@ Source: SDM Vol. 2A chapter 2, Vol. 2D appendix A (opcode map).
 from typing import Final
 
 from emu86.spec import x86
+from emu86.spec.opcodes import (
+    ADDRESS_SIZE,
+    ESCAPE,
+    ESCAPES3,
+    LOCK,
+    OPCODES,
+    OPERAND_SIZE,
+    PREFIXES,
+    REPNE,
+    SEGMENT_PREFIXES,
+    TWO_BYTES,
+    Group,
+)
 
-_SEGMENT_PREFIX: Final = {
-    0x26: x86.ES, 0x2E: x86.CS, 0x36: x86.SS, 0x3E: x86.DS, 0x64: x86.FS, 0x65: x86.GS,
+# Bytes of immediate, by its letter in the opcode table; below 0: what decides.
+_Z, _OFFSET, _FAR, _SSE4A, _BY_REG = range(-1, -6, -1)
+_COUNTS: Final = {
+    "": 0, "b": 1, "w": 2, "wb": 3, "z": _Z, "v": _Z, "o": _OFFSET, "p": _FAR,
+    "bb": _SSE4A,
 }  # fmt: skip
-_ESCAPE: Final = 0x0F
-_ESCAPE_38: Final = 0x0F38
-_ESCAPE_3A: Final = 0x0F3A
-_TEST: Final = (0xF6, 0xF7)  # group 3: /0 and /1 have an immediate, the others none
-_EXTRQ: Final = 0x0F78  # SSE4a, which the engine has: after 66h or F2h, 2 bytes
-_ALU: Final = range(0, 0x40, 8)  # ADD to CMP: four with ModRM, then AL and eAX with imm
-_MODRM: Final = frozenset(
-    {base + i for base in _ALU for i in range(4)}
-    | {0x62, 0x63, 0x69, 0x6B, *range(0x80, 0x90), 0xC0, 0xC1, *range(0xC4, 0xC8)}
-    | {*range(0xD0, 0xD4), *range(0xD8, 0xE0), *_TEST, 0xFE, 0xFF}
+
+
+def _form(group: Group) -> tuple[str, int]:
+    """Return what ModRM may name and the bytes of immediate, of all of a group."""
+    counts = {_COUNTS[member.immediate] for member in group}
+    return group[0].rm, counts.pop() if len(counts) == 1 else _BY_REG
+
+
+_FORMS: Final = {opcode: _form(group) for opcode, group in OPCODES.items()}
+_REGISTERS_ONLY: Final = frozenset(
+    opcode for opcode, (rm, _) in _FORMS.items() if rm == "r"
 )
-# Two-byte opcodes without ModRM.
-_NO_MODRM: Final = frozenset(
-    {*range(0x04, 0x0D), 0x0E, *range(0x30, 0x38), 0x77, *range(0x80, 0x90)}
-    | {0xA0, 0xA1, 0xA2, 0xA8, 0xA9, 0xAA, *range(0xC8, 0xD0)}
-)
-# Bytes of immediate; z stands for the operand size and a for the address size.
-_Z: Final = -1
-_A: Final = -2
-_IMMEDIATE: Final = {
-    **{base + 4: 1 for base in _ALU}, **{base + 5: _Z for base in _ALU},
-    0x68: _Z, 0x69: _Z, 0x6A: 1, 0x6B: 1, **dict.fromkeys(range(0x70, 0x80), 1),
-    0x80: 1, 0x81: _Z, 0x82: 1, 0x83: 1, **dict.fromkeys(range(0xA0, 0xA4), _A),
-    0xA8: 1, 0xA9: _Z, **dict.fromkeys(range(0xB0, 0xB8), 1),
-    **dict.fromkeys(range(0xB8, 0xC0), _Z), 0xC0: 1, 0xC1: 1, 0xC2: 2, 0xC6: 1,
-    0xC7: _Z, 0xC8: 3, 0xCA: 2, 0xCD: 1, 0xD4: 1, 0xD5: 1,
-    **dict.fromkeys(range(0xE0, 0xE8), 1), 0xE8: _Z, 0xE9: _Z, 0xEB: 1,
-    0x0F0F: 1, **dict.fromkeys(range(0x0F70, 0x0F74), 1), 0x0FA4: 1, 0x0FAC: 1,
-    **dict.fromkeys(range(0x0F80, 0x0F90), _Z), 0x0FBA: 1, 0x0FC2: 1, 0x0FC4: 1,
-    0x0FC5: 1, 0x0FC6: 1, _ESCAPE_3A: 1,
-}  # fmt: skip
-_FAR: Final = frozenset({0x9A, 0xEA})
 # mod 0-2, 16-bit: (base, index) by r/m.
 _BASES16: Final = (
     (x86.EBX, x86.ESI), (x86.EBX, x86.EDI), (x86.EBP, x86.ESI), (x86.EBP, x86.EDI),
@@ -99,57 +95,58 @@ def decode(code: bytes, bits: int) -> Insn | None:
     insn = Insn()
     size, other = (4, 2) if bits == 32 else (2, 4)
     insn.size = insn.address_size = size
-    at = 0
+    at = 1
     try:
-        while True:
-            byte = code[at]
-            if byte in _SEGMENT_PREFIX:
-                insn.segment = _SEGMENT_PREFIX[byte]
+        opcode = code[0]
+        while opcode in PREFIXES:
+            if opcode in SEGMENT_PREFIXES:
+                insn.segment = SEGMENT_PREFIXES[opcode]
                 insn.override = True
-            elif byte == 0x66:
+            elif opcode == OPERAND_SIZE:
                 insn.size = other
-            elif byte == 0x67:
+            elif opcode == ADDRESS_SIZE:
                 insn.address_size = other
-            elif byte in (0xF2, 0xF3):
-                insn.rep = byte
-            elif byte == 0xF0:
+            elif opcode == LOCK:
                 insn.lock = True
             else:
-                break
+                insn.rep = opcode
+            opcode = code[at]
             at += 1
-        at += 1
-        opcode = byte
-        modrm = byte in _MODRM
-        if byte == _ESCAPE:
-            opcode = 0x0F00 | code[at]
-            modrm = code[at] not in _NO_MODRM
-            at += 1
-            if opcode in (_ESCAPE_38, _ESCAPE_3A):
-                at += 1
+        if opcode == ESCAPE:
+            opcode = TWO_BYTES | code[at]
+            at += 2 if opcode in ESCAPES3 else 1
         insn.opcode = opcode
+        modrm, count = _FORMS[opcode]
         if modrm:
             at = _modrm(insn, code, at)
-        count = _IMMEDIATE.get(opcode, 0)
-        if count < 0:
-            count = insn.size if count == _Z else insn.address_size
-        elif opcode in _TEST and insn.reg < 2:
-            count = insn.size if opcode & 1 else 1
-        elif opcode == _EXTRQ and (insn.rep == 0xF2 or insn.size != size):
-            count = 2
-        if opcode in _FAR:
-            count = insn.size
-            insn.selector = code[at + count] | code[at + count + 1] << 8
-            insn.immediate = int.from_bytes(code[at : at + count], "little")
-            count += 2
-        elif count:
-            if at + count > len(code):
+        if count:
+            kind = count
+            if kind < 0:
+                count = insn.size if kind == _Z else _count(insn, kind, size)
+            end = at + count
+            if end > len(code):
                 return None
-            insn.immediate = int.from_bytes(code[at : at + count], "little")
-        at += count
+            insn.immediate = int.from_bytes(code[at:end], "little")
+            at = end
+            if kind == _FAR:
+                insn.selector = insn.immediate >> 8 * insn.size
+                insn.immediate &= (1 << 8 * insn.size) - 1
     except IndexError:
         return None
     insn.length = at
     return insn if at <= x86.LONGEST_INSN else None
+
+
+def _count(insn: Insn, kind: int, size: int) -> int:
+    """Return the bytes of an immediate of this kind; size: of operands by default."""
+    if kind == _OFFSET:
+        return insn.address_size
+    if kind == _FAR:
+        return insn.size + 2
+    if kind == _SSE4A:
+        return 2 if insn.rep == REPNE or insn.size != size else 0
+    count = _COUNTS[OPCODES[insn.opcode][insn.reg].immediate]
+    return insn.size if count == _Z else count
 
 
 def _modrm(insn: Insn, code: bytes, at: int) -> int:
@@ -158,7 +155,7 @@ def _modrm(insn: Insn, code: bytes, at: int) -> int:
     at += 1
     mod, insn.reg, insn.rm = modrm >> 6, modrm >> 3 & 7, modrm & 7
     # MOV to and from CR and DR take any mod as 3 (SDM Vol. 2B).
-    if mod == 3 or 0x0F20 <= insn.opcode <= 0x0F23:
+    if mod == 3 or insn.opcode in _REGISTERS_ONLY:
         return at
     insn.memory = True
     rm = insn.rm
