@@ -8,8 +8,10 @@ import shlex
 import click
 import pytest
 
+from emu86 import Machine
 from emu86.cli import commands
 from emu86.rings.insn.table import RECORDS
+from support.assembler import assemble
 from support.places import ROOT
 
 PAGES = [
@@ -102,6 +104,18 @@ def test_examples(page):
     runner = doctest.DocTestRunner(optionflags=doctest.REPORT_NDIFF)
     out = []
     assert runner.run(test, out=out.append).failed == 0, "".join(out)
+
+
+def test_the_guides_kernel():
+    page = (ROOT / "docs/guide.md").read_text()
+    (source,) = re.findall(r"(?ms)^```nasm\n(.*?)^```$", page)
+    (shows,) = re.findall(r"(?ms)^```text\n(.*?)^```$", page)
+    machine = Machine()
+    shown = bytearray()
+    machine.on_console(shown.extend)
+    machine.load_kernel(assemble(source))
+    assert machine.run(timeout=20).reason == "poweroff"
+    assert shown.decode().replace("\r", "") == shows
 
 
 def test_every_record_has_its_paragraph():
