@@ -6,9 +6,7 @@ help and mistakes answer at once.
 
 from typing import Final
 
-from emu86.cpu.models import DEFAULT, MODELS
 from emu86.errors import ConfigError
-from emu86.spec import x86
 
 TECHNIQUES: Final = {
     "patch": "find sensitive instructions and patch them before they first run",
@@ -19,13 +17,15 @@ TECHNIQUES: Final = {
 """The techniques: what each does about the guest's kernel, in a line."""
 TECHNIQUE: Final = "patch"
 
-CPUS: Final = tuple(MODELS)
-CPU: Final = DEFAULT
+CPUS: Final = ("pentium", "pentium2", "pentium3", "pentium4")
+"""The CPU models: what each is, `emu86.cpu.models` has."""
+CPU: Final = "pentium3"
 
 UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 SMALLEST: Final = 1 << 20
 LARGEST: Final = 3 << 30
-"""Bytes of guest memory, at least and at most, a multiple of `x86.PAGE_SIZE`."""
+PAGE: Final = 4096
+"""Bytes of guest memory, at least and at most; it is a number of whole pages."""
 MEMORY: Final = 128 << 20
 
 
@@ -37,7 +37,7 @@ def size(number: int) -> str:
 
 def check_memory(memory: int) -> None:
     """Raise ConfigError if no guest can have that many bytes of memory."""
-    if memory % x86.PAGE_SIZE or not SMALLEST <= memory <= LARGEST:
+    if memory % PAGE or not SMALLEST <= memory <= LARGEST:
         wanted = f"a multiple of 4 KiB from {size(SMALLEST)} to {size(LARGEST)}"
         raise ConfigError(f"memory: {memory} bytes is not {wanted}")
 

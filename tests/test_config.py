@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from emu86 import ConfigError, Machine, config
+from emu86.cpu.models import MODELS
 from emu86.rings.technique.deprivileged import TECHNIQUES
 
 HEAVY = {"capstone", "llvmlite", "numpy", "rich", "unicorn"}
@@ -44,9 +45,8 @@ def test_every_technique_has_its_line():
     assert {"bare", *TECHNIQUES} == set(config.TECHNIQUES)
 
 
-@pytest.mark.parametrize("cpu", config.CPUS)
-def test_every_cpu_can_be_asked_for(cpu):
-    assert Machine(cpu=cpu, memory=config.SMALLEST).vcpu.model.name == cpu
+def test_every_cpu_can_be_asked_for():
+    assert tuple(MODELS) == config.CPUS
 
 
 def test_the_defaults_are_allowed():

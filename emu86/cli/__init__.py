@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from emu86.cli import classify, exits, explain, lab, run
-from emu86.cli.console import say
+from emu86.cli.terminal import say
 from emu86.errors import ConfigError
 
 _MISTAKE: Final = 2  # exit status: the user's

@@ -8,7 +8,6 @@ import click
 
 from emu86 import config
 from emu86.errors import ConfigError
-from emu86.spec import x86
 
 
 class Memory(click.ParamType[int]):
@@ -31,8 +30,8 @@ class Memory(click.ParamType[int]):
         if not match:
             self.fail(f"{value!r} is no size like 128M or 1G", param, ctx)
         size = int(match[1]) * config.UNITS[match[2].upper()]
-        if size % x86.PAGE_SIZE:
-            unit = f"the page size, {x86.PAGE_SIZE}"
+        if size % config.PAGE:
+            unit = f"the page size, {config.PAGE}"
             self.fail(f"{value} is not a multiple of {unit}", param, ctx)
         if not config.SMALLEST <= size <= config.LARGEST:
             ends = f"{config.size(config.SMALLEST)} and {config.size(config.LARGEST)}"

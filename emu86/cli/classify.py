@@ -1,7 +1,5 @@
 """`emu86 classify`: which system instructions are privileged, and which sensitive."""
 
-import json
-
 import click
 
 from emu86.cli.arguments import matching
@@ -27,6 +25,8 @@ def command(names: tuple[str, ...], as_json: bool) -> None:
             found.append(classifier.classify(name))
         doing(None)
     if as_json:
+        import json  # noqa: PLC0415 - seldom needed
+
         click.echo(json.dumps([one.to_dict() for one in found], indent=2))
         return
     from emu86.cli.report import show_classes  # noqa: PLC0415 - rich is slow

@@ -9,13 +9,14 @@ import errno
 import os
 import select
 import signal
-import sys
 import termios
 import threading
 import tty
 from collections.abc import Callable
 from types import FrameType
 from typing import Final, Protocol, Self
+
+from emu86.cli.terminal import is_terminal
 
 _ESCAPE: Final = 0x01  # Ctrl-A
 _CHUNK: Final = 4096  # bytes read, and bytes that may wait for the guest, at most
@@ -189,17 +190,3 @@ class Console:
             # A terminal that is gone needs no restoring.
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
-
-
-def is_terminal(descriptor: int) -> bool:
-    """Whether `descriptor` is open, and a terminal."""
-    try:
-        return os.isatty(descriptor)
-    except OSError:
-        return False
-
-
-def say(text: str) -> None:
-    """Tell the user `text`, one line, on standard error if there is still one."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"emu86: {text}", file=sys.stderr, flush=True)  # noqa: T201

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
-from emu86.cli.console import is_terminal
+from emu86.cli.terminal import is_terminal
 
 
 @contextlib.contextmanager

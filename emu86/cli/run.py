@@ -1,6 +1,5 @@
 """`emu86 run`: boot a guest with its serial line on this terminal."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -9,12 +8,13 @@ import click
 
 from emu86 import config
 from emu86.cli.arguments import Memory, Seconds
-from emu86.cli.console import Console, is_terminal, say
 from emu86.cli.progress import progress
+from emu86.cli.terminal import is_terminal, say
 from emu86.errors import ConfigError
 
 if TYPE_CHECKING:
     import emu86
+    from emu86.cli.console import Console
 
 _FAILED: Final = 1  # exit status: ours
 _NOT_SEEN: Final = 3  # exit status: --until without success, or out of time
@@ -102,6 +102,7 @@ def command(
         _write(stats_json, "", "a")
     with progress("starting") as doing:
         from emu86 import Machine, images  # noqa: PLC0415 - slow to import
+        from emu86.cli.console import Console  # noqa: PLC0415
 
         machine = Machine(
             memory=memory,
@@ -146,7 +147,7 @@ def command(
 
 
 def _tell(
-    machine: "emu86.Machine", stop: "emu86.Stop", console: Console, until: str | None
+    machine: "emu86.Machine", stop: "emu86.Stop", console: "Console", until: str | None
 ) -> None:
     """Say on standard error how the run ended."""
     if stop.reason == "interrupted":
@@ -170,7 +171,7 @@ def _tell(
     say(f"{how}, after {machine.stats.wall_s:.1f} s and {exits:,} exits")
 
 
-def _status(stop: "emu86.Stop", console: Console, until: str | None) -> int:
+def _status(stop: "emu86.Stop", console: "Console", until: str | None) -> int:
     if console.status is not None:
         return console.status
     if stop.reason == "timeout" or (until is not None and stop.reason != "until"):
@@ -195,5 +196,7 @@ def _write(path: str, text: str, mode: str = "w") -> None:
 
 
 def _as_json(machine: "emu86.Machine", stop: "emu86.Stop") -> str:
+    import json  # noqa: PLC0415 - seldom needed
+
     result = {"stop": stop.reason, "code": stop.code, **machine.stats.to_dict()}
     return json.dumps(result, indent=2) + "\n"

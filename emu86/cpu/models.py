@@ -123,4 +123,3 @@ MODELS: Final = {
         CpuModel("pentium4", 0xF29, _PENTIUM3 | SSE2, "emu86 virtual Pentium 4"),
     )
 }
-DEFAULT: Final = "pentium3"

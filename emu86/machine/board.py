@@ -30,7 +30,7 @@ class BoardState:
 
 
 class Board:
-    """The parts list of the PC, and the VMM's way to it (`rings.wiring.Bus`).
+    """The parts list of the PC, and the VMM's way to it (`rings.protocols.IoBus`).
 
     clock: tells the chips the time and is told when the next of them is due; console:
     what COM1 is connected to; end: called with the reason when the guest switches
@@ -104,7 +104,7 @@ class Board:
         if isinstance(chip, Stateful):
             self._stateful[name] = chip
 
-    # -- rings.wiring.Bus --------------------------------------------------------------
+    # -- rings.protocols.IoBus --------------------------------------------------------
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port."""

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 
-class Bus(Protocol):
+class IoBus(Protocol):
     """What the VMM needs of the board: ports and memory-mapped I/O."""
 
     def port_read(self, port: int, width: int) -> int:

@@ -9,15 +9,16 @@ again, and the registers are those of the start, while the VMM goes on.
 from dataclasses import dataclass, replace
 from typing import Final
 
+from emu86 import config
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
-from emu86.cpu.models import DEFAULT, MODELS
+from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, CR, RFLAGS, RIP
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.rings.decode import Insn
 from emu86.rings.events.breakpoints import Breakpoints, held
-from emu86.rings.protocols import Bus, Interrupts
+from emu86.rings.protocols import Interrupts, IoBus
 from emu86.rings.technique.bare import Bare
 from emu86.rings.technique.base import Technique
 from emu86.rings.technique.deprivileged import Deprivileged
@@ -55,7 +56,7 @@ class Raw(Bare):
     """The engine as it is: with what it has wrong (`rings.errata`)."""
 
     def __init__(
-        self, engine: Engine, ram: Ram, vcpu: VCpu, bus: Bus, pic: Interrupts
+        self, engine: Engine, ram: Ram, vcpu: VCpu, bus: IoBus, pic: Interrupts
     ) -> None:
         super().__init__(engine, ram, vcpu, bus, pic)
         self.breakpoints = _Unarmed(self)
@@ -119,7 +120,7 @@ class BareReplay:
         self._ram = Ram(stage.MEMORY)
         engine.map(0, self._ram.bytes)
         kind = Raw if raw else Bare
-        vcpu = VCpu(MODELS[DEFAULT])
+        vcpu = VCpu(MODELS[config.CPU])
         self._bare = kind(engine, self._ram, vcpu, Ports(), Line())
         at_boot(self._bare)
         for number in _DRS:
@@ -200,7 +201,7 @@ class Replay:
         ram.bytes[:] = image
         engine = Engine()
         engine.map(0, ram.bytes)
-        vcpu = VCpu(MODELS[DEFAULT])
+        vcpu = VCpu(MODELS[config.CPU])
         vmm: Deprivileged = Deprivileged(
             engine, ram, vcpu, Ports(), Line(), self._technique
         )

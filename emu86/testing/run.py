@@ -8,8 +8,9 @@ from zlib import crc32
 
 import numpy as np
 
+from emu86 import config
 from emu86.cpu.engine import Engine
-from emu86.cpu.models import DEFAULT, MODELS
+from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
@@ -268,7 +269,7 @@ def _bare_machine(image: bytes) -> tuple[Bare, Snapshot]:
         ram = Ram(stage.MEMORY)
         ram.bytes[:] = image
         engine.map(0, ram.bytes)
-        bare = Bare(engine, ram, VCpu(MODELS[DEFAULT]), Ports(), Line())
+        bare = Bare(engine, ram, VCpu(MODELS[config.CPU]), Ports(), Line())
         at_boot(bare)
         return bare, Snapshot.of(bare)
     first.restore(bare)
@@ -331,7 +332,7 @@ def _deprivileged(
     engine.map(0, ram.bytes)
     line = Line(state.interrupts or ())
     vmm: Deprivileged = Deprivileged(
-        engine, ram, VCpu(MODELS[DEFAULT]), Ports(), line, technique
+        engine, ram, VCpu(MODELS[config.CPU]), Ports(), line, technique
     )
     recorder = Recorder(vmm, trace)
     vmm.observers.append(recorder)

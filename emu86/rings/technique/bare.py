@@ -36,7 +36,7 @@ from emu86.rings.events.inject import as_fault, software
 from emu86.rings.fault import GuestFault
 from emu86.rings.insn.flag_states import is_read_to_write
 from emu86.rings.insn.segment_loads import loads_ss
-from emu86.rings.protocols import Bus, Interrupts
+from emu86.rings.protocols import Interrupts, IoBus
 from emu86.rings.technique.bare_guest import BareMemory, BareSegments
 from emu86.rings.technique.base import Technique
 from emu86.rings.technique.errata import ERRATA, far_pointer, is_far_jump
@@ -64,7 +64,7 @@ class Bare(Technique):
     """A guest alone on the hardware, or nearly so; the engine is a stepped one."""
 
     def __init__(
-        self, engine: Engine, ram: Ram, vcpu: VCpu, bus: Bus, pic: Interrupts
+        self, engine: Engine, ram: Ram, vcpu: VCpu, bus: IoBus, pic: Interrupts
     ) -> None:
         super().__init__(engine, vcpu, bus, pic, "bare")
         self.ram = ram

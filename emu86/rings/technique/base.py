@@ -18,7 +18,7 @@ from emu86.rings.descriptors import SegmentRegisters
 from emu86.rings.events.breakpoints import Breakpoints
 from emu86.rings.events.inject import inject
 from emu86.rings.fault import TripleFault, gp
-from emu86.rings.protocols import Bus, Interrupts, LinearMemory, Observer
+from emu86.rings.protocols import Interrupts, IoBus, LinearMemory, Observer
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Technique:
     plans: "ShadowSegments | None" = None  # of a technique that keeps checked transfers
 
     def __init__(
-        self, engine: Engine, vcpu: VCpu, bus: Bus, pic: Interrupts, technique: str
+        self, engine: Engine, vcpu: VCpu, bus: IoBus, pic: Interrupts, technique: str
     ) -> None:
         self.engine = engine
         self.clock = engine.clock

@@ -24,7 +24,7 @@ from emu86.rings.events.single_step import Steps
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn.flag_states import is_read_to_write
 from emu86.rings.insn.record import Record
-from emu86.rings.protocols import Bus, Interrupts
+from emu86.rings.protocols import Interrupts, IoBus
 from emu86.rings.technique.base import Counts, Technique, check_cr0
 from emu86.rings.technique.instruction_cache import InstructionCache
 from emu86.rings.technique.mmio import Stepper
@@ -61,7 +61,7 @@ class Deprivileged(Technique):
         engine: Engine,
         ram: Ram,
         vcpu: VCpu,
-        bus: Bus,
+        bus: IoBus,
         pic: Interrupts,
         technique: str,
     ) -> None:
