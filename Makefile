@@ -1,9 +1,12 @@
 # Each verb does its own set-up: a fresh Debian with python3-venv and make is enough.
 #   make run      boot the teaching kernel       ARGS='--kernel vmlinuz ...' for another
-#   make test     all tests, guests included     ARGS='tests/mmu -k walk' for some
-#   make lint     style, types, floors
-#   make bench    beside qemu-system-i386
+#   make quick    some of every suite, no guests: under a minute
+#   make test     what CI runs, guests included  ARGS='tests/mmu -k walk' for some
+#   make nightly  what is marked slow
 #   make soak     the properties, with fresh examples    MINUTES=5 for less than an hour
+#   make lint     style, types, floors
+#   make wheel    the built wheel, installed by itself and used
+#   make bench    beside qemu-system-i386        ARGS='--against REV' for another tree
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -11,14 +14,26 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 MINUTES ?= 60
 
-.PHONY: run test lint bench soak guests debian lock clean
+.PHONY: run quick test nightly soak lint wheel bench guests debian lock clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
 	@$(BIN)/emu86 run --stats $(ARGS)
 
+# Of the techniques patch, of every property a tenth of its examples.
+quick: $(READY)
+	$(BIN)/python -m pytest -n 2 -m 'not guest and not slow' \
+		-k 'not iopl and not public' --emu86-examples=0.1 $(ARGS)
+
 test: guests
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m 'not slow' $(ARGS)
+
+# The same each time: one seed, and hypothesis's profile for CI.
+nightly: guests
+	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 -m slow --emu86-seed=0 $(ARGS)
+
+soak: $(READY) debian
+	$(BIN)/python tools/soak.py $(MINUTES)
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -26,11 +41,11 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+wheel: $(READY)
+	$(BIN)/python tools/check_wheel.py
+
 bench: guests
 	$(BIN)/python -m bench $(ARGS)
-
-soak: $(READY) debian
-	$(BIN)/python tools/soak.py $(MINUTES)
 
 guests: $(READY) debian
 	$(BIN)/python tools/fetch_guests.py

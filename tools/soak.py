@@ -11,9 +11,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROPERTIES = (
-    "tests/oracles",
-    "tests/testing",
+    "tests/oracles/test_equivalence.py",
+    "tests/oracles/test_interrupts.py",
+    "tests/oracles/test_host.py",
+    "tests/testing/test_reset.py",
     "tests/mmu/test_tlb_rules.py",
+    "tests/rings/events/test_accesses.py",
+    "tests/devices/test_rubbish.py",
     "tests/fuzz/test_random.py",
 )
 

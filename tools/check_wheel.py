@@ -1,0 +1,86 @@
+"""Build the wheel, install it by itself, and use it from another folder.
+
+What the wheel forgets, a file or a dependency, is found here and not by a user. The
+environment is new and temporary; its packages are those of requirements.lock.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from zipfile import ZipFile
+
+ROOT = Path(__file__).parents[1]
+PROPERTY = '''
+"""A property, as a user of emu86.testing writes it."""
+
+from hypothesis import given, settings
+
+from emu86.testing import assert_equivalent, strategies
+
+
+@settings(max_examples=20, deadline=None)
+@given(strategies.programs(), strategies.states())
+def test_a_deprivileged_run_equals_a_bare_run(program, state):
+    assert_equivalent(program, state)
+'''
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Run it without this tree on its path; return its output, or end if it fails."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout}{done.stderr}check_wheel: failed: {command}")
+    return done.stdout
+
+
+def pip(*arguments: str | Path, cwd: Path = ROOT) -> None:
+    """Run pip, in words as few as it can."""
+    quiet = ("--quiet", "--disable-pip-version-check")
+    run(sys.executable, "-m", "pip", *arguments, *quiet, cwd=cwd)
+
+
+def missing(wheel: Path) -> list[str]:
+    """Return the package's files, as git knows them, that the wheel has not."""
+    committed = run("git", "ls-files", "emu86", cwd=ROOT).splitlines()
+    with ZipFile(wheel) as files:
+        return sorted(set(committed) - set(files.namelist()))
+
+
+def main(folder: Path) -> None:
+    """Do it all in `folder`, which is empty."""
+    wheels, environment, elsewhere = (
+        folder / n for n in ("wheels", "env", "elsewhere")
+    )
+    elsewhere.mkdir()
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ROOT)
+    (wheel,) = wheels.glob("emu86-*.whl")
+    if forgotten := missing(wheel):
+        sys.exit(f"check_wheel: {wheel.name} has no {', '.join(forgotten)}")
+
+    # First the locked packages, by their hashes; then of these what the wheel asks for.
+    lock = ROOT / "requirements.lock"
+    pip("download", "--require-hashes", "--no-deps", "-r", lock, "--dest", wheels)
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    offline = ("--no-index", "--find-links", wheels)
+    pip("--python", python, "install", *offline, "emu86[testing]", "pytest")
+
+    shown = run(environment / "bin" / "emu86", "run", cwd=elsewhere)
+    if "checks passed" not in shown:
+        sys.exit(f"{shown}\ncheck_wheel: the teaching kernel fails")
+    (elsewhere / "test_property.py").write_text(PROPERTY)
+    shown = run(python, "-m", "pytest", "test_property.py", cwd=elsewhere)
+    if "1 passed" not in shown or "emu86: seed" not in shown:
+        sys.exit(f"{shown}\ncheck_wheel: the property was not tried")
+    print(f"check_wheel: {wheel.name} has all {len(ZipFile(wheel).namelist())} files")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        main(Path(temporary))
