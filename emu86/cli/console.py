@@ -14,9 +14,12 @@ import threading
 import tty
 from collections.abc import Callable
 from types import FrameType
-from typing import Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from emu86.cli.terminal import is_terminal
+
+if TYPE_CHECKING:
+    from emu86 import Machine
 
 _ESCAPE: Final = 0x01  # Ctrl-A
 _CHUNK: Final = 4096  # bytes read, and bytes that may wait for the guest, at most
@@ -28,21 +31,6 @@ Ctrl-A Ctrl-A  send Ctrl-A to the guest
 """
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Line(Protocol):
-    """The guest's end: what a console needs of a machine."""
-
-    def console_input(self, data: bytes) -> None:
-        """Take `data`, from any thread."""
-
-    @property
-    def console_waiting(self) -> int:
-        """How many bytes of input the guest has not taken yet, about."""
-        ...
-
-    def stop(self) -> None:
-        """End the run, from any thread or a signal handler."""
 
 
 class Keys:
@@ -70,15 +58,15 @@ class Keys:
 
 
 class Console:
-    """Standard input and output wired to `line` while the `with` block lasts.
+    """Standard input and output wired to `machine` while the `with` block lasts.
 
     A terminal is put into raw mode and given back as it was, however the block is
     left. SIGINT, SIGTERM, SIGHUP and a terminal or reader that has gone away stop the
     machine: `status` is then the exit status to end with, else None.
     """
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, machine: "Machine") -> None:
+        self._machine = machine
         self.status: int | None = None
         self.gone = False  # nobody is left to be told anything
         self.quit = False
@@ -127,14 +115,14 @@ class Console:
                 self._hang_up(signal.SIGHUP)
             else:
                 self.error = error
-                self._line.stop()
+                self._machine.stop()
 
     def _read(self) -> None:
         """Feed standard input to the guest: the reader thread."""
         keys = Keys(self._quit, self._help)
         while True:
             # While the guest lags behind, look again soon instead of reading on.
-            watched = [0] if self._line.console_waiting < _CHUNK else []
+            watched = [0] if self._machine.console_waiting < _CHUNK else []
             try:
                 ready, _, _ = select.select(
                     [*watched, self._wake[0]], [], [], None if watched else 0.02
@@ -153,11 +141,11 @@ class Console:
                 return
             if self._saved is not None:
                 data = keys.filter(data)
-            self._line.console_input(data)
+            self._machine.console_input(data)
 
     def _quit(self) -> None:
         self.quit = True
-        self._line.stop()
+        self._machine.stop()
 
     def _help(self) -> None:
         self.show(("\r\n" + HELP).replace("\n", "\r\n").encode())
@@ -168,7 +156,7 @@ class Console:
 
     def _leave(self, status: int) -> None:
         self.status = status
-        self._line.stop()
+        self._machine.stop()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGCONT:

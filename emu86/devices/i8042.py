@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from emu86.devices.state import capture, reinstate
+from emu86.devices.saving import capture, reinstate
 
 DATA: Final = 0
 """Offset of the data port (60h)."""
@@ -99,7 +99,7 @@ class KeyboardState:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class I8042State:
     """The controller and its keyboard.
 
     ``command`` is the command whose data byte is awaited, or 0; ``pending`` the reply
@@ -310,11 +310,11 @@ class I8042:
             self._fill(now)
         self._update()
 
-    def save(self) -> State:
+    def save(self) -> I8042State:
         """Return the registers of the controller and of the keyboard."""
-        return capture(State, self)
+        return capture(I8042State, self)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: I8042State) -> None:
         """Become the controller and keyboard that were saved."""
         reinstate(self, state)
 

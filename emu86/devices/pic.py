@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from emu86.devices.state import capture, reinstate
+from emu86.devices.saving import capture, reinstate
 
 CASCADE: Final = 2
 """The master's input that the slave's INT pin drives."""
@@ -52,7 +52,7 @@ class PicState:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class PicPairState:
     """Both chips of a pair."""
 
     master: PicState
@@ -331,11 +331,13 @@ class PicPair:
             return FLOATING  # no chip has this identity: nobody answers
         return slave.vector(slave.acknowledge())
 
-    def save(self) -> State:
+    def save(self) -> PicPairState:
         """Return the state of both chips."""
-        return State(capture(PicState, self.master), capture(PicState, self.slave))
+        return PicPairState(
+            capture(PicState, self.master), capture(PicState, self.slave)
+        )
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: PicPairState) -> None:
         """Become the pair that was saved."""
         reinstate(self.master, state.master)
         reinstate(self.slave, state.slave)

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from emu86.devices.state import capture, reinstate
+from emu86.devices.saving import capture, reinstate
 
 FREQUENCY: Final = 1_193_182
 """Clock of the chip in Hz: a third of the 3.579545 MHz of the NTSC colour carrier."""
@@ -76,7 +76,7 @@ class ChannelState:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class PitState:
     """The three counters and the level that was last told of the interrupt line."""
 
     channels: tuple[ChannelState, ...]
@@ -380,14 +380,14 @@ class Pit:
         self._channels[channel].set_gate(level, t)
         self._written(channel, out)
 
-    def save(self) -> State:
+    def save(self) -> PitState:
         """Return the counters and the level of the line."""
-        return State(
+        return PitState(
             tuple(capture(ChannelState, channel) for channel in self._channels),
             self._line,
         )
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: PitState) -> None:
         """Become the chip that was saved."""
         for channel, saved in zip(self._channels, state.channels, strict=True):
             reinstate(channel, saved)

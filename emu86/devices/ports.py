@@ -24,7 +24,7 @@ SLEEP_TYPE: Final = 0x1C00
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class RegisterState:
     """The register."""
 
     value: int
@@ -45,11 +45,11 @@ class Register:
         """Keep ``value``."""
         self.value = value & 0xFF
 
-    def save(self) -> State:
+    def save(self) -> RegisterState:
         """Return the register."""
-        return State(self.value)
+        return RegisterState(self.value)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: RegisterState) -> None:
         """Become the register that was saved."""
         self.value = state.value
 

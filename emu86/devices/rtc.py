@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from emu86.devices.state import capture, reinstate
+from emu86.devices.saving import capture, reinstate
 
 SECOND: Final = 1_000_000_000
 
@@ -92,7 +92,7 @@ def civil_from_days(days: int) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class RtcState:
     """The 128 bytes, and what the registers do not show.
 
     ``clock`` is the time, in seconds since 1970, at which the divider chain was at
@@ -201,11 +201,11 @@ class Rtc:
         self._sync(now)
         self._update()
 
-    def save(self) -> State:
+    def save(self) -> RtcState:
         """Return the registers, the RAM and the clock."""
-        return capture(State, self)
+        return capture(RtcState, self)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: RtcState) -> None:
         """Become the chip that was saved."""
         reinstate(self, state)
         self._due = self._next_interrupt()

@@ -27,7 +27,7 @@ REFRESH_TICKS: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class SpeakerState:
     """Bits 1 to 3; bit 0 is the timer's."""
 
     control: int
@@ -57,10 +57,10 @@ class Speaker:
         self._control = value & WRITABLE & ~GATE_2
         self.drives.set_gate(2, bool(value & GATE_2), now)
 
-    def save(self) -> State:
+    def save(self) -> SpeakerState:
         """Return the bits that the timer does not hold."""
-        return State(self._control)
+        return SpeakerState(self._control)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: SpeakerState) -> None:
         """Become the register that was saved."""
         self._control = state.control

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from emu86.devices.state import capture, reinstate
+from emu86.devices.saving import capture, reinstate
 
 FIFO_SIZE: Final = 16
 TRIGGER_LEVELS: Final = (1, 4, 8, 14)
@@ -62,7 +62,7 @@ MSR_DCD: Final = 0x80
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class UartState:
     """The registers by the names of the data sheet, and what is on its way."""
 
     ier: int
@@ -181,11 +181,11 @@ class Uart:
         elif offset == 7:
             self.scr = value
 
-    def save(self) -> State:
+    def save(self) -> UartState:
         """Return the registers, the receive FIFO and the host's waiting input."""
-        return capture(State, self)
+        return capture(UartState, self)
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: UartState) -> None:
         """Become the chip that was saved."""
         reinstate(self, state)
 

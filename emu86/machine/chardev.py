@@ -1,8 +1,8 @@
 """Character devices: the world's end of a serial line, as QEMU's chardev is.
 
-The guest's end, a UART, is connected to one; whoever shows what the guest writes
-subscribes to it, and whoever types for the guest, from any thread, sends to it. So a
-terminal, a screen and a web page can share a line.
+The guest's end, a UART, is connected to one as its front end. Whoever shows what the
+guest writes subscribes to it, and whoever types for the guest, from any thread, sends
+to it. So a terminal, a screen and a web page can share a line.
 """
 
 from collections import deque
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-class Port(Protocol):
+class Frontend(Protocol):
     """The guest's end: takes characters, and says whether it will (RTS)."""
 
     @property
@@ -42,16 +42,16 @@ class CharDevice:
     def __init__(self) -> None:
         self.on_input: Callable[[], None] = _nothing
         """Called when there is something to deliver, by the thread that sends it."""
-        self._port: Port | None = None
+        self._frontend: Frontend | None = None
         self._subscribers: list[Callable[[bytes], None]] = []
         self._pending: deque[bytes] = deque()  # safe to fill and empty from any thread
         self._expected = b""
         self._found: Callable[[], None] = _nothing
         self._tail = b""
 
-    def connect(self, port: Port) -> None:
-        """Have `port` as the guest's end."""
-        self._port = port
+    def connect(self, frontend: Frontend) -> None:
+        """Have `frontend` as the guest's end."""
+        self._frontend = frontend
 
     # -- from the guest ----------------------------------------------------------------
 
@@ -90,19 +90,19 @@ class CharDevice:
     def deliver(self) -> None:
         """Give the guest what was sent, if it is ready for it."""
         while self.deliverable:
-            assert self._port is not None
-            self._port.receive(self._pending.popleft())
+            assert self._frontend is not None
+            self._frontend.receive(self._pending.popleft())
 
     @property
     def deliverable(self) -> bool:
         """Whether there is something to deliver, and the guest is ready for it."""
-        port = self._port
-        return bool(self._pending and port is not None and port.ready)
+        frontend = self._frontend
+        return bool(self._pending and frontend is not None and frontend.ready)
 
     @property
     def waiting(self) -> int:
         """How many bytes that were sent the guest has not received yet."""
-        beyond = 0 if self._port is None else len(self._port.waiting)
+        beyond = 0 if self._frontend is None else len(self._frontend.waiting)
         return sum(map(len, self._pending)) + beyond
 
     # -- its state ---------------------------------------------------------------------

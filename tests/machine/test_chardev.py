@@ -6,7 +6,7 @@ from emu86.devices.uart import MCR_RTS, Uart
 from emu86.machine.chardev import CharDevice
 
 
-class Port:
+class Frontend:
     """A guest's end that notes what it receives."""
 
     def __init__(self):
@@ -19,14 +19,14 @@ class Port:
 
 
 @pytest.fixture
-def port():
-    return Port()
+def frontend():
+    return Frontend()
 
 
 @pytest.fixture
-def line(port):
+def line(frontend):
     device = CharDevice()
-    device.connect(port)
+    device.connect(frontend)
     return device
 
 
@@ -67,7 +67,7 @@ def test_what_is_expected_is_looked_for_from_then_on(line):
     assert not found
 
 
-def test_input_waits_until_the_guest_is_ready(line, port):
+def test_input_waits_until_the_guest_is_ready(line, frontend):
     called = []
     line.on_input = lambda: called.append(line.waiting)
     line.send(b"ab")
@@ -76,13 +76,13 @@ def test_input_waits_until_the_guest_is_ready(line, port):
     assert called == [2, 3]
     assert not line.deliverable
     line.deliver()
-    assert (port.got, line.waiting) == ([], 3)
-    port.ready = True
+    assert (frontend.got, line.waiting) == ([], 3)
+    frontend.ready = True
     assert line.deliverable
     line.deliver()
-    assert (port.got, line.waiting) == ([b"ab", b"c"], 0)
+    assert (frontend.got, line.waiting) == ([b"ab", b"c"], 0)
     assert not line.deliverable
-    port.waiting = b"bc"
+    frontend.waiting = b"bc"
     assert line.waiting == 2
 
 
@@ -105,18 +105,18 @@ def test_rts_is_what_a_uart_is_ready_by():
     assert uart.received == b"a"
 
 
-def test_what_waits_is_its_state(line, port):
+def test_what_waits_is_its_state(line, frontend):
     line.send(b"ab")
     line.send(b"c")
     state = line.save()
-    other, end = CharDevice(), Port()
+    other, end = CharDevice(), Frontend()
     other.connect(end)
     other.send(b"lost")
     other.restore(state)
     assert other.save() == state
-    port.ready = end.ready = True
+    frontend.ready = end.ready = True
     line.deliver()
     other.deliver()
-    assert b"".join(port.got) == b"".join(end.got) == b"abc"
+    assert b"".join(frontend.got) == b"".join(end.got) == b"abc"
     other.restore(line.save())
     assert other.waiting == 0
