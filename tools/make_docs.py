@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emu86.cli.report import CLASS_HEADINGS, class_notes, class_row
+from emu86.config import TECHNIQUE
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.table import RECORDS
 from emu86.rings.technique.errata import ERRATA
@@ -59,7 +60,7 @@ _BOOT: Final = re.compile(
 )
 _BOOTED: Final = (
     f"emu86 run --kernel {GUESTS}vmlinuz --initrd {GUESTS}initrd.cpio"
-    " --append console=ttyS0 --until 'emu86# '"
+    " --append console=ttyS0 --stats --until 'emu86# '"
 )
 _NUMBER: Final = r"(?<!\w)\d[\d,.]*(?!\w)"  # not 80h or CMPXCHG8B's
 _TOKEN: Final = re.compile(rf"(?P<left>\[\.\.\.\])|(?P<number>{_NUMBER})|(?P<space> +)")
@@ -97,12 +98,15 @@ def _member(owner: ast.AST, name: str, what: str) -> ast.stmt:
     raise LookupError(what)
 
 
-@functools.cache
 def output_of(command: str) -> str:
     """Return what `emu86 ...` shows, without a terminal, errors included."""
-    program, *arguments = shlex.split(command.replace("\\\n", ""))
+    return _shown(*shlex.split(command.replace("\\\n", "")))
+
+
+@functools.cache
+def _shown(*command: str) -> str:
     ran = subprocess.run(
-        [sys.executable, "-m", program, *arguments],
+        [sys.executable, "-m", *command],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -288,7 +292,9 @@ def up_to_date(page: str, *, everything: bool = False) -> str:
         return f"{match['mark']}{text}\n\n"
 
     def boot(match: re.Match[str]) -> str:
-        shown = output_of(f"{_BOOTED} --technique {match['technique']}")
+        default = match["technique"] == TECHNIQUE
+        choice = "" if default else f" --technique {match['technique']}"
+        shown = output_of(_BOOTED + choice)
         (exits,) = re.findall(r"s and ([\d,]+) exits", shown)
         return f"{match['mark']}{exits}"
 

@@ -28,6 +28,14 @@ def name(path):
     return str(path.relative_to(ROOT))
 
 
+@pytest.mark.slow
+@pytest.mark.guest
+def test_what_the_readme_shows_of_debian():
+    page = (ROOT / "README.md").read_text()
+    fresh = make_docs.up_to_date(page, everything=True)
+    assert page == fresh, "run tools/make_docs.py --all"
+
+
 def headings(page):
     """Return the headings of a page as links have them."""
     found = re.findall(r"^#+ (.*)", page, re.MULTILINE)
