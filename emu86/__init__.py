@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from emu86.machine.loop import Stop
     from emu86.machine.machine import Machine
     from emu86.machine.stats import ExitStat, Stats
-    from emu86.rings.protocols import Observer
+    from emu86.rings.observers import Observer
 
 __all__ = ["ConfigError", "ExitStat", "Machine", "Observer", "Stats", "Stop"]
 
@@ -17,7 +17,7 @@ _HOMES = {
     "Stop": "emu86.machine.loop",
     "ExitStat": "emu86.machine.stats",
     "Stats": "emu86.machine.stats",
-    "Observer": "emu86.rings.protocols",
+    "Observer": "emu86.rings.observers",
 }
 
 

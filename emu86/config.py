@@ -16,6 +16,8 @@ TECHNIQUES: Final = {
 }
 """The techniques: what each does about the guest's kernel, in a line."""
 TECHNIQUE: Final = "patch"
+# Those that keep the guest's kernel from the hardware.
+DEPRIVILEGED: Final = ("trap", "patch", "iopl")
 
 CPUS: Final = ("pentium", "pentium2", "pentium3", "pentium4")
 """The CPU models: what each is, `emu86.cpu.models` has."""

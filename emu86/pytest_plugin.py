@@ -101,14 +101,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("emu86_techniques")
     if mark is None:
         return
-    from emu86.rings.technique.deprivileged import TECHNIQUES  # noqa: PLC0415  # the engine is slow
+    from emu86.config import DEPRIVILEGED  # noqa: PLC0415  # the engine is slow
 
-    wrong = [f"no {one!r}" for one in mark.args if one not in ("bare", *TECHNIQUES)]
+    wrong = [f"no {one!r}" for one in mark.args if one not in ("bare", *DEPRIVILEGED)]
     wrong += [f"names alone, no {one}=" for one in mark.kwargs]
     if wrong:
         where = metafunc.definition.nodeid
         pytest.fail(f"{where}: emu86_techniques: {wrong[0]}", pytrace=False)
-    metafunc.parametrize("technique", mark.args or tuple(TECHNIQUES))
+    metafunc.parametrize("technique", mark.args or tuple(DEPRIVILEGED))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -27,7 +27,7 @@ def test_nothing_heavy_is_imported(program):
         [sys.executable, "-c", f"{end}; {program}"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert result.stdout.endswith("set()\n"), result

@@ -92,7 +92,7 @@ class RunLoop:
         try:
             return self._run(deadline)
         finally:
-            self._vmm.rest()
+            self._vmm.unpatch()
             if collecting:
                 gc.enable()
             alarm.cancel()
@@ -102,13 +102,13 @@ class RunLoop:
         """Run the guest, serving time and interrupts between two slices of it."""
         vmm, board = self._vmm, self._board
         while True:
-            if not vmm.busy:
+            if not vmm.patch_pending:
                 # Before the questions: whoever answers one later ends the slice.
                 self._clock.run_for(_SLICE)
             stop = self._reason_to_stop(deadline)
             if stop is not None:
                 return stop
-            if not vmm.busy:
+            if not vmm.patch_pending:
                 self._kicked.clear()
                 self._console.deliver()
                 board.advance()

@@ -5,11 +5,9 @@ from os import PathLike
 from typing import Final
 
 from emu86 import config, images
-from emu86.cpu.engine import Engine
 from emu86.cpu.library import Abilities
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
-from emu86.cpu.vcpu import VCpu
 from emu86.errors import ConfigError
 from emu86.machine import boot, layout
 from emu86.machine.board import Board
@@ -17,11 +15,8 @@ from emu86.machine.boot import Entry
 from emu86.machine.chardev import CharDevice
 from emu86.machine.loop import RunLoop, Stop
 from emu86.machine.stats import Stats
-from emu86.mmu.ram import Ram
-from emu86.rings.protocols import Observer
-from emu86.rings.technique.bare import Bare
-from emu86.rings.technique.base import Technique
-from emu86.rings.technique.deprivileged import Deprivileged
+from emu86.rings.observers import Observer
+from emu86.rings.technique.registry import build
 from emu86.spec import x86
 
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
@@ -52,20 +47,24 @@ class Machine:
         config.check_memory(memory)
         config.check_cpu(cpu)
         config.check_technique(technique)
-        bare = technique == "bare"
-        self._engine = Engine(abilities, stepped=bare)
-        self._ram = Ram(memory)
+        self.vmm = build(
+            technique,
+            memory,
+            MODELS[cpu],
+            hypervisor="emu86 VMM" if hypervisor else "",
+            abilities=abilities,
+        )
+        self._engine = self.vmm.engine
+        self._ram = self.vmm.ram
         self._ram.bytes[layout.ROM : layout.ROM + images.ROM_SIZE] = images.rom()
-        self._engine.map(0, self._ram.bytes)
         self._clock = self._engine.clock
         self._clock.set_costs(rdtsc=_RDTSC_NS)
-        self.vcpu = VCpu(MODELS[cpu], hypervisor="emu86 VMM" if hypervisor else "")
+        self.vcpu = self.vmm.vcpu
         self.console = CharDevice()
         self.board = Board(
             self._clock, memory, self.console, self._end, debug_exit=debug_exit
         )
-        parts = self._engine, self._ram, self.vcpu, self.board, self.board.pic
-        self.vmm: Technique = Bare(*parts) if bare else Deprivileged(*parts, technique)
+        self.vmm.connect(self.board, self.board.pic)
         self._loop = RunLoop(self.vmm, self.board, self.console, realtime=realtime)
         self._loaded = False
 
@@ -104,12 +103,13 @@ class Machine:
         for i, name in enumerate(x86.GPR_NAMES):
             q[i] = entry.registers.get(name, 0)
         q[RIP] = entry.eip
-        vmm.segments.load_gdt(entry.gdt_base, entry.gdt_limit)
+        cpu = vmm.cpu
+        cpu.load_gdt(entry.gdt_base, entry.gdt_limit)
         # The CPU starts at CPL 0, which CS's null selector already says.
-        vmm.segments.load_code(entry.cs, vmm.segments.descriptor(entry.cs), 0)
-        vmm.segments.enter()
+        cpu.load_code(entry.cs, cpu.descriptor(entry.cs), 0)
+        cpu.enter_ring()
         for index in (x86.SS, x86.DS, x86.ES, x86.FS, x86.GS):
-            vmm.segments.load(index, entry.ds)
+            cpu.load_segment(index, entry.ds)
         vmm.set_guest_flags(0)
         vmm.start()
         self._loaded = True
@@ -191,7 +191,7 @@ class Machine:
             message = f"{len(data)} bytes at {gpa:#x} are not all in RAM"
             raise ValueError(message)
         for page in pages:
-            self.vmm.written(page)
+            self.vmm.before_write(page)
         self._ram.bytes[gpa : gpa + len(data)] = data
 
     def read_virtual(self, gva: int, size: int) -> bytes:
@@ -212,21 +212,22 @@ class Machine:
             gva, data = (gva + part) & x86.MASK32, data[part:]
 
     def _gpa(self, gva: int) -> int:
-        gpa = self.vmm.lookup(gva & x86.MASK32)
+        gpa = self.vmm.memory.lookup(gva & x86.MASK32)
         if gpa is None:
             message = f"nothing is mapped at {gva:#010x}"
             raise ValueError(message)
         return gpa
 
     def subscribe(self, observer: Observer) -> None:
-        """Have `observer` told of exits, events, port accesses and shadow fills."""
-        self.vmm.observers.append(observer)
-        self.vmm.unlearn()
+        """Have `observer` told of what it has methods for; TypeError if it has none.
+
+        The methods are `vm_exit`, `inject`, `shadow_fill` and `pio`.
+        """
+        self.vmm.subscribe(observer)
 
     def measure(self) -> None:
         """Time every exit from now on; CLI and STI take Python's way, too."""
-        self.vmm.timing = True
-        self.vmm.unlearn()
+        self.vmm.measure()
 
     @property
     def stats(self) -> Stats:

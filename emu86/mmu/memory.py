@@ -74,6 +74,10 @@ class GuestMemory:
             self._large.add(gva >> 22)
         return found.page << 12 | gva & 0xFFF
 
+    def lookup(self, gva: int) -> int | None:
+        """Return the GPA that the guest's tables give, without effects; or None."""
+        return self.mmu.lookup(gva)
+
     def page(self, gva: int) -> int:
         """Return the GPA of the page of a supervisor read, or -1 if none is there."""
         start = self.read_pages.get(gva >> 12, -1)

@@ -1,6 +1,8 @@
-"""What a monitor needs from elsewhere: the board, guest memory, and those who watch."""
+"""What rings/ needs from elsewhere: the board, and guest memory."""
 
 from typing import Protocol
+
+from emu86.mmu.ram import Ram
 
 
 class IoBus(Protocol):
@@ -37,31 +39,30 @@ class Interrupts(Protocol):
         ...
 
 
-class Observer(Protocol):
-    """What may watch a VMM; all of it is told after the fact."""
-
-    def vm_exit(self, reason: str, cs: int, eip: int) -> None:
-        """Tell of an exit: its reason, and where the guest is afterwards."""
-        ...
-
-    def inject(self, vector: int, error: int | None) -> None:
-        """Tell of an event on its way through the guest's IDT."""
-        ...
-
-    def shadow_fill(self, gva: int) -> None:
-        """Tell of a shadow entry made for `gva`."""
-        ...
-
-    def pio(self, port: int, width: int, value: int, write: bool) -> None:
-        """Tell of a port access."""
-        ...
-
-
 class LinearMemory(Protocol):
-    """Guest memory by linear address, as the delivery of events reads and writes it.
+    """Guest memory by linear address, as emulated instructions read and write it.
 
-    1 to 4 bytes, with supervisor or user rights; raises PageFault.
+    1 to 4 bytes, with supervisor or user rights; raises PageFault. ram: where it is;
+    bytes: all of that.
     """
+
+    ram: Ram
+    bytes: memoryview
+
+    def lookup(self, gva: int) -> int | None:
+        """Return the GPA that the guest's tables give, without effects; or None."""
+        ...
+
+    def page(self, gva: int) -> int:
+        """Return the GPA of the page of a supervisor read; -1: use `read`."""
+        ...
+
+    def page_to_write(self, gva: int) -> int:
+        """Return the GPA of the page for a supervisor write; -1: use `write`.
+
+        What is written there at once needs nothing else.
+        """
+        ...
 
     def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
         """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""

@@ -1,14 +1,10 @@
 """The guest's stack as the emulation pushes and pops it."""
 
-from typing import TYPE_CHECKING
-
-from emu86.cpu.state import ATTRIBUTES, BASE
+from emu86.cpu.state import BASE
+from emu86.rings.cpu import Cpu
+from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.descriptors import Descriptor
-    from emu86.rings.technique.base import Technique
 
 
 class Stack:
@@ -17,21 +13,20 @@ class Stack:
     A 16-bit stack segment (B clear) moves only SP, as SDM Vol. 1 section 6.2.3 says.
     """
 
-    __slots__ = ("base", "esp", "mask", "memory", "user", "vmm")
+    __slots__ = ("base", "cpu", "esp", "mask", "memory", "user")
 
-    def __init__(self, vmm: "Technique") -> None:
-        self.vmm = vmm
-        self.memory = vmm.memory
-        self.base = vmm.q[BASE[x86.SS]]
-        wide = vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
-        self.mask = x86.MASK32 if wide else 0xFFFF
-        self.esp = vmm.q[x86.ESP] & x86.MASK32
-        self.user = vmm.segments.cpl == x86.CPL_USER
+    def __init__(self, cpu: Cpu) -> None:
+        self.cpu = cpu
+        self.memory = cpu.memory
+        self.base = cpu.q[BASE[x86.SS]]
+        self.mask = x86.MASK32 if cpu.stack_bits == 32 else 0xFFFF
+        self.esp = cpu.q[x86.ESP] & x86.MASK32
+        self.user = cpu.cpl == x86.CPL_USER
 
     @classmethod
-    def inner(cls, vmm: "Technique", found: "Descriptor", esp: int) -> "Stack":
+    def inner(cls, cpu: Cpu, found: Descriptor, esp: int) -> "Stack":
         """Return the new stack of a transfer inward, not yet loaded into SS."""
-        stack = cls(vmm)
+        stack = cls(cpu)
         stack.base = found.base
         stack.mask = x86.MASK32 if found.attributes & x86.DESC_B else 0xFFFF
         stack.esp = esp
@@ -56,16 +51,16 @@ class Stack:
 
     def commit(self) -> None:
         """Make it the guest's."""
-        self.vmm.q[x86.ESP] = self.esp
+        self.cpu.q[x86.ESP] = self.esp
 
 
-def tss_stack(vmm: "Technique", cpl: int) -> tuple[int, int]:
+def tss_stack(cpu: Cpu, cpl: int) -> tuple[int, int]:
     """Read SS and ESP for `cpl` (0 to 2) from the guest's TSS: SDM Vol. 3A 7.2.1."""
-    tr = vmm.vcpu.tr
+    tr = cpu.vcpu.tr
     wide = tr.kind in (x86.SYS_TSS32, x86.SYS_TSS32_BUSY)
     offset, last = (4 + 8 * cpl, 5) if wide else (2 + 4 * cpl, 3)
     if offset + last > tr.limit:
         raise GuestFault(x86.VEC_TS, tr.selector & 0xFFFC)
     size = 4 if wide else 2
-    esp = vmm.memory.read(tr.base + offset, size)
-    return vmm.memory.read(tr.base + offset + size, 2), esp
+    esp = cpu.memory.read(tr.base + offset, size)
+    return cpu.memory.read(tr.base + offset + size, 2), esp

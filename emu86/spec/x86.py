@@ -62,6 +62,9 @@ EFER_LME: Final = 1 << 8
 EFER_LMA: Final = 1 << 10
 EFER_NXE: Final = 1 << 11
 
+# DR7: Vol. 3B section 17.2.4
+DR7_LOCAL: Final = 0x55  # L0 to L3: a task switch clears them
+
 # Paging-structure entries: Vol. 3A section 4.3 (32-bit), 4.5 (4-level)
 PTE_P: Final = 1 << 0
 PTE_RW: Final = 1 << 1

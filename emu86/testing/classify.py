@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, Final
 
+from emu86.config import DEPRIVILEGED
 from emu86.rings.decode import Insn, decode
 from emu86.rings.technique.errata import ERRATA, Erratum
 from emu86.spec import x86
@@ -29,7 +30,7 @@ __all__ = [
     "table",
 ]  # fmt: skip
 
-TECHNIQUES: Final = ("trap", "patch", "iopl")
+TECHNIQUES: Final = DEPRIVILEGED
 _ALIEN: Final = 0x60000  # where the other GDT or IDT stands
 # What Robin and Irvine found; they count VERR and VERW as one.
 ROBIN_IRVINE: Final = frozenset(
@@ -147,7 +148,7 @@ def _engine(erratum: Erratum | None) -> BareReplay:
     def corrected(insn: Insn | None) -> bool:
         if insn is None or insn.opcode not in erratum.opcodes:
             return False
-        return erratum.act(bare, insn)
+        return erratum.act(bare.cpu, insn)
 
     bare._corrected = corrected  # type: ignore[method-assign]
     return replay

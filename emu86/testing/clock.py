@@ -8,12 +8,11 @@ one.
 from collections import deque
 from typing import Final
 
-from emu86.cpu.state import ATTRIBUTES, BASE, RIP, SELECTOR
+from emu86.cpu.state import RIP, SELECTOR
 from emu86.mmu.walk import denied, walk
 from emu86.native import abi
 from emu86.rings.decode import Insn, decode
 from emu86.rings.technique.base import Technique
-from emu86.rings.technique.deprivileged import Deprivileged
 from emu86.spec import x86
 
 PERIOD: Final = 100 * abi.QUARTERS
@@ -73,12 +72,12 @@ class InstructionClock:
         self._moved = False  # an event has come since the last tick
         self._retried = False  # or a page was filled, or a block patched
         monitor.clock.set_costs(other=0)
-        monitor.observers.append(self)
+        monitor.subscribe(self)
 
     def tick(self) -> None:
         """Count the instruction at CS:EIP, unless it is one that goes on."""
         monitor = self._monitor
-        here = (monitor.q[RIP] + monitor.q[BASE[x86.CS]]) & x86.MASK32
+        here = monitor.cpu.linear_eip
         insn = _code(monitor, here)
         if insn is None:
             return
@@ -115,7 +114,7 @@ class InstructionClock:
         self._line.look(due)
         return True
 
-    # -- rings.wiring.Observer ---------------------------------------------------------
+    # -- observers ---------------------------------------------------------------------
 
     def vm_exit(self, reason: str, _cs: int, _eip: int) -> None:
         """Learn of an exit after which the instruction is tried again."""
@@ -124,12 +123,6 @@ class InstructionClock:
     def inject(self, _vector: int, _error: int | None) -> None:
         """Learn of an event: what follows is another instruction."""
         self._moved = True
-
-    def shadow_fill(self, gva: int) -> None:
-        """Learn nothing from it."""
-
-    def pio(self, port: int, width: int, value: int, write: bool) -> None:
-        """Learn nothing from it."""
 
 
 def _transfers(insn: Insn) -> bool:
@@ -140,9 +133,9 @@ def _transfers(insn: Insn) -> bool:
 def _code(monitor: Technique, here: int) -> Insn | None:
     """Decode the instruction at a linear address; None if it cannot be fetched."""
     vcpu, ram = monitor.vcpu, monitor.ram
-    user = monitor.segments.cpl == x86.CPL_USER
+    user = monitor.cpu.cpl == x86.CPL_USER
     # A patch that is to be translated stands in RAM.
-    waiting = monitor.scanner.waiting if isinstance(monitor, Deprivileged) else None
+    patch = monitor.pending_patch()
     code = bytearray()
     while len(code) < x86.LONGEST_INSN:
         linear = (here + len(code)) & x86.MASK32
@@ -155,7 +148,7 @@ def _code(monitor: Technique, here: int) -> Insn | None:
             page = found.page
         start = page << x86.PAGE_SHIFT | linear & 0xFFF
         inside = bytearray(ram.bytes[start : start + part])
-        if waiting is not None and start <= waiting[0] < start + part:
-            inside[waiting[0] - start] = waiting[1]
+        if patch is not None and start <= patch[0] < start + part:
+            inside[patch[0] - start] = patch[1]
         code += inside.ljust(part, b"\xff")
-    return decode(bytes(code), 32 if monitor.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16)
+    return decode(bytes(code), monitor.cpu.code_bits)

@@ -8,7 +8,7 @@ from typing import Final
 
 import capstone
 
-from emu86.rings.technique.deprivileged import TECHNIQUES
+from emu86.config import DEPRIVILEGED
 from emu86.spec import x86
 from emu86.testing.outcome import differences
 from emu86.testing.run import Trace, run
@@ -34,8 +34,8 @@ def assert_equivalent(
     TypeError for a program or a state that is none.
     """
     names = (techniques,) if isinstance(techniques, str) else techniques
-    if not names or not set(names) <= set(TECHNIQUES):
-        message = f"techniques: one or more of {', '.join(TECHNIQUES)}, not {names!r}"
+    if not names or not set(names) <= set(DEPRIVILEGED):
+        message = f"techniques: one or more of {', '.join(DEPRIVILEGED)}, not {names!r}"
         raise ValueError(message)
     state = state or State()
     oracle = run(program, state, "bare")

@@ -18,10 +18,9 @@ from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.rings.decode import Insn
 from emu86.rings.events.breakpoints import Breakpoints, held
-from emu86.rings.protocols import Interrupts, IoBus
 from emu86.rings.technique.bare import Bare
-from emu86.rings.technique.base import Technique
-from emu86.rings.technique.deprivileged import Deprivileged
+from emu86.rings.technique.base import Policy, Technique
+from emu86.rings.technique.registry import build
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import Line
@@ -56,10 +55,10 @@ class Raw(Bare):
     """The engine as it is: with what it has wrong (`rings.errata`)."""
 
     def __init__(
-        self, engine: Engine, ram: Ram, vcpu: VCpu, bus: IoBus, pic: Interrupts
+        self, name: str, policy: Policy, engine: Engine, ram: Ram, vcpu: VCpu
     ) -> None:
-        super().__init__(engine, ram, vcpu, bus, pic)
-        self.breakpoints = _Unarmed(self)
+        super().__init__(name, policy, engine, ram, vcpu)
+        self.breakpoints = _Unarmed(self.cpu)
 
     def _corrected(self, _insn: Insn | None) -> bool:
         return False
@@ -116,15 +115,15 @@ class BareReplay:
 
     def __init__(self, *, raw: bool = False) -> None:
         self._technique = "raw" if raw else "bare"
-        engine = Engine(stepped=True)
-        self._ram = Ram(stage.MEMORY)
-        engine.map(0, self._ram.bytes)
         kind = Raw if raw else Bare
-        vcpu = VCpu(MODELS[config.CPU])
-        self._bare = kind(engine, self._ram, vcpu, Ports(), Line())
-        at_boot(self._bare)
+        bare = build("bare", stage.MEMORY, MODELS[config.CPU], kind=kind)
+        assert isinstance(bare, Bare)
+        bare.connect(Ports(), Line())
+        self._ram = bare.ram
+        self._bare = bare
+        at_boot(bare)
         for number in _DRS:
-            engine.q[_DR + number] = vcpu.dr[number]
+            bare.q[_DR + number] = bare.vcpu.dr[number]
         self._first = Snapshot.of(self._bare)
         self._booted: dict[str, tuple[bytes, Snapshot]] = {}
 
@@ -143,7 +142,8 @@ class BareReplay:
         bare.clock.tsc_offset = change.tsc
         bare.bus = Ports()
         recorder = Recorder(bare, None)
-        bare.observers[:] = [recorder]
+        bare.observers.clear()
+        bare.subscribe(recorder)
         end = "budget"
         for _ in range(STEPS):
             bare.step()
@@ -176,7 +176,7 @@ class Replay:
 
     def __init__(self, technique: str) -> None:
         self._technique = technique
-        self._vmm: Deprivileged | None = None
+        self._vmm: Technique | None = None
 
     def play(self, program: bytes, state: State) -> Outcome:
         """Run `program` as `run.run` does."""
@@ -189,39 +189,35 @@ class Replay:
             _reset(vmm)
         vmm.bus = Ports()
         recorder = Recorder(vmm, None)
-        vmm.observers[:] = [recorder]
+        vmm.observers.clear()
+        vmm.subscribe(recorder)
         end = by_block(vmm)
-        vmm.rest()
+        vmm.unpatch()
         # What does not end well is not asked to play again.
         self._vmm = vmm if end == "halted" else None
         return _outcome(vmm, recorder, self._technique, end)
 
-    def _build(self, image: bytearray) -> Deprivileged:
-        ram = Ram(stage.MEMORY)
-        ram.bytes[:] = image
-        engine = Engine()
-        engine.map(0, ram.bytes)
-        vcpu = VCpu(MODELS[config.CPU])
-        vmm: Deprivileged = Deprivileged(
-            engine, ram, vcpu, Ports(), Line(), self._technique
-        )
+    def _build(self, image: bytearray) -> Technique:
+        vmm = build(self._technique, stage.MEMORY, MODELS[config.CPU])
+        vmm.connect(Ports(), Line())
+        vmm.ram.bytes[:] = image
         at_boot(vmm)
         vmm.start()
         return vmm
 
 
-def _reset(vmm: Deprivileged) -> None:
+def _reset(vmm: Technique) -> None:
     """Be a CPU that has just been reset, but in protected mode."""
     first = VCpu(vmm.vcpu.model)
     vmm.q[RFLAGS] = x86.FLAGS_FIXED
-    vmm.iopl = 0
+    vmm.cpu.iopl = 0
     vmm.write_cr0(first.cr0)
     vmm.write_cr4(0)
     vmm.write_cr3(0)
-    vmm.segments.load_gdt(first.gdt_base, first.gdt_limit)
-    vmm.segments.load_ldt(0)
+    vmm.cpu.load_gdt(first.gdt_base, first.gdt_limit)
+    vmm.cpu.load_ldt(0)
     set_vcpu(vmm.vcpu, {name: getattr(first, name) for name in VCpu.__slots__})
-    vmm.steps.look()  # no breakpoint is enabled any more
+    vmm.cpu.update_mode()
     for register in range(len(x86.GPR_NAMES)):
         vmm.q[register] = 0
     vmm.clock.tsc_offset = 0

@@ -24,7 +24,7 @@ def put(monitor: Technique, image: bytes | bytearray) -> None:
     now = np.frombuffer(monitor.ram.bytes, np.uint64).reshape(-1, x86.PAGE_SIZE // 8)
     then = np.frombuffer(image, np.uint64).reshape(-1, x86.PAGE_SIZE // 8)
     for page in np.flatnonzero((now != then).any(axis=1)):
-        monitor.written(int(page))
+        monitor.before_write(int(page))
         start = int(page) << x86.PAGE_SHIFT
         end = start + x86.PAGE_SIZE
         monitor.ram.bytes[start:end] = image[start:end]
@@ -60,8 +60,9 @@ class Snapshot:
         """Make it that again, at time 0 and watched by nobody."""
         bare.engine.q.cast("B")[:] = self.cpu
         set_vcpu(bare.vcpu, deepcopy(self.vcpu))
-        bare.iopl = bare.q[RFLAGS] >> 12 & 3
-        bare.breakpoints = type(bare.breakpoints)(bare)
+        bare.cpu.iopl = bare.q[RFLAGS] >> 12 & 3
+        bare.cpu.update_mode()
+        bare.breakpoints = type(bare.breakpoints)(bare.cpu)
         bare.end = bare.insn = bare.distance = None
         bare.observers.clear()
         bare.exits.clear()

@@ -9,19 +9,17 @@ from zlib import crc32
 import numpy as np
 
 from emu86 import config
-from emu86.cpu.engine import Engine
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
-from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.mmu.walk import LARGE_RESERVED
 from emu86.native import abi
 from emu86.rings import operand
-from emu86.rings.descriptors import Descriptor
+from emu86.rings.descriptor import Descriptor
 from emu86.rings.insn.table import GROUP7
 from emu86.rings.technique.bare import Bare
 from emu86.rings.technique.base import Technique
-from emu86.rings.technique.deprivileged import TECHNIQUES, Deprivileged
+from emu86.rings.technique.registry import POLICIES, build
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import InstructionClock, Line
@@ -99,9 +97,6 @@ class Recorder:
         if self.trace:
             self.trace[-1].exits.append(reason)
 
-    def shadow_fill(self, gva: int) -> None:
-        """Only techniques have shadow tables."""
-
     def inject(self, vector: int, error: int | None) -> None:
         """Keep an exception or interrupt."""
         what = x86.event_name(vector)
@@ -145,8 +140,9 @@ def observe(monitor: Technique) -> dict[str, int]:
 
 def _traced(monitor: Technique) -> Traced:
     ram = bytearray(monitor.ram.bytes)
-    if isinstance(monitor, Deprivileged) and monitor.scanner.waiting is not None:
-        gpa, byte = monitor.scanner.waiting  # a patch that is to be translated
+    patch = monitor.pending_patch()
+    if patch is not None:
+        gpa, byte = patch
         ram[gpa] = byte
     rest = crc32(ram[stage.PT_B + x86.PAGE_SIZE :], crc32(ram[: stage.PD]))
     return Traced(observe(monitor), rest)
@@ -170,7 +166,7 @@ def run(
     if not known or not isinstance(program, bytes):
         message = f"a program of bytes and a State, not {program!r:.40}, {state!r:.40}"
         raise TypeError(message)
-    if technique != "bare" and technique not in TECHNIQUES:
+    if technique not in POLICIES:
         message = f"technique: no {technique!r}"
         raise ValueError(message)
     state = state or State()
@@ -231,7 +227,7 @@ class Tlb:
         if insn is not None and insn.opcode == _MOV_TO_CR:
             self._known = now
         elif insn is not None and insn.opcode == GROUP7 and insn.reg == _INVLPG:
-            gva = operand.address(bare, insn) if insn.memory else 0
+            gva = operand.address(bare.cpu, insn) if insn.memory else 0
             entry = gva >> 12 & 1023
             for index in (gva >> 22, 1024 + entry, 2048 + entry):
                 self._known[index] = now[index]
@@ -241,12 +237,12 @@ class Tlb:
 
 def at_boot(monitor: Technique) -> None:
     """Be at the stage's start with flat segments, as after a boot loader."""
-    segments = monitor.segments
+    cpu = monitor.cpu
     for index in range(6):
         kind = x86.DESC_CODE if index == x86.CS else 0
         high = 0x00CF9200 | kind
-        segments.hold(index, 0, Descriptor(0x0000FFFF, high))
-    segments.enter()
+        cpu.set_segment(index, 0, Descriptor(0x0000FFFF, high))
+    cpu.enter_ring()
     monitor.set_guest_flags(0)
     monitor.q[RIP] = stage.BOOT
 
@@ -262,19 +258,17 @@ def _bare_machine(image: bytes) -> tuple[Bare, Snapshot]:
     Nothing is left of what it has played. A technique's is made anew each time: what a
     VMM has learned of one program changes how it goes about the next.
     """
-    try:
-        bare, first = idle.pop()
-    except IndexError:
-        engine = Engine(stepped=True)
-        ram = Ram(stage.MEMORY)
-        ram.bytes[:] = image
-        engine.map(0, ram.bytes)
-        bare = Bare(engine, ram, VCpu(MODELS[config.CPU]), Ports(), Line())
+    if not idle:
+        bare = build("bare", stage.MEMORY, MODELS[config.CPU])
+        assert isinstance(bare, Bare)
+        bare.connect(Ports(), Line())
+        bare.ram.bytes[:] = image
         at_boot(bare)
         return bare, Snapshot.of(bare)
-    first.restore(bare)
-    put(bare, image)
-    return bare, first
+    played, first = idle.pop()
+    first.restore(played)
+    put(played, image)
+    return played, first
 
 
 def _bare(image: bytes, state: State, trace: Trace | None, most: int | None) -> Outcome:
@@ -282,7 +276,7 @@ def _bare(image: bytes, state: State, trace: Trace | None, most: int | None) -> 
     line = monitor.pic = Line(state.interrupts or ())
     monitor.bus = Ports()
     recorder = Recorder(monitor, trace)
-    monitor.observers.append(recorder)
+    monitor.subscribe(recorder)
     clock = None
     if (trace, most, state.interrupts) != (None, None, None):
         clock = InstructionClock(monitor, line, state.at)
@@ -326,16 +320,12 @@ def _deprivileged(
     image: bytes, state: State, technique: str, trace: Trace | None, most: int | None
 ) -> Outcome:
     stepped = (trace, most, state.interrupts) != (None, None, None)
-    engine = Engine(stepped=stepped)
-    ram = Ram(stage.MEMORY)
-    ram.bytes[:] = image
-    engine.map(0, ram.bytes)
+    vmm = build(technique, stage.MEMORY, MODELS[config.CPU], stepped=stepped)
+    vmm.ram.bytes[:] = image
     line = Line(state.interrupts or ())
-    vmm: Deprivileged = Deprivileged(
-        engine, ram, VCpu(MODELS[config.CPU]), Ports(), line, technique
-    )
+    vmm.connect(Ports(), line)
     recorder = Recorder(vmm, trace)
-    vmm.observers.append(recorder)
+    vmm.subscribe(recorder)
     at_boot(vmm)
     vmm.start()
     if stepped:
@@ -344,11 +334,11 @@ def _deprivileged(
         )
     else:
         end = by_block(vmm)
-    vmm.scanner.restore()
+    vmm.unpatch()
     return _outcome(vmm, recorder, technique, end)
 
 
-def by_block(vmm: Deprivileged) -> str:
+def by_block(vmm: Technique) -> str:
     """Run to the end as a machine does; return what kind of end it was."""
     control = vmm.engine.control
     budget = control[abi.NOW] + _BUDGET
@@ -371,7 +361,7 @@ def by_block(vmm: Deprivileged) -> str:
 
 
 def _by_instruction(
-    vmm: Deprivileged,
+    vmm: Technique,
     line: Line,
     clock: InstructionClock,
     trace: Trace | None,
@@ -383,13 +373,13 @@ def _by_instruction(
         if clock.count == most:
             return PAUSED
         if line.due and vmm.is_open():
-            vmm.scanner.restore()  # a patched block is translated when it comes to run
+            vmm.unpatch()  # a patched block is translated when it comes to run
             _interrupt(vmm, line)
         else:
             if trace is not None:
                 trace.append(_traced(vmm))
             vmm.step()
-            if vmm.scanner.waiting is not None:
+            if vmm.patch_pending:
                 clock.again()
         if vmm.vcpu.halted and clock.skip():
             _interrupt(vmm, line)
@@ -400,7 +390,7 @@ def _by_instruction(
     return "budget"
 
 
-def _interrupt(vmm: Deprivileged, line: Line) -> None:
+def _interrupt(vmm: Technique, line: Line) -> None:
     """Let the interrupt in; at no other time, as after an exit, would the VMM do so."""
     line.intr = True
     vmm.interrupt()

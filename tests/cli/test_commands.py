@@ -14,7 +14,7 @@ def emu86(*arguments):
         [sys.executable, "-m", "emu86", *arguments],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
 
@@ -39,7 +39,7 @@ def test_help_needs_nothing_heavy():
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     assert result.stdout == "[]\n"
@@ -94,7 +94,7 @@ def test_nobody_reads(arguments):
         [sys.executable, "-m", "emu86", *arguments],
         stdout=writing,
         stderr=subprocess.PIPE,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     os.close(writing)

@@ -253,7 +253,7 @@ def test_the_output_onto_a_full_disk(command):
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
     assert done.returncode == 2

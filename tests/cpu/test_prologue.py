@@ -23,7 +23,7 @@ def boot(image, append, *, inline, technique="patch", input_=b""):
     shown = bytearray()
     machine.on_console(shown.extend)
     machine.console_input(input_)
-    stop = machine.run(timeout=60)
+    stop = machine.run(timeout=300)
     counts = {reason: stat.count for reason, stat in machine.stats.exits.items()}
     return machine, (stop, machine.now, counts, machine.stats.shadow, bytes(shown))
 

@@ -18,7 +18,7 @@ def test_trap_and_the_teaching_kernel():
     shown = bytearray()
     machine.on_console(shown.extend)
     machine.load_kernel(images.path("teach"), append="script")
-    assert machine.run(until=b"A writes line 1\r\n", timeout=60).reason == "until"
+    assert machine.run(until=b"A writes line 1\r\n", timeout=300).reason == "until"
     wrong = " ".join(re.findall(r"WRONG: (.*)", shown.decode()))
     for name in WRONG:
         assert re.search(rf"\b{name}\b", wrong), name
@@ -34,7 +34,7 @@ def test_trap_and_a_loop_in_debian():
     machine.load_kernel(KERNEL, initrd=INITRD, append=APPEND)
     assert machine.run(until=b"emu86# ", timeout=200).reason == "until"
     machine.console_input(b"echo ready; i=0; while :; do i=$((i+1)); done\n")
-    assert machine.run(until=b"\nready", timeout=60).reason == "until"
+    assert machine.run(until=b"\nready", timeout=300).reason == "until"
     for _ in range(100):
         machine.run(timeout=0.05)
         registers = machine.registers
@@ -53,7 +53,7 @@ def test_a_selector_with_rpl_1_is_not_refused():
     machine = Machine(memory=1 << 20)
     code = "66 b8 19 00  8e d8  8c db  fa f4"  # mov ax, 19h; mov ds, ax; mov ebx, ds
     machine.load_flat(bytes.fromhex(code), 0x10000)
-    assert machine.run(timeout=20).reason == "halted"
+    assert machine.run(timeout=120).reason == "halted"
     assert machine.registers["ebx"] == 0x19
 
 
@@ -68,7 +68,7 @@ def test_a_data_segment_has_no_limit():
     machine.write_physical(0x20000, gdt)
     machine.write_physical(0x10020, bytes.fromhex("1f00 00000200"))
     machine.write_physical(0x1000, b"\x2a\0\0\0")
-    assert machine.run(timeout=20).reason == "halted"
+    assert machine.run(timeout=120).reason == "halted"
     assert machine.registers["ds"] == 0x18
     assert machine.registers["eax"] == 0x2A
 
@@ -77,7 +77,7 @@ def ran(code, cpu="pentium3"):
     """Run code of ring 0 at 10000h, to its HLT."""
     machine = Machine(memory=2 << 20, cpu=cpu)
     machine.load_flat(bytes.fromhex(code + "fa f4"), 0x10000)
-    machine.run(timeout=20)
+    machine.run(timeout=120)
     return machine.registers
 
 

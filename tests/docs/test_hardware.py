@@ -117,7 +117,7 @@ def test_patch_is_in_the_translation_only():
     machine = Machine(memory=4 << 20)
     machine.load_flat(binary, 0x100000)
     machine.write_physical(0x2020, b"\x02")
-    assert machine.run(timeout=20).reason == "halted"
+    assert machine.run(timeout=120).reason == "halted"
     assert machine.stats.patched["SGDT"] == 1
     assert machine.stats.exits["SGDT"].count == 2
     assert machine.read_physical(0x2010, 4) == binary[:4]
@@ -213,5 +213,5 @@ def test_sse2_runs_whatever_cpuid_says():
     )
     machine = Machine(memory=4 << 20, cpu="pentium3")  # which has no SSE2
     machine.load_flat(code, 0x100000)
-    assert machine.run(timeout=20).reason == "halted"
+    assert machine.run(timeout=120).reason == "halted"
     assert machine.registers["eax"] == 5

@@ -122,7 +122,7 @@ def test_the_guides_kernel():
     shown = bytearray()
     machine.on_console(shown.extend)
     machine.load_kernel(assemble(source))
-    assert machine.run(timeout=20).reason == "poweroff"
+    assert machine.run(timeout=120).reason == "poweroff"
     assert shown.decode().replace("\r", "") == shows
 
 

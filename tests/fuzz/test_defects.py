@@ -34,7 +34,7 @@ def test_a_loop_of_exits_comes_to_the_timeout():
 def test_a_stop_asked_before_the_run_is_not_lost():
     machine = flat("ebfe")
     machine.stop()
-    assert machine.run(timeout=20).reason == "interrupted"
+    assert machine.run(timeout=120).reason == "interrupted"
     assert machine.now == 0
 
 

@@ -76,7 +76,7 @@ def test_hlt_with_interrupts_off_is_the_end():
 def test_hlt_waiting_for_nothing_is_the_end():
     machine = Machine(memory=2 << 20)
     machine.load_flat(b"\xfb\xf4", 0x1000)  # sti; hlt
-    assert machine.run(timeout=20).reason == "halted"
+    assert machine.run(timeout=120).reason == "halted"
 
 
 def test_a_handler_that_cannot_be_fetched_retires_nothing_but_time():

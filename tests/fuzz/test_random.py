@@ -33,7 +33,7 @@ def test_no_program_hangs_or_crashes_the_vmm(kind, count, technique):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60 + 2 * count,
+        timeout=300 + 2 * count,
     )
     seeds = [line for line in done.stderr.splitlines() if line.startswith("seed ")]
     told = [line for line in done.stderr.splitlines() if not line.startswith("seed ")]

@@ -58,7 +58,7 @@ LOOP = """
 def paged():
     machine = Machine(memory=4 << 20, debug_exit=True)
     machine.load_flat(assemble(PAGED), 0x100000)
-    stop = machine.run(timeout=20)
+    stop = machine.run(timeout=120)
     assert (stop.reason, stop.code) == ("debug exit", 0x11)
     return machine
 
@@ -68,7 +68,7 @@ def test_registers():
         "mov eax, 1\nmov ecx, 2\nmov edx, 3\nmov ebx, 4\nmov esp, 5\nmov ebp, 6\n"
         "mov esi, 7\nmov edi, -8\nstc\nend: cli\nhlt\n"
     )
-    assert built.run(timeout=20).reason == "halted"
+    assert built.run(timeout=120).reason == "halted"
     registers = built.registers
     names = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
     assert [registers[n] for n in names] == [1, 2, 3, 4, 5, 6, 7, 0xFFFFFFF8]
@@ -102,7 +102,7 @@ def test_set_register():
     built.set_register("eflags", 0x803)
     assert built.registers["eax"] == 0xFFFFFFF0
     assert built.registers["eflags"] == 0x803
-    assert built.run(timeout=20).reason == "halted"
+    assert built.run(timeout=120).reason == "halted"
     assert built.registers["eax"] == 0xFFFFFFF5
     for name in ("cs", "cr0", "rax", ""):
         with pytest.raises(KeyError):
@@ -156,12 +156,12 @@ def test_reads_below_0(address):
 def test_code_that_has_run_can_be_written(virtual):
     machine = Machine(memory=2 << 20)
     machine.load_flat(assemble(LOOP), 0x100000)
-    assert machine.run(b"aaa", timeout=20).reason == "until"
+    assert machine.run(b"aaa", timeout=120).reason == "until"
     at = 0x100000 + assemble(LOOP).index(b"\xb0a") + 1
     (machine.write_virtual if virtual else machine.write_physical)(at, b"b")
     shown = bytearray()
     machine.on_console(shown.extend)
-    assert machine.run(b"bbb", timeout=20).reason == "until"
+    assert machine.run(b"bbb", timeout=120).reason == "until"
     assert len(shown) <= 5
 
 
@@ -180,7 +180,7 @@ def test_virtual_memory():
     )
     built.write_physical(0x300000, b"low".ljust(4096, b"-"))
     built.write_physical(0x301000, b"high".ljust(4096, b"+"))
-    assert built.run(timeout=20) == Stop(
+    assert built.run(timeout=120) == Stop(
         "debug exit", int.from_bytes(b"high", "little")
     )
     assert built.read_virtual(0x300FFE, 5) == b"++low"

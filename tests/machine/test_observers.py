@@ -32,7 +32,7 @@ def test_observers():
     seen, second = Recorder(), Recorder()
     built.subscribe(seen)
     built.subscribe(second)
-    assert built.run(timeout=20).code == 9
+    assert built.run(timeout=120).code == 9
     assert vars(seen) == vars(second)
     assert seen.events == [(3, None), (14, 0)]
     assert seen.ports == [
@@ -51,7 +51,7 @@ def test_observers():
 def test_stats():
     built = guest("mov ecx, 1000\nl: cli\nsti\nloop l\nmov eax, cr0\ncli\nhlt\n")
     built.measure()
-    built.run(timeout=20)
+    built.run(timeout=120)
     stats = built.stats
     assert stats.exits["CLI"].count == 1001
     assert stats.exits["STI"].count == 1000
@@ -68,7 +68,7 @@ def test_stats():
 
 def test_stats_count_what_is_not_measured():
     built = guest("mov ecx, 1000\nl: cli\nsti\nloop l\nmov eax, cr0\ncli\nhlt\n")
-    built.run(timeout=20)
+    built.run(timeout=120)
     assert built.stats.exits["CLI"].count == 1001
     assert built.stats.exits["STI"].count == 1000
     assert built.stats.guest_share is None

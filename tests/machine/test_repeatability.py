@@ -17,9 +17,9 @@ def teach(*, watched=False):
     if watched:
         built.subscribe(Recorder())
     built.load_kernel(images.path("teach"), append="script")
-    stop = built.run(until=b"checks passed", timeout=60)
+    stop = built.run(until=b"checks passed", timeout=300)
     assert stop.reason == "until", (stop, bytes(shown[-300:]))
-    stop = built.run(timeout=60)
+    stop = built.run(timeout=300)
     assert stop.reason == "poweroff"
     memory = hashlib.sha256(built.read_physical(0, MEMORY)).hexdigest()
     exits = {name: stat.count for name, stat in built.stats.exits.items()}
@@ -39,7 +39,7 @@ def test_a_run_in_pieces_tells_the_guest_nothing():
     machine.load_kernel(images.path("teach"), append="script")
     shown = bytearray()
     machine.on_console(shown.extend)
-    while machine.run(b"\n", timeout=60).resumable:
+    while machine.run(b"\n", timeout=300).resumable:
         machine.registers  # noqa: B018 (looking changes nothing)
         machine.read_physical(0x100000, 16)
     assert bytes(shown) == whole[0]

@@ -126,7 +126,7 @@ class Log:
 
 def end(machine):
     """Run to the end; everything the guest could know by then."""
-    assert machine.run(timeout=60).reason == "debug exit"
+    assert machine.run(timeout=300).reason == "debug exit"
     ram = hashlib.sha256(machine.read_physical(0, 4 << 20)).hexdigest()
     return machine.registers, ram, machine.now
 
@@ -171,7 +171,7 @@ def teach(until, **options):
     machine.load_kernel(images.path("teach"), append="script")
     shown = bytearray()
     machine.on_console(shown.extend)
-    assert machine.run(until, timeout=60).reason == "until"
+    assert machine.run(until, timeout=300).reason == "until"
     ram = hashlib.sha256(machine.read_physical(0, 16 << 20)).hexdigest()
     exits = {name: stat.count for name, stat in machine.stats.exits.items()}
     return ram, bytes(shown), exits
@@ -191,7 +191,7 @@ def test_observers_are_told_the_same_without_private_state():
         machine.load_kernel(images.path("exits"), append="3")
         log = []
         machine.subscribe(Log(log, machine))
-        assert machine.run(timeout=60).reason == "poweroff"
+        assert machine.run(timeout=300).reason == "poweroff"
         told.append(log)
     assert told[0] == told[1]
     assert len(told[0]) > 100
@@ -202,7 +202,7 @@ def test_every_exit_without_private_state():
     for abilities in (None, Abilities.none()):
         machine = Machine(memory=16 << 20, abilities=abilities)
         machine.load_kernel(images.path("exits"), append="20")
-        assert machine.run(timeout=60).reason == "poweroff"
+        assert machine.run(timeout=300).reason == "poweroff"
         ram = hashlib.sha256(machine.read_physical(0, 16 << 20)).hexdigest()
         exits = {name: stat.count for name, stat in machine.stats.exits.items()}
         ends.append((machine.registers, ram, machine.now, exits))
@@ -237,7 +237,7 @@ def test_cmpxchg8b_in_a_block_of_its_own():
         machine.write_physical(0x30000, bytes(range(1, 17)))
         if watched:
             machine.measure()
-        assert machine.run(timeout=60).reason == "halted"
+        assert machine.run(timeout=300).reason == "halted"
         split = machine.vmm.engine.control[abi.COUNT_SPLIT]
         assert (split > 50) == (technique == "patch" and not watched)
         registers = machine.registers

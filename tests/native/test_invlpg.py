@@ -109,7 +109,7 @@ class Watcher:
 
 def outcome(built):
     """All that two runs must have in common."""
-    stop = built.run(timeout=30)
+    stop = built.run(timeout=120)
     assert stop.reason == "debug exit", stop
     memory = hashlib.sha256(built.read_physical(0, MEMORY)).hexdigest()
     count = built.stats.exits["INVLPG"].count

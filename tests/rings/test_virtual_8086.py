@@ -241,5 +241,5 @@ def test_an_interrupt_tells_of_iopl(technique):
         assemble(INTERRUPTED.format(pic=PIC.format(base=0x20, mask=0xFE), timer=TIMER)),
         0x10000,
     )
-    assert machine.run(timeout=60).reason == "halted"
+    assert machine.run(timeout=300).reason == "halted"
     assert machine.registers["ebx"] & ~0x10000 == 0x23202

@@ -149,7 +149,7 @@ def on_emu86(cases, *, sweeps=(), paging=False, options=None, **setup):
     built = machine(
         image(cases, sweeps=sweeps, paging=paging, **setup), **options or {}
     )
-    stop = built.run(timeout=60)
+    stop = built.run(timeout=300)
     assert stop.reason == "debug exit", stop
     return records(built.read_physical(LOG, len(cases) * RECORD), len(cases))
 

@@ -86,7 +86,7 @@ def flat(body, paging=None, **options):
 
 def code(body, paging=None, **options):
     """The EAX that this guest ends with."""
-    stop = flat(body, paging, **options).run(timeout=20)
+    stop = flat(body, paging, **options).run(timeout=120)
     assert stop.reason == "debug exit", stop
     return stop.code
 

@@ -6,19 +6,17 @@ far transfer to another stack reads and writes besides is not told. Nor is MASKM
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import capstone
 from capstone import x86 as cs_x86
 
-from emu86.cpu.state import ATTRIBUTES, BASE
+from emu86.cpu.state import BASE
 from emu86.rings import operand
+from emu86.rings.cpu import Cpu
+from emu86.rings.decode import Insn
 from emu86.rings.insn.flag_states import is_read_to_write
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.decode import Insn
-    from emu86.rings.technique.base import Technique
 
 _ANY: Final = frozenset(range(8))  # of ModRM.reg
 # What writes its memory operand without reading it, by opcode: ModRM.reg.
@@ -73,26 +71,26 @@ class Access(NamedTuple):
     write: bool
 
 
-def accesses(monitor: "Technique", insn: "Insn", code: bytes) -> Iterator[Access]:
+def accesses(cpu: Cpu, insn: Insn, code: bytes) -> Iterator[Access]:
     """Tell of the accesses of `insn`, which stands at CS:EIP as `code`.
 
     Of a repeated one, those of the round that comes next.
     """
     opcode = insn.opcode
     if opcode & ~1 in STRINGS:
-        yield from _string(monitor, insn)
+        yield from _string(cpu, insn)
         return
     if opcode in _OFFSETS:
-        where = monitor.q[BASE[insn.segment]] + insn.immediate
+        where = cpu.q[BASE[insn.segment]] + insn.immediate
         yield _access(where, insn.size if opcode & 1 else 1, write=bool(opcode & 2))
     elif opcode == _XLAT:
         mask = _mask(insn.address_size)
-        at = (monitor.q[x86.EBX] + (monitor.q[x86.EAX] & 0xFF)) & mask
-        yield _access(monitor.q[BASE[insn.segment]] + at, 1, write=False)
+        at = (cpu.q[x86.EBX] + (cpu.q[x86.EAX] & 0xFF)) & mask
+        yield _access(cpu.q[BASE[insn.segment]] + at, 1, write=False)
     elif insn.memory and insn.reg not in _UNTOUCHED.get(opcode, ()):
-        where = operand.address(monitor, insn)
+        where = operand.address(cpu, insn)
         if opcode in _BIT_TESTS:
-            bit = monitor.q[insn.reg] & _mask(insn.size)
+            bit = cpu.q[insn.reg] & _mask(insn.size)
             bit -= (bit >> 8 * insn.size - 1) << 8 * insn.size
             where += bit // (8 * insn.size) * insn.size
         elif opcode == _POP_RM and insn.base == x86.ESP:
@@ -101,8 +99,8 @@ def accesses(monitor: "Technique", insn: "Insn", code: bytes) -> Iterator[Access
         if opcode == _MOVD and insn.rep == _REPE:
             stores = False  # MOVQ to an XMM register
         write = stores or is_read_to_write(insn)
-        yield _access(where, _size(insn, code, _bits(monitor)), write=write)
-    yield from _stack(monitor, insn)
+        yield _access(where, _size(insn, code, cpu.code_bits), write=write)
+    yield from _stack(cpu, insn)
 
 
 def _access(linear: int, size: int, *, write: bool) -> Access:
@@ -113,12 +111,8 @@ def _mask(size: int) -> int:
     return (1 << 8 * size) - 1
 
 
-def _bits(monitor: "Technique") -> int:
-    return 32 if monitor.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16
-
-
-def _string(monitor: "Technique", insn: "Insn") -> Iterator[Access]:
-    q, mask = monitor.q, _mask(insn.address_size)
+def _string(cpu: Cpu, insn: Insn) -> Iterator[Access]:
+    q, mask = cpu.q, _mask(insn.address_size)
     if insn.rep and not q[x86.ECX] & mask:
         return
     size = insn.size if insn.opcode & 1 else 1
@@ -131,10 +125,9 @@ def _string(monitor: "Technique", insn: "Insn") -> Iterator[Access]:
         yield _access(where, size, write=bool(what & _WRITTEN))
 
 
-def _stack(monitor: "Technique", insn: "Insn") -> Iterator[Access]:
-    q, size, opcode = monitor.q, insn.size, insn.opcode
-    wide = monitor.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
-    mask, base, esp = _mask(4 if wide else 2), q[BASE[x86.SS]], q[x86.ESP]
+def _stack(cpu: Cpu, insn: Insn) -> Iterator[Access]:
+    q, size, opcode = cpu.q, insn.size, insn.opcode
+    mask, base, esp = _mask(cpu.stack_bits // 8), q[BASE[x86.SS]], q[x86.ESP]
     pushed = _PUSHED.get(opcode, 0)
     if opcode == 0xFF:
         pushed = _PUSHED_FF.get(insn.reg, 0)
@@ -164,7 +157,7 @@ DETAILED: Final = {
 }  # fmt: skip
 
 
-def _size(insn: "Insn", code: bytes, bits: int) -> int:
+def _size(insn: Insn, code: bytes, bits: int) -> int:
     """Return the bytes of the operand in memory."""
     opcode, reg = insn.opcode, insn.reg
     if reg in _POINTERS.get(opcode, ()):

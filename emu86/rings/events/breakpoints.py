@@ -4,19 +4,16 @@ The engine's own are not used: its breakpoints on data never fire, and none woul
 the VMM emulates. While one is enabled every instruction is looked at before it runs.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from emu86.cpu.state import BASE, RIP
+from emu86.cpu.state import RIP
+from emu86.rings.cpu import Cpu
+from emu86.rings.decode import Insn
 from emu86.rings.events.accesses import STRINGS, accesses
 from emu86.rings.fault import GuestFault, undefined
 from emu86.spec import x86
 
-if TYPE_CHECKING:
-    from emu86.rings.decode import Insn
-    from emu86.rings.technique.base import Technique
-
 ENABLED: Final = 0xFF  # L0 to G3 of DR7
-LOCAL: Final = 0x55  # L0 to L3: a task switch clears them
 _GD: Final = 1 << 13  # of DR7: no access to debug registers; BD of DR6 tells of one
 _BS: Final = 1 << 14  # of DR6: a single step
 _HITS: Final = 0xF  # of DR6
@@ -38,8 +35,8 @@ class Breakpoints:
     next instruction does not break (a return to it had the flag set, or it repeats).
     """
 
-    def __init__(self, monitor: "Technique") -> None:
-        self._monitor = monitor
+    def __init__(self, cpu: Cpu) -> None:
+        self._cpu = cpu
         self.hits = 0
         self.resume = 0
         self._repeated = -1  # EIP of the string instruction under way
@@ -47,22 +44,22 @@ class Breakpoints:
     @property
     def armed(self) -> bool:
         """Whether some breakpoint is enabled."""
-        return bool(self._monitor.vcpu.dr[7] & ENABLED)
+        return bool(self._cpu.vcpu.dr[7] & ENABLED)
 
     # -- debug registers ---------------------------------------------------------------
 
     def read(self, number: int) -> int:
         """MOV from DR: raises #UD, and #DB if they are guarded."""
-        return self._monitor.vcpu.dr[self._meant(number)]
+        return self._cpu.vcpu.dr[self._meant(number)]
 
     def write(self, number: int, value: int) -> None:
         """MOV to DR, 32 bits: raises what `read` does."""
         number = self._meant(number)
-        self._monitor.vcpu.dr[number] = held(number, value)
+        self._cpu.vcpu.dr[number] = held(number, value)
 
     def _meant(self, number: int) -> int:
         """Return the register meant: DR4 and DR5 are DR6 and DR7 unless CR4.DE."""
-        vcpu = self._monitor.vcpu
+        vcpu = self._cpu.vcpu
         if number in (4, 5):
             if vcpu.cr4 & x86.CR4_DE:
                 raise undefined()
@@ -80,30 +77,29 @@ class Breakpoints:
 
         Returns True if it breaks there: `report` its #DB, which is a fault.
         """
-        q = self._monitor.q
-        linear = (q[RIP] + q[BASE[x86.CS]]) & x86.MASK32
+        linear = self._cpu.linear_eip
         hits = 0 if self.resume else self._matches(linear, 1, (_EXECUTED,))
         self.hits |= hits
         return bool(hits)
 
-    def reach(self, insn: "Insn", code: bytes) -> None:
+    def reach(self, insn: Insn, code: bytes) -> None:
         """Look at what the instruction at CS:EIP, `code`, is about to access."""
-        monitor = self._monitor
-        eip = monitor.q[RIP] & x86.MASK32
+        cpu = self._cpu
+        eip = cpu.q[RIP] & x86.MASK32
         repeats = insn.rep and insn.opcode & ~1 in STRINGS
         self._repeated = eip if repeats else -1
-        for access in accesses(monitor, insn, code):
+        for access in accesses(cpu, insn, code):
             kinds = (_WRITTEN, 3) if access.write else (3,)
             self.hits |= self._matches(access.linear, access.size, kinds)
 
     def port(self, port: int, width: int) -> None:
         """Take an access to a port, `width` bytes."""
-        if self._monitor.vcpu.cr4 & x86.CR4_DE:
+        if self._cpu.vcpu.cr4 & x86.CR4_DE:
             self.hits |= self._matches(port, width, (_PORT,))
 
     def done(self) -> None:
         """Learn that an instruction, or a round of a repeated one, is done."""
-        same = self._monitor.q[RIP] & x86.MASK32 == self._repeated
+        same = self._cpu.q[RIP] & x86.MASK32 == self._repeated
         self.resume = x86.RF if same else 0
 
     def hold(self) -> None:
@@ -115,14 +111,14 @@ class Breakpoints:
 
     def report(self, *, stepped: bool = False) -> None:
         """Tell in DR6 of the hits, and of a single step, as #DB begins."""
-        dr = self._monitor.vcpu.dr
+        dr = self._cpu.vcpu.dr
         dr[6] = dr[6] & ~_HITS | self.hits | (_BS if stepped else 0)
         dr[7] &= ~_GD
         self.hits = 0
 
     def _matches(self, start: int, size: int, kinds: tuple[int, ...]) -> int:
         """Return the enabled breakpoints of some kinds in an access, as bits of DR6."""
-        dr = self._monitor.vcpu.dr
+        dr = self._cpu.vcpu.dr
         found = 0
         for i in range(4):
             control = dr[7] >> 16 + 4 * i

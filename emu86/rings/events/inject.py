@@ -1,19 +1,16 @@
 """Deliver interrupts and exceptions through the guest's IDT: SDM Vol. 3A chapter 6."""
 
 import struct
-from typing import TYPE_CHECKING
 
-from emu86.cpu.state import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
+from emu86.cpu.state import BASE, RIP, SELECTOR
 from emu86.mmu.memory import PageFault
-from emu86.rings.descriptors import Descriptor
+from emu86.rings.cpu import Cpu
+from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault, TripleFault
 from emu86.rings.insn.tasks import CALL, switch_task
+from emu86.rings.plans import Plans
 from emu86.rings.stack import Stack, tss_stack
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.technique.base import Technique
-    from emu86.rings.technique.shadow_segments import ShadowSegments
 
 _EXT = 1
 _IDT = 2
@@ -26,7 +23,7 @@ _GATES = (*_INTERRUPT_GATES, x86.SYS_TRAP16, x86.SYS_TRAP32, x86.SYS_TASK_GATE)
 
 
 def inject(
-    vmm: "Technique", vector: int, error: int | None = None, *, interrupt: bool = False
+    cpu: Cpu, vector: int, error: int | None = None, *, interrupt: bool = False
 ) -> None:
     """Deliver an exception or a hardware interrupt, with what comes of failing.
 
@@ -35,11 +32,11 @@ def inject(
     """
     while True:
         try:
-            deliver(vmm, vector, error, fault=not interrupt and vector in x86.FAULTS)
+            deliver(cpu, vector, error, fault=not interrupt and vector in x86.FAULTS)
         except (GuestFault, PageFault) as raised:
             if vector == x86.VEC_DF and not interrupt:
                 raise TripleFault from raised
-            second, code = as_fault(vmm, raised)
+            second, code = as_fault(cpu, raised)
             # An interrupt is benign, whatever its vector (SDM Vol. 3A table 6-4).
             first_contributes = not interrupt and (
                 vector in x86.CONTRIBUTORY or vector == x86.VEC_PF
@@ -56,30 +53,28 @@ def inject(
             return
 
 
-def as_fault(
-    vmm: "Technique", raised: GuestFault | PageFault
-) -> tuple[int, int | None]:
+def as_fault(cpu: Cpu, raised: GuestFault | PageFault) -> tuple[int, int | None]:
     """Return vector and error code, putting a page fault's address in CR2."""
     if isinstance(raised, PageFault):
-        vmm.vcpu.cr2 = raised.gva
+        cpu.vcpu.cr2 = raised.gva
         return x86.VEC_PF, raised.error
     return raised.vector, raised.error
 
 
-def software(vmm: "Technique", vector: int, start: int) -> None:
+def software(cpu: Cpu, vector: int, start: int) -> None:
     """INT n, INT3, INTO: like `deliver`, with the gate's DPL checked against the CPL.
 
     start: EIP of the instruction, where a fault of the delivery leaves the guest.
     """
     try:
-        deliver(vmm, vector, None, software=True)
+        deliver(cpu, vector, None, software=True)
     except (GuestFault, PageFault):
-        vmm.q[RIP] = start
+        cpu.q[RIP] = start
         raise
 
 
 def deliver(
-    vmm: "Technique",
+    cpu: Cpu,
     vector: int,
     error: int | None,
     *,
@@ -91,40 +86,40 @@ def deliver(
     fault: the saved EFLAGS has RF set (SDM Vol. 3B 17.3.1.1); software: INT n, whose
     gate must allow the CPL and whose error codes have EXT clear.
     """
-    plans = vmm.plans
-    if plans and _as_before(vmm, plans, vector, error, fault=fault, software=software):
+    plans = cpu.plans
+    if plans and _by_plan(cpu, plans, vector, error, fault=fault, software=software):
         return
     ext = 0 if software else _EXT
     where = vector << 3 | _IDT | ext
-    vcpu, segments = vmm.vcpu, vmm.segments
+    vcpu = cpu.vcpu
     if vector * 8 + 7 > vcpu.idt_limit:
         raise GuestFault(x86.VEC_GP, where)
-    read32 = vmm.memory.read32
+    read32 = cpu.memory.read32
     base = vcpu.idt_base + 8 * vector
     gate = Descriptor(read32(base), read32(base + 4))
     kind = gate.system
-    cpl = segments.cpl
-    virtual_8086 = vmm.q[RFLAGS] & x86.VM
+    cpl = cpu.cpl
+    virtual_8086 = cpu.is_virtual_8086
     if kind not in _GATES or (software and gate.dpl < cpl):
         raise GuestFault(x86.VEC_GP, where)
     if not gate.present:
         raise GuestFault(x86.VEC_NP, where)
     selector = gate.low >> 16
     if kind == x86.SYS_TASK_GATE:
-        _tell(vmm, vector, error)
+        cpu.services.delivered(vector, error)
         try:
-            switch_task(vmm, selector, CALL, vmm.q[RIP])
+            switch_task(cpu, selector, CALL, cpu.q[RIP])
         except GuestFault as bad:
             raise GuestFault(bad.vector, (bad.error or 0) | ext) from bad
         if error is not None:
-            stack = Stack(vmm)
+            stack = Stack(cpu)
             stack.push(error, 4 if vcpu.tr.kind & 8 else 2)
             stack.commit()
         return
     if selector & 0xFFFC == 0:
         raise GuestFault(x86.VEC_GP, ext)
     try:
-        found = segments.descriptor(selector)
+        found = cpu.descriptor(selector)
     except GuestFault as beyond:
         raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext) from beyond
     if not found.code or found.dpl > cpl:
@@ -136,88 +131,82 @@ def deliver(
     size = 4 if kind & 8 else 2
     offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)
     level = cpl if found.conforming else found.dpl
-    flags = vmm.guest_flags()
+    flags = cpu.services.guest_flags()
     image = flags | x86.RF if fault else flags
     if level < cpl:
         try:
-            ss, esp = tss_stack(vmm, level)
-            stack_segment = segments.check_stack(ss, level, x86.VEC_TS)
+            ss, esp = tss_stack(cpu, level)
+            stack_segment = cpu.check_stack(ss, level, x86.VEC_TS)
         except GuestFault as bad:
             raise GuestFault(bad.vector, (bad.error or 0) | ext) from bad
-        stack = Stack.inner(vmm, stack_segment, esp)
+        stack = Stack.inner(cpu, stack_segment, esp)
     else:
         stack_segment = None
         ss = 0
-        stack = Stack(vmm)
+        stack = Stack(cpu)
     if offset > found.limit:
         raise GuestFault(x86.VEC_GP, ext)
     if virtual_8086:
         for index in (x86.GS, x86.FS, x86.DS, x86.ES):
-            stack.push(vmm.d[SELECTOR[index]], size)
+            stack.push(cpu.d[SELECTOR[index]], size)
     if stack_segment is not None:
-        stack.push(vmm.d[SELECTOR[x86.SS]], size)
-        stack.push(vmm.q[x86.ESP], size)
+        stack.push(cpu.d[SELECTOR[x86.SS]], size)
+        stack.push(cpu.q[x86.ESP], size)
     stack.push(image, size)
-    stack.push(vmm.d[SELECTOR[x86.CS]], size)
-    stack.push(vmm.q[RIP], size)
+    stack.push(cpu.d[SELECTOR[x86.CS]], size)
+    stack.push(cpu.q[RIP], size)
     if error is not None:
         stack.push(error, size)
     if stack_segment is not None:
-        segments.mark(ss, stack_segment)
-    segments.mark(selector, found)
-    _tell(vmm, vector, error)
+        cpu.mark_accessed(ss, stack_segment)
+    cpu.mark_accessed(selector, found)
+    cpu.services.delivered(vector, error)
     if virtual_8086:
-        segments.leave_virtual_8086()
+        cpu.leave_virtual_8086()
     if stack_segment is not None:
-        segments.load_stack(ss, stack_segment)
-    segments.load_code(selector, found, level)
+        cpu.load_stack(ss, stack_segment)
+    cpu.load_code(selector, found, level)
     stack.commit()
-    vmm.q[RIP] = offset
-    segments.enter()
+    cpu.q[RIP] = offset
+    cpu.enter_ring()
     if (
         plans
         and size == 4
         and not virtual_8086
         and level == 0
         and cpl in (0, x86.CPL_USER)
-        and vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
-        and plans.watched(selector, ss)
-        and plans.watch_idt(base)
+        and cpu.stack_bits == 32
+        and plans.is_watched(selector, ss)
+        and plans.watch_gate(base)
     ):
         dpl = gate.dpl << 8
-        plans.gates[vector << 2 | cpl] = plans.plan(ss, offset, kind | dpl)
+        plans.gates[vector << 2 | cpl] = cpu.plan(ss, offset, kind | dpl)
     clear = _CLEARED_BY_TRAP
     if kind in _INTERRUPT_GATES:
         clear |= x86.IF
-    vmm.set_guest_flags(flags & ~clear)
+    cpu.services.set_guest_flags(flags & ~clear)
 
 
-def _tell(vmm: "Technique", vector: int, error: int | None) -> None:
-    """Tell who watches of an event that nothing keeps from the guest any more."""
-    for observer in vmm.observers:
-        observer.inject(vector, error)
-
-
-def _as_before(
-    vmm: "Technique", plans: "ShadowSegments", vector: int, error: int | None,
+def _by_plan(
+    cpu: Cpu, plans: Plans, vector: int, error: int | None,
     *, fault: bool, software: bool,
 ) -> bool:  # fmt: skip
     """Deliver to ring 0 through a gate that a plan stands for; False: the long way."""
-    q, d = vmm.q, vmm.d
-    cpl = d[_CS_SELECTOR] & 3
+    q, d = cpu.q, cpu.d
+    cpl = cpu.cpl
     plan = plans.gates.get(vector << 2 | cpl)
-    if plan is None or (software and plan.kind >> 8 < cpl) or q[RFLAGS] & x86.VM:
+    if plan is None or (software and plan.kind >> 8 < cpl) or cpu.is_virtual_8086:
         return False
-    memory = plans.memory
+    memory = cpu.memory
     # A conditional jump over either end of 4 GiB leaves RIP beyond it.
-    frame = [q[RIP] & x86.MASK32, d[_CS_SELECTOR], vmm.guest_flags()]
+    frame = [q[RIP] & x86.MASK32, d[_CS_SELECTOR], cpu.services.guest_flags()]
     flags = frame[2]
     if error is not None:
         frame.insert(0, error)
     if fault:
         frame[-1] |= x86.RF
     if cpl:
-        tr = vmm.vcpu.tr
+        tr = cpu.vcpu.tr
         if tr.limit < 9 or tr.kind != x86.SYS_TSS32_BUSY:
             return False
         if memory.read(tr.base + 8, 2) != plan.ss:
@@ -226,7 +215,7 @@ def _as_before(
         frame += q[x86.ESP] & x86.MASK32, d[_SS_SELECTOR]
         ss_base = plan.ss_hidden[0]
     else:
-        if not d[ATTRIBUTES[x86.SS]] & x86.DESC_B:
+        if cpu.stack_bits != 32:
             return False
         esp = q[x86.ESP]
         ss_base = q[BASE[x86.SS]]
@@ -239,12 +228,12 @@ def _as_before(
     start = memory.page_to_write(linear)
     if start >= 0:
         _FRAMES[len(frame)].pack_into(memory.bytes, start + offset, *frame)
-    _tell(vmm, vector, error)
+    cpu.services.delivered(vector, error)
     q[x86.ESP] = esp
     q[RIP] = plan.offset
-    plans.follow(plan, 0, stack=bool(cpl))
+    cpu.follow(plan, 0, stack=bool(cpl))
     clear = _CLEARED_BY_TRAP
     if plan.kind & 0xFF in _INTERRUPT_GATES:
         clear |= x86.IF
-    vmm.set_guest_flags(flags & ~clear)
+    cpu.services.set_guest_flags(flags & ~clear)
     return True

@@ -9,18 +9,16 @@ what has a memory operand; the others cannot fault.
 Where no RAM is they read and write the bus, as they do natively.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from emu86.cpu.state import LIMIT, RIP
 from emu86.rings import operand
+from emu86.rings.cpu import Cpu
+from emu86.rings.decode import Insn
 from emu86.rings.fault import gp
 from emu86.rings.insn.flag_states import CMPXCHG8B, SETCC
 from emu86.rings.insn.record import Record
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.decode import Insn
-    from emu86.rings.technique.deprivileged import Deprivileged
 
 ROTATES: Final = (0xC0, 0xC1, 0xD0, 0xD1, 0xD2, 0xD3)
 _LOOPE: Final = 0xE1
@@ -35,12 +33,12 @@ _ONE_OF: Final = (_OF, x86.CF, x86.ZF, x86.CF | x86.ZF, _SF, _PF)
 _LESS_OR_EQUAL: Final = 7
 
 
-def width(insn: "Insn") -> int:
+def width(insn: Insn) -> int:
     """Return how many bytes of memory RCL, RCR or SETcc writes."""
     return insn.size if insn.opcode in ROTATES and insn.opcode & 1 else 1
 
 
-def _to_write(vmm: "Deprivileged", linear: int, size: int) -> int:
+def _to_write(cpu: Cpu, linear: int, size: int) -> int:
     """Return where in RAM (GPA) an operand is that will be written, or -1.
 
     -1: it is a user's, in two pages, or not in RAM, and `GuestMemory` knows the way.
@@ -48,53 +46,53 @@ def _to_write(vmm: "Deprivileged", linear: int, size: int) -> int:
     in their allocators: this is what makes them cheap.
     """
     offset = linear & 0xFFF
-    if vmm.segments.cpl == x86.CPL_USER or offset + size > x86.PAGE_SIZE:
-        operand.translate(vmm, linear, size, write=True)
+    if cpu.cpl == x86.CPL_USER or offset + size > x86.PAGE_SIZE:
+        operand.translate(cpu, linear, size, write=True)
         return -1
-    start = vmm.memory.page_to_write(linear)
+    start = cpu.memory.page_to_write(linear)
     return start + offset if start >= 0 else -1
 
 
-def _device(vmm: "Deprivileged", linear: int, size: int) -> int:
+def _device(cpu: Cpu, linear: int, size: int) -> int:
     """Return where (GPA) an operand of no RAM is, all in one page; -1 for another."""
-    gpa = vmm.lookup(linear)
+    gpa = cpu.memory.lookup(linear)
     if gpa is None or (gpa & 0xFFF) + size > x86.PAGE_SIZE:
         return -1
-    return -1 if vmm.ram.backed(gpa >> x86.PAGE_SHIFT) else gpa
+    return -1 if cpu.memory.ram.backed(gpa >> x86.PAGE_SHIFT) else gpa
 
 
-def _rotate(vmm: "Deprivileged", insn: "Insn") -> None:
-    linear, size = operand.address(vmm, insn), width(insn)
-    at = _to_write(vmm, linear, size)
-    device = -1 if at >= 0 else _device(vmm, linear, size)
+def _rotate(cpu: Cpu, insn: Insn) -> None:
+    linear, size = operand.address(cpu, insn), width(insn)
+    at = _to_write(cpu, linear, size)
+    device = -1 if at >= 0 else _device(cpu, linear, size)
     if device >= 0:
-        before = int.from_bytes(vmm.bus.mmio_read(device, size), "little")
+        before = int.from_bytes(cpu.services.mmio_read(device, size), "little")
     else:
-        before = operand.read(vmm, linear, size)
+        before = operand.read(cpu, linear, size)
     bits = 8 * size
     if insn.opcode in _BY_IMMEDIATE:
         count = insn.immediate
     elif insn.opcode in _BY_ONE:
         count = 1
     else:
-        count = vmm.q[x86.ECX]
+        count = cpu.q[x86.ECX]
     count = (count & 0x1F) % (bits + 1)
-    flags = vmm.engine.flags()
+    flags = cpu.state.flags()
     # The carry stands above the operand, and all of it goes round.
     whole = before | (flags & x86.CF) << bits
     left = count if insn.reg == _RCL else bits + 1 - count
     whole = whole << left | whole >> bits + 1 - left
     after = whole & (1 << bits) - 1
     if device >= 0:
-        vmm.mmio_write(device, after.to_bytes(size, "little"))
+        cpu.services.mmio_write(device, after.to_bytes(size, "little"))
     else:
-        operand.write(vmm, linear, after, size)
+        operand.write(cpu, linear, after, size)
     if count:
         flags &= ~(x86.CF | _OF)
         flags |= whole >> bits & 1  # CF
         if (before ^ after) >> bits - 1 & 1:
             flags |= _OF  # undefined but for a count of 1; this is the engine's
-        vmm.engine.set_flags(flags)
+        cpu.state.set_flags(flags)
 
 
 def _holds(condition: int, flags: int) -> bool:
@@ -108,33 +106,33 @@ def _holds(condition: int, flags: int) -> bool:
     return found != bool(condition & 1)
 
 
-def _setcc(vmm: "Deprivileged", insn: "Insn") -> None:
-    linear = operand.address(vmm, insn)
-    holds = _holds(insn.opcode & 15, vmm.engine.flags())
-    at = _to_write(vmm, linear, 1)
-    device = -1 if at >= 0 else _device(vmm, linear, 1)
+def _setcc(cpu: Cpu, insn: Insn) -> None:
+    linear = operand.address(cpu, insn)
+    holds = _holds(insn.opcode & 15, cpu.state.flags())
+    at = _to_write(cpu, linear, 1)
+    device = -1 if at >= 0 else _device(cpu, linear, 1)
     if at >= 0:
-        vmm.memory.bytes[at] = holds
+        cpu.memory.bytes[at] = holds
     elif device >= 0:
-        vmm.mmio_write(device, bytes([holds]))
+        cpu.services.mmio_write(device, bytes([holds]))
     else:
-        operand.write(vmm, linear, holds, 1)
+        operand.write(cpu, linear, holds, 1)
 
 
-def _stay(_vmm: "Deprivileged", _insn: "Insn") -> bool:
+def _stay(_cpu: Cpu, _insn: Insn) -> bool:
     """Leave EIP where it is: what stands there runs next, in a block of its own."""
     return True
 
 
-def _loop_by_zf(vmm: "Deprivileged", insn: "Insn") -> bool:
-    q = vmm.q
+def _loop_by_zf(cpu: Cpu, insn: Insn) -> bool:
+    q = cpu.q
     mask = 0xFFFF if insn.address_size == 2 else x86.MASK32
     count = q[x86.ECX] - 1 & mask
     eip = q[RIP] + insn.length & x86.MASK32
-    if count and bool(vmm.engine.flags() & x86.ZF) == (insn.opcode == _LOOPE):
+    if count and bool(cpu.state.flags() & x86.ZF) == (insn.opcode == _LOOPE):
         eip += (insn.immediate ^ 0x80) - 0x80
         eip &= 0xFFFF if insn.size == 2 else x86.MASK32
-    if eip > vmm.d[LIMIT[x86.CS]]:
+    if eip > cpu.d[LIMIT[x86.CS]]:
         raise gp(0)
     q[x86.ECX] = q[x86.ECX] & ~mask & x86.MASK32 | count
     q[RIP] = eip

@@ -5,59 +5,54 @@ CPL 3 every site is patched, and IOPL and the TSS's permission bitmap are checke
 SDM Vol. 1 section 19.5.
 """
 
-from typing import TYPE_CHECKING
-
 from emu86.cpu.state import BASE, RFLAGS
 from emu86.rings import operand
+from emu86.rings.cpu import Cpu
+from emu86.rings.decode import Insn
 from emu86.rings.fault import gp
 from emu86.rings.insn.record import Record
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.decode import Insn
-    from emu86.rings.technique.base import Technique
-    from emu86.rings.technique.deprivileged import Deprivileged
 
 _IO_MAP = 0x66
 _BATCH = 256  # iterations of a repeated string in one exit
 
 
-def check(vmm: "Technique", insn: "Insn") -> tuple[int, int]:
+def check(cpu: Cpu, insn: Insn) -> tuple[int, int]:
     """Return port and width if the guest's CPL may use the port; raises #GP(0)."""
     by_register = insn.opcode >= 0xEC or insn.opcode < 0x70
-    port = vmm.q[x86.EDX] & 0xFFFF if by_register else insn.immediate
+    port = cpu.q[x86.EDX] & 0xFFFF if by_register else insn.immediate
     width = insn.size if insn.opcode & 1 else 1
-    if vmm.segments.cpl <= vmm.iopl and not vmm.q[RFLAGS] & x86.VM:
+    if cpu.cpl <= cpu.iopl and not cpu.is_virtual_8086:
         return port, width
-    tr = vmm.vcpu.tr
+    tr = cpu.vcpu.tr
     if tr.kind not in (x86.SYS_TSS32, x86.SYS_TSS32_BUSY) or tr.limit < _IO_MAP + 1:
         raise gp(0)
-    at = vmm.memory.read(tr.base + _IO_MAP, 2) + (port >> 3)
+    at = cpu.memory.read(tr.base + _IO_MAP, 2) + (port >> 3)
     if at + 1 > tr.limit:
         raise gp(0)
-    bits = vmm.memory.read(tr.base + at, 2) >> (port & 7)
+    bits = cpu.memory.read(tr.base + at, 2) >> (port & 7)
     if bits & (1 << width) - 1:
         raise gp(0)
     return port, width
 
 
-def _in(vmm: "Deprivileged", insn: "Insn") -> None:
-    port, width = check(vmm, insn)
-    operand.set_register(vmm, x86.EAX, vmm.port_read(port, width), width)
+def _in(cpu: Cpu, insn: Insn) -> None:
+    port, width = check(cpu, insn)
+    operand.set_register(cpu, x86.EAX, cpu.services.port_read(port, width), width)
 
 
-def _out(vmm: "Deprivileged", insn: "Insn") -> None:
-    port, width = check(vmm, insn)
-    vmm.port_write(port, width, vmm.q[x86.EAX] & (1 << 8 * width) - 1)
+def _out(cpu: Cpu, insn: Insn) -> None:
+    port, width = check(cpu, insn)
+    cpu.services.port_write(port, width, cpu.q[x86.EAX] & (1 << 8 * width) - 1)
 
 
-def _string(vmm: "Deprivileged", insn: "Insn", register: int, *, store: bool) -> bool:
+def _string(cpu: Cpu, insn: Insn, register: int, *, store: bool) -> bool:
     """INS and OUTS; True: not finished, the instruction runs again."""
-    q = vmm.q
-    port, width = check(vmm, insn)
+    q = cpu.q
+    port, width = check(cpu, insn)
     mask = 0xFFFF if insn.address_size == 2 else x86.MASK32
     segment = x86.ES if store else insn.segment
-    step = -width if vmm.engine.flags() & x86.DF else width
+    step = -width if cpu.state.flags() & x86.DF else width
     # With TF set each round is trapped after.
     rounds = _BATCH if insn.rep and not q[RFLAGS] & x86.TF else 1
     for _ in range(rounds):
@@ -65,10 +60,10 @@ def _string(vmm: "Deprivileged", insn: "Insn", register: int, *, store: bool) ->
             return False
         where = (q[BASE[segment]] + (q[register] & mask)) & x86.MASK32
         if store:
-            operand.translate(vmm, where, width, write=True)
-            operand.write(vmm, where, vmm.port_read(port, width), width)
+            operand.translate(cpu, where, width, write=True)
+            operand.write(cpu, where, cpu.services.port_read(port, width), width)
         else:
-            vmm.port_write(port, width, operand.read(vmm, where, width))
+            cpu.services.port_write(port, width, operand.read(cpu, where, width))
         q[register] = q[register] & ~mask & x86.MASK32 | q[register] + step & mask
         if insn.rep:
             count = q[x86.ECX]
@@ -76,12 +71,12 @@ def _string(vmm: "Deprivileged", insn: "Insn", register: int, *, store: bool) ->
     return bool(insn.rep and q[x86.ECX] & mask)
 
 
-def _ins(vmm: "Deprivileged", insn: "Insn") -> bool:
-    return _string(vmm, insn, x86.EDI, store=True)
+def _ins(cpu: Cpu, insn: Insn) -> bool:
+    return _string(cpu, insn, x86.EDI, store=True)
 
 
-def _outs(vmm: "Deprivileged", insn: "Insn") -> bool:
-    return _string(vmm, insn, x86.ESI, store=False)
+def _outs(cpu: Cpu, insn: Insn) -> bool:
+    return _string(cpu, insn, x86.ESI, store=False)
 
 
 _TRAPS = "never: an engine hook at CPL 1, patched at CPL 3"

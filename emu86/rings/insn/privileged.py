@@ -4,50 +4,43 @@ The engine runs the guest's kernel at CPL 1, so each raises #GP(0) there. At the
 own CPL 1 to 3 that #GP(0) is the guest's, which `ring0_only` says.
 """
 
-from typing import TYPE_CHECKING
-
 from emu86.cpu import offsets
 from emu86.cpu.state import HFLAGS, RFLAGS
 from emu86.native import abi
 from emu86.rings import operand
+from emu86.rings.cpu import Cpu
+from emu86.rings.decode import Insn
 from emu86.rings.fault import gp, undefined
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.tasks import load_tr
 from emu86.spec import x86
 
-if TYPE_CHECKING:
-    from emu86.rings.decode import Insn
-    from emu86.rings.technique.base import Technique
-    from emu86.rings.technique.deprivileged import Deprivileged
 
-
-def _iopl_allows(vmm: "Deprivileged") -> None:
-    if vmm.segments.cpl > vmm.iopl:
+def _iopl_allows(cpu: Cpu) -> None:
+    if cpu.cpl > cpu.iopl:
         raise gp(0)
 
 
-def _cli(vmm: "Deprivileged", insn: "Insn") -> None:
-    _iopl_allows(vmm)
-    vmm.q[RFLAGS] &= ~x86.IF
-    vmm.sites.learn(insn, abi.SITE_CLI)
+def _cli(cpu: Cpu, insn: Insn) -> None:
+    _iopl_allows(cpu)
+    cpu.q[RFLAGS] &= ~x86.IF
+    cpu.services.compile_site(insn, abi.SITE_CLI)
 
 
-def _sti(vmm: "Deprivileged", insn: "Insn") -> None:
-    _iopl_allows(vmm)
-    if not vmm.q[RFLAGS] & x86.IF:
-        vmm.q[RFLAGS] |= x86.IF
-        vmm.d[HFLAGS] |= offsets.HF_INHIBIT_IRQ
-    vmm.sites.learn(insn, abi.SITE_STI)
+def _sti(cpu: Cpu, insn: Insn) -> None:
+    _iopl_allows(cpu)
+    if not cpu.q[RFLAGS] & x86.IF:
+        cpu.q[RFLAGS] |= x86.IF
+        cpu.d[HFLAGS] |= offsets.HF_INHIBIT_IRQ
+    cpu.services.compile_site(insn, abi.SITE_STI)
 
 
-def _hlt(vmm: "Deprivileged", _insn: "Insn") -> None:
-    vmm.vcpu.halted = True
-    vmm.vcpu.pmu.turn(vmm.now, None)
-    vmm.engine.stop()
+def _hlt(cpu: Cpu, _insn: Insn) -> None:
+    cpu.services.halt()
 
 
-def _read_cr(vmm: "Deprivileged", insn: "Insn") -> None:
-    vcpu = vmm.vcpu
+def _read_cr(cpu: Cpu, insn: Insn) -> None:
+    vcpu = cpu.vcpu
     number = insn.reg
     if number == 0:
         value = vcpu.cr0
@@ -59,87 +52,87 @@ def _read_cr(vmm: "Deprivileged", insn: "Insn") -> None:
         value = vcpu.cr4
     else:
         raise undefined()
-    vmm.q[insn.rm] = value
+    cpu.q[insn.rm] = value
 
 
-def _write_cr(vmm: "Deprivileged", insn: "Insn") -> None:
-    value = vmm.q[insn.rm] & x86.MASK32
+def _write_cr(cpu: Cpu, insn: Insn) -> None:
+    value = cpu.q[insn.rm] & x86.MASK32
     number = insn.reg
     if number == 0:
-        vmm.write_cr0(value)
+        cpu.services.write_cr0(value)
     elif number == 2:
-        vmm.vcpu.cr2 = value
+        cpu.vcpu.cr2 = value
     elif number == 3:
-        vmm.write_cr3(value)
+        cpu.services.write_cr3(value)
     elif number == 4:
-        vmm.write_cr4(value)
+        cpu.services.write_cr4(value)
     else:
         raise undefined()
 
 
-def read_dr(vmm: "Technique", insn: "Insn") -> None:
+def read_dr(cpu: Cpu, insn: Insn) -> None:
     """Do MOV from DR; #UD or #DB as `Breakpoints.read`."""
-    vmm.q[insn.rm] = vmm.breakpoints.read(insn.reg)
+    cpu.q[insn.rm] = cpu.services.read_dr(insn.reg)
 
 
-def write_dr(vmm: "Technique", insn: "Insn") -> None:
+def write_dr(cpu: Cpu, insn: Insn) -> None:
     """Do MOV to DR; #UD or #DB as `Breakpoints.write`."""
-    vmm.breakpoints.write(insn.reg, vmm.q[insn.rm] & x86.MASK32)
+    cpu.services.write_dr(insn.reg, cpu.q[insn.rm] & x86.MASK32)
 
 
-def _table_operand(vmm: "Deprivileged", insn: "Insn") -> tuple[int, int]:
+def _table_operand(cpu: Cpu, insn: Insn) -> tuple[int, int]:
     if not insn.memory:
         raise undefined()
-    where = operand.address(vmm, insn)
-    limit = operand.read(vmm, where, 2)
-    base = operand.read(vmm, where + 2, 4)
+    where = operand.address(cpu, insn)
+    limit = operand.read(cpu, where, 2)
+    base = operand.read(cpu, where + 2, 4)
     return base & (x86.MASK32 if insn.size == 4 else 0xFFFFFF), limit
 
 
-def _lgdt(vmm: "Deprivileged", insn: "Insn") -> None:
-    vmm.segments.load_gdt(*_table_operand(vmm, insn))
+def _lgdt(cpu: Cpu, insn: Insn) -> None:
+    cpu.load_gdt(*_table_operand(cpu, insn))
 
 
-def _lidt(vmm: "Deprivileged", insn: "Insn") -> None:
-    vmm.segments.load_idt(*_table_operand(vmm, insn))
+def _lidt(cpu: Cpu, insn: Insn) -> None:
+    cpu.load_idt(*_table_operand(cpu, insn))
 
 
-def _lldt(vmm: "Deprivileged", insn: "Insn") -> None:
-    vmm.segments.load_ldt(operand.read_rm(vmm, insn, 2))
+def _lldt(cpu: Cpu, insn: Insn) -> None:
+    cpu.load_ldt(operand.read_rm(cpu, insn, 2))
 
 
-def _ltr(vmm: "Deprivileged", insn: "Insn") -> None:
-    load_tr(vmm, operand.read_rm(vmm, insn, 2))
+def _ltr(cpu: Cpu, insn: Insn) -> None:
+    load_tr(cpu, operand.read_rm(cpu, insn, 2))
 
 
-def _lmsw(vmm: "Deprivileged", insn: "Insn") -> None:
-    low = operand.read_rm(vmm, insn, 2) & 0xF
-    cr0 = vmm.vcpu.cr0
-    vmm.write_cr0(cr0 & ~0xE | low | cr0 & x86.CR0_PE)
+def _lmsw(cpu: Cpu, insn: Insn) -> None:
+    low = operand.read_rm(cpu, insn, 2) & 0xF
+    cr0 = cpu.vcpu.cr0
+    cpu.services.write_cr0(cr0 & ~0xE | low | cr0 & x86.CR0_PE)
 
 
-def _clts(vmm: "Deprivileged", _insn: "Insn") -> None:
-    vmm.write_cr0(vmm.vcpu.cr0 & ~x86.CR0_TS)
+def _clts(cpu: Cpu, _insn: Insn) -> None:
+    cpu.services.write_cr0(cpu.vcpu.cr0 & ~x86.CR0_TS)
 
 
-def _invlpg(vmm: "Deprivileged", insn: "Insn") -> None:
+def _invlpg(cpu: Cpu, insn: Insn) -> None:
     if not insn.memory:
         raise undefined()
-    vmm.invalidate(operand.address(vmm, insn))
+    cpu.services.invalidate(operand.address(cpu, insn))
     plain = insn.index < 0 and not insn.displacement and insn.segment == x86.DS
-    if plain and insn.base >= 0 and vmm.engine.can.flush_page:
-        vmm.sites.learn(insn, abi.SITE_INVLPG + insn.base)
+    if plain and insn.base >= 0:
+        cpu.services.compile_site(insn, abi.SITE_INVLPG + insn.base)
 
 
-def _nothing(_vmm: "Deprivileged", _insn: "Insn") -> None:
+def _nothing(_cpu: Cpu, _insn: Insn) -> None:
     """There is no cache to write back or to lose."""
 
 
-def _rdtsc(vmm: "Deprivileged", _insn: "Insn") -> None:
-    if vmm.vcpu.cr4 & x86.CR4_TSD and vmm.segments.cpl:
+def _rdtsc(cpu: Cpu, _insn: Insn) -> None:
+    if cpu.vcpu.cr4 & x86.CR4_TSD and cpu.cpl:
         raise gp(0)
-    value = vmm.tsc()
-    vmm.q[x86.EAX], vmm.q[x86.EDX] = value & x86.MASK32, value >> 32 & x86.MASK32
+    value = cpu.clock.tsc()
+    cpu.q[x86.EAX], cpu.q[x86.EDX] = value & x86.MASK32, value >> 32 & x86.MASK32
 
 
 RECORDS = (
@@ -247,6 +240,6 @@ RECORDS = (
 )  # fmt: skip
 
 
-def after_shadow(vmm: "Deprivileged") -> None:
+def after_shadow(cpu: Cpu) -> None:
     """Hold interrupts off for one instruction, after MOV SS and POP SS."""
-    vmm.d[HFLAGS] |= offsets.HF_INHIBIT_IRQ
+    cpu.d[HFLAGS] |= offsets.HF_INHIBIT_IRQ

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from emu86.rings.decode import Insn
-    from emu86.rings.technique.deprivileged import Deprivileged
+from emu86.rings.cpu import Cpu
+from emu86.rings.decode import Insn
 
 # A handler emulates one instruction. It returns True if it has set EIP itself; else the
 # caller moves EIP past the instruction. It raises GuestFault or PageFault before it has
 # changed anything.
-Handler = Callable[["Deprivileged", "Insn"], bool | None]
+Handler = Callable[[Cpu, Insn], bool | None]
 
 Kind = Literal["privileged", "sensitive", "segment", "io"]
 

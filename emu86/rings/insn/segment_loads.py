@@ -5,10 +5,10 @@ wrong (SS with RPL 1, far transfers that store the real CPL in CS, IRET that los
 are patched in the guest's kernel.
 """
 
-from typing import TYPE_CHECKING
-
 from emu86.cpu.state import RIP
 from emu86.rings import operand
+from emu86.rings.cpu import Cpu
+from emu86.rings.decode import Insn
 from emu86.rings.fault import undefined
 from emu86.rings.insn.privileged import after_shadow
 from emu86.rings.insn.record import Record
@@ -16,92 +16,88 @@ from emu86.rings.insn.transfer import far_call, far_jump, far_return, iret
 from emu86.rings.stack import Stack
 from emu86.spec import x86
 
-if TYPE_CHECKING:
-    from emu86.rings.decode import Insn
-    from emu86.rings.technique.deprivileged import Deprivileged
-
 _POP = {0x07: x86.ES, 0x17: x86.SS, 0x1F: x86.DS, 0x0FA1: x86.FS, 0x0FA9: x86.GS}
 _LXS = {0xC4: x86.ES, 0xC5: x86.DS, 0x0FB2: x86.SS, 0x0FB4: x86.FS, 0x0FB5: x86.GS}
 
 _MOV = 0x8E
 
 
-def loads_ss(insn: "Insn") -> bool:
+def loads_ss(insn: Insn) -> bool:
     """Tell of MOV to SS and POP SS: they hold off what comes after an instruction."""
     if insn.opcode == _MOV:
         return insn.reg == x86.SS
     return _POP.get(insn.opcode) == x86.SS
 
 
-def _mov(vmm: "Deprivileged", insn: "Insn") -> None:
+def _mov(cpu: Cpu, insn: Insn) -> None:
     if insn.reg == x86.CS or insn.reg > x86.GS:
         raise undefined()
-    vmm.segments.load(insn.reg, operand.read_rm(vmm, insn, 2))
+    cpu.load_segment(insn.reg, operand.read_rm(cpu, insn, 2))
     if insn.reg == x86.SS:
-        after_shadow(vmm)
+        after_shadow(cpu)
 
 
-def _pop(vmm: "Deprivileged", insn: "Insn") -> None:
+def _pop(cpu: Cpu, insn: Insn) -> None:
     index = _POP[insn.opcode]
-    stack = Stack(vmm)
+    stack = Stack(cpu)
     selector = stack.peek(0, insn.size) & 0xFFFF  # all of the operand can fault
     stack.drop(insn.size)
-    vmm.segments.load(index, selector)
+    cpu.load_segment(index, selector)
     # The new ESP counts in the new stack segment's size for SS itself.
     stack.commit()
     if index == x86.SS:
-        after_shadow(vmm)
+        after_shadow(cpu)
 
 
-def _load_far_pointer(vmm: "Deprivileged", insn: "Insn") -> None:
+def _load_far_pointer(cpu: Cpu, insn: Insn) -> None:
     if not insn.memory:
         raise undefined()
-    where = operand.address(vmm, insn)
-    offset = operand.read(vmm, where, insn.size)
-    selector = operand.read(vmm, where + insn.size & x86.MASK32, 2)
-    vmm.segments.load(_LXS[insn.opcode], selector)
-    operand.set_register(vmm, insn.reg, offset, insn.size)
+    where = operand.address(cpu, insn)
+    offset = operand.read(cpu, where, insn.size)
+    selector = operand.read(cpu, where + insn.size & x86.MASK32, 2)
+    cpu.load_segment(_LXS[insn.opcode], selector)
+    operand.set_register(cpu, insn.reg, offset, insn.size)
 
 
-def _next(vmm: "Deprivileged", insn: "Insn") -> int:
-    return (vmm.q[RIP] + insn.length) & x86.MASK32
+def _next(cpu: Cpu, insn: Insn) -> int:
+    return (cpu.q[RIP] + insn.length) & x86.MASK32
 
 
-def _far_pointer(vmm: "Deprivileged", insn: "Insn") -> tuple[int, int]:
+def _far_pointer(cpu: Cpu, insn: Insn) -> tuple[int, int]:
     if not insn.memory:
         raise undefined()
-    where = operand.address(vmm, insn)
-    offset = operand.read(vmm, where, insn.size)
-    return operand.read(vmm, where + insn.size & x86.MASK32, 2), offset
+    where = operand.address(cpu, insn)
+    offset = operand.read(cpu, where, insn.size)
+    return operand.read(cpu, where + insn.size & x86.MASK32, 2), offset
 
 
-def _jump_direct(vmm: "Deprivileged", insn: "Insn") -> bool:
-    far_jump(vmm, insn.selector, insn.immediate, _next(vmm, insn))
+def _jump_direct(cpu: Cpu, insn: Insn) -> bool:
+    far_jump(cpu, insn.selector, insn.immediate, _next(cpu, insn))
     return True
 
 
-def _jump_indirect(vmm: "Deprivileged", insn: "Insn") -> bool:
-    far_jump(vmm, *_far_pointer(vmm, insn), _next(vmm, insn))
+def _jump_indirect(cpu: Cpu, insn: Insn) -> bool:
+    far_jump(cpu, *_far_pointer(cpu, insn), _next(cpu, insn))
     return True
 
 
-def _call_direct(vmm: "Deprivileged", insn: "Insn") -> bool:
-    far_call(vmm, insn.selector, insn.immediate, _next(vmm, insn), insn.size)
+def _call_direct(cpu: Cpu, insn: Insn) -> bool:
+    far_call(cpu, insn.selector, insn.immediate, _next(cpu, insn), insn.size)
     return True
 
 
-def _call_indirect(vmm: "Deprivileged", insn: "Insn") -> bool:
-    far_call(vmm, *_far_pointer(vmm, insn), _next(vmm, insn), insn.size)
+def _call_indirect(cpu: Cpu, insn: Insn) -> bool:
+    far_call(cpu, *_far_pointer(cpu, insn), _next(cpu, insn), insn.size)
     return True
 
 
-def _return(vmm: "Deprivileged", insn: "Insn") -> bool:
-    far_return(vmm, insn.size, insn.immediate)
+def _return(cpu: Cpu, insn: Insn) -> bool:
+    far_return(cpu, insn.size, insn.immediate)
     return True
 
 
-def _iret(vmm: "Deprivileged", insn: "Insn") -> bool:
-    iret(vmm, insn.size, _next(vmm, insn))
+def _iret(cpu: Cpu, insn: Insn) -> bool:
+    iret(cpu, insn.size, _next(cpu, insn))
     return True
 
 

@@ -5,18 +5,14 @@ translation only; guest memory keeps its bytes (`scan`). Because the engine hold
 guest's own selectors and flags, PUSHF and reads of segment registers need no patch.
 """
 
-from typing import TYPE_CHECKING
-
 from emu86.rings import operand
+from emu86.rings.cpu import Cpu
+from emu86.rings.decode import Insn
+from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault, undefined
 from emu86.rings.insn.record import Record
 from emu86.rings.stack import Stack
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.decode import Insn
-    from emu86.rings.descriptors import Descriptor
-    from emu86.rings.technique.deprivileged import Deprivileged
 
 _POPF = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.AC | x86.ID
 # LAR accepts these system types, LSL those (SDM Vol. 2A tables 3-51 and 3-65).
@@ -24,124 +20,122 @@ _LAR_TYPES = frozenset({1, 2, 3, 4, 5, 9, 11, 12})
 _LSL_TYPES = frozenset({1, 2, 3, 9, 11})
 
 
-def _popf(vmm: "Deprivileged", insn: "Insn") -> None:
-    stack = Stack(vmm)
+def _popf(cpu: Cpu, insn: Insn) -> None:
+    stack = Stack(cpu)
     image = stack.peek(0, insn.size)
     stack.drop(insn.size)
-    flags = vmm.guest_flags()
-    cpl = vmm.segments.cpl
+    flags = cpu.services.guest_flags()
+    cpl = cpu.cpl
     change = _POPF
-    if cpl <= vmm.iopl:
+    if cpl <= cpu.iopl:
         change |= x86.IF
     if cpl == 0:
         change |= x86.IOPL
     if insn.size == 2:
         change &= 0xFFFF
     stack.commit()
-    vmm.set_guest_flags((flags & ~change | image & change) & ~x86.RF)
+    cpu.services.set_guest_flags((flags & ~change | image & change) & ~x86.RF)
 
 
-def _pushf(vmm: "Deprivileged", insn: "Insn") -> None:
-    stack = Stack(vmm)
-    stack.push(vmm.guest_flags() & ~(x86.VM | x86.RF), insn.size)
+def _pushf(cpu: Cpu, insn: Insn) -> None:
+    stack = Stack(cpu)
+    stack.push(cpu.services.guest_flags() & ~(x86.VM | x86.RF), insn.size)
     stack.commit()
 
 
-def _store_table(vmm: "Deprivileged", insn: "Insn", base: int, limit: int) -> None:
+def _store_table(cpu: Cpu, insn: Insn, base: int, limit: int) -> None:
     if not insn.memory:
         raise undefined()
-    where = operand.address(vmm, insn)
-    operand.write(vmm, where, limit, 2)
+    where = operand.address(cpu, insn)
+    operand.write(cpu, where, limit, 2)
     # A 16-bit operand stores all 32 bits of the base too, on the P6 and later.
-    operand.write(vmm, where + 2, base, 4)
+    operand.write(cpu, where + 2, base, 4)
 
 
-def _sgdt(vmm: "Deprivileged", insn: "Insn") -> None:
-    _store_table(vmm, insn, vmm.vcpu.gdt_base, vmm.vcpu.gdt_limit)
+def _sgdt(cpu: Cpu, insn: Insn) -> None:
+    _store_table(cpu, insn, cpu.vcpu.gdt_base, cpu.vcpu.gdt_limit)
 
 
-def _sidt(vmm: "Deprivileged", insn: "Insn") -> None:
-    _store_table(vmm, insn, vmm.vcpu.idt_base, vmm.vcpu.idt_limit)
+def _sidt(cpu: Cpu, insn: Insn) -> None:
+    _store_table(cpu, insn, cpu.vcpu.idt_base, cpu.vcpu.idt_limit)
 
 
-def _sldt(vmm: "Deprivileged", insn: "Insn") -> None:
-    operand.write_rm16(vmm, insn, vmm.vcpu.ldtr.selector)
+def _sldt(cpu: Cpu, insn: Insn) -> None:
+    operand.write_rm16(cpu, insn, cpu.vcpu.ldtr.selector)
 
 
-def _str(vmm: "Deprivileged", insn: "Insn") -> None:
-    operand.write_rm16(vmm, insn, vmm.vcpu.tr.selector)
+def _str(cpu: Cpu, insn: Insn) -> None:
+    operand.write_rm16(cpu, insn, cpu.vcpu.tr.selector)
 
 
-def _smsw(vmm: "Deprivileged", insn: "Insn") -> None:
+def _smsw(cpu: Cpu, insn: Insn) -> None:
     if insn.memory:
-        operand.write_rm16(vmm, insn, vmm.vcpu.cr0)
+        operand.write_rm16(cpu, insn, cpu.vcpu.cr0)
     else:
-        operand.set_register(vmm, insn.rm, vmm.vcpu.cr0, insn.size)
+        operand.set_register(cpu, insn.rm, cpu.vcpu.cr0, insn.size)
 
 
-def _visible(vmm: "Deprivileged", selector: int) -> "Descriptor | None":
+def _visible(cpu: Cpu, selector: int) -> Descriptor | None:
     """Return the descriptor if the guest's tables have one there."""
     if selector & 0xFFFC == 0:
         return None
     try:
-        return vmm.segments.descriptor(selector)
+        return cpu.descriptor(selector)
     except GuestFault:
         return None
 
 
-def _set_zf(vmm: "Deprivileged", *, on: bool) -> None:
-    flags = vmm.engine.flags()
-    vmm.engine.set_flags(flags | x86.ZF if on else flags & ~x86.ZF)
+def _set_zf(cpu: Cpu, *, on: bool) -> None:
+    flags = cpu.state.flags()
+    cpu.state.set_flags(flags | x86.ZF if on else flags & ~x86.ZF)
 
 
-def _allowed(vmm: "Deprivileged", found: "Descriptor", selector: int) -> bool:
-    return found.conforming or found.dpl >= max(vmm.segments.cpl, selector & 3)
+def _allowed(cpu: Cpu, found: Descriptor, selector: int) -> bool:
+    return found.conforming or found.dpl >= max(cpu.cpl, selector & 3)
 
 
-def _lar_lsl(
-    vmm: "Deprivileged", insn: "Insn", types: frozenset[int], *, limit: bool
-) -> None:
-    selector = operand.read_rm(vmm, insn, 2)
-    found = _visible(vmm, selector)
+def _lar_lsl(cpu: Cpu, insn: Insn, types: frozenset[int], *, limit: bool) -> None:
+    selector = operand.read_rm(cpu, insn, 2)
+    found = _visible(cpu, selector)
     good = (
         found is not None
         and (found.system < 0 or found.system in types)
-        and _allowed(vmm, found, selector)
+        and _allowed(cpu, found, selector)
     )
-    _set_zf(vmm, on=good)
+    _set_zf(cpu, on=good)
     if good and found is not None:
         value = found.limit if limit else found.high & 0x00F0FF00
-        operand.set_register(vmm, insn.reg, value, insn.size)
+        operand.set_register(cpu, insn.reg, value, insn.size)
 
 
-def _lar(vmm: "Deprivileged", insn: "Insn") -> None:
-    _lar_lsl(vmm, insn, _LAR_TYPES, limit=False)
+def _lar(cpu: Cpu, insn: Insn) -> None:
+    _lar_lsl(cpu, insn, _LAR_TYPES, limit=False)
 
 
-def _lsl(vmm: "Deprivileged", insn: "Insn") -> None:
-    _lar_lsl(vmm, insn, _LSL_TYPES, limit=True)
+def _lsl(cpu: Cpu, insn: Insn) -> None:
+    _lar_lsl(cpu, insn, _LSL_TYPES, limit=True)
 
 
-def _verr(vmm: "Deprivileged", insn: "Insn") -> None:
-    selector = operand.read_rm(vmm, insn, 2)
-    found = _visible(vmm, selector)
-    good = found is not None and found.readable and _allowed(vmm, found, selector)
-    _set_zf(vmm, on=good)
+def _verr(cpu: Cpu, insn: Insn) -> None:
+    selector = operand.read_rm(cpu, insn, 2)
+    found = _visible(cpu, selector)
+    good = found is not None and found.readable and _allowed(cpu, found, selector)
+    _set_zf(cpu, on=good)
 
 
-def _verw(vmm: "Deprivileged", insn: "Insn") -> None:
-    selector = operand.read_rm(vmm, insn, 2)
-    found = _visible(vmm, selector)
-    good = found is not None and found.writable and _allowed(vmm, found, selector)
-    _set_zf(vmm, on=good)
+def _verw(cpu: Cpu, insn: Insn) -> None:
+    selector = operand.read_rm(cpu, insn, 2)
+    found = _visible(cpu, selector)
+    good = found is not None and found.writable and _allowed(cpu, found, selector)
+    _set_zf(cpu, on=good)
 
 
-def _undefined(_vmm: "Deprivileged", _insn: "Insn") -> None:
+def _undefined(_cpu: Cpu, _insn: Insn) -> None:
     raise undefined()
 
 
-def _icebp(vmm: "Deprivileged", insn: "Insn") -> bool:
-    vmm.advance(insn)
+def _icebp(cpu: Cpu, insn: Insn) -> bool:
+    cpu.advance(insn.length)
     raise GuestFault(x86.VEC_DB)
 
 

@@ -1,15 +1,12 @@
 """Hardware task switches: SDM Vol. 3A chapter 7. Linux enters #DF through one."""
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from emu86.cpu.state import RIP, SELECTOR
-from emu86.rings.events.breakpoints import LOCAL
+from emu86.rings.cpu import Cpu
+from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault, gp
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.descriptors import Descriptor
-    from emu86.rings.technique.base import Technique
 
 JUMP: Final = 0
 CALL: Final = 1  # CALL, an interrupt or an exception: the old task is nested
@@ -30,13 +27,13 @@ _LIMIT32: Final = 0x67
 _LIMIT16: Final = 0x2B
 
 
-def switch_task(vmm: "Technique", selector: int, how: int, next_eip: int) -> None:
+def switch_task(cpu: Cpu, selector: int, how: int, next_eip: int) -> None:
     """Leave the current task and enter the one whose TSS `selector` names."""
-    segments, vcpu, memory = vmm.segments, vmm.vcpu, vmm.memory
+    vcpu, memory = cpu.vcpu, cpu.memory
     vector = x86.VEC_TS if how == IRET else x86.VEC_GP
     if selector & 4 or selector & 0xFFFC == 0:
         raise GuestFault(vector, selector & 0xFFFC)
-    found = segments.descriptor(selector, vector)
+    found = cpu.descriptor(selector, vector)
     kind = found.system
     wanted = (3, 11) if how == IRET else (1, 9)
     if kind not in wanted:
@@ -48,39 +45,39 @@ def switch_task(vmm: "Technique", selector: int, how: int, next_eip: int) -> Non
         raise GuestFault(x86.VEC_TS, selector & 0xFFFC)
     old = vcpu.tr
     old_selector = old.selector
-    flags = vmm.guest_flags()
+    flags = cpu.services.guest_flags()
     if how == IRET:
         flags &= ~x86.NT
-    _save(vmm, next_eip, flags)
+    _save(cpu, next_eip, flags)
     if how != CALL:
-        _set_busy(vmm, old.selector, busy=False)
-    state = _read(vmm, found.base, wide=wide)
+        _set_busy(cpu, old.selector, busy=False)
+    state = _read(cpu, found.base, wide=wide)
     if how == CALL:
         memory.write(found.base, old_selector, 2)
         state["flags"] |= x86.NT
     if how != IRET:
-        _set_busy(vmm, selector, busy=True)
+        _set_busy(cpu, selector, busy=True)
     vcpu.tr.selector, vcpu.tr.base = selector, found.base
     vcpu.tr.limit, vcpu.tr.kind = found.limit, kind | _BUSY
-    vcpu.dr[7] &= ~LOCAL
-    vmm.write_cr0(vcpu.cr0 | x86.CR0_TS)
+    vcpu.dr[7] &= ~x86.DR7_LOCAL
+    cpu.services.write_cr0(vcpu.cr0 | x86.CR0_TS)
     if wide and vcpu.cr0 & x86.CR0_PG:
-        vmm.write_cr3(state["cr3"])
-    _enter(vmm, state)
+        cpu.services.write_cr3(state["cr3"])
+    _enter(cpu, state)
 
 
-def _set_busy(vmm: "Technique", selector: int, *, busy: bool) -> None:
+def _set_busy(cpu: Cpu, selector: int, *, busy: bool) -> None:
     if selector & 0xFFFC == 0:
         return
-    where = vmm.vcpu.gdt_base + (selector & 0xFFF8) + 4
-    high = vmm.memory.read32(where)
+    where = cpu.vcpu.gdt_base + (selector & 0xFFF8) + 4
+    high = cpu.memory.read32(where)
     bit = _BUSY << 8
-    vmm.memory.write32(where, high | bit if busy else high & ~bit)
+    cpu.memory.write32(where, high | bit if busy else high & ~bit)
 
 
-def _save(vmm: "Technique", eip: int, flags: int) -> None:
+def _save(cpu: Cpu, eip: int, flags: int) -> None:
     """Write the old task's state to its TSS."""
-    tr, memory, q = vmm.vcpu.tr, vmm.memory, vmm.q
+    tr, memory, q = cpu.vcpu.tr, cpu.memory, cpu.q
     wide = tr.kind in _TSS32
     size, at = (4, _EIP32) if wide else (2, _EIP16)
     mask = (1 << 8 * size) - 1
@@ -89,13 +86,13 @@ def _save(vmm: "Technique", eip: int, flags: int) -> None:
         at += size
     count = 6 if wide else 4
     for i in range(count):
-        memory.write(tr.base + at, vmm.d[SELECTOR[i]], size)
+        memory.write(tr.base + at, cpu.d[SELECTOR[i]], size)
         at += size
 
 
-def _read(vmm: "Technique", base: int, *, wide: bool) -> dict[str, int]:
+def _read(cpu: Cpu, base: int, *, wide: bool) -> dict[str, int]:
     """Read the new task's state from its TSS."""
-    memory = vmm.memory
+    memory = cpu.memory
     size = 4 if wide else 2
     at = base + (_EIP32 if wide else _EIP16)
     names = ("eip", "flags", *x86.GPR_NAMES)
@@ -112,44 +109,44 @@ def _read(vmm: "Technique", base: int, *, wide: bool) -> dict[str, int]:
     return state
 
 
-def _enter(vmm: "Technique", state: dict[str, int]) -> None:
+def _enter(cpu: Cpu, state: dict[str, int]) -> None:
     """Load the new task; faults from here on are taken in its context."""
-    segments, q = vmm.segments, vmm.q
+    q = cpu.q
     for i, name in enumerate(x86.GPR_NAMES):
         q[i] = state[name]
     q[RIP] = state["eip"]
-    segments.leave_virtual_8086()
+    cpu.leave_virtual_8086()
     selectors = [state[name] for name in x86.SEGMENT_NAMES]
     for i, selector in enumerate(selectors):
-        segments.clear(i, selector)
-    vmm.set_guest_flags(state["flags"] & ~x86.VM)
-    segments.enter()
+        cpu.clear_segment(i, selector)
+    cpu.services.set_guest_flags(state["flags"] & ~x86.VM)
+    cpu.enter_ring()
     try:
-        segments.load_ldt(state["ldt"])
+        cpu.load_ldt(state["ldt"])
     except GuestFault as fault:
         raise GuestFault(x86.VEC_TS, state["ldt"] & 0xFFFC) from fault
     if state["flags"] & x86.VM:
-        segments.load_virtual_8086(selectors)
+        cpu.enter_virtual_8086(selectors)
         return
     cpl = state["cs"] & 3
-    code = _code(vmm, state["cs"])
-    segments.load_code(state["cs"], code, cpl)
-    stack = segments.check_stack(state["ss"], cpl, x86.VEC_TS)
-    segments.load_stack(state["ss"], stack)
-    segments.enter()
+    code = _code(cpu, state["cs"])
+    cpu.load_code(state["cs"], code, cpl)
+    stack = cpu.check_stack(state["ss"], cpl, x86.VEC_TS)
+    cpu.load_stack(state["ss"], stack)
+    cpu.enter_ring()
     for i in (x86.ES, x86.DS, x86.FS, x86.GS):
         try:
-            segments.load(i, selectors[i])
+            cpu.load_segment(i, selectors[i])
         except GuestFault as fault:
             if fault.vector == x86.VEC_GP:
                 raise GuestFault(x86.VEC_TS, fault.error) from fault
             raise
 
 
-def _code(vmm: "Technique", selector: int) -> "Descriptor":
+def _code(cpu: Cpu, selector: int) -> Descriptor:
     if selector & 0xFFFC == 0:
         raise GuestFault(x86.VEC_TS, 0)
-    found = vmm.segments.descriptor(selector, x86.VEC_TS)
+    found = cpu.descriptor(selector, x86.VEC_TS)
     rpl = selector & 3
     wrong = found.dpl > rpl if found.conforming else found.dpl != rpl
     if not found.code or wrong:
@@ -159,18 +156,18 @@ def _code(vmm: "Technique", selector: int) -> "Descriptor":
     return found
 
 
-def load_tr(vmm: "Technique", selector: int) -> None:
+def load_tr(cpu: Cpu, selector: int) -> None:
     """LTR: raises #GP(selector) or #NP(selector)."""
     if selector & 0xFFFC == 0:
         raise gp(0)
     if selector & 4:
         raise gp(selector)
-    found = vmm.segments.descriptor(selector)
+    found = cpu.descriptor(selector)
     if found.system not in (x86.SYS_TSS16, x86.SYS_TSS32):
         raise gp(selector)
     if not found.present:
         raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
-    vmm.segments.set_high(selector, found, _BUSY << 8)
-    tr = vmm.vcpu.tr
+    cpu.set_descriptor_bits(selector, found, _BUSY << 8)
+    tr = cpu.vcpu.tr
     tr.selector, tr.base, tr.limit = selector, found.base, found.limit
     tr.kind = found.system | _BUSY

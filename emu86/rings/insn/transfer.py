@@ -5,18 +5,15 @@ the instruction. Source: SDM Vol. 2A/2B, operation sections; Vol. 3A section 5.8
 """
 
 import struct
-from typing import TYPE_CHECKING
 
 from emu86.cpu.state import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
-from emu86.rings.descriptors import Descriptor
+from emu86.rings.cpu import Cpu
+from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault, gp
 from emu86.rings.insn.tasks import CALL, IRET, JUMP, switch_task
+from emu86.rings.plans import Plans
 from emu86.rings.stack import Stack, tss_stack
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.technique.base import Technique
-    from emu86.rings.technique.deprivileged import Deprivileged
 
 # What IRET may change: at any CPL, at CPL <= IOPL, and at CPL 0 (SDM Vol. 2A IRET).
 _ALWAYS = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.RF | x86.AC | x86.ID
@@ -29,74 +26,69 @@ _CALL_GATES = (x86.SYS_CALL16, x86.SYS_CALL32)
 _TSS = (x86.SYS_TSS16, x86.SYS_TSS32)
 
 
-def far_jump(vmm: "Deprivileged", selector: int, offset: int, next_eip: int) -> None:
+def far_jump(cpu: Cpu, selector: int, offset: int, next_eip: int) -> None:
     """JMP ptr16:32 and m16:32."""
-    segments = vmm.segments
-    if vmm.q[RFLAGS] & x86.VM:
-        _go_virtual_8086(vmm, selector, offset)
+    if cpu.is_virtual_8086:
+        _go_virtual_8086(cpu, selector, offset)
         return
-    found = _target(vmm, selector)
+    found = _target(cpu, selector)
     if found.system >= 0:
-        _through_gate(vmm, selector, found, next_eip, call=False)
+        _through_gate(cpu, selector, found, next_eip, call=False)
         return
-    cpl = segments.cpl
-    segments.check_code(selector, cpl)
+    cpl = cpu.cpl
+    cpu.check_code(selector, cpl)
     found.check_limit(offset)
-    segments.load_code(selector, found, cpl)
-    vmm.q[RIP] = offset
-    segments.enter()
+    cpu.load_code(selector, found, cpl)
+    cpu.q[RIP] = offset
+    cpu.enter_ring()
 
 
-def far_call(
-    vmm: "Deprivileged", selector: int, offset: int, next_eip: int, size: int
-) -> None:
+def far_call(cpu: Cpu, selector: int, offset: int, next_eip: int, size: int) -> None:
     """CALL ptr16:32 and m16:32; `size` is the operand size of what is pushed."""
-    segments = vmm.segments
-    if vmm.q[RFLAGS] & x86.VM:
+    if cpu.is_virtual_8086:
         if offset > x86.V86_LIMIT:
             raise gp(0)
-        stack = Stack(vmm)
-        stack.push(vmm.d[_CS_SELECTOR], size)
+        stack = Stack(cpu)
+        stack.push(cpu.d[_CS_SELECTOR], size)
         stack.push(next_eip, size)
         stack.commit()
-        _go_virtual_8086(vmm, selector, offset)
+        _go_virtual_8086(cpu, selector, offset)
         return
-    found = _target(vmm, selector)
+    found = _target(cpu, selector)
     if found.system >= 0:
-        _through_gate(vmm, selector, found, next_eip, call=True)
+        _through_gate(cpu, selector, found, next_eip, call=True)
         return
-    cpl = segments.cpl
-    segments.check_code(selector, cpl)
+    cpl = cpu.cpl
+    cpu.check_code(selector, cpl)
     found.check_limit(offset)
-    stack = Stack(vmm)
-    stack.push(vmm.d[SELECTOR[x86.CS]], size)
+    stack = Stack(cpu)
+    stack.push(cpu.d[SELECTOR[x86.CS]], size)
     stack.push(next_eip, size)
-    segments.load_code(selector, found, cpl)
+    cpu.load_code(selector, found, cpl)
     stack.commit()
-    vmm.q[RIP] = offset
-    segments.enter()
+    cpu.q[RIP] = offset
+    cpu.enter_ring()
 
 
-def _go_virtual_8086(vmm: "Deprivileged", selector: int, offset: int) -> None:
+def _go_virtual_8086(cpu: Cpu, selector: int, offset: int) -> None:
     """Load CS:EIP in virtual-8086 mode; #GP(0) beyond 64 KiB."""
     if offset > x86.V86_LIMIT:
         raise gp(0)
-    vmm.segments.load_code_virtual_8086(selector)
-    vmm.q[RIP] = offset
+    cpu.load_code_virtual_8086(selector)
+    cpu.q[RIP] = offset
 
 
-def _target(vmm: "Technique", selector: int) -> Descriptor:
+def _target(cpu: Cpu, selector: int) -> Descriptor:
     if selector & 0xFFFC == 0:
         raise gp(0)
-    return vmm.segments.descriptor(selector)
+    return cpu.descriptor(selector)
 
 
 def _through_gate(
-    vmm: "Deprivileged", selector: int, gate: Descriptor, next_eip: int, *, call: bool
+    cpu: Cpu, selector: int, gate: Descriptor, next_eip: int, *, call: bool
 ) -> None:
     """Go through a call gate, a task gate or a TSS."""
-    segments = vmm.segments
-    cpl = segments.cpl
+    cpl = cpu.cpl
     kind = gate.system
     if kind not in (*_CALL_GATES, *_TSS, x86.SYS_TASK_GATE):
         raise gp(selector)
@@ -106,15 +98,15 @@ def _through_gate(
         raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
     how = CALL if call else JUMP
     if kind in _TSS:
-        switch_task(vmm, selector, how, next_eip)
+        switch_task(cpu, selector, how, next_eip)
         return
     target = gate.low >> 16
     if kind == x86.SYS_TASK_GATE:
-        switch_task(vmm, target, how, next_eip)
+        switch_task(cpu, target, how, next_eip)
         return
     size = 4 if kind == x86.SYS_CALL32 else 2
     offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)
-    found = _target(vmm, target)
+    found = _target(cpu, target)
     if not found.code or found.dpl > cpl:
         raise gp(target)
     inward = call and not found.conforming and found.dpl < cpl
@@ -123,77 +115,76 @@ def _through_gate(
     if not found.present:
         raise GuestFault(x86.VEC_NP, target & 0xFFFC)
     if inward:
-        _call_inward(vmm, target, found, offset, next_eip, size, gate.high & 31)
+        _call_inward(cpu, target, found, offset, next_eip, size, gate.high & 31)
         return
     found.check_limit(offset)
     if call:
-        stack = Stack(vmm)
-        stack.push(vmm.d[SELECTOR[x86.CS]], size)
+        stack = Stack(cpu)
+        stack.push(cpu.d[SELECTOR[x86.CS]], size)
         stack.push(next_eip, size)
         stack.commit()
-    segments.load_code(target, found, cpl)
-    vmm.q[RIP] = offset
-    segments.enter()
+    cpu.load_code(target, found, cpl)
+    cpu.q[RIP] = offset
+    cpu.enter_ring()
 
 
 def _call_inward(
-    vmm: "Deprivileged", selector: int, found: Descriptor, offset: int, next_eip: int,
+    cpu: Cpu, selector: int, found: Descriptor, offset: int, next_eip: int,
     size: int, parameters: int,
 ) -> None:  # fmt: skip
-    segments = vmm.segments
     level = found.dpl
-    ss, esp = tss_stack(vmm, level)
-    stack_segment = segments.check_stack(ss, level, x86.VEC_TS)
+    ss, esp = tss_stack(cpu, level)
+    stack_segment = cpu.check_stack(ss, level, x86.VEC_TS)
     found.check_limit(offset)
-    outer = Stack(vmm)
+    outer = Stack(cpu)
     copied = [outer.peek(size * i, size) for i in range(parameters)]
-    stack = Stack.inner(vmm, stack_segment, esp)
-    stack.push(vmm.d[SELECTOR[x86.SS]], size)
+    stack = Stack.inner(cpu, stack_segment, esp)
+    stack.push(cpu.d[SELECTOR[x86.SS]], size)
     stack.push(outer.esp, size)
     for value in reversed(copied):
         stack.push(value, size)
-    stack.push(vmm.d[SELECTOR[x86.CS]], size)
+    stack.push(cpu.d[SELECTOR[x86.CS]], size)
     stack.push(next_eip, size)
-    segments.mark(ss, stack_segment)
-    segments.mark(selector, found)
-    segments.load_stack(ss, stack_segment)
-    segments.load_code(selector, found, level)
+    cpu.mark_accessed(ss, stack_segment)
+    cpu.mark_accessed(selector, found)
+    cpu.load_stack(ss, stack_segment)
+    cpu.load_code(selector, found, level)
     stack.commit()
-    vmm.q[RIP] = offset
-    segments.enter()
+    cpu.q[RIP] = offset
+    cpu.enter_ring()
 
 
-def far_return(vmm: "Deprivileged", size: int, release: int) -> None:
+def far_return(cpu: Cpu, size: int, release: int) -> None:
     """RET far, releasing `release` bytes of parameters."""
-    stack = Stack(vmm)
+    stack = Stack(cpu)
     eip, selector = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
-    if vmm.q[RFLAGS] & x86.VM:
-        _go_virtual_8086(vmm, selector, eip)
+    if cpu.is_virtual_8086:
+        _go_virtual_8086(cpu, selector, eip)
         stack.drop(2 * size + release)
         stack.commit()
         return
-    found = return_target(vmm, selector)
+    found = return_target(cpu, selector)
     stack.drop(2 * size + release)
-    if selector & 3 == vmm.segments.cpl:
+    if selector & 3 == cpu.cpl:
         found.check_limit(eip)
-        vmm.segments.load_code(selector, found, selector & 3)
+        cpu.load_code(selector, found, selector & 3)
         stack.commit()
-        vmm.q[RIP] = eip
-        vmm.segments.enter()
+        cpu.q[RIP] = eip
+        cpu.enter_ring()
         return
     esp, ss = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
-    _return_outward(vmm, selector, found, eip, ss, esp, size)
+    _return_outward(cpu, selector, found, eip, ss, esp, size)
     if release:
-        outer = Stack(vmm)
+        outer = Stack(cpu)
         outer.drop(release)
         outer.commit()
 
 
-def return_target(vmm: "Technique", selector: int) -> Descriptor:
+def return_target(cpu: Cpu, selector: int) -> Descriptor:
     """Check CS of a return: SDM Vol. 2B RET, return to same or outer level."""
-    found = _target(vmm, selector)
+    found = _target(cpu, selector)
     rpl = selector & 3
-    if not found.code or rpl < vmm.segments.cpl:
+    if not found.code or rpl < cpu.cpl:
         raise gp(selector)
     if found.dpl > rpl or (not found.conforming and found.dpl != rpl):
         raise gp(selector)
@@ -203,7 +194,7 @@ def return_target(vmm: "Technique", selector: int) -> Descriptor:
 
 
 def _return_outward(
-    vmm: "Deprivileged",
+    cpu: Cpu,
     selector: int,
     found: Descriptor,
     eip: int,
@@ -211,45 +202,43 @@ def _return_outward(
     esp: int,
     size: int,
 ) -> None:
-    segments = vmm.segments
     rpl = selector & 3
-    stack_segment = segments.check_stack(ss, rpl, x86.VEC_GP)
+    stack_segment = cpu.check_stack(ss, rpl, x86.VEC_GP)
     found.check_limit(eip)
-    segments.mark(ss, stack_segment)
-    segments.mark(selector, found)
-    segments.load_stack(ss, stack_segment)
-    segments.load_code(selector, found, rpl)
+    cpu.mark_accessed(ss, stack_segment)
+    cpu.mark_accessed(selector, found)
+    cpu.load_stack(ss, stack_segment)
+    cpu.load_code(selector, found, rpl)
     if size == 4 or stack_segment.attributes & x86.DESC_B:
-        vmm.q[x86.ESP] = esp
+        cpu.q[x86.ESP] = esp
     else:
-        vmm.q[x86.ESP] = vmm.q[x86.ESP] & 0xFFFF0000 | esp & 0xFFFF
-    vmm.q[RIP] = eip
-    segments.drop_outer(rpl)
-    segments.enter()
+        cpu.q[x86.ESP] = cpu.q[x86.ESP] & 0xFFFF0000 | esp & 0xFFFF
+    cpu.q[RIP] = eip
+    cpu.drop_inner_segments(rpl)
+    cpu.enter_ring()
 
 
-def iret(vmm: "Deprivileged", size: int, next_eip: int) -> None:
+def iret(cpu: Cpu, size: int, next_eip: int) -> None:
     """IRET and IRETD in protected and virtual-8086 mode."""
-    if vmm.q[RFLAGS] & x86.VM:
-        _iret_in_virtual_8086(vmm, size)
+    if cpu.is_virtual_8086:
+        _iret_in_virtual_8086(cpu, size)
         return
-    if size == 4 and _iret_as_before(vmm):
+    if size == 4 and cpu.plans and _iret_by_plan(cpu, cpu.plans):
         return
-    flags = vmm.guest_flags()
+    flags = cpu.services.guest_flags()
     if flags & x86.NT:
-        back = vmm.memory.read(vmm.vcpu.tr.base, 2)
-        switch_task(vmm, back, IRET, next_eip)
+        back = cpu.memory.read(cpu.vcpu.tr.base, 2)
+        switch_task(cpu, back, IRET, next_eip)
         return
-    stack = Stack(vmm)
+    stack = Stack(cpu)
     eip = stack.peek(0, size)
     selector = stack.peek(size, size) & 0xFFFF
     image = stack.peek(2 * size, size)
-    segments = vmm.segments
-    cpl = segments.cpl
+    cpl = cpu.cpl
     if image & x86.VM and size == 4 and cpl == 0:
-        _iret_to_virtual_8086(vmm, stack)
+        _iret_to_virtual_8086(cpu, stack)
         return
-    found = return_target(vmm, selector)
+    found = return_target(cpu, selector)
     change = _ALWAYS if size == 4 else _ALWAYS & 0xFFFF
     if cpl <= (flags & x86.IOPL) >> 12:
         change |= x86.IF
@@ -257,88 +246,87 @@ def iret(vmm: "Deprivileged", size: int, next_eip: int) -> None:
         change |= x86.IOPL
     fresh = flags & ~change | image & change
     rpl = selector & 3
-    wide = vmm.d[ATTRIBUTES[x86.SS]] & x86.DESC_B
+    plans = cpu.plans
+    wide = cpu.stack_bits == 32
     if rpl == cpl:
         found.check_limit(eip)
         stack.drop(3 * size)
-        segments.load_code(selector, found, cpl)
+        cpu.load_code(selector, found, cpl)
         stack.commit()
-        vmm.q[RIP] = eip
-        segments.enter()
-        if cpl == 0 and segments.watched(selector):
-            segments.returns[selector] = segments.plan()
+        cpu.q[RIP] = eip
+        cpu.enter_ring()
+        if plans and cpl == 0 and plans.is_watched(selector):
+            plans.returns[selector] = cpu.plan()
     else:
         esp = stack.peek(3 * size, size)
         ss = stack.peek(4 * size, size) & 0xFFFF
-        _return_outward(vmm, selector, found, eip, ss, esp, size)
-        wide &= vmm.d[ATTRIBUTES[x86.SS]]
-        watched = segments.watched(selector, ss)
-        if cpl == 0 and rpl == x86.CPL_USER and wide and watched:
-            segments.returns[selector | ss << 16] = segments.plan(ss)
-    vmm.set_guest_flags(fresh)
+        _return_outward(cpu, selector, found, eip, ss, esp, size)
+        wide &= cpu.stack_bits == 32
+        if (
+            plans
+            and plans.is_watched(selector, ss)
+            and cpl == 0
+            and rpl == x86.CPL_USER
+            and wide
+        ):
+            plans.returns[selector | ss << 16] = cpu.plan(ss)
+    cpu.services.set_guest_flags(fresh)
 
 
-def _iret_to_virtual_8086(vmm: "Deprivileged", stack: Stack) -> None:
+def _iret_to_virtual_8086(cpu: Cpu, stack: Stack) -> None:
     """Enter virtual-8086 mode from ring 0: SDM Vol. 3B section 20.2.2."""
     eip, cs, image = (stack.peek(4 * i, 4) for i in range(3))
     if eip > x86.V86_LIMIT:
         raise gp(0)  # before the rest is read
     esp, *others = (stack.peek(4 * i, 4) for i in range(3, 9))
     ss, es, ds, fs, gs = (selector & 0xFFFF for selector in others)
-    vmm.q[x86.ESP] = esp
-    vmm.q[RIP] = eip
-    vmm.segments.load_virtual_8086((es, cs & 0xFFFF, ss, ds, fs, gs))
-    vmm.set_guest_flags(image & (_FROM_RING0 | x86.VM))
+    cpu.q[x86.ESP] = esp
+    cpu.q[RIP] = eip
+    cpu.enter_virtual_8086((es, cs & 0xFFFF, ss, ds, fs, gs))
+    cpu.services.set_guest_flags(image & (_FROM_RING0 | x86.VM))
 
 
-def _iret_in_virtual_8086(vmm: "Deprivileged", size: int) -> None:
+def _iret_in_virtual_8086(cpu: Cpu, size: int) -> None:
     """Return within virtual-8086 mode; its IOPL is 3, or it would have trapped."""
-    stack = Stack(vmm)
+    stack = Stack(cpu)
     eip, selector, image = (stack.peek(size * i, size) for i in range(3))
-    _go_virtual_8086(vmm, selector & 0xFFFF, eip)
+    _go_virtual_8086(cpu, selector & 0xFFFF, eip)
     stack.drop(3 * size)
     stack.commit()
     change = _VIRTUAL_8086 if size == 4 else _VIRTUAL_8086 & 0xFFFF
-    vmm.set_guest_flags(vmm.guest_flags() & ~change | image & change)
+    flags = cpu.services.guest_flags()
+    cpu.services.set_guest_flags(flags & ~change | image & change)
 
 
-def _iret_as_before(vmm: "Deprivileged") -> bool:
+def _iret_by_plan(cpu: Cpu, plans: Plans) -> bool:
     """Do an IRETD from ring 0 that a plan stands for; False: go the long way."""
-    q, d = vmm.q, vmm.d
-    if (
-        d[_CS_SELECTOR] & 3
-        or q[RFLAGS] & x86.NT
-        or not d[ATTRIBUTES[x86.SS]] & x86.DESC_B
-    ):
+    q, d = cpu.q, cpu.d
+    if cpu.cpl or q[RFLAGS] & x86.NT or cpu.stack_bits != 32:
         return False
     linear = (q[BASE[x86.SS]] + q[x86.ESP]) & x86.MASK32
     offset = linear & 0xFFF
     if offset > x86.PAGE_SIZE - _FRAME.size:
         return False
-    start = vmm.memory.page(linear)
+    start = cpu.memory.page(linear)
     if start < 0:
         return False
-    eip, cs, image, esp, ss = _FRAME.unpack_from(vmm.memory.bytes, start + offset)
+    eip, cs, image, esp, ss = _FRAME.unpack_from(cpu.memory.bytes, start + offset)
     cs &= 0xFFFF
-    segments = vmm.segments
     rpl = cs & 3
-    if rpl:
-        plan = segments.returns.get(cs | (ss & 0xFFFF) << 16)
-    else:
-        plan = segments.returns.get(cs)
+    plan = plans.returns.get(cs | (ss & 0xFFFF) << 16 if rpl else cs)
     if plan is None or image & x86.VM or eip > plan.cs_hidden[1]:
         return False
     if rpl:
         for attributes in _DATA_ATTRIBUTES:
-            # Whatever is not DPL 3 or conforming goes (`ShadowSegments.drop_outer`).
+            # Whatever is not DPL 3 or conforming goes (`Cpu.drop_inner_segments`).
             if d[attributes] & x86.DESC_DPL != x86.DESC_DPL:
-                segments.drop_outer(rpl)
+                cpu.drop_inner_segments(rpl)
                 break
         q[x86.ESP] = esp
-        segments.follow(plan, rpl, stack=True)
+        cpu.follow(plan, rpl, stack=True)
     else:
         q[x86.ESP] = (q[x86.ESP] + 12) & x86.MASK32
-        segments.follow(plan, 0, stack=False)
+        cpu.follow(plan, 0, stack=False)
     q[RIP] = eip
-    vmm.set_guest_flags(image & _FROM_RING0)
+    cpu.services.set_guest_flags(image & _FROM_RING0)
     return True

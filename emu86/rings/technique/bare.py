@@ -15,7 +15,6 @@ from typing import Final
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
 from emu86.cpu.state import (
-    ATTRIBUTES,
     BASE,
     CR,
     ERROR_CODE,
@@ -31,14 +30,12 @@ from emu86.mmu.ram import Ram
 from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.decode import Insn, decode
-from emu86.rings.events.breakpoints import LOCAL
 from emu86.rings.events.inject import as_fault, software
 from emu86.rings.fault import GuestFault
 from emu86.rings.insn.flag_states import is_read_to_write
 from emu86.rings.insn.segment_loads import loads_ss
-from emu86.rings.protocols import Interrupts, IoBus
-from emu86.rings.technique.bare_guest import BareMemory, BareSegments
-from emu86.rings.technique.base import Technique
+from emu86.rings.technique.bare_guest import BareCpu, BareMemory
+from emu86.rings.technique.base import Policy, Technique
 from emu86.rings.technique.errata import ERRATA, far_pointer, is_far_jump
 from emu86.spec import x86
 
@@ -64,12 +61,11 @@ class Bare(Technique):
     """A guest alone on the hardware, or nearly so; the engine is a stepped one."""
 
     def __init__(
-        self, engine: Engine, ram: Ram, vcpu: VCpu, bus: IoBus, pic: Interrupts
+        self, name: str, policy: Policy, engine: Engine, ram: Ram, vcpu: VCpu
     ) -> None:
-        super().__init__(engine, vcpu, bus, pic, "bare")
-        self.ram = ram
-        self.memory: BareMemory = BareMemory(engine, ram)
-        self.segments = BareSegments(engine, vcpu, self.memory)
+        memory = BareMemory(engine, ram)
+        cpu = BareCpu(engine, vcpu, memory, engine.clock)
+        super().__init__(name, policy, engine, cpu)
         self._events = 0
         self.insn: Insn | None = None  # what was run last, and where
         self._code = b""  # where EIP is
@@ -117,7 +113,7 @@ class Bare(Technique):
     def _pull(self) -> None:
         """Take over what the engine's own instructions have set."""
         vcpu, q, d = self.vcpu, self.q, self.d
-        self.iopl = q[RFLAGS] >> 12 & 3
+        self.cpu.iopl = q[RFLAGS] >> 12 & 3
         q[CR] = q[CR] & x86.CR0_DEFINED | x86.CR0_ET  # the engine keeps reserved bits
         vcpu.cr0, vcpu.cr2, vcpu.cr3, vcpu.cr4 = (
             q[CR + i] & x86.MASK32 for i in (0, 2, 3, 4)
@@ -131,6 +127,7 @@ class Bare(Technique):
             segment.kind = d[offset // 4 + 5] >> 8 & 15
         if not d[offsets.LDTR // 4 + 5] & x86.DESC_P:
             vcpu.ldtr.limit = -1
+        self.cpu.update_mode()
 
     def _push(self) -> None:
         """Give the engine what the delivery of an event has set."""
@@ -148,11 +145,7 @@ class Bare(Technique):
     def start(self) -> None:
         """Begin: the engine has all it needs."""
 
-    def lookup(self, gva: int) -> int | None:
-        """Return the GPA that the guest's tables give, without effects; or None."""
-        return self.memory.lookup(gva)
-
-    def written(self, page: int) -> None:
+    def before_write(self, page: int) -> None:
         """Learn that somebody else is about to write to a guest page."""
         self.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
         self._translated.pop(page, None)
@@ -205,7 +198,7 @@ class Bare(Technique):
                     self._done(stepped=bool(trapped))
                 return
         except (GuestFault, PageFault) as raised:
-            vector, error = as_fault(self, raised)
+            vector, error = as_fault(self.cpu, raised)
             self._deliver(vector, error)
             return
         self.distance = None
@@ -214,7 +207,7 @@ class Bare(Technique):
             if self.distance is not None and -_WIDEST < self.distance < insn.length:
                 self.unsupported("a read-modify-write of itself")
                 return
-        halts = insn is not None and insn.opcode == _HLT and not self.segments.cpl
+        halts = insn is not None and insn.opcode == _HLT and not self.cpu.cpl
         self.insn = insn
         open_before = self.q[RFLAGS] & x86.IF
         self._place = self.q[RIP], self.d[SELECTOR[x86.CS]]
@@ -223,7 +216,7 @@ class Bare(Technique):
         # It looks ahead at the next instruction, which may be the one not in memory.
         fetched = self.engine.step() or self._has_moved()
         self.q[RIP] &= x86.MASK32
-        trapped_sti = insn is not None and insn.opcode == _STI and not self.iopl
+        trapped_sti = insn is not None and insn.opcode == _STI and not self.cpu.iopl
         if trapped_sti and open_before:
             # The engine's shadow follows any STI: Vol. 2B STI, only if IF was 0. Where
             # IOPL lets it run natively techniques have the engine's.
@@ -233,7 +226,10 @@ class Bare(Technique):
         self._pull()
         if self.vcpu.tr.kind in (x86.SYS_TSS16, x86.SYS_TSS16_BUSY):
             self.unsupported("a 16-bit task")
-        elif not fetched and self._linear() & 0xFFF > x86.PAGE_SIZE - x86.LONGEST_INSN:
+        elif (
+            not fetched
+            and self.cpu.linear_eip & 0xFFF > x86.PAGE_SIZE - x86.LONGEST_INSN
+        ):
             self.unsupported("an instruction that is not all in RAM")
         elif not fetched:
             self._deliver(x86.VEC_UD, None)  # FF FF
@@ -243,7 +239,7 @@ class Bare(Technique):
             if self._is_far():
                 self._mark_loaded()
                 if self.vcpu.tr.selector != self._task:
-                    self.vcpu.dr[7] &= ~LOCAL
+                    self.vcpu.dr[7] &= ~x86.DR7_LOCAL
             self._done(stepped=bool(halts))
 
     def _breaks(self, insn: Insn | None) -> bool:
@@ -284,9 +280,10 @@ class Bare(Technique):
         The accessed bits of CS and SS are set, unless the program has just taken the
         table away from under them; a return to an outer ring makes any null selector 0.
         """
-        if self.q[RFLAGS] & x86.VM:
+        cpu = self.cpu
+        if cpu.is_virtual_8086:
             return
-        if self.segments.cpl > self._ss & 3:
+        if cpu.cpl > self._ss & 3:
             for index in (x86.FS, x86.GS):
                 if not self.d[SELECTOR[index]] & 0xFFFC:
                     self.d[SELECTOR[index]] = 0
@@ -294,14 +291,14 @@ class Bare(Technique):
             selector = self.d[SELECTOR[index]]
             if selector & 0xFFFC and (index == x86.CS or selector != self._ss):
                 with suppress(GuestFault, PageFault):
-                    self.segments.mark(selector, self.segments.descriptor(selector))
+                    cpu.mark_accessed(selector, cpu.descriptor(selector))
 
     def _fetch(self) -> Insn | None:
         """Decode the instruction at CS:EIP; None if there is none.
 
         What the engine has translated there is dropped if it may have been other code.
         """
-        linear = self._linear()
+        linear = self.cpu.linear_eip
         code = b""
         first = -1
         while len(code) < x86.LONGEST_INSN:
@@ -318,12 +315,8 @@ class Bare(Technique):
             if known.get(first) != code:
                 self.engine.drop_code(first, 1)
                 known[first] = code
-        bits = 32 if self.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16
         self._code = code
-        return _decode(code, bits)
-
-    def _linear(self) -> int:
-        return (self.q[RIP] + self.q[BASE[x86.CS]]) & x86.MASK32
+        return _decode(code, self.cpu.code_bits)
 
     def _distance(self, insn: Insn) -> int | None:
         """Return how far from itself in physical memory the operand is, in bytes.
@@ -332,15 +325,15 @@ class Bare(Technique):
         not of the block under way, and a later one is, it begins the instruction anew,
         with the first one written: what it adds is added twice.
         """
-        here = self.memory.lookup(self._linear())
-        there = self.memory.lookup(operand.address(self, insn))
+        here = self.memory.lookup(self.cpu.linear_eip)
+        there = self.memory.lookup(operand.address(self.cpu, insn))
         return None if here is None or there is None else there - here
 
     def _corrected(self, insn: Insn | None) -> bool:
         """Do an instruction that the engine has wrong; tell whether it is done."""
         if insn is None:
             return False
-        return any(act(self, insn) for act in _ACTS.get(insn.opcode, ()))
+        return any(act(self.cpu, insn) for act in _ACTS.get(insn.opcode, ()))
 
     # -- events ------------------------------------------------------------------------
 
@@ -377,7 +370,7 @@ class Bare(Technique):
             if self.vcpu.tr.selector != self._task:
                 # The new task's own fault: the engine has put back the old one's EIP.
                 self.q[RIP] = self.memory.read32(self.vcpu.tr.base + _TSS_EIP)
-                self.vcpu.dr[7] &= ~LOCAL
+                self.vcpu.dr[7] &= ~x86.DR7_LOCAL
             error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
             insn = self.insn
             if vector == x86.VEC_PF and insn is not None and is_read_to_write(insn):
@@ -399,11 +392,11 @@ class Bare(Technique):
 
     def _called_beyond(self) -> bool:
         """Tell of a far CALL beyond a limit: the engine has the selector as error."""
-        pointer = None if self.insn is None else far_pointer(self, self.insn)
+        pointer = None if self.insn is None else far_pointer(self.cpu, self.insn)
         if pointer is None:
             return False
         try:
-            found = self.segments.check_code(pointer[0], self.segments.cpl)
+            found = self.cpu.check_code(pointer[0], self.cpu.cpl)
         except GuestFault:
             return False
         return pointer[1] > found.limit
@@ -426,9 +419,9 @@ class Bare(Technique):
             and self.memory.ram.bytes[gpa] == _ONE_BYTE.get(vector)
         )
         try:
-            software(self, vector, last if one_byte else (after - 2) & x86.MASK32)
+            software(self.cpu, vector, last if one_byte else (after - 2) & x86.MASK32)
         except (GuestFault, PageFault) as raised:
-            self._inject(*as_fault(self, raised))
+            self._inject(*as_fault(self.cpu, raised))
         self._push()
 
     def _on_invalid(self) -> None:

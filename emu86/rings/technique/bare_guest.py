@@ -1,13 +1,13 @@
-"""What technique `bare` has of its guest: memory by its tables, and its segments."""
+"""What technique `bare` has of its guest: memory by its tables, and its CPU."""
 
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
 from emu86.cpu.state import CR
-from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Ram
 from emu86.mmu.walk import denied, touch, walk
-from emu86.rings.descriptors import Descriptor, SegmentRegisters
+from emu86.rings.cpu import Cpu
+from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault
 from emu86.spec import x86
 
@@ -17,6 +17,7 @@ class BareMemory:
 
     def __init__(self, engine: Engine, ram: Ram) -> None:
         self.ram = ram
+        self.bytes = ram.bytes
         self._q = engine.q
 
     def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
@@ -39,6 +40,14 @@ class BareMemory:
             return gva
         found = walk(self.ram, q[CR + 3], q[CR + 4], gva)
         return found.page << 12 | gva & 0xFFF if found.mapped else None
+
+    def page(self, _gva: int) -> int:
+        """Return -1: use `read`."""
+        return -1
+
+    def page_to_write(self, _gva: int) -> int:
+        """Return -1: use `write`."""
+        return -1
 
     def _where(self, gva: int, size: int, *, write: bool, user: bool) -> list[int]:
         """Translate every byte before any is touched."""
@@ -75,12 +84,8 @@ class BareMemory:
         self.write(gva, value, 4)
 
 
-class BareSegments(SegmentRegisters):
-    """Segment registers that hold what the guest's own tables say."""
-
-    def __init__(self, engine: Engine, vcpu: VCpu, memory: BareMemory) -> None:
-        super().__init__(engine, vcpu)
-        self._memory = memory
+class BareCpu(Cpu):
+    """A CPU whose segment registers hold what the guest's own tables say."""
 
     def _table(self, selector: int) -> tuple[int, int]:
         vcpu = self.vcpu
@@ -95,24 +100,30 @@ class BareSegments(SegmentRegisters):
         if offset + 7 > limit:
             raise GuestFault(vector, selector & 0xFFFC)
         where = base + offset
-        read32 = self._memory.read32
+        read32 = self.memory.read32
         return Descriptor(read32(where), read32(where + 4))
 
     def load_gdt(self, base: int, limit: int) -> None:
         """LGDT."""
         self.vcpu.gdt_base, self.vcpu.gdt_limit = base, limit
-        self.engine.set_table(offsets.GDTR, base, limit)
+        self.state.set_table(offsets.GDTR, base, limit)
 
-    def write_high(self, selector: int, high: int) -> None:
+    def load_idt(self, base: int, limit: int) -> None:
+        """LIDT."""
+        self.vcpu.idt_base, self.vcpu.idt_limit = base, limit
+        self.state.set_table(offsets.IDTR, base, limit)
+
+    def write_descriptor_high(self, selector: int, high: int) -> None:
         """Write the high doubleword of a descriptor in the guest's table."""
         base, _ = self._table(selector)
-        self._memory.write32(base + (selector & 0xFFF8) + 4, high)
+        self.memory.write32(base + (selector & 0xFFF8) + 4, high)
 
-    def hold(self, index: int, selector: int, found: Descriptor) -> None:
-        """Put a checked descriptor in a segment register; then `enter` or `settle`."""
+    def set_segment(self, index: int, selector: int, found: Descriptor) -> None:
+        """Put a checked descriptor in a segment register."""
         attributes = found.attributes | x86.DESC_A
-        self.engine.set_segment(index, selector, found.base, found.limit, attributes)
+        self.state.set_segment(index, selector, found.base, found.limit, attributes)
 
-    def enter(self) -> None:
+    def enter_ring(self) -> None:
         """Make the engine's CPL follow the guest's, which CS's selector tells."""
-        self.engine.sync_mode(self.cpl)
+        self.update_mode()
+        self.state.sync_mode(self.cpl)

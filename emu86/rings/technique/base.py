@@ -6,26 +6,40 @@ to keep it from the hardware (`deprivileged`) or not at all (`bare`), is each on
 
 from dataclasses import asdict, dataclass, field
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from emu86.cpu.engine import Engine
 from emu86.cpu.state import RIP, SELECTOR
-from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import ShadowStats
 from emu86.native import abi
-from emu86.rings.descriptors import SegmentRegisters
+from emu86.rings.cpu import Cpu
+from emu86.rings.decode import Insn
 from emu86.rings.events.breakpoints import Breakpoints
 from emu86.rings.events.inject import inject
 from emu86.rings.fault import TripleFault, gp
-from emu86.rings.protocols import Interrupts, IoBus, LinearMemory, Observer
+from emu86.rings.observers import Observer, Observers
+from emu86.rings.protocols import Interrupts, IoBus, LinearMemory
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.technique.shadow_segments import ShadowSegments
 
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
 _IO_NS: Final = 1000  # an ISA bus cycle takes about a microsecond
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What tells one technique from another.
+
+    kernel_ring: the engine's ring that runs the guest's ring 0; scans: every block is
+    scanned before it first runs, and sensitive instructions are patched; raises_iopl:
+    the guest's kernel runs with an IOPL of its engine ring; stepped: the engine is run
+    instruction by instruction.
+    """
+
+    kernel_ring: int
+    scans: bool = False
+    raises_iopl: bool = False
+    stepped: bool = False
 
 
 def check_cr0(value: int) -> None:
@@ -47,32 +61,33 @@ class Counts:
 
 
 class Technique:
-    """One virtual CPU on one engine."""
+    """One virtual CPU on one engine, and the `Services` of what it emulates."""
 
-    segments: SegmentRegisters
-    memory: LinearMemory
-    ram: Ram
-    iopl: int  # the guest's
-    plans: "ShadowSegments | None" = None  # of a technique that keeps checked transfers
-
-    def __init__(
-        self, engine: Engine, vcpu: VCpu, bus: IoBus, pic: Interrupts, technique: str
-    ) -> None:
+    def __init__(self, name: str, policy: Policy, engine: Engine, cpu: Cpu) -> None:
+        self.name = name
+        self.policy = policy
         self.engine = engine
         self.clock = engine.clock
         self._control = engine.control
         self.q = engine.q
         self.d = engine.d
-        self.vcpu = vcpu
-        self.bus = bus
-        self.pic = pic
-        self.technique = technique
-        self.breakpoints = Breakpoints(self)
-        self.observers: list[Observer] = []
+        self.cpu = cpu
+        cpu.services = self
+        self.vcpu = cpu.vcpu
+        self.memory: LinearMemory = cpu.memory
+        self.ram: Ram = cpu.memory.ram
+        self.bus: IoBus
+        self.pic: Interrupts
+        self.breakpoints = Breakpoints(cpu)
+        self.observers = Observers()
         self.end: tuple[str, str] | None = None
         self.timing = False
         self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
         self._reason = ""
+
+    def connect(self, bus: IoBus, pic: Interrupts) -> None:
+        """Stand on a board: its ports and memory, and its interrupt controller."""
+        self.bus, self.pic = bus, pic
 
     # -- what a technique does its own way ---------------------------------------------
 
@@ -92,6 +107,14 @@ class Technique:
         """MOV to CR3."""
         raise NotImplementedError
 
+    def write_cr4(self, value: int) -> None:
+        """MOV to CR4: raises #GP(0)."""
+        raise NotImplementedError
+
+    def invalidate(self, gva: int) -> None:
+        """INVLPG."""
+        raise NotImplementedError
+
     def start(self) -> None:
         """Begin: the segment registers are loaded, paging is off."""
         raise NotImplementedError
@@ -100,31 +123,47 @@ class Technique:
         """Run until STOP_AT, or an interrupt can come in, or the guest is done."""
         raise NotImplementedError
 
-    def interrupt(self) -> bool:
-        """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
+    def step(self) -> None:
+        """Run one instruction or deliver one event, on an engine made to be stepped."""
         raise NotImplementedError
 
-    def lookup(self, gva: int) -> int | None:
-        """Return the GPA that the guest's tables give, without effects; or None."""
+    def is_open(self) -> bool:
+        """Tell whether the guest lets an interrupt in now."""
+        raise NotImplementedError
+
+    def interrupt(self) -> bool:
+        """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
         raise NotImplementedError
 
     # -- what only a technique that keeps more than the guest's state has to do --------
 
     @property
-    def busy(self) -> bool:
-        """Whether nothing may come between now and the next `run`."""
+    def patch_pending(self) -> bool:
+        """Whether a patched block waits to be translated: nothing may come between."""
         return False
 
-    def rest(self) -> None:
+    def unpatch(self) -> None:
         """Put back what stands in guest RAM for a moment only: a run has ended."""
 
-    def written(self, page: int) -> None:
+    def pending_patch(self) -> tuple[int, int] | None:
+        """Return where in RAM (GPA) a patch stands now, and the guest's byte there."""
+        return None
+
+    def before_write(self, page: int) -> None:
         """Learn that somebody else is about to write to a guest page."""
 
-    def unlearn(self) -> None:
-        """Take exits back from compiled code: they are watched from now on."""
+    def compile_site(self, insn: Insn, kind: int) -> None:
+        """Have compiled code handle the instruction at CS:EIP from now on."""
 
-    def counts(self) -> "Counts":
+    def watch_exits(self) -> None:
+        """Take exits back from compiled code: Python sees them from now on."""
+
+    def measure(self) -> None:
+        """Time every exit from now on."""
+        self.timing = True
+        self.watch_exits()
+
+    def counts(self) -> Counts:
         """Return what has been counted beside exits."""
         return Counts()
 
@@ -162,14 +201,20 @@ class Technique:
         stat[0] += 1
         if start:
             stat[1] += perf_counter_ns() - start
-        for observer in self.observers:
-            observer.vm_exit(self._reason, self.d[_CS_SELECTOR], self.q[RIP])
+        for vm_exit in self.observers.vm_exit:
+            vm_exit(self._reason, self.d[_CS_SELECTOR], self.q[RIP])
+
+    def halt(self) -> None:
+        """HLT: nothing runs until the next interrupt."""
+        self.vcpu.halted = True
+        self.vcpu.pmu.turn(self.clock.now, None)
+        self.engine.stop()
 
     def _wake(self) -> None:
         """Go on after HLT, if that is where the guest is."""
         if self.vcpu.halted:
             self.vcpu.halted = False
-            self.vcpu.pmu.turn(self.now, 0)
+            self.vcpu.pmu.turn(self.clock.now, 0)
 
     def _take_interrupt(self) -> None:
         """Deliver the interrupt that waits: the guest lets it in."""
@@ -183,24 +228,19 @@ class Technique:
         self, vector: int, error: int | None = None, *, interrupt: bool = False
     ) -> None:
         try:
-            inject(self, vector, error, interrupt=interrupt)
+            inject(self.cpu, vector, error, interrupt=interrupt)
         except TripleFault:
             self.finish("triple fault", f"at {self.where()}")
 
-    # -- time, ports, the end ----------------------------------------------------------
+    # -- debug registers, ports, the end -----------------------------------------------
 
-    @property
-    def now(self) -> int:
-        """Virtual time in nanoseconds."""
-        return self.clock.now
+    def read_dr(self, number: int) -> int:
+        """MOV from DR: raises #UD and #DB."""
+        return self.breakpoints.read(number)
 
-    def tsc(self) -> int:
-        """Return the guest's TSC: virtual nanoseconds since it was last written."""
-        return self.clock.tsc()
-
-    def set_tsc(self, value: int) -> None:
-        """WRMSR to the TSC."""
-        self.clock.set_tsc(value)
+    def write_dr(self, number: int, value: int) -> None:
+        """MOV to DR, 32 bits: raises #UD and #DB."""
+        self.breakpoints.write(number, value)
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port; it takes the guest a microsecond."""
@@ -209,8 +249,8 @@ class Technique:
         self._after_io()
         if self.breakpoints.armed:
             self.breakpoints.port(port, width)
-        for observer in self.observers:
-            observer.pio(port, width, value, False)
+        for pio in self.observers.pio:
+            pio(port, width, value, False)
         return value
 
     def port_write(self, port: int, width: int, value: int) -> None:
@@ -220,16 +260,31 @@ class Technique:
         self._after_io()
         if self.breakpoints.armed:
             self.breakpoints.port(port, width)
-        for observer in self.observers:
-            observer.pio(port, width, value, True)
+        for pio in self.observers.pio:
+            pio(port, width, value, True)
 
     def _after_io(self) -> None:
         self._control[abi.PENDING] = self.pic.intr
+
+    def mmio_read(self, gpa: int, width: int) -> bytes:
+        """Read device memory."""
+        return self.bus.mmio_read(gpa, width)
 
     def mmio_write(self, gpa: int, data: bytes) -> None:
         """Write device memory."""
         self.bus.mmio_write(gpa, data)
         self._after_io()
+
+    def subscribe(self, observer: Observer) -> None:
+        """Tell `observer` of what it has a method for; TypeError if it has none."""
+        self.observers.subscribe(observer)
+        if self.observers.vm_exit:
+            self.watch_exits()
+
+    def delivered(self, vector: int, error: int | None) -> None:
+        """Tell who watches of an event that nothing keeps from the guest any more."""
+        for told in self.observers.inject:
+            told(vector, error)
 
     def finish(self, reason: str, detail: str = "") -> None:
         """End the run at the next block."""

@@ -6,12 +6,13 @@ Everything the hardware reports comes in at `on_exception`, `on_invalid`, `on_in
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from time import perf_counter_ns
 from typing import Final
 
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
-from emu86.cpu.state import BASE, CR, ERROR_CODE, HFLAGS, IS_INT, RFLAGS, RIP, SELECTOR
+from emu86.cpu.state import BASE, CR, ERROR_CODE, HFLAGS, IS_INT, RFLAGS, RIP
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
 from emu86.mmu.ram import Ram
@@ -20,22 +21,22 @@ from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.rings.decode import Insn
 from emu86.rings.events.inject import as_fault, software
-from emu86.rings.events.single_step import Steps
+from emu86.rings.events.single_step import SingleStep
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn.flag_states import is_read_to_write
 from emu86.rings.insn.record import Record
-from emu86.rings.protocols import Interrupts, IoBus
-from emu86.rings.technique.base import Counts, Technique, check_cr0
+from emu86.rings.insn.segment_loads import loads_ss
+from emu86.rings.technique.base import Counts, Policy, Technique, check_cr0
 from emu86.rings.technique.instruction_cache import InstructionCache
-from emu86.rings.technique.mmio import Stepper
+from emu86.rings.technique.mmio import MmioStep
 from emu86.rings.technique.scan import INT3, Scanner
-from emu86.rings.technique.shadow_segments import ShadowSegments
+from emu86.rings.technique.shadow_segments import ShadowCpu
 from emu86.spec import x86
 
-_CS_SELECTOR: Final = SELECTOR[x86.CS]
 _CR2: Final = CR + 2
 _INTO: Final = 0xCE
 _PUSHF: Final = 0x9C
+_SHOW_TF: Final = (0x9C, 0x9D, 0xCF)  # PUSHF, POPF, IRET
 # SLDT, STR, LLDT, LTR, VERR, VERW, LAR, LSL; and PUSHF, POPF, IRET, CLI, STI.
 _NOT_IN_VIRTUAL_8086: Final = (0x0F00, 0x0F02, 0x0F03)
 _BY_IOPL: Final = (0x9C, 0x9D, 0xCF, 0xFA, 0xFB)
@@ -50,42 +51,36 @@ _SEGMENT_VECTORS: Final = (x86.VEC_TS, x86.VEC_NP, x86.VEC_SS, x86.VEC_GP)
 # and its PUSHF would show it.
 _KEPT_FLAGS: Final = x86.FLAGS_DEFINED & ~(x86.VM | x86.VIF | x86.VIP | x86.RF)
 
-TECHNIQUES: Final = ("trap", "patch", "iopl")
-
 
 class Deprivileged(Technique):
-    """The virtual machine monitor around one engine."""
+    """A guest whose kernel is kept from the hardware: techniques trap, patch, iopl."""
+
+    cpu: ShadowCpu
 
     def __init__(
-        self,
-        engine: Engine,
-        ram: Ram,
-        vcpu: VCpu,
-        bus: IoBus,
-        pic: Interrupts,
-        technique: str,
+        self, name: str, policy: Policy, engine: Engine, ram: Ram, vcpu: VCpu
     ) -> None:
-        super().__init__(engine, vcpu, bus, pic, technique)
-        self.raised = technique == "iopl"
-        self.iopl = 0  # the guest's; the hardware's is higher for its kernel if raised
-        self.ram = ram
-        self.vmm_memory = VmmMemory(engine)
-        self.mmu = ShadowMmu(engine, ram, self.vmm_memory)
-        # In this order they are told of what changes.
-        self.memory: GuestMemory = GuestMemory(self.mmu)
-        self.sites = InstructionCache(self)
-        self.segments: ShadowSegments = ShadowSegments(self)
-        self.plans = self.segments
-        self.scanner = Scanner(self, iopl_raised=self.raised)
-        self.stepper = Stepper(self)
-        self.steps = Steps(self)
+        # In the order in which they are made they are told of what changes.
+        self.mmu = mmu = ShadowMmu(engine, ram, VmmMemory(engine))
+        memory = GuestMemory(mmu)
+        cpu = ShadowCpu(engine, vcpu, memory, mmu, policy)
+        super().__init__(name, policy, engine, cpu)
+        self.memory: GuestMemory = memory
+        self.instructions = InstructionCache(engine, cpu, memory, mmu)
+        self.scanner = Scanner(engine, cpu, mmu, iopl_raised=policy.raises_iopl)
+        self.single_step = SingleStep(engine)
+        self.mmio_step = MmioStep(
+            cpu, mmu, self.instructions, self.single_step, self.breakpoints
+        )
         self._delivered = False  # an event, in this exit
+        cpu.guard_page = self.instructions.guard
+        cpu.ring_changed = self._ring_changed
         engine.on_exception = self.on_exception
         engine.on_invalid = self.on_invalid
         engine.on_in = self.on_in
         engine.on_out = self.on_out
         engine.on_cpuid = self.on_cpuid
-        if technique != "trap":
+        if policy.scans:
             engine.on_block = self.scanner.on_block
         engine.hook()
         self._sync_host()
@@ -98,53 +93,42 @@ class Deprivileged(Technique):
 
     def run(self) -> None:
         """Run until STOP_AT, or an interrupt can come in, or the guest is done."""
-        if self.scanner.waiting is None:
-            self.steps.look()
+        if self.scanner.pending is None:
+            self._step_to_breakpoints()
         self.engine.run()
+        self._update_mode()
 
     def step(self) -> None:
         """Run one instruction of an engine that is made to be stepped."""
-        if self.scanner.waiting is not None or not self.steps.look():
+        if self.scanner.pending is not None or not self._step_to_breakpoints():
             self.engine.step()
-
-    def instead(self, act: Callable[[], None]) -> None:
-        """Have an exit before an instruction, which `act` does or faults at."""
-        self._reason = ""
-        try:
-            act()
-        except (GuestFault, PageFault) as raised:
-            self.reflect(*as_fault(self, raised))
-        self._account(0)
-
-    def _go_on(self) -> None:
-        """Look at what runs next after an exit; a step ends where it would fetch it."""
-        watched = self.steps.forced or self.breakpoints.armed
-        if not self.engine.stepped:
-            if watched:
-                self.steps.look()
-        elif watched or self._delivered:
-            self.engine.stop()
-
-    def lookup(self, gva: int) -> int | None:
-        """Return the GPA that the guest's tables give, without effects; or None."""
-        return self.mmu.lookup(gva)
+            self._update_mode()
 
     @property
-    def busy(self) -> bool:
+    def patch_pending(self) -> bool:
         """Whether a patched block waits to be translated."""
-        return self.scanner.waiting is not None
+        return self.scanner.pending is not None
 
-    def rest(self) -> None:
+    def pending_patch(self) -> tuple[int, int] | None:
+        """Return where in RAM (GPA) a patch stands now, and the guest's byte there."""
+        return self.scanner.pending
+
+    def unpatch(self) -> None:
         """Put back the byte of a patched block."""
-        self.scanner.restore()
+        self.scanner.unpatch()
 
-    def written(self, page: int) -> None:
+    def before_write(self, page: int) -> None:
         """Learn that somebody else is about to write to a guest page."""
         self.mmu.use.write_by_vmm(page)
 
-    def unlearn(self) -> None:
-        """Take exits back from compiled code: they are watched from now on."""
-        self.sites.unlearn()
+    def compile_site(self, insn: Insn, kind: int) -> None:
+        """Have compiled code handle the instruction at CS:EIP from now on."""
+        self.instructions.compile(insn, kind)
+
+    def watch_exits(self) -> None:
+        """Take exits back from compiled code: Python sees them from now on."""
+        self.instructions.compiles = False
+        self.instructions.drop_compiled()
 
     def counts(self) -> Counts:
         """Return what scanner and shadow tables have counted."""
@@ -153,6 +137,65 @@ class Deprivileged(Technique):
         shadow["drops"] += control[abi.COUNT_DROPPED]
         patched = dict(scanner.patched.most_common())
         return Counts(scanner.blocks, scanner.decoded, patched, shadow)
+
+    # -- breakpoints -------------------------------------------------------------------
+
+    def _step_to_breakpoints(self) -> bool:
+        """While a breakpoint is enabled, look at the next instruction before it runs.
+
+        It runs with TF set. What would show that, or hold its trap off, is emulated. Of
+        a stepped engine that is a step, or a breakpoint is: returns whether one is done
+        so.
+        """
+        if not self.breakpoints.armed:
+            if not self.mmio_step.active:
+                self.single_step.release()
+                self.breakpoints.resume = 0
+            return False
+        self.single_step.force()
+        while not (self.end or self.vcpu.halted) and self._emulates_next():
+            if self.engine.stepped:
+                return True
+            self.clock.count_exit()
+            if self.clock.is_due:
+                self.engine.stop()
+                break  # `run` looks again
+        return False
+
+    def _emulates_next(self) -> bool:
+        """Break before the next instruction, or emulate it; False: the hardware's."""
+        if self.breakpoints.before():
+            self._exit_before(partial(self.trap, stepped=False))
+            return True
+        try:
+            insn = self.instructions.at_eip()
+            code = self.instructions.code_at_eip()
+        except PageFault:
+            return False  # the fetch's own
+        self.breakpoints.reach(insn, code)
+        shows = insn.opcode in _SHOW_TF or loads_ss(insn)
+        if not shows or not isinstance(insn.record, Record):
+            return False
+        self._exit_before(partial(self.emulate, insn))
+        return True
+
+    def _exit_before(self, act: Callable[[], None]) -> None:
+        """Have an exit before an instruction, which `act` does or faults at."""
+        self._reason = ""
+        try:
+            act()
+        except (GuestFault, PageFault) as raised:
+            self.reflect(*as_fault(self.cpu, raised))
+        self._account(0)
+
+    def _go_on(self) -> None:
+        """Look at what runs next after an exit; a step ends where it would fetch it."""
+        watched = self.single_step.forced or self.breakpoints.armed
+        if not self.engine.stepped:
+            if watched:
+                self._step_to_breakpoints()
+        elif watched or self._delivered:
+            self.engine.stop()
 
     # -- exits ------------------------------------------------------------------------
 
@@ -166,7 +209,7 @@ class Deprivileged(Technique):
             if vector == x86.VEC_PF and not software:
                 self._page_fault()
             else:
-                insn = self.sites.seen(vector, software)
+                insn = self.instructions.seen(vector, software)
                 if insn is not None:
                     self.emulate(insn)
                 elif software:
@@ -176,7 +219,7 @@ class Deprivileged(Technique):
                 else:
                     self._exception(vector)
         except (GuestFault, PageFault) as raised:
-            self.reflect(*as_fault(self, raised))
+            self.reflect(*as_fault(self.cpu, raised))
         if self.pic.intr:
             self.interrupt()
         self._account(start)
@@ -188,12 +231,12 @@ class Deprivileged(Technique):
         self._begin()
         self._reason = "#UD"
         try:
-            insn = self.sites.at_eip()
+            insn = self.instructions.at_eip()
             if not isinstance(insn.record, Record) or insn.record.traps != "#UD":
                 raise undefined()
             self.emulate(insn)
         except (GuestFault, PageFault) as raised:
-            self.reflect(*as_fault(self, raised))
+            self.reflect(*as_fault(self.cpu, raised))
         if self.pic.intr:
             self.interrupt()
         self._account(start)
@@ -207,16 +250,18 @@ class Deprivileged(Technique):
         control[abi.NOW] = now
         if now >= control[abi.STOP_AT]:
             self.engine.stop()  # there may never be a block that would
-        if self.scanner.waiting is not None:
-            self.scanner.restore()
+        if self.scanner.pending is not None:
+            self.scanner.unpatch()
         if control[abi.DROPPED_COUNT]:
             self.mmu.tell_dropped()
-        if self.q[RFLAGS] & x86.VM:
-            self._follow_iopl()
+        self._update_mode()
 
-    def _follow_iopl(self) -> None:
-        """Learn IOPL in virtual-8086 mode, which an unpatched IRET may have set."""
-        self.iopl = self.q[RFLAGS] >> 12 & 3
+    def _update_mode(self) -> None:
+        """Learn what the hardware has done by itself since the last exit."""
+        self.cpu.update_mode()
+        if self.cpu.is_virtual_8086:
+            # An unpatched IRET may have set it.
+            self.cpu.iopl = self.q[RFLAGS] >> 12 & 3
 
     def _software(self, vector: int) -> None:
         """INT n, INT3, INTO, or the INT3 of a patched site."""
@@ -227,20 +272,20 @@ class Deprivileged(Technique):
         gpa = self.memory.code(linear)
         if vector == x86.VEC_BP and self.scanner.is_patched(gpa):
             q[RIP] = last
-            insn = self.sites.at_eip()
+            insn = self.instructions.at_eip()
             if not isinstance(insn.record, Record):
                 raise undefined()
             self.emulate(insn)
             return
         self._reason = f"INT {vector:02X}h"
         self.breakpoints.resume = 0
-        self.stepper.cancel()
+        self.mmio_step.cancel()
         byte = self.memory.bytes[gpa] if self.memory.ram.backed(gpa >> 12) else 0xFF
         one_byte = (vector == x86.VEC_BP and byte == INT3) or (
             vector == x86.VEC_OF and byte == _INTO
         )
         self._delivered = True
-        software(self, vector, last if one_byte else (after - 2) & x86.MASK32)
+        software(self.cpu, vector, last if one_byte else (after - 2) & x86.MASK32)
 
     def _page_fault(self) -> None:
         gva = self.q[_CR2]
@@ -257,21 +302,20 @@ class Deprivileged(Technique):
         if outcome is FILLED:
             self._reason = "#PF fill"
             if self.mmu.use.taken_over >= 0:
-                self.stepper.contend()
-            if self.observers:
-                for observer in self.observers:
-                    observer.shadow_fill(gva)
+                self.mmio_step.contend()
+            for shadow_fill in self.observers.shadow_fill:
+                shadow_fill(gva)
         elif outcome is GUEST_FAULT:
             self._reason = "#PF guest"
             self.vcpu.cr2 = gva
             # The engine reads first; on a CPU what will be written is asked for so.
             reads = not error & (x86.PF_W | x86.PF_I)
-            if reads and is_read_to_write(self.sites.at_eip()):
+            if reads and is_read_to_write(self.instructions.at_eip()):
                 self.mmu.fault |= x86.PF_W
             self.reflect(x86.VEC_PF, self.mmu.fault)
         else:
             self._reason = "#PF I/O"
-            insn = self.sites.at_eip()
+            insn = self.instructions.at_eip()
             if insn.opcode == _PUSHF:
                 self.emulate(insn)  # a step would push its own TF
                 return
@@ -279,7 +323,7 @@ class Deprivileged(Technique):
             user = bool(error & x86.PF_U)
             gpa = self.memory.translate(gva, write=write, user=user)
             index = self.mmu.spte_index(gva)
-            if not self.stepper.start(gva, gpa, index, write=write):
+            if not self.mmio_step.start(gva, gpa, index, write=write):
                 raise undefined()
 
     def _protection(self, vector: int) -> None:
@@ -287,8 +331,8 @@ class Deprivileged(Technique):
         error = self.d[ERROR_CODE]
         if error & 0xFFFC:
             # Not tried again natively: a far call may push into the page of the table.
-            self.segments.refresh(error)
-        insn = self.sites.at_eip()
+            self.cpu.refresh(error)
+        insn = self.instructions.at_eip()
         record = insn.record
         if not isinstance(record, Record) or record.anew:
             self._reason = x86.VECTOR_NAMES[vector]
@@ -298,28 +342,28 @@ class Deprivileged(Technique):
     def emulate(self, insn: Insn) -> None:
         """Do the instruction at CS:EIP; raises the guest's faults."""
         record: Record = insn.record  # type: ignore[assignment]
-        q, d = self.q, self.d
+        cpu, q, d = self.cpu, self.q, self.d
         self._reason = record.mnemonic
-        if self.stepper.active:
-            self.stepper.cancel()  # it is done here, whole
+        if self.mmio_step.active:
+            self.mmio_step.cancel()  # it is done here, whole
         if insn.lock and not record.lock:
             raise undefined()
         if record.anew:
-            self.sites.learn(insn, abi.SITE_SPLIT)
+            self.instructions.compile(insn, abi.SITE_SPLIT)
             return
-        if q[RFLAGS] & x86.VM:
+        if cpu.is_virtual_8086:
             self._check_virtual_8086(insn, record)
-        elif record.ring0_only and d[_CS_SELECTOR] & 3:
+        elif record.ring0_only and cpu.cpl:
             raise gp(0)
         # It runs now, so the shadow of the STI before it ends with it.
         shadowed = d[HFLAGS] & offsets.HF_INHIBIT_IRQ
         if shadowed:
             d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
-        stepped = q[RFLAGS] & x86.TF & ~self.steps.forced
+        stepped = q[RFLAGS] & x86.TF & ~self.single_step.forced
         breakpoints = self.breakpoints
         breakpoints.resume = 0
         eip = (q[RIP] + insn.length) & x86.MASK32
-        if not record.handler(self, insn):
+        if not record.handler(cpu, insn):
             q[RIP] = eip
         if shadowed:
             # As in the engine, only the first of several holds interrupts off: Vol. 2B
@@ -338,20 +382,16 @@ class Deprivileged(Technique):
         """Raise what virtual-8086 mode raises at an instruction: SDM Vol. 3B 20.2.8."""
         if insn.opcode in _NOT_IN_VIRTUAL_8086:
             raise undefined()
-        by_iopl = insn.opcode in _BY_IOPL and self.iopl < x86.CPL_USER
+        by_iopl = insn.opcode in _BY_IOPL and self.cpu.iopl < x86.CPL_USER
         if record.ring0_only or by_iopl:
             raise gp(0)
-
-    def advance(self, insn: Insn) -> None:
-        """Move EIP past `insn`."""
-        self.q[RIP] = (self.q[RIP] + insn.length) & x86.MASK32
 
     def _exception(self, vector: int) -> None:
         self._reason = x86.VECTOR_NAMES.get(vector, f"vector {vector}")
         if vector == x86.VEC_DB:
-            stepped = not self.steps.forced
-            if self.stepper.active:
-                self.stepper.finish()
+            stepped = not self.single_step.forced
+            if self.mmio_step.active:
+                self.mmio_step.finish()
             if self.breakpoints.armed:
                 self.breakpoints.done()
             if stepped or self.breakpoints.hits:
@@ -372,7 +412,7 @@ class Deprivileged(Technique):
         """Give the guest an exception of its own."""
         if not self._reason:
             self._reason = x86.VECTOR_NAMES.get(vector, str(vector))
-        self.stepper.cancel()
+        self.mmio_step.cancel()
         self.breakpoints.hits = 0
         self._delivered = True
         self._inject(vector, error)
@@ -382,21 +422,19 @@ class Deprivileged(Technique):
         return bool(
             self.q[RFLAGS] & x86.IF
             and not self.d[HFLAGS] & offsets.HF_INHIBIT_IRQ
-            and not self.stepper.active
+            and not self.mmio_step.active
         )
 
     def interrupt(self) -> bool:
         """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
         if self._control[abi.DROPPED_COUNT]:
             self.mmu.tell_dropped()
-        if self.scanner.waiting is not None or self.end or not self.is_open():
+        if self.scanner.pending is not None or self.end or not self.is_open():
             return False
-        if self.q[RFLAGS] & x86.VM:
-            self._follow_iopl()
         self.breakpoints.hits = 0  # of the instruction that it comes before
         self._take_interrupt()
         if not self.engine.stepped:
-            self.steps.look()
+            self._step_to_breakpoints()
         return True
 
     # -- what handlers use -------------------------------------------------------------
@@ -404,8 +442,8 @@ class Deprivileged(Technique):
     def guest_flags(self) -> int:
         """Return the guest's EFLAGS, 32 bits."""
         # The hardware's RF is there only behind an IRET that was not patched.
-        flags = self.engine.flags() & ~(x86.IOPL | x86.RF | self.steps.forced)
-        return flags | self.iopl << 12 | self.breakpoints.resume
+        flags = self.engine.flags() & ~(x86.IOPL | x86.RF | self.single_step.forced)
+        return flags | self.cpu.iopl << 12 | self.breakpoints.resume
 
     def set_guest_flags(self, value: int) -> None:
         """Write the guest's EFLAGS; VM stays, and IOPL is ignored if it is raised.
@@ -413,16 +451,14 @@ class Deprivileged(Technique):
         A kernel with its IOPL raised sets flags natively, which cannot change IOPL.
         """
         virtual_8086 = self.q[RFLAGS] & x86.VM
-        if not self.raised or virtual_8086:
-            self.iopl = value >> 12 & 3
+        if not self.policy.raises_iopl or virtual_8086:
+            self.cpu.iopl = value >> 12 & 3
         self.engine.set_flags(value & _KEPT_FLAGS | virtual_8086)
-        self.sync_iopl(self.segments.cpl)
-        self.steps.follow(value)
-
-    def sync_iopl(self, cpl: int) -> None:
-        """Set the hardware's IOPL for code at the guest's `cpl`."""
-        level = max(self.iopl, 1) if self.raised and cpl == 0 else self.iopl
-        self.q[RFLAGS] = self.q[RFLAGS] & ~x86.IOPL | level << 12
+        self.cpu.sync_iopl()
+        self.single_step.forced = 0
+        if self.breakpoints.armed:
+            self.breakpoints.resume = value & x86.RF
+            self.single_step.force()
 
     def write_cr0(self, value: int) -> None:
         """MOV to CR0, LMSW, CLTS: raises #GP(0)."""
@@ -434,6 +470,7 @@ class Deprivileged(Technique):
         vcpu = self.vcpu
         changed = vcpu.cr0 ^ value
         vcpu.cr0 = value
+        self.cpu.update_mode()
         if changed & PAGING_CR0:
             self.mmu.configure(vcpu.cr0, vcpu.cr3, vcpu.cr4)
         self._sync_host()
@@ -465,3 +502,8 @@ class Deprivileged(Technique):
     def invalidate(self, gva: int) -> None:
         """INVLPG."""
         self.mmu.invalidate(gva)
+
+    def _ring_changed(self) -> None:
+        """The guest enters or leaves its rings 1 and 2."""
+        self.scanner.scan_again()
+        self.instructions.drop_compiled()

@@ -6,11 +6,13 @@ concerns a deprivileged guest, too, is decided for it by the VMM, not here.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from emu86.cpu import offsets
 from emu86.cpu.state import HFLAGS, RFLAGS, RIP, SELECTOR
 from emu86.rings import operand
+from emu86.rings.cpu import Cpu
+from emu86.rings.decode import Insn
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn import lazy_flags, msr, port_io
 from emu86.rings.insn.flag_states import SETCC
@@ -20,10 +22,6 @@ from emu86.rings.insn.transfer import return_target
 from emu86.rings.stack import Stack
 from emu86.rings.technique.base import check_cr0
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.decode import Insn
-    from emu86.rings.technique.bare import Bare
 
 _PORTS: Final = frozenset({*range(0x6C, 0x70), *range(0xE4, 0xE8), *range(0xEC, 0xF0)})
 
@@ -40,37 +38,37 @@ class Erratum:
     engine: str
     cpu: str
     sdm: str
-    act: "Callable[[Bare, Insn], bool]"
+    act: Callable[[Cpu, Insn], bool]
 
 
-def _port(bare: "Bare", insn: "Insn") -> bool:
-    port_io.check(bare, insn)
+def _port(cpu: Cpu, insn: Insn) -> bool:
+    port_io.check(cpu, insn)
     return False
 
 
-def _msr(bare: "Bare", insn: "Insn") -> bool:
-    if bare.segments.cpl and insn.opcode != _RDPMC:
+def _msr(cpu: Cpu, insn: Insn) -> bool:
+    if cpu.cpl and insn.opcode != _RDPMC:
         raise gp(0)
-    {_RDMSR: msr.rdmsr, _WRMSR: msr.wrmsr, _RDPMC: msr.rdpmc}[insn.opcode](bare, insn)
-    return _done(bare, insn)
+    {_RDMSR: msr.rdmsr, _WRMSR: msr.wrmsr, _RDPMC: msr.rdpmc}[insn.opcode](cpu, insn)
+    return _done(cpu, insn)
 
 
 _WRMSR, _RDMSR, _RDPMC = 0x0F30, 0x0F32, 0x0F33
 
 
-def _smsw(bare: "Bare", insn: "Insn") -> bool:
+def _smsw(cpu: Cpu, insn: Insn) -> bool:
     if insn.reg != _SMSW or insn.memory or insn.size == 2:
         return False
-    operand.set_register(bare, insn.rm, bare.vcpu.cr0, 4)
-    return _done(bare, insn)
+    operand.set_register(cpu, insn.rm, cpu.vcpu.cr0, 4)
+    return _done(cpu, insn)
 
 
 _SMSW: Final = 4
 
 
-def _ltr(bare: "Bare", insn: "Insn") -> bool:
-    loads = insn.reg == _LTR and not bare.segments.cpl
-    if loads and not operand.read_rm(bare, insn, 2) & 0xFFFC:
+def _ltr(cpu: Cpu, insn: Insn) -> bool:
+    loads = insn.reg == _LTR and not cpu.cpl
+    if loads and not operand.read_rm(cpu, insn, 2) & 0xFFFC:
         raise gp(0)
     return False
 
@@ -78,78 +76,78 @@ def _ltr(bare: "Bare", insn: "Insn") -> bool:
 _LTR: Final = 3
 
 
-def _to_cr(bare: "Bare", insn: "Insn") -> bool:
-    value = bare.q[insn.rm] & x86.MASK32
-    if bare.segments.cpl:
+def _to_cr(cpu: Cpu, insn: Insn) -> bool:
+    value = cpu.q[insn.rm] & x86.MASK32
+    if cpu.cpl:
         return False
     if insn.reg == 0:
         check_cr0(value)
         if not value & x86.CR0_PE:
-            bare.unsupported("real mode (CR0.PE cleared)")
+            cpu.services.unsupported("real mode (CR0.PE cleared)")
             return True
-    elif insn.reg == 4 and value & ~bare.vcpu.model.cr4_defined:
+    elif insn.reg == 4 and value & ~cpu.vcpu.model.cr4_defined:
         raise gp(0)
     return False
 
 
-def _dr(bare: "Bare", insn: "Insn") -> bool:
-    if bare.segments.cpl:
+def _dr(cpu: Cpu, insn: Insn) -> bool:
+    if cpu.cpl:
         return False
-    {_FROM_DR: read_dr, _TO_DR: write_dr}[insn.opcode](bare, insn)
-    return _done(bare, insn)
+    {_FROM_DR: read_dr, _TO_DR: write_dr}[insn.opcode](cpu, insn)
+    return _done(cpu, insn)
 
 
 _FROM_DR, _TO_DR = 0x0F21, 0x0F23
 
 
-def _undefined(_bare: "Bare", _insn: "Insn") -> bool:
+def _undefined(_cpu: Cpu, _insn: Insn) -> bool:
     raise undefined()
 
 
-def _locked(_bare: "Bare", insn: "Insn") -> bool:
+def _locked(_cpu: Cpu, insn: Insn) -> bool:
     record = find(insn)
     if insn.lock and record is not None and not record.lock:
         raise undefined()
     return False
 
 
-def _with_register(_bare: "Bare", insn: "Insn") -> bool:
+def _with_register(_cpu: Cpu, insn: Insn) -> bool:
     if not insn.memory:
         raise undefined()
     return False
 
 
-def _far_return(bare: "Bare", insn: "Insn") -> bool:
+def _far_return(cpu: Cpu, insn: Insn) -> bool:
     if insn.immediate & 0x8000:
-        bare.unsupported("RET far that releases 8000h bytes or more")
+        cpu.services.unsupported("RET far that releases 8000h bytes or more")
         return True
     # In virtual-8086 mode the engine's two words do not wrap with SP.
-    top = bare.q[x86.ESP] & 0xFFFF
-    if bare.q[RFLAGS] & x86.VM and top + 2 * insn.size > 1 << 16:
-        bare.unsupported("RET far over the end of the stack segment")
+    top = cpu.q[x86.ESP] & 0xFFFF
+    if cpu.is_virtual_8086 and top + 2 * insn.size > 1 << 16:
+        cpu.services.unsupported("RET far over the end of the stack segment")
         return True
     return False
 
 
-def _written(bare: "Bare", insn: "Insn") -> bool:
+def _written(cpu: Cpu, insn: Insn) -> bool:
     record = find(insn)
     if record is not None and record.memory:
-        linear = operand.address(bare, insn)
-        operand.translate(bare, linear, lazy_flags.width(insn), write=True)
+        linear = operand.address(cpu, insn)
+        operand.translate(cpu, linear, lazy_flags.width(insn), write=True)
     return False
 
 
-def _user_return(bare: "Bare", insn: "Insn") -> bool:
-    virtual_8086 = bare.q[RFLAGS] & x86.VM
-    nested = insn.opcode == _IRET and bare.q[RFLAGS] & x86.NT and not virtual_8086
-    traps = insn.opcode == _IRET and virtual_8086 and bare.iopl < x86.CPL_USER
+def _user_return(cpu: Cpu, insn: Insn) -> bool:
+    virtual_8086 = cpu.is_virtual_8086
+    nested = insn.opcode == _IRET and cpu.q[RFLAGS] & x86.NT and not virtual_8086
+    traps = insn.opcode == _IRET and virtual_8086 and cpu.iopl < x86.CPL_USER
     # VM is taken at any CPL; the stack's rights are the kernel's at CPL 1 and 2 anyhow.
-    if bare.segments.cpl and not nested and not traps:
-        stack = Stack(bare)
+    if cpu.cpl and not nested and not traps:
+        stack = Stack(cpu)
         for i in range(3 if insn.opcode == _IRET else 2):
             image = stack.peek(i * insn.size, insn.size)
         if insn.opcode == _IRET and image & x86.VM and not virtual_8086:
-            bare.unsupported("IRET of a user with VM set")
+            cpu.services.unsupported("IRET of a user with VM set")
             return True
     return False
 
@@ -157,71 +155,71 @@ def _user_return(bare: "Bare", insn: "Insn") -> bool:
 _IRET: Final = 0xCF
 
 
-def _return_beyond(bare: "Bare", insn: "Insn") -> bool:
+def _return_beyond(cpu: Cpu, insn: Insn) -> bool:
     """Look at the limit where the engine's returns do not."""
-    virtual_8086 = bare.q[RFLAGS] & x86.VM
+    virtual_8086 = cpu.is_virtual_8086
     is_iret = insn.opcode == _IRET
-    traps, nested = bare.iopl < x86.CPL_USER, bare.q[RFLAGS] & x86.NT
+    traps, nested = cpu.iopl < x86.CPL_USER, cpu.q[RFLAGS] & x86.NT
     if is_iret and (traps if virtual_8086 else nested):
         return False
-    stack = Stack(bare)
+    stack = Stack(cpu)
     size = insn.size
     eip, selector = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
     if virtual_8086:
         if eip > x86.V86_LIMIT:
             raise gp(0)
         return False
-    if is_iret and size == 4 and stack.peek(8, 4) & x86.VM and not bare.segments.cpl:
+    if is_iret and size == 4 and stack.peek(8, 4) & x86.VM and not cpu.cpl:
         return False
     try:
-        found = return_target(bare, selector)
-        if selector & 3 > bare.segments.cpl:
+        found = return_target(cpu, selector)
+        if selector & 3 > cpu.cpl:
             at = size * (3 if is_iret else 2) + insn.immediate
             ss = stack.peek(at + size, size) & 0xFFFF
-            bare.segments.check_stack(ss, selector & 3, x86.VEC_GP)
+            cpu.check_stack(ss, selector & 3, x86.VEC_GP)
     except GuestFault:
         return False  # the engine finds it, too
     found.check_limit(eip)
     return False
 
 
-def _to_virtual_8086(bare: "Bare", insn: "Insn") -> bool:
-    if bare.segments.cpl or insn.size == 2 or bare.q[RFLAGS] & x86.NT:
+def _to_virtual_8086(cpu: Cpu, insn: Insn) -> bool:
+    if cpu.cpl or insn.size == 2 or cpu.q[RFLAGS] & x86.NT:
         return False
-    stack = Stack(bare)
+    stack = Stack(cpu)
     if stack.peek(8, 4) & x86.VM and stack.peek(0, 4) > x86.V86_LIMIT:
         raise gp(0)
     return False
 
 
-def _pushfd(bare: "Bare", insn: "Insn") -> bool:
-    virtual_8086 = bare.q[RFLAGS] & x86.VM
-    if not virtual_8086 or insn.size == 2 or bare.iopl < x86.CPL_USER:
+def _pushfd(cpu: Cpu, insn: Insn) -> bool:
+    virtual_8086 = cpu.is_virtual_8086
+    if not virtual_8086 or insn.size == 2 or cpu.iopl < x86.CPL_USER:
         return False
-    stack = Stack(bare)
-    stack.push(bare.guest_flags() & ~(x86.VM | x86.RF), 4)
+    stack = Stack(cpu)
+    stack.push(cpu.services.guest_flags() & ~(x86.VM | x86.RF), 4)
     stack.commit()
-    return _done(bare, insn)
+    return _done(cpu, insn)
 
 
-def _user_call(bare: "Bare", insn: "Insn") -> bool:
-    pointer = far_pointer(bare, insn)
+def _user_call(cpu: Cpu, insn: Insn) -> bool:
+    pointer = far_pointer(cpu, insn)
     jumps = insn.opcode == _JMP or (insn.opcode == _INDIRECT and insn.reg == _JMP_REG)
-    if pointer is None or bare.segments.cpl != x86.CPL_USER or jumps:
+    if pointer is None or cpu.cpl != x86.CPL_USER or jumps:
         return False
-    if bare.q[RFLAGS] & x86.VM:
+    if cpu.is_virtual_8086:
         if pointer[1] > x86.V86_LIMIT:
             raise gp(0)
     else:
         try:
-            found = bare.segments.check_code(pointer[0], x86.CPL_USER)
+            found = cpu.check_code(pointer[0], x86.CPL_USER)
             found.check_limit(pointer[1])
         except GuestFault:
             return False  # the engine finds it, too, and first
-    stack = Stack(bare)
+    stack = Stack(cpu)
     # As the engine, which pushes both again if both can be.
-    stack.push(bare.d[SELECTOR[x86.CS]], insn.size)
-    stack.push(bare.q[RIP] + insn.length, insn.size)
+    stack.push(cpu.d[SELECTOR[x86.CS]], insn.size)
+    stack.push(cpu.q[RIP] + insn.length, insn.size)
     return False
 
 
@@ -229,38 +227,38 @@ _CALL, _JMP, _INDIRECT = 0x9A, 0xEA, 0xFF
 _CALL_REG, _JMP_REG = 3, 5  # ModRM.reg
 
 
-def is_far_jump(insn: "Insn") -> bool:
+def is_far_jump(insn: Insn) -> bool:
     """Tell whether it is a far JMP or CALL."""
     if insn.opcode == _INDIRECT:
         return insn.memory and insn.reg in (_CALL_REG, _JMP_REG)
     return insn.opcode in (_CALL, _JMP)
 
 
-def far_pointer(bare: "Bare", insn: "Insn") -> tuple[int, int] | None:
+def far_pointer(cpu: Cpu, insn: Insn) -> tuple[int, int] | None:
     """Return selector and offset of a far JMP or CALL; None if it is none."""
     if not is_far_jump(insn):
         return None
     if insn.opcode != _INDIRECT:
         return insn.selector, insn.immediate
-    where = operand.address(bare, insn)
-    offset = operand.read(bare, where, insn.size)
-    return operand.read(bare, where + insn.size, 2), offset
+    where = operand.address(cpu, insn)
+    offset = operand.read(cpu, where, insn.size)
+    return operand.read(cpu, where + insn.size, 2), offset
 
 
-def _later(_bare: "Bare", insn: "Insn") -> bool:
+def _later(_cpu: Cpu, insn: Insn) -> bool:
     if of_later_cpus(insn):
         raise undefined()
     return False
 
 
-def _icebp(bare: "Bare", insn: "Insn") -> bool:
-    _done(bare, insn)
+def _icebp(cpu: Cpu, insn: Insn) -> bool:
+    _done(cpu, insn)
     raise GuestFault(x86.VEC_DB)
 
 
-def _done(bare: "Bare", insn: "Insn") -> bool:
-    bare.d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ  # the shadow of the STI before it
-    bare.q[RIP] = (bare.q[RIP] + insn.length) & x86.MASK32
+def _done(cpu: Cpu, insn: Insn) -> bool:
+    cpu.d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ  # the shadow of the STI before it
+    cpu.q[RIP] = (cpu.q[RIP] + insn.length) & x86.MASK32
     return True
 
 

@@ -1,45 +1,50 @@
-"""InstructionCache: the places in the guest's code where exits happen, decoded once.
+"""The places in the guest's code where exits happen (sites), decoded once.
 
 A decoded instruction is kept by guest page for as long as that page is code. CLI and
 STI at pages that stay mapped (global ones) are given to the compiled hook besides.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from emu86.cpu.state import ATTRIBUTES, BASE, ERROR_CODE, RIP
+from emu86.cpu.engine import Engine
+from emu86.cpu.state import BASE, ERROR_CODE, RIP
+from emu86.mmu.memory import GuestMemory
 from emu86.mmu.ram import CODE
+from emu86.mmu.shadow import ShadowMmu
 from emu86.native import abi
+from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn, decode
 from emu86.rings.insn.table import find
 from emu86.spec import x86
 
-if TYPE_CHECKING:
-    from emu86.rings.technique.deprivileged import Deprivileged
-
 _CS_BASE: Final = BASE[x86.CS]
-_CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
 _MASK64: Final = (1 << 64) - 1
 _NO_GUARDS: Final = memoryview(bytes(8 * abi.GUARDED_WORDS)).cast("q")
 _NO_SITES: Final = memoryview(bytes(16 * (abi.SITE_MASK + 1))).cast("q")
 
 
 class InstructionCache:
-    """The decoded sites of one VMM."""
+    """The decoded sites of one VMM; `compiles`: some may be compiled code's."""
 
-    def __init__(self, vmm: "Deprivileged") -> None:
-        self.vmm = vmm
-        self._q, self._d = vmm.q, vmm.d
-        self._control = vmm.engine.control
-        self._memory = vmm.memory
-        self._pages = vmm.memory.read_pages  # linear page -> GPA of the page
+    def __init__(
+        self, engine: Engine, cpu: Cpu, memory: GuestMemory, mmu: ShadowMmu
+    ) -> None:
+        self._cpu = cpu
+        self._q, self._d = cpu.q, cpu.d
+        self._control = engine.control
+        self._flushes_page = engine.can.flush_page
+        self._memory = memory
+        self._mmu = mmu
+        self._pages = memory.read_pages  # linear page -> GPA of the page
+        self.compiles = True
         # Guest page -> offset in it (plus 4096 in 16-bit code) -> instruction.
         self._sites: dict[int, dict[int, Insn]] = {}
-        self._learned: set[int] = set()  # linear pages known to the compiled hook
+        self._compiled: set[int] = set()  # linear pages known to the compiled hook
         self._guarded: set[int] = set()
-        self.local = False  # some learned sites' pages are not global
-        listeners = vmm.mmu.listeners
+        self.local = False  # some compiled sites' pages are not global
+        listeners = mmu.listeners
         listeners.code_changed.append(self.forget)
-        listeners.flushed_all.append(self.unlearn)
+        listeners.flushed_all.append(self.drop_compiled)
         listeners.flushed_nonglobal.append(self._switch)
         listeners.flushed_page.append(self.invalidate)
 
@@ -66,7 +71,7 @@ class InstructionCache:
         if sites is None:
             return None
         offset = linear & 0xFFF
-        if not d[_CS_ATTRIBUTES] & x86.DESC_B:
+        if self._cpu.code_bits == 16:
             offset |= x86.PAGE_SIZE
         insn = sites.get(offset)
         if insn is None or insn.record is None:
@@ -76,11 +81,10 @@ class InstructionCache:
 
     def at_eip(self) -> Insn:
         """Return the instruction at CS:EIP, decoding and keeping it if it is new."""
-        q = self._q
-        linear = (q[RIP] + q[_CS_BASE]) & x86.MASK32
+        linear = self._cpu.linear_eip
         gpa = self._memory.code(linear)
         page, offset = gpa >> x86.PAGE_SHIFT, gpa & 0xFFF
-        bits = 32 if self._d[_CS_ATTRIBUTES] & x86.DESC_B else 16
+        bits = self._cpu.code_bits
         if bits == 16:
             offset |= x86.PAGE_SIZE
         sites = self._sites.get(page)
@@ -93,7 +97,7 @@ class InstructionCache:
         if decoded is not None:
             insn.record = find(insn)
         # A mixed page is rewritten without the VMM's knowledge.
-        self.vmm.mmu.use.unmix(page)
+        self._mmu.use.unmix(page)
         if (
             self._memory.ram.backed(page)
             and self._memory.ram.state[page] == CODE
@@ -104,8 +108,7 @@ class InstructionCache:
 
     def code_at_eip(self) -> bytes:
         """Return the code at CS:EIP."""
-        linear = (self._q[RIP] + self._q[_CS_BASE]) & x86.MASK32
-        return self.code(linear, 32 if self._d[_CS_ATTRIBUTES] & x86.DESC_B else 16)
+        return self.code(self._cpu.linear_eip, self._cpu.code_bits)
 
     def code(self, linear: int, bits: int) -> bytes:
         """Return 15 bytes of code, or those to the end of the page if they are enough.
@@ -121,30 +124,30 @@ class InstructionCache:
     def forget(self, page: int) -> None:
         """Drop what is kept of a guest page: its code has changed."""
         if self._sites.pop(page, None) is not None:
-            self.unlearn()
+            self.drop_compiled()
 
-    def learn(self, insn: Insn, kind: int) -> None:
+    def compile(self, insn: Insn, kind: int) -> None:
         """Let the compiled hook handle the instruction at CS:EIP from now on.
 
         Not while exits are timed or watched, which only Python does.
         """
-        vmm = self.vmm
-        wanted = abi.INVLPG_LENGTH if kind >= abi.SITE_INVLPG else 1
+        invlpg = kind >= abi.SITE_INVLPG
+        wanted = abi.INVLPG_LENGTH if invlpg else 1
         fits = kind == abi.SITE_SPLIT or insn.length == wanted
-        if not fits or vmm.timing or vmm.observers:
+        if not fits or not self.compiles or (invlpg and not self._flushes_page):
             return
-        linear = (self._q[RIP] + self._q[_CS_BASE]) & x86.MASK32
+        linear = self._cpu.linear_eip
         kept = self._sites.get(self._memory.code(linear) >> x86.PAGE_SHIFT, {})
         # What is not kept is in a mixed page or on two: `forget` would not hear of it.
-        if kept.get(linear & 0xFFF) is not insn or self.vmm.segments.cpl:
+        if kept.get(linear & 0xFFF) is not insn or self._cpu.cpl:
             return
-        if not vmm.mmu.is_global(linear):
+        if not self._mmu.is_global(linear):
             self.local = True
         slot = abi.site_slot(linear)
         self._control[slot] = linear
         self._control[slot + 1] = kind
         page = linear >> x86.PAGE_SHIFT
-        self._learned.add(page)
+        self._compiled.add(page)
         self._guard(page)
 
     def guard(self, page: int) -> None:
@@ -160,19 +163,19 @@ class InstructionCache:
         self._control[at] = bits - (bits >> 63 << 64)
 
     def invalidate(self, gva: int) -> None:
-        """INVLPG: a page with learned sites may be another one now."""
-        if gva >> x86.PAGE_SHIFT in self._learned:
-            self.unlearn()
+        """INVLPG: a page with compiled sites may be another one now."""
+        if gva >> x86.PAGE_SHIFT in self._compiled:
+            self.drop_compiled()
 
     def _switch(self) -> None:
         """MOV to CR3: pages that are not global may be other ones now."""
         if self.local:
-            self.unlearn()
+            self.drop_compiled()
 
-    def unlearn(self) -> None:
+    def drop_compiled(self) -> None:
         """Take every site back from the compiled hook."""
-        if self._learned:
-            self._learned.clear()
+        if self._compiled:
+            self._compiled.clear()
             self.local = False
             end = abi.GUARDED + abi.GUARDED_WORDS
             self._control[abi.GUARDED : end] = _NO_GUARDS

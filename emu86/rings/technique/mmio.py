@@ -7,20 +7,22 @@ that the hardware itself tells of a store.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import capstone
 from capstone import x86 as cs_x86
 
-from emu86.cpu.state import ATTRIBUTES, RIP
+from emu86.cpu.state import RIP
 from emu86.mmu.memory import PageFault
+from emu86.mmu.shadow import ShadowMmu
 from emu86.mmu.vmm_memory import VmmMemory
+from emu86.rings.cpu import Cpu
 from emu86.rings.decode import decode
 from emu86.rings.events.accesses import DETAILED
+from emu86.rings.events.breakpoints import Breakpoints
+from emu86.rings.events.single_step import SingleStep
+from emu86.rings.technique.instruction_cache import InstructionCache
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.technique.deprivileged import Deprivileged
 
 _ONES: Final = b"\xff" * x86.PAGE_SIZE
 
@@ -42,11 +44,22 @@ class _Window:
     written: list[tuple[int, int]] = field(default_factory=list)
 
 
-class Stepper:
+class MmioStep:
     """The step in progress, if any."""
 
-    def __init__(self, vmm: "Deprivileged") -> None:
-        self.vmm = vmm
+    def __init__(
+        self,
+        cpu: Cpu,
+        mmu: ShadowMmu,
+        instructions: InstructionCache,
+        single_step: SingleStep,
+        breakpoints: Breakpoints,
+    ) -> None:
+        self._cpu = cpu
+        self._mmu = mmu
+        self._instructions = instructions
+        self._single_step = single_step
+        self._breakpoints = breakpoints
         self.windows: list[_Window] = []
         self.pages: list[int] = []  # mixed pages that the step has shared
         self._contender = -1  # EIP at the last contention
@@ -64,13 +77,12 @@ class Stepper:
         it stands in by another address, say, and fetch and store would take it from
         each other for ever. So it is stepped with both.
         """
-        vmm = self.vmm
-        use, eip = vmm.mmu.use, vmm.q[RIP]
+        use, eip = self._mmu.use, self._cpu.q[RIP]
         page, use.taken_over = use.taken_over, -1
         if self._contender == eip:
             self.pages.append(page)
             use.allow_aliases(page)
-            vmm.steps.force()
+            self._single_step.force()
         self._contender = eip
 
     def start(self, gva: int, gpa: int, index: int, *, write: bool) -> bool:
@@ -79,10 +91,9 @@ class Stepper:
         write: the access that missed is a store. A store to what has been loaded misses
         once more.
         """
-        vmm = self.vmm
-        if self._resets != vmm.mmu.stats.resets:
+        if self._resets != self._mmu.stats.resets:
             self.windows.clear()  # they went with the shadow tables
-            self._resets = vmm.mmu.stats.resets
+            self._resets = self._mmu.stats.resets
         width, loads = self._operand(write=write)
         offset = gpa & 0xFFF
         for other in self.windows:
@@ -96,29 +107,29 @@ class Stepper:
                 return False
             page = VmmMemory.WINDOWS[len(self.windows)]
             window = _Window(
-                gva, index, page, gpa >> x86.PAGE_SHIFT in vmm.mmu.mmio_pages
+                gva, index, page, gpa >> x86.PAGE_SHIFT in self._mmu.mmio_pages
             )
             self.windows.append(window)
-            vmm.vmm_memory.page(page)[:] = _ONES
+            self._mmu.vmm_memory.page(page)[:] = _ONES
         window.rest = max(0, offset + width - x86.PAGE_SIZE)
         width -= window.rest
         access = gpa, width
         if window.device and (loads or not write) and access not in window.read:
-            shown = vmm.vmm_memory.page(window.page)
-            shown[offset : offset + width] = vmm.bus.mmio_read(gpa, width)
+            shown = self._mmu.vmm_memory.page(window.page)
+            shown[offset : offset + width] = self._cpu.services.mmio_read(gpa, width)
             window.read.append(access)
         if write:
             window.written.append(access)
-        vmm.mmu.open_window(index, gva, window.page, write=bool(window.written))
-        vmm.steps.force()
+        write = bool(window.written)
+        self._mmu.open_window(index, gva, window.page, write=write)
+        self._single_step.force()
         return True
 
     def _operand(self, *, write: bool) -> tuple[int, bool]:
         """Return the width in bytes of EIP's memory access and whether it loads."""
-        vmm = self.vmm
-        bits = 32 if vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16
+        bits = self._cpu.code_bits
         try:
-            code = vmm.sites.code_at_eip()
+            code = self._instructions.code_at_eip()
         except PageFault:
             return 4, False
         wanted = capstone.CS_AC_WRITE if write else capstone.CS_AC_READ
@@ -141,24 +152,24 @@ class Stepper:
 
     def finish(self) -> None:
         """Give what the instruction wrote to the bus."""
-        vmm = self.vmm
         writes = []
         for window in self.windows:
-            stored = vmm.vmm_memory.page(window.page)
+            stored = self._mmu.vmm_memory.page(window.page)
             for gpa, width in window.written if window.device else ():
                 at = gpa & 0xFFF
                 writes.append((gpa, bytes(stored[at : at + width])))
         self._close()
         for gpa, data in writes:
-            vmm.mmio_write(gpa, data)
+            self._cpu.services.mmio_write(gpa, data)
 
     def _close(self) -> None:
-        vmm = self.vmm
-        if self._resets == vmm.mmu.stats.resets:
+        if self._resets == self._mmu.stats.resets:
             for window in self.windows:
-                vmm.mmu.close_window(window.index, window.gva)
+                self._mmu.close_window(window.index, window.gva)
         self.windows.clear()
         for page in self.pages:
-            vmm.mmu.use.end_aliases(page)
+            self._mmu.use.end_aliases(page)
         self.pages.clear()
-        vmm.steps.release()
+        if not self._breakpoints.armed:
+            self._single_step.release()
+            self._breakpoints.resume = 0

@@ -11,17 +11,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from emu86.cpu.state import ATTRIBUTES, HFLAGS, RFLAGS
+from emu86.cpu.engine import Engine
+from emu86.cpu.state import HFLAGS
+from emu86.mmu.shadow import ShadowMmu
+from emu86.rings.cpu import Cpu
 from emu86.rings.decode import decode
 from emu86.rings.insn import flag_states
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.table import GROUP7, GROUP9, RECORDS, find, of_later_cpus
 from emu86.spec import x86
-
-if TYPE_CHECKING:
-    from emu86.rings.technique.deprivileged import Deprivileged
 
 INT3: Final = 0xCC
 # LES and LDS with a register operand are VEX prefixes to the engine.
@@ -94,32 +94,38 @@ def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
 class Scanner:
     """Scans and patches the blocks of one engine."""
 
-    def __init__(self, vmm: "Deprivileged", *, iopl_raised: bool) -> None:
-        self.vmm = vmm
+    def __init__(
+        self, engine: Engine, cpu: Cpu, mmu: ShadowMmu, *, iopl_raised: bool
+    ) -> None:
+        self._engine = engine
+        self._cpu = cpu
+        self._mmu = mmu
+        self._ram = mmu.ram
         self.blocks = 0
         self.decoded = 0
         self.patched: Counter[str] = Counter()
         self.sites: dict[int, set[int]] = {}  # guest page -> GPAs of patched sites
         # A patched block waits to be translated and nothing may come between: the
         # site's GPA, the byte that stood there.
-        self.waiting: tuple[int, int] | None = None
-        vmm.mmu.listeners.code_changed.append(self.forget)
+        self.pending: tuple[int, int] | None = None
+        mmu.listeners.code_changed.append(self.forget)
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
         self._skip = {1: kernel_skip, 3: ()}
         self._filter = {1: _prefilter(1, kernel_skip), 3: _prefilter(3, ())}
 
     def on_block(self, linear: int, size: int) -> None:
         """Take a block that the engine has translated and not yet run."""
-        if self.waiting is not None:
-            self.restore()
+        if self.pending is not None:
+            self.unpatch()
             return
         self.blocks += 1
         linear &= x86.MASK32
-        vmm = self.vmm
+        cpu = self._cpu
+        cpu.update_mode()
         # Where the guest's CPL is the engine's own, its rings 1 and 2 are as its users.
-        ring = 3 if vmm.d[HFLAGS] & 3 == 3 or vmm.segments.inner else 1
-        code = vmm.mmu.fetch(linear, size)
-        if vmm.engine.stepped:
+        ring = 3 if cpu.d[HFLAGS] & 3 == 3 or cpu.inner else 1
+        code = self._mmu.fetch(linear, size)
+        if self._engine.stepped:
             code = self._first(code)  # no more of the block will run
         if not self._filter[ring].search(code):
             return
@@ -130,14 +136,13 @@ class Scanner:
 
     def _first(self, code: bytes) -> bytes:
         """Return the first instruction of a block."""
-        bits = 32 if self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16
-        insn = decode(code, bits)
+        insn = decode(code, self._cpu.code_bits)
         return code if insn is None else code[: insn.length]
 
     def _first_site(self, code: bytes, ring: int) -> int | None:
         """Return the offset of the first instruction to patch."""
-        bits = 32 if self.vmm.d[ATTRIBUTES[x86.CS]] & x86.DESC_B else 16
-        virtual_8086 = self.vmm.q[RFLAGS] & x86.VM
+        bits = self._cpu.code_bits
+        virtual_8086 = self._cpu.is_virtual_8086
         skip = self._skip[ring]
         state = flag_states.CAME
         offset = 0
@@ -167,41 +172,38 @@ class Scanner:
         return None
 
     def _patch(self, site: int, linear: int, size: int) -> None:
-        vmm = self.vmm
-        gpa = vmm.mmu.fetch_gpa(site)
-        if not vmm.memory.ram.backed(gpa >> x86.PAGE_SHIFT):
+        mmu, ram = self._mmu, self._ram
+        gpa = mmu.fetch_gpa(site)
+        if not ram.backed(gpa >> x86.PAGE_SHIFT):
             # All ones, then RAM: no INT3 can be put there.
-            vmm.unsupported("a far jump out of what is no RAM")
+            self._cpu.services.unsupported("a far jump out of what is no RAM")
             return
         self.sites.setdefault(gpa >> x86.PAGE_SHIFT, set()).add(gpa)
-        start = vmm.mmu.fetch_gpa(linear)
-        ram = vmm.memory.bytes
-        self.waiting = gpa, ram[gpa]
-        ram[gpa] = INT3
-        vmm.engine.drop_code(start, min(size, x86.PAGE_SIZE - (start & 0xFFF)))
-        vmm.engine.stop()
+        start = mmu.fetch_gpa(linear)
+        self.pending = gpa, ram.bytes[gpa]
+        ram.bytes[gpa] = INT3
+        self._engine.drop_code(start, min(size, x86.PAGE_SIZE - (start & 0xFFF)))
+        self._engine.stop()
 
-    def restore(self) -> None:
+    def unpatch(self) -> None:
         """Put the guest's byte back, once the patched block has been translated."""
-        if self.waiting is not None:
-            gpa, byte = self.waiting
-            self.waiting = None
-            self.vmm.memory.bytes[gpa] = byte
+        if self.pending is not None:
+            gpa, byte = self.pending
+            self.pending = None
+            self._ram.bytes[gpa] = byte
 
-    def change_ring(self) -> None:
-        """Scan all code again: the guest enters or leaves its rings 1 and 2.
+    def scan_again(self) -> None:
+        """Scan all code anew: the guest enters or leaves its rings 1 and 2.
 
         Its rings 0 and 1 are one to the engine, which shares their translations.
         """
-        vmm = self.vmm
-        for page in vmm.mmu.use.code_pages():
-            vmm.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
-        vmm.sites.unlearn()
+        for page in self._mmu.use.code_pages():
+            self._engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
 
     def is_patched(self, gpa: int) -> bool:
         """Tell whether an INT3 at `gpa` is the VMM's."""
         sites = self.sites.get(gpa >> x86.PAGE_SHIFT)
-        return sites is not None and gpa in sites and self.vmm.memory.bytes[gpa] != INT3
+        return sites is not None and gpa in sites and self._ram.bytes[gpa] != INT3
 
     def forget(self, page: int) -> None:
         """Drop what was known of a guest page: its code is gone."""

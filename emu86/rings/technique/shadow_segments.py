@@ -1,4 +1,4 @@
-"""Segments: the guest's descriptor tables, and those the hardware loads from.
+"""Segments of a deprivileged guest: its tables, and those that the hardware loads from.
 
 A shadow table holds the guest's code and data descriptors with DPL 0 raised to 1, so
 that most segment loads run natively. What it leaves out makes the load trap, and then
@@ -8,27 +8,23 @@ written to a table's page, until the table is read again. Source: SDM Vol. 3A ch
 and 5.
 """
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable
+from typing import Final
 
 from emu86.cpu import offsets
-from emu86.cpu.state import ATTRIBUTES, BASE, HFLAGS, LIMIT, SELECTOR
-from emu86.mmu.memory import PageFault
+from emu86.cpu.engine import Engine
+from emu86.cpu.state import RFLAGS, SELECTOR
+from emu86.cpu.vcpu import VCpu
+from emu86.mmu.memory import GuestMemory, PageFault
+from emu86.mmu.shadow import ShadowMmu
 from emu86.mmu.vmm_memory import VmmMemory
-from emu86.rings.descriptors import Descriptor, SegmentRegisters
+from emu86.rings.cpu import Cpu
+from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault
+from emu86.rings.plans import Plans
+from emu86.rings.technique.base import Policy
 from emu86.spec import x86
 
-if TYPE_CHECKING:
-    from emu86.rings.technique.deprivileged import Deprivileged
-
-_CS_SELECTOR: Final = SELECTOR[x86.CS]
-_CS_BASE: Final = BASE[x86.CS]
-_CS_LIMIT: Final = LIMIT[x86.CS]
-_CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
-_SS_SELECTOR: Final = SELECTOR[x86.SS]
-_SS_BASE: Final = BASE[x86.SS]
-_SS_LIMIT: Final = LIMIT[x86.SS]
-_SS_ATTRIBUTES: Final = ATTRIBUTES[x86.SS]
 _NATIVE: Final = x86.DESC_P | x86.DESC_S | x86.DESC_A
 _EMPTY: Final = memoryview(bytes(0x10000)).cast("Q")
 _MANY: Final = 0x10000  # encoded descriptors kept, whatever the guest writes
@@ -37,10 +33,9 @@ _MANY: Final = 0x10000  # encoded descriptors kept, whatever the guest writes
 class ShadowTable:
     """The hardware's copy of the guest's GDT or LDT, at a fixed linear address."""
 
-    def __init__(self, segments: "ShadowSegments", page: int, register: int) -> None:
-        self.segments = segments
-        self.vmm = vmm = segments.vmm
-        self.entries = vmm.vmm_memory.descriptors(page)
+    def __init__(self, cpu: "ShadowCpu", page: int, register: int) -> None:
+        self._cpu = cpu
+        self.entries = cpu.mmu.vmm_memory.descriptors(page)
         self.linear = VmmMemory.linear(page)
         self.register = register
         self.base = self.limit = 0
@@ -56,7 +51,7 @@ class ShadowTable:
         self.base, self.limit = base, limit
         self._encoded.clear()
         self._clear()
-        self.vmm.engine.set_table(self.register, self.linear, max(limit, 0))
+        self._cpu.state.set_table(self.register, self.linear, max(limit, 0))
         self.stale = limit >= 0
 
     def written(self, page: int) -> None:
@@ -74,15 +69,15 @@ class ShadowTable:
         self.filled = 0
         self.pages.clear()
         self.known.clear()
-        self.segments.forget_plans()
+        self._cpu.checked.forget()
 
     def refresh(self) -> None:
         """Read the guest's table again and watch its pages."""
         self._clear()
         self.stale = False
-        vmm = self.vmm
+        cpu = self._cpu
         size = (min(self.limit, 0xFFFF) + 1) & ~7
-        mem = vmm.memory
+        mem = cpu.memory
         at, end = self.base, self.base + size
         raw = b""
         try:
@@ -92,8 +87,8 @@ class ShadowTable:
                 page = gpa >> 12
                 if not mem.ram.backed(page):
                     break
-                vmm.mmu.use.watch(page)
-                self.segments.hold_page(at & x86.MASK32, gpa)
+                cpu.mmu.use.watch(page)
+                cpu.watch_table_page(at & x86.MASK32, gpa)
                 self.pages.add(page)
                 raw += mem.bytes[gpa : gpa + part]
                 at += part
@@ -119,39 +114,36 @@ class ShadowTable:
         dpl = high & x86.DESC_DPL
         if high & x86.DESC_CODE and not dpl:
             return 0  # with it in CS, the engine would put its own CPL in CS's RPL
-        if dpl == 0 and not self.segments.inner:
+        if dpl == 0 and not self._cpu.inner:
             high |= 1 << x86.DESC_DPL_SHIFT
         elif dpl != x86.DESC_DPL:
             return 0
         return word & x86.MASK32 | (high & ~x86.DESC_L) << 32
 
 
-class Plan(NamedTuple):
-    """What a transfer to a code segment (and a stack segment) loads, checked before.
+class ShadowCpu(Cpu):
+    """A CPU whose guest's ring 0 runs in the engine's ring 1.
 
-    Valid until a descriptor table is written or loaded. ss: the stack's selector;
-    offset, kind: of an interrupt's gate.
+    guard_page: told of each linear page with descriptors, whose INVLPG is to be seen;
+    ring_changed: told when the guest enters or leaves its rings 1 and 2.
     """
 
-    cs: int
-    cs_hidden: tuple[int, int, int]  # base, limit, attributes
-    ss: int = 0
-    ss_hidden: tuple[int, int, int] = (0, 0, 0)
-    offset: int = 0
-    kind: int = 0
+    memory: GuestMemory
 
-
-class ShadowSegments(SegmentRegisters):
-    """Segment registers and descriptor tables of one virtual CPU."""
-
-    def __init__(self, vmm: "Deprivileged") -> None:
-        super().__init__(vmm.engine, vmm.vcpu)
-        self.vmm = vmm
-        self.memory = vmm.memory
-        self.pmu = vmm.vcpu.pmu
-        self.inner = False  # the guest runs in its ring 1 or 2: DPL 0 is out of reach
-        self.returns: dict[int, Plan] = {}  # by CS, SS: IRET to ring 0 or 3
-        self.gates: dict[int, Plan] = {}  # by vector and SS: events in ring 0 or 3
+    def __init__(
+        self,
+        engine: Engine,
+        vcpu: VCpu,
+        memory: GuestMemory,
+        mmu: ShadowMmu,
+        policy: Policy,
+    ) -> None:
+        super().__init__(engine, vcpu, memory, engine.clock)
+        self.mmu = mmu
+        self._raises_iopl = policy.raises_iopl
+        self.guard_page: Callable[[int], None] = lambda _page: None
+        self.ring_changed: Callable[[], None] = lambda: None
+        self.plans = self.checked = Plans(self._is_watched, self._watch_gate)
         self.idt_pages: set[int] = set()
         # Linear pages of the tables read, by where they were then; local: some of them
         # are not global, so that MOV to CR3 can put another page there.
@@ -159,7 +151,7 @@ class ShadowSegments(SegmentRegisters):
         self.local = False
         self.gdt = ShadowTable(self, VmmMemory.GDT, offsets.GDTR)
         self.ldt = ShadowTable(self, VmmMemory.LDT, offsets.LDTR)
-        listeners = vmm.mmu.listeners
+        listeners = mmu.listeners
         listeners.table_written.append(self._written)
         listeners.flushed_all.append(self.check_mapping)
         listeners.flushed_nonglobal.append(self._switch)
@@ -170,14 +162,14 @@ class ShadowSegments(SegmentRegisters):
         self.ldt.written(page)
         if page in self.idt_pages:
             self.idt_pages.clear()
-            self.gates.clear()
+            self.checked.gates.clear()
 
-    def hold_page(self, linear: int, gpa: int) -> None:
+    def watch_table_page(self, linear: int, gpa: int) -> None:
         """Note that descriptors at `linear` were read from `gpa`'s page."""
         page = linear >> x86.PAGE_SHIFT
         self.held[page] = gpa & x86.PAGE_MASK
-        self.vmm.sites.guard(page)
-        if not self.vmm.mmu.is_global(linear):
+        self.guard_page(page)
+        if not self.mmu.is_global(linear):
             self.local = True
 
     def _switch(self) -> None:
@@ -192,7 +184,7 @@ class ShadowSegments(SegmentRegisters):
 
     def check_mapping(self) -> None:
         """Have the tables read again if one of their pages is another page now."""
-        lookup = self.vmm.mmu.lookup
+        lookup = self.mmu.lookup
         for page, start in self.held.items():
             if lookup(page << x86.PAGE_SHIFT) != start:
                 self._renew()
@@ -205,27 +197,21 @@ class ShadowSegments(SegmentRegisters):
         self.gdt.renew()
         self.ldt.renew()
         self.idt_pages.clear()
-        self.gates.clear()
-
-    def forget_plans(self) -> None:
-        """A descriptor table has changed."""
-        self.returns.clear()
-        self.gates.clear()
+        self.checked.gates.clear()
 
     def load_idt(self, base: int, limit: int) -> None:
         """LIDT."""
         self.vcpu.idt_base, self.vcpu.idt_limit = base, limit
         self._renew()
 
-    def watch_idt(self, linear: int) -> bool:
-        """Watch the page of a gate, so that its plan can be kept; tell if possible."""
+    def _watch_gate(self, linear: int) -> bool:
         gpa = self.memory.code(linear)
         page = gpa >> x86.PAGE_SHIFT
         if not self.memory.ram.backed(page) or gpa & 0xFFF > x86.PAGE_SIZE - 8:
             return False
         if page not in self.idt_pages:
-            self.vmm.mmu.use.watch(page)
-            self.hold_page(linear, gpa)
+            self.mmu.use.watch(page)
+            self.watch_table_page(linear, gpa)
             self.idt_pages.add(page)
         return True
 
@@ -267,65 +253,49 @@ class ShadowSegments(SegmentRegisters):
             table.known[offset] = found
         return found
 
-    def write_high(self, selector: int, high: int) -> None:
+    def write_descriptor_high(self, selector: int, high: int) -> None:
         """Write the high doubleword of a descriptor in the guest's table."""
         where = self.table(selector).base + (selector & 0xFFF8) + 4
         self.memory.write32(where & x86.MASK32, high)
 
     # -- what the registers hold -------------------------------------------------------
 
-    def hold(self, index: int, selector: int, found: Descriptor) -> None:
-        """Put a checked descriptor in a segment register; then `enter` or `settle`."""
+    def set_segment(self, index: int, selector: int, found: Descriptor) -> None:
+        """Put a checked descriptor in a segment register."""
         attributes = found.attributes | x86.DESC_A
         if not attributes & x86.DESC_DPL:
             attributes |= 1 << x86.DESC_DPL_SHIFT
-        self.engine.set_segment(index, selector, found.base, found.limit, attributes)
+        self.state.set_segment(index, selector, found.base, found.limit, attributes)
 
-    def plan(self, ss: int = 0, offset: int = 0, kind: int = 0) -> Plan:
-        """Keep what CS and SS hold now."""
-        d, q = self.d, self.q
-        code, stack = (
-            (q[BASE[i]], d[LIMIT[i]], d[ATTRIBUTES[i]]) for i in (x86.CS, x86.SS)
-        )
-        return Plan(d[_CS_SELECTOR], code, ss, stack, offset, kind)
-
-    def watched(self, *selectors: int) -> bool:
-        """Tell whether a write to any of these descriptors would be told."""
+    def _is_watched(self, *selectors: int) -> bool:
         return all(
             (selector & 0xFFF8) < 8 * self.table(selector).filled
             for selector in selectors
         )
 
-    def follow(self, plan: Plan, cpl: int, *, stack: bool) -> None:
-        """Load CS (and SS) of a plan for the guest's ring `cpl`, 0 or 3."""
-        d, q = self.d, self.q
-        d[_CS_SELECTOR] = plan.cs
-        q[_CS_BASE], d[_CS_LIMIT], d[_CS_ATTRIBUTES] = plan.cs_hidden
-        if stack:
-            d[_SS_SELECTOR] = plan.ss
-            q[_SS_BASE], d[_SS_LIMIT], d[_SS_ATTRIBUTES] = plan.ss_hidden
-        d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
-        self.engine.sync_mode(cpl or 1)
-        if self.pmu.by_ring:
-            self.pmu.turn(self.vmm.now, cpl)
-
-    def enter(self) -> None:
+    def enter_ring(self) -> None:
         """Make the engine's CPL follow the guest's, which CS's selector tells."""
+        self.update_mode()
         cpl = self.cpl
-        self.engine.sync_mode(cpl or 1)
+        self.state.sync_mode(cpl or 1)
         inner = cpl in (1, 2)
         if inner != self.inner:
             self.inner = inner
             for table in (self.gdt, self.ldt):
                 table.load(table.base, table.limit)
-            self.vmm.scanner.change_ring()
-        self.vmm.sync_iopl(cpl)
-        if self.pmu.by_ring:
-            self.pmu.turn(self.vmm.now, cpl)
+            self.ring_changed()
+        self.sync_iopl()
+        self.count_ring()
 
-    def held_dpl(self, index: int) -> int:
+    def sync_iopl(self) -> None:
+        """Set the hardware's IOPL for code at the guest's CPL."""
+        raised = self._raises_iopl and self.cpl == 0
+        level = max(self.iopl, 1) if raised else self.iopl
+        self.q[RFLAGS] = self.q[RFLAGS] & ~x86.IOPL | level << 12
+
+    def loaded_dpl(self, index: int) -> int:
         """Tell DPL 0 from DPL 1 by the guest's table: the register does not keep it."""
-        dpl = super().held_dpl(index)
+        dpl = super().loaded_dpl(index)
         if dpl != 1:
             return dpl
         selector = self.d[SELECTOR[index]]

@@ -2,14 +2,11 @@
 
 # ruff: noqa: E501 (lines of assembly)
 
-from types import SimpleNamespace
-
 import pytest
 import unicorn
 from hypothesis import HealthCheck, given, settings
 from unicorn import x86_const
 
-from emu86.cpu.state import ATTRIBUTES, BASE
 from emu86.rings.decode import decode
 from emu86.rings.events.accesses import accesses
 from emu86.spec import x86
@@ -17,6 +14,7 @@ from emu86.testing import stage
 from emu86.testing import strategies as guests
 from emu86.testing.computations import computations, computing_states
 from support.assembler import assemble
+from support.plain_cpu import plain_cpu
 
 MASKMOVQ = 0x0FF7
 REGISTERS = tuple(
@@ -45,12 +43,8 @@ def touched(uc, at):
 
 def told(values, insn, code):
     """The same, by `accesses`."""
-    q, d = [0] * 1024, [0] * 2048
-    q[: len(values)] = values
-    for index in range(6):
-        q[BASE[index]] = 0
-        d[ATTRIBUTES[index]] = x86.DESC_B
-    found = [*accesses(SimpleNamespace(q=q, d=d), insn, code)]
+    cpu = plain_cpu(**dict(zip(x86.GPR_NAMES, values, strict=True)))
+    found = [*accesses(cpu, insn, code)]
     every, written = set(), set()
     for linear, size, write in found:
         every.update(range(linear, linear + size))

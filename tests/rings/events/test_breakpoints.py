@@ -143,7 +143,7 @@ def test_they_are_left_when_they_are_off():
         armed(0, "SCRATCH", WRITTEN) + "xor eax, eax\nmov dr7, eax\n" + loop.format(0),
     ):
         built = machine(image((Case("loop", code),)))
-        assert built.run(timeout=60).reason == "debug exit"
+        assert built.run(timeout=300).reason == "debug exit"
         counts.append(sum(one.count for one in built.stats.exits.values()))
     bare, on, off = counts
     assert on > bare + 300 > off

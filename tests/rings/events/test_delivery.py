@@ -5,7 +5,7 @@
 import pytest
 
 from support.assembler import assemble
-from support.cases import MEMORY, Case, check, machine, on_emu86
+from support.cases import MEMORY, Case, check, image, machine, on_emu86
 from support.snippets import TO_RING
 
 # A handler of the case's own for vector 45h, which shows the frame it finds.
@@ -303,7 +303,7 @@ def test_triple_fault(technique, code):
 
     built = Machine(memory=MEMORY, technique=technique)
     built.load_flat(assemble(TRIPLE.format(code)), 0x100000)
-    assert built.run(timeout=20).reason == "triple fault"
+    assert built.run(timeout=120).reason == "triple fault"
 
 
 def test_observers_are_told_of_every_event():
@@ -313,15 +313,9 @@ def test_observers_are_told_of_every_event():
         def inject(self, vector, error):
             told.append((vector, error))
 
-        def vm_exit(self, reason, cs, eip): ...
-        def shadow_fill(self, gva): ...
-        def pio(self, port, width, value, write): ...
-
-    from guest import image
-
     built = machine(
         image((Case("#NP", "mov eax, ABSENT\nmov fs, eax"), Case("#UD", "ud2")))
     )
     built.subscribe(Watch())
-    assert built.run(timeout=20).reason == "debug exit"
+    assert built.run(timeout=120).reason == "debug exit"
     assert told == [(11, 0x98), (6, None)]

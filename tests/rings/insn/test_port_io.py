@@ -108,7 +108,7 @@ def test_no_port_is_read_for_what_cannot_be_stored(code, ring):
     built = machine(image((case,), paging=True))
     reads = Reads()
     built.subscribe(reads)
-    assert built.run(timeout=20).reason == "debug exit"
+    assert built.run(timeout=120).reason == "debug exit"
     assert 0x1234 not in reads.ports
 
 

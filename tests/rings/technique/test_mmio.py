@@ -117,7 +117,7 @@ def run(cases, place, *, paging, technique="patch"):
                 starts.append(len(device.log))
 
     built.subscribe(Watch())
-    assert built.run(timeout=60).reason == "debug exit"
+    assert built.run(timeout=300).reason == "debug exit"
     starts.append(len(device.log))
     logs = [device.log[a:b] for a, b in itertools.pairwise(starts)]
     shifted = [[(kind, at - 0x1000, *more) for kind, at, *more in log] for log in logs]
@@ -200,7 +200,7 @@ NOTHING = (
 
 def test_what_is_not_there():
     built = machine(image(NOTHING))
-    assert built.run(timeout=60).reason == "debug exit"
+    assert built.run(timeout=300).reason == "debug exit"
     ends = records(built.read_physical(LOG, len(NOTHING) * RECORD), len(NOTHING))
     assert (ends[0]["eax"], ends[0]["ebx"] & 0xFFFF, ends[0]["ecx"] & 0xFF) == (
         0xFFFFFFFF,

@@ -25,7 +25,7 @@ def test_cli_in_a_page_of_code_and_data(options, paging):
         call edi
         jmp bad
     """
-    stop = flat(body, paging, **options).run(timeout=20)
+    stop = flat(body, paging, **options).run(timeout=120)
     assert stop.reason == "halted"
 
 
@@ -118,7 +118,7 @@ def test_a_large_frame_is_global_by_its_last_pde(options):
         call ebp
         jmp bad
     """
-    stop = flat(body, "global", **options).run(timeout=20)
+    stop = flat(body, "global", **options).run(timeout=120)
     assert stop.reason == "halted"
 
 

@@ -343,7 +343,7 @@ def _check_shadow(machine: Machine) -> None:
         ones = address == VmmMemory.hpa(VmmMemory.ONES)
         assert not (write & ones).any(), "the page of ones is writable"
         window = (address >= windows[0]) & (address < windows[1])
-        assert vmm.stepper.active or not window.any(), "a window is left open"
+        assert vmm.mmio_step.active or not window.any(), "a window is left open"
         real = ~ones & ~window
         frames = (address[real] >> np.uint64(12)).astype(np.int64)
         assert (frames < ram.pages).all(), "a mapping outside of RAM"
@@ -355,5 +355,5 @@ def _check_shadow(machine: Machine) -> None:
         assert not (write & ((uses == CODE_PAGE) | (uses == TABLE))).any(), "writable"
         assert not (run & ((uses == DATA) | (uses == TABLE))).any(), "executable"
         mixed += frames[(uses == MIXED) & (write | run)].tolist()
-    if not vmm.stepper.active:
+    if not vmm.mmio_step.active:
         assert len(mixed) == len(set(mixed)), "a mixed page has two mappings"

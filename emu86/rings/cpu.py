@@ -1,0 +1,388 @@
+"""What an emulated instruction may touch: registers, segments, memory, and the VMM.
+
+Handlers take a `Cpu` and an instruction. General registers, EIP and the segment
+registers with their hidden parts are the hardware's own (`q` and `d`, see `cpu.state`);
+control, table and debug registers are `vcpu`'s. What an instruction needs of the VMM
+beyond that is `services`.
+
+Segment registers are loaded by the rules of SDM Vol. 3A chapters 3 and 5. Where
+descriptors come from, and how the hardware holds a loaded one, is each technique's own:
+a subclass says.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final, Protocol
+
+from emu86.cpu import offsets
+from emu86.cpu.clock import Clock
+from emu86.cpu.state import (
+    ATTRIBUTES,
+    BASE,
+    HFLAGS,
+    LIMIT,
+    RFLAGS,
+    RIP,
+    SELECTOR,
+    State,
+)
+from emu86.cpu.vcpu import VCpu
+from emu86.rings.decode import Insn
+from emu86.rings.descriptor import Descriptor
+from emu86.rings.fault import GuestFault, gp
+from emu86.rings.plans import Plan, Plans
+from emu86.rings.protocols import LinearMemory
+from emu86.spec import x86
+
+_CS_SELECTOR: Final = SELECTOR[x86.CS]
+_CS_BASE: Final = BASE[x86.CS]
+_CS_LIMIT: Final = LIMIT[x86.CS]
+_CS_ATTRIBUTES: Final = ATTRIBUTES[x86.CS]
+_SS_SELECTOR: Final = SELECTOR[x86.SS]
+_SS_BASE: Final = BASE[x86.SS]
+_SS_LIMIT: Final = LIMIT[x86.SS]
+_SS_ATTRIBUTES: Final = ATTRIBUTES[x86.SS]
+
+
+class Mode(IntEnum):
+    """Operating mode: SDM Vol. 3A section 2.2; the last two are IA-32e's."""
+
+    REAL = 0
+    VIRTUAL_8086 = 1
+    PROTECTED = 2
+    COMPATIBILITY = 3
+    LONG = 4
+
+
+# Enum members looked up by name cost more than the rest of a small exit.
+_REAL: Final = Mode.REAL
+_VIRTUAL_8086: Final = Mode.VIRTUAL_8086
+_PROTECTED: Final = Mode.PROTECTED
+
+
+class Services(Protocol):
+    """What an emulated instruction needs of the VMM beyond its CPU."""
+
+    def guest_flags(self) -> int:
+        """Return the guest's EFLAGS, 32 bits."""
+        ...
+
+    def set_guest_flags(self, value: int) -> None:
+        """Write the guest's EFLAGS; VM stays."""
+        ...
+
+    def write_cr0(self, value: int) -> None:
+        """MOV to CR0, LMSW, CLTS: raises #GP(0)."""
+        ...
+
+    def write_cr3(self, value: int) -> None:
+        """MOV to CR3."""
+        ...
+
+    def write_cr4(self, value: int) -> None:
+        """MOV to CR4: raises #GP(0) for what the CPU model lacks."""
+        ...
+
+    def read_dr(self, number: int) -> int:
+        """MOV from DR: raises #UD and #DB."""
+        ...
+
+    def write_dr(self, number: int, value: int) -> None:
+        """MOV to DR, 32 bits: raises #UD and #DB."""
+        ...
+
+    def invalidate(self, gva: int) -> None:
+        """INVLPG."""
+        ...
+
+    def halt(self) -> None:
+        """HLT: nothing runs until the next interrupt."""
+        ...
+
+    def port_read(self, port: int, width: int) -> int:
+        """Read a port, `width` 1, 2 or 4 bytes."""
+        ...
+
+    def port_write(self, port: int, width: int, value: int) -> None:
+        """Write a port."""
+        ...
+
+    def mmio_read(self, gpa: int, width: int) -> bytes:
+        """Read device memory."""
+        ...
+
+    def mmio_write(self, gpa: int, data: bytes) -> None:
+        """Write device memory."""
+        ...
+
+    def compile_site(self, insn: Insn, kind: int) -> None:
+        """Have compiled code handle the instruction at CS:EIP from now on, if it can.
+
+        kind: one of `native.abi`'s SITE_.
+        """
+        ...
+
+    def delivered(self, vector: int, error: int | None) -> None:
+        """Learn of an event that nothing keeps from the guest any more."""
+        ...
+
+    def unsupported(self, what: str) -> None:
+        """End the run: the guest needs what emu86 does not have yet."""
+        ...
+
+
+class Cpu:
+    """One virtual CPU as its instructions see it.
+
+    mode, code_bits (16, 32 or 64), stack_bits and cpl (the guest's, 3 in virtual-8086
+    mode) follow the registers: `update_mode`. iopl: the guest's. inner: the guest runs
+    in its ring 1 or 2. plans: of a technique that keeps checked transfers.
+    """
+
+    def __init__(
+        self, state: State, vcpu: VCpu, memory: LinearMemory, clock: Clock
+    ) -> None:
+        self.state = state
+        self.q = state.q
+        self.d = state.d
+        self.vcpu = vcpu
+        self.memory = memory
+        self.clock = clock
+        self.services: Services
+        self.plans: Plans | None = None
+        self.iopl = 0
+        self.inner = False
+        self.mode: Mode = _PROTECTED
+        self.code_bits = self.stack_bits = 32
+        self.cpl = 0
+
+    # -- what a technique does its own way ---------------------------------------------
+
+    def descriptor(self, selector: int, vector: int = x86.VEC_GP) -> Descriptor:
+        """Read a descriptor; `vector`(selector) if it lies beyond its table."""
+        raise NotImplementedError
+
+    def write_descriptor_high(self, selector: int, high: int) -> None:
+        """Write the high doubleword of a descriptor in the guest's table."""
+        raise NotImplementedError
+
+    def load_gdt(self, base: int, limit: int) -> None:
+        """LGDT."""
+        raise NotImplementedError
+
+    def load_idt(self, base: int, limit: int) -> None:
+        """LIDT."""
+        raise NotImplementedError
+
+    def set_segment(self, index: int, selector: int, found: Descriptor) -> None:
+        """Put a checked descriptor in a segment register.
+
+        Then `enter_ring` (CS, SS of a transfer) or `sync_segments` (any other).
+        """
+        raise NotImplementedError
+
+    def enter_ring(self) -> None:
+        """Make the engine's CPL follow the guest's, which CS's selector tells."""
+        raise NotImplementedError
+
+    # -- mode and EIP ------------------------------------------------------------------
+
+    def update_mode(self) -> None:
+        """Work out mode, code_bits, stack_bits and cpl from what the registers hold.
+
+        To be called by who changes CS, SS, CR0 or VM, and at each exit: since the last
+        one the hardware may have run far transfers of its own.
+        """
+        d = self.d
+        self.code_bits = 32 if d[_CS_ATTRIBUTES] & x86.DESC_B else 16
+        self.stack_bits = 32 if d[_SS_ATTRIBUTES] & x86.DESC_B else 16
+        if self.q[RFLAGS] & x86.VM:
+            self.mode, self.cpl = _VIRTUAL_8086, x86.CPL_USER
+        elif self.vcpu.cr0 & x86.CR0_PE:
+            self.mode, self.cpl = _PROTECTED, d[_CS_SELECTOR] & 3
+        else:
+            self.mode, self.cpl = _REAL, 0
+
+    @property
+    def is_virtual_8086(self) -> bool:
+        """Whether the guest is in virtual-8086 mode."""
+        return self.mode is _VIRTUAL_8086
+
+    @property
+    def linear_eip(self) -> int:
+        """The linear address of CS:EIP."""
+        return (self.q[RIP] + self.q[_CS_BASE]) & x86.MASK32
+
+    def advance(self, length: int) -> None:
+        """Move EIP past an instruction of `length` bytes."""
+        self.q[RIP] = (self.q[RIP] + length) & x86.MASK32
+
+    # -- segment registers: SDM Vol. 3A chapters 3 and 5 -------------------------------
+
+    def sync_segments(self) -> None:
+        """Bring the engine's derived mode bits in line after a load."""
+        self.state.sync_mode(self.d[HFLAGS] & offsets.HF_CPL)
+        self.update_mode()
+
+    def clear_segment(self, index: int, selector: int = 0) -> None:
+        """Load a null selector."""
+        self.state.set_segment(index, selector, 0, 0, 0)
+
+    def enter_virtual_8086(self, selectors: Sequence[int]) -> None:
+        """Enter virtual-8086 mode with these six selectors, in the registers' order.
+
+        Source: SDM Vol. 3B section 20.2.
+        """
+        for index, selector in enumerate(selectors):
+            self._load_paragraph(index, selector)
+        self.q[RFLAGS] |= x86.VM
+        self.update_mode()
+        self.enter_ring()
+
+    def load_code_virtual_8086(self, selector: int) -> None:
+        """Load CS by a far transfer in virtual-8086 mode."""
+        self._load_paragraph(x86.CS, selector)
+
+    def _load_paragraph(self, index: int, selector: int) -> None:
+        self.state.set_segment(
+            index, selector, selector << 4, x86.V86_LIMIT, x86.V86_ATTRIBUTES
+        )
+
+    def leave_virtual_8086(self) -> None:
+        """Leave virtual-8086 mode; load CS and SS, then `enter_ring`."""
+        self.q[RFLAGS] &= ~x86.VM
+        for index in (x86.ES, x86.DS, x86.FS, x86.GS):
+            self.clear_segment(index)
+
+    def set_descriptor_bits(
+        self, selector: int, descriptor: Descriptor, bits: int
+    ) -> None:
+        """Set bits (accessed, busy) in a descriptor's high doubleword in memory."""
+        if descriptor.high & bits != bits:
+            self.write_descriptor_high(selector, descriptor.high | bits)
+            descriptor.high |= bits
+            descriptor.attributes |= bits & x86.DESC_ATTRIBUTES
+
+    def mark_accessed(self, selector: int, descriptor: Descriptor) -> None:
+        """Set a descriptor's accessed bit, which may fault, before it is loaded."""
+        self.set_descriptor_bits(selector, descriptor, x86.DESC_A)
+
+    def load_segment(self, index: int, selector: int) -> None:
+        """MOV, POP and LxS of a data segment register or SS: SDM Vol. 2B MOV.
+
+        Raises #GP, #NP and #SS as the guest's CPU would.
+        """
+        if index == x86.SS:
+            found = self.check_stack(selector, self.cpl, x86.VEC_GP)
+        elif selector & 0xFFFC == 0:
+            self.clear_segment(index, selector)
+            self.sync_segments()
+            return
+        else:
+            found = self.descriptor(selector)
+            if not found.readable:
+                raise gp(selector)
+            level = max(selector & 3, self.cpl)
+            if not found.conforming and found.dpl < level:
+                raise gp(selector)
+            if not found.present:
+                raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+        self.mark_accessed(selector, found)
+        self.set_segment(index, selector, found)
+        self.sync_segments()
+
+    def load_ldt(self, selector: int) -> None:
+        """LLDT: raises #GP(selector) or #NP(selector)."""
+        ldtr = self.vcpu.ldtr
+        if selector & 0xFFFC == 0:
+            ldtr.selector, ldtr.base, ldtr.limit, ldtr.kind = selector, 0, -1, 0
+        else:
+            if selector & 4:
+                raise gp(selector)
+            found = self.descriptor(selector)
+            if found.system != x86.SYS_LDT:
+                raise gp(selector)
+            if not found.present:
+                raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+            ldtr.selector, ldtr.base, ldtr.limit = selector, found.base, found.limit
+            ldtr.kind = x86.SYS_LDT
+
+    def check_stack(self, selector: int, cpl: int, vector: int) -> Descriptor:
+        """Read a descriptor for SS at `cpl`; `vector`: #GP, or #TS for a new stack."""
+        if selector & 0xFFFC == 0:
+            raise GuestFault(vector, 0)
+        found = self.descriptor(selector, vector)
+        if selector & 3 != cpl or not found.writable or found.dpl != cpl:
+            raise GuestFault(vector, selector & 0xFFFC)
+        if not found.present:
+            raise GuestFault(x86.VEC_SS, selector & 0xFFFC)
+        return found
+
+    def check_code(self, selector: int, cpl: int) -> Descriptor:
+        """Read a descriptor for CS, for a jump or call that stays at `cpl`."""
+        found = self.descriptor(selector)
+        if not found.code:
+            raise gp(selector)
+        if found.conforming:
+            if found.dpl > cpl:
+                raise gp(selector)
+        elif selector & 3 > cpl or found.dpl != cpl:
+            raise gp(selector)
+        if not found.present:
+            raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+        return found
+
+    def load_code(self, selector: int, found: Descriptor, cpl: int) -> None:
+        """Load CS for `cpl`; then `enter_ring`."""
+        self.mark_accessed(selector, found)
+        self.set_segment(x86.CS, selector & 0xFFFC | cpl, found)
+
+    def load_stack(self, selector: int, found: Descriptor) -> None:
+        """Load SS from a descriptor of `check_stack`; then `enter_ring`."""
+        self.mark_accessed(selector, found)
+        self.set_segment(x86.SS, selector, found)
+
+    def loaded_dpl(self, index: int) -> int:
+        """Return the DPL of the guest's descriptor that a register was loaded from."""
+        return self.d[ATTRIBUTES[index]] >> x86.DESC_DPL_SHIFT & 3
+
+    def drop_inner_segments(self, cpl: int) -> None:
+        """Null the data segments that a return to `cpl` may not use (Vol. 3A 5.8.6)."""
+        conforming = x86.DESC_CODE | x86.DESC_CE
+        for index in (x86.ES, x86.DS, x86.FS, x86.GS):
+            if self.d[ATTRIBUTES[index]] & conforming == conforming:
+                continue
+            if self.loaded_dpl(index) < cpl:
+                self.clear_segment(index)
+
+    # -- plans -------------------------------------------------------------------------
+
+    def plan(self, ss: int = 0, offset: int = 0, kind: int = 0) -> Plan:
+        """Keep what CS and SS hold now."""
+        d, q = self.d, self.q
+        code, stack = (
+            (q[BASE[i]], d[LIMIT[i]], d[ATTRIBUTES[i]]) for i in (x86.CS, x86.SS)
+        )
+        return Plan(d[_CS_SELECTOR], code, ss, stack, offset, kind)
+
+    def follow(self, plan: Plan, cpl: int, *, stack: bool) -> None:
+        """Load CS (and SS) of a plan for the guest's ring `cpl`, 0 or 3.
+
+        Plans are of techniques that run the guest's ring 0 in the engine's ring 1.
+        """
+        d, q = self.d, self.q
+        d[_CS_SELECTOR] = plan.cs
+        q[_CS_BASE], d[_CS_LIMIT], d[_CS_ATTRIBUTES] = plan.cs_hidden
+        if stack:
+            d[_SS_SELECTOR] = plan.ss
+            q[_SS_BASE], d[_SS_LIMIT], d[_SS_ATTRIBUTES] = plan.ss_hidden
+        d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
+        self.state.sync_mode(cpl or 1)
+        self.update_mode()
+        self.count_ring()
+
+    def count_ring(self) -> None:
+        """Have the performance counters go on at the CPL that has been entered."""
+        pmu = self.vcpu.pmu
+        if pmu.by_ring:
+            pmu.turn(self.clock.now, self.cpl)

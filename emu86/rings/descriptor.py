@@ -1,0 +1,59 @@
+"""One segment descriptor or gate, 8 bytes: SDM Vol. 3A sections 3.4.5 and 5.8.3."""
+
+from emu86.rings.fault import gp
+from emu86.spec import x86
+
+
+class Descriptor:
+    """One 8-byte descriptor: base 32 bits, limit in bytes, attributes in place."""
+
+    __slots__ = ("attributes", "base", "high", "limit", "low")
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low = low
+        self.high = high
+        self.base = low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000
+        limit = low & 0xFFFF | high & 0xF0000
+        self.limit = limit << 12 | 0xFFF if high & x86.DESC_G else limit
+        self.attributes = high & x86.DESC_ATTRIBUTES & ~x86.DESC_L
+
+    @property
+    def dpl(self) -> int:
+        """Descriptor privilege level, 0 to 3."""
+        return self.high >> x86.DESC_DPL_SHIFT & 3
+
+    @property
+    def present(self) -> bool:
+        """The P bit."""
+        return bool(self.high & x86.DESC_P)
+
+    @property
+    def system(self) -> int:
+        """The system type (0 to 15), or -1 for a code or data segment."""
+        return -1 if self.high & x86.DESC_S else self.high >> 8 & 15
+
+    @property
+    def code(self) -> bool:
+        """Whether it is a code segment."""
+        both = x86.DESC_S | x86.DESC_CODE
+        return self.high & both == both
+
+    @property
+    def conforming(self) -> bool:
+        """Whether it is a conforming code segment."""
+        return self.code and bool(self.high & x86.DESC_CE)
+
+    @property
+    def readable(self) -> bool:
+        """Whether data can be read through it."""
+        return self.system < 0 and (not self.code or bool(self.high & x86.DESC_RW))
+
+    def check_limit(self, eip: int) -> None:
+        """Raise #GP(0) if EIP would lie beyond this code segment."""
+        if eip > self.limit:
+            raise gp(0)
+
+    @property
+    def writable(self) -> bool:
+        """Whether it is a data segment that can be written."""
+        return self.system < 0 and not self.code and bool(self.high & x86.DESC_RW)

@@ -1,0 +1,67 @@
+"""Those who watch a VMM from outside, by what they watch."""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+
+class WatchesExits(Protocol):
+    """Is told of VM exits; CLI, STI and INVLPG then take Python's way, too."""
+
+    def vm_exit(self, reason: str, cs: int, eip: int) -> None:
+        """Tell of an exit: its reason, and where the guest is afterwards."""
+        ...
+
+
+class WatchesEvents(Protocol):
+    """Is told of exceptions and interrupts."""
+
+    def inject(self, vector: int, error: int | None) -> None:
+        """Tell of an event on its way through the guest's IDT."""
+        ...
+
+
+class WatchesFills(Protocol):
+    """Is told of shadow page tables."""
+
+    def shadow_fill(self, gva: int) -> None:
+        """Tell of a shadow entry made for `gva`."""
+        ...
+
+
+class WatchesPorts(Protocol):
+    """Is told of port I/O."""
+
+    def pio(self, port: int, width: int, value: int, write: bool) -> None:
+        """Tell of a port access."""
+        ...
+
+
+Observer = WatchesExits | WatchesEvents | WatchesFills | WatchesPorts
+HOOKS: Final = ("vm_exit", "inject", "shadow_fill", "pio")
+
+
+class Observers:
+    """The observers of one VMM, hook by hook; a hook that nobody has costs nothing.
+
+    All of it is told after the fact, in the order of subscription.
+    """
+
+    def __init__(self) -> None:
+        self.vm_exit: list[Callable[[str, int, int], None]] = []
+        self.inject: list[Callable[[int, int | None], None]] = []
+        self.shadow_fill: list[Callable[[int], None]] = []
+        self.pio: list[Callable[[int, int, int, bool], None]] = []
+
+    def subscribe(self, observer: Observer) -> None:
+        """Tell `observer` from now on; TypeError if it has none of the hooks."""
+        hooks = [hook for hook in HOOKS if hasattr(observer, hook)]
+        if not hooks:
+            message = f"{observer!r} has none of the methods {', '.join(HOOKS)}"
+            raise TypeError(message)
+        for hook in hooks:
+            getattr(self, hook).append(getattr(observer, hook))
+
+    def clear(self) -> None:
+        """Tell nobody any more."""
+        for hook in HOOKS:
+            getattr(self, hook).clear()

@@ -1,0 +1,56 @@
+"""Each hook of an observer costs what it watches, and nothing else."""
+
+import pytest
+
+from emu86 import Machine, images
+from emu86.native import abi
+
+
+def run(observer=None):
+    machine = Machine(memory=16 << 20)
+    machine.load_kernel(images.path("exits"), append="20")
+    if observer is not None:
+        machine.subscribe(observer)
+    machine.run(timeout=300)
+    return machine
+
+
+class Events:
+    def __init__(self):
+        self.told = []
+
+    def inject(self, vector, error):
+        self.told.append((vector, error))
+
+
+class Exits:
+    def __init__(self):
+        self.told = []
+
+    def vm_exit(self, reason, _cs, _eip):
+        self.told.append(reason)
+
+
+def test_who_watches_events_leaves_cli_and_sti_to_compiled_code():
+    watch = Events()
+    alone, watched = run(), run(watch)
+    assert watch.told
+    compiled = [
+        [machine.vmm.engine.control[word] for word in (abi.COUNT_CLI, abi.COUNT_STI)]
+        for machine in (alone, watched)
+    ]
+    assert min(compiled[0]) > 0
+    assert compiled[0] == compiled[1]
+
+
+def test_who_watches_exits_sees_them_all():
+    watch = Exits()
+    alone, watched = run(), run(watch)
+    assert watched.vmm.engine.control[abi.COUNT_CLI] == 0
+    assert alone.stats.exits["CLI"].count == watch.told.count("CLI")
+    assert alone.now == watched.now
+
+
+def test_an_observer_watches_something():
+    with pytest.raises(TypeError, match="vm_exit, inject, shadow_fill, pio"):
+        Machine(memory=1 << 20).subscribe(object())
