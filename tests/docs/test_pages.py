@@ -18,6 +18,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "tests" / "README.md",
 ]
 SPEC = importlib.util.spec_from_file_location("make_docs", ROOT / "tools/make_docs.py")
 make_docs = importlib.util.module_from_spec(SPEC)

@@ -99,7 +99,9 @@ def test_linux_reboots(linux):
 
 
 @pytest.mark.guest
-@pytest.mark.parametrize("technique", ["patch", "iopl"])
+@pytest.mark.parametrize(
+    "technique", ["patch", pytest.param("iopl", marks=pytest.mark.slow)]
+)
 def test_linux_in_a_terminal(linux, technique):
     """What is typed key by key, at a terminal, to the very end."""
     keyboard, line = pty.openpty()

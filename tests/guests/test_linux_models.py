@@ -38,7 +38,12 @@ def test_every_model_is_here():
 
 
 @pytest.mark.parametrize(
-    ("model", "mib"), [("pentium", 40), ("pentium2", 1024), ("pentium4", 128)]
+    ("model", "mib"),
+    [
+        ("pentium", 40),  # the one that has least
+        pytest.param("pentium2", 1024, marks=pytest.mark.slow),
+        pytest.param("pentium4", 128, marks=pytest.mark.slow),
+    ],
 )
 def test_model_and_memory(model, mib):
     shell = Shell(cpu=model, memory=mib << 20)
