@@ -36,5 +36,4 @@ def test_the_example():
     (code,) = re.findall(r"(?ms)^```python\n(.*?)^```$", PAGE)
     names = {}
     exec(code, names)
-
     names["test_smsw_tells_ring_3"]()
