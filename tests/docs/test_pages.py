@@ -75,6 +75,17 @@ def test_named_files_exist(path):
         assert any(place.exists() for place in places), file
 
 
+SOURCES = [file.read_text() for file in (ROOT / "emu86").rglob("*.py")]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_named_members_exist(path):
+    """What is written as `Class.member`; registers, as CR4.TSD, are no classes."""
+    for owner, member in re.findall(r"`([A-Z]+[a-z]\w*)\.(\w+)", path.read_text()):
+        pattern = rf"class {owner}\b.*\b(def )?{member}\b"
+        assert any(re.search(pattern, text, re.DOTALL) for text in SOURCES), member
+
+
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_named_tests_exist(path):
     text = path.read_text()
