@@ -208,7 +208,8 @@ def _profile() -> tuple[str | None, frozenset[str]]:
         return None, _PROFILES
     from hypothesis import settings  # noqa: PLC0415
 
-    return settings._current_profile, frozenset(settings._profiles)
+    # Hypothesis does not tell otherwise.
+    return settings._current_profile, frozenset(settings._profiles)  # noqa: SLF001
 
 
 @pytest.hookimpl(wrapper=True)

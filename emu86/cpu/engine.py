@@ -83,7 +83,7 @@ class Engine(State):
             # To stop before any instruction it must look whether to at each.
             self.can = replace(self.can, stops=False, inline=False)
         self._uc = binding.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
-        handle = self._uc._uch.value
+        handle = self._uc._uch.value  # noqa: SLF001 (the binding hides its handle)
         assert handle is not None
         self._handle = int(handle)
         self._uch = PTR(self._handle)

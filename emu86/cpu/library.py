@@ -30,7 +30,7 @@ ON_EDGE: Final = ctypes.CFUNCTYPE(
 
 lib: Any = binding.uclib
 # The same library without releasing the GIL: for short calls out of a hook.
-quick: Any = ctypes.PyDLL(lib._name)
+quick: Any = ctypes.PyDLL(lib._name)  # noqa: SLF001 (ctypes has no other name for it)
 for _name in ("uc_reg_read", "uc_reg_write", "uc_emu_stop", "uc_ctl", "uc_hook_add"):
     getattr(quick, _name).argtypes = None
 lib.uc_emu_start.argtypes = (PTR, U64, U64, U64, ctypes.c_size_t)

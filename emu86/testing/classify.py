@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from typing import Any, Final
 
 from emu86.config import DEPRIVILEGED
-from emu86.rings.decode import Insn, decode
+from emu86.rings.decode import decode
 from emu86.rings.technique.errata import ERRATA, Erratum
 from emu86.spec import x86
 from emu86.testing import stage
@@ -140,18 +140,7 @@ def _replay(technique: str) -> Replay:
 @cache
 def _engine(erratum: Erratum | None) -> BareReplay:
     """The engine as it is, or with one erratum put right."""
-    replay = BareReplay(raw=erratum is None)
-    bare = replay._bare
-    if erratum is None:
-        return replay
-
-    def corrected(insn: Insn | None) -> bool:
-        if insn is None or insn.opcode not in erratum.opcodes:
-            return False
-        return erratum.act(bare.cpu, insn)
-
-    bare._corrected = corrected  # type: ignore[method-assign]
-    return replay
+    return BareReplay(raw=erratum is None, erratum=erratum)
 
 
 _bare_replay: Final = cache(BareReplay)

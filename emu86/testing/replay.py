@@ -16,10 +16,10 @@ from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, CR, RFLAGS, RIP
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
-from emu86.rings.decode import Insn
 from emu86.rings.events.breakpoints import Breakpoints, held
-from emu86.rings.technique.bare import Bare
+from emu86.rings.technique.bare import Bare, acts
 from emu86.rings.technique.base import Policy, Technique
+from emu86.rings.technique.errata import Erratum
 from emu86.rings.technique.registry import build
 from emu86.spec import x86
 from emu86.testing import stage
@@ -59,9 +59,7 @@ class Raw(Bare):
     ) -> None:
         super().__init__(name, policy, engine, ram, vcpu)
         self.breakpoints = _Unarmed(self.cpu)
-
-    def _corrected(self, _insn: Insn | None) -> bool:
-        return False
+        self.acts = {}
 
     def _pull(self) -> None:
         super()._pull()
@@ -111,15 +109,20 @@ def _with(image: bytes, program: bytes, state: State) -> bytearray:
 
 
 class BareReplay:
-    """The bare machine (`raw`: with the engine's mistakes), booted once for a state."""
+    """The bare machine, booted once for a state.
 
-    def __init__(self, *, raw: bool = False) -> None:
+    raw: it has the engine's mistakes; erratum: it has all but this one.
+    """
+
+    def __init__(self, *, raw: bool = False, erratum: Erratum | None = None) -> None:
         self._technique = "raw" if raw else "bare"
         kind = Raw if raw else Bare
         bare = build("bare", stage.MEMORY, MODELS[config.CPU], kind=kind)
         assert isinstance(bare, Bare)
         bare.connect(Ports(), Line())
         self._ram = bare.ram
+        if erratum is not None:
+            bare.acts = acts((erratum,))
         self._bare = bare
         at_boot(bare)
         for number in _DRS:

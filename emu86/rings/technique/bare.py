@@ -3,11 +3,12 @@
 The oracle: a deprivileged guest must not be able to tell its run from this one. The
 engine itself runs the privileged instructions, loads segments, transfers between rings
 and walks the guest's page tables; what is done here is what the engine leaves to others
-(events, port I/O, time), and what it does wrong (`_corrected`). One instruction is run
+(events, port I/O, time), and what it does wrong (`errata`). One instruction is run
 at a time, and all of them are translated anew, so that code written in any way is the
 code that runs.
 """
 
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from typing import Final
@@ -29,6 +30,7 @@ from emu86.mmu.memory import PageFault
 from emu86.mmu.ram import Ram
 from emu86.native import abi
 from emu86.rings import operand
+from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn, decode
 from emu86.rings.events.inject import as_fault, software
 from emu86.rings.fault import GuestFault
@@ -36,7 +38,7 @@ from emu86.rings.insn.flag_states import is_read_to_write
 from emu86.rings.insn.segment_loads import loads_ss
 from emu86.rings.technique.bare_guest import BareCpu, BareMemory
 from emu86.rings.technique.base import Policy, Technique
-from emu86.rings.technique.errata import ERRATA, far_pointer, is_far_jump
+from emu86.rings.technique.errata import ERRATA, Erratum, far_pointer, is_far_jump
 from emu86.spec import x86
 
 _GDTR: Final = offsets.GDTR // 8
@@ -51,10 +53,21 @@ _PERIOD: Final = 1000 * abi.QUARTERS
 
 
 _decode: Final = lru_cache(4096)(decode)
-_ACTS: Final = {
-    opcode: [erratum.act for erratum in ERRATA if opcode in erratum.opcodes]
-    for opcode in {opcode for erratum in ERRATA for opcode in erratum.opcodes}
-}
+
+
+Acts = dict[int, list[Callable[[Cpu, Insn], bool]]]
+
+
+def acts(errata: Iterable[Erratum]) -> Acts:
+    """Return what puts these errata right, by opcode."""
+    found: Acts = {}
+    for erratum in errata:
+        for opcode in erratum.opcodes:
+            found.setdefault(opcode, []).append(erratum.act)
+    return found
+
+
+_ACTS: Final = acts(ERRATA)
 
 
 class Bare(Technique):
@@ -66,6 +79,7 @@ class Bare(Technique):
         memory = BareMemory(engine, ram)
         cpu = BareCpu(engine, vcpu, memory, engine.clock)
         super().__init__(name, policy, engine, cpu)
+        self.acts = _ACTS  # what puts the engine right, by opcode
         self._events = 0
         self.insn: Insn | None = None  # what was run last, and where
         self._code = b""  # where EIP is
@@ -333,7 +347,7 @@ class Bare(Technique):
         """Do an instruction that the engine has wrong; tell whether it is done."""
         if insn is None:
             return False
-        return any(act(self.cpu, insn) for act in _ACTS.get(insn.opcode, ()))
+        return any(act(self.cpu, insn) for act in self.acts.get(insn.opcode, ()))
 
     # -- events ------------------------------------------------------------------------
 
