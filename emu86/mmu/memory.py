@@ -4,9 +4,9 @@ Translations are cached as a TLB would, those of global pages across MOV to CR3,
 when the shadow's do. Faults are raised as `PageFault` with the guest's own error code.
 """
 
+from emu86.mmu.paging import denied, touch
 from emu86.mmu.ram import DATA
 from emu86.mmu.shadow import ShadowMmu
-from emu86.mmu.walk import denied, touch, walk
 from emu86.spec import x86
 
 
@@ -30,7 +30,7 @@ class GuestMemory:
         self.read_pages: dict[int, int] = {}
         self._write: dict[int, int] = {}
         self._global_pages: dict[int, int] = {}
-        self._large: set[int] = set()  # gva >> 22 where a 4 MiB page was used
+        self._large: set[int] = set()  # gva >> 22 where a large page was used
         listeners = mmu.listeners
         listeners.rights_lost.append(self._write.clear)
         listeners.flushed_all.append(self.flush)
@@ -51,7 +51,7 @@ class GuestMemory:
         self._write.clear()
 
     def forget(self, gva: int) -> None:
-        """Forget the cached translation of one page, which may be a 4 MiB one."""
+        """Forget the cached translation of one page, which may be a large one."""
         if gva >> 22 in self._large:
             self.flush()
             return
@@ -62,11 +62,8 @@ class GuestMemory:
     def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
         """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
         mmu = self.mmu
-        if not mmu.cr0 & x86.CR0_PG:
-            return gva
-        found = walk(self.ram, mmu.cr3, mmu.cr4, gva)
-        wp = bool(mmu.cr0 & x86.CR0_WP)
-        code = denied(found, write=write, user=user, wp=wp)
+        found = mmu.walk(self.ram, mmu.cr3, gva)
+        code = denied(found, write=write, user=user, wp=mmu.wp)
         if code is not None:
             raise PageFault(gva, code)
         touch(self.ram, found, write=write)

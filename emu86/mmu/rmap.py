@@ -7,7 +7,7 @@ since is recognised by its frame. It reads shadow entries and writes none.
 from collections.abc import Iterator
 from typing import Final
 
-from emu86.mmu.shadow_tables import LeafTable
+from emu86.mmu.shadow_tables import LeafTables
 from emu86.spec import x86
 
 _FRAME: Final = 0xFFFFFFFFFF000
@@ -18,8 +18,8 @@ class ReverseMap:
 
     def __init__(self, sptes: memoryview, pages: int) -> None:
         self._sptes = sptes.toreadonly()
-        self._table_of: dict[int, LeafTable] = {}  # by index of an entry // 1024
-        self._large: dict[int, list[LeafTable]] = {}  # by guest page // 1024
+        self._table_of: dict[int, LeafTables] = {}  # by index of an entry // 512
+        self._large: dict[int, list[LeafTables]] = {}  # by guest page // 512
         # Indices of the entries made for each guest page one at a time.
         self._indices: list[set[int] | None] = [None] * pages
 
@@ -29,11 +29,12 @@ class ReverseMap:
         self._large.clear()
         self._indices = [None] * len(self._indices)
 
-    def add_table(self, table: LeafTable) -> None:
-        """Learn of a new table; that of a 4 MiB page is filled at once."""
-        self._table_of[table.base >> 10] = table
-        if table.page_table < 0:
-            self._large.setdefault(table.frame >> 10, []).append(table)
+    def add_table(self, table: LeafTables) -> None:
+        """Learn of new leaf tables; those of a large page are filled at once."""
+        for i, leaf in enumerate(table.pages):
+            self._table_of[leaf] = table
+            if table.page_table < 0:
+                self._large.setdefault((table.frame >> 9) + i, []).append(table)
 
     def add(self, page: int, index: int) -> None:
         """Note that the entry at `index` maps `page`."""
@@ -47,16 +48,16 @@ class ReverseMap:
         """Forget the entries of `page` but the one at `index` (-1: that one too)."""
         self._indices[page] = {index} if index >= 0 else None
 
-    def entries(self, page: int) -> Iterator[tuple[int, LeafTable]]:
+    def entries(self, page: int) -> Iterator[tuple[int, LeafTables]]:
         """Yield the indices of the entries that map `page` now, each with its table."""
         sptes = self._sptes
         frame = page << x86.PAGE_SHIFT
         for index in self._indices[page] or ():
-            table = self._table_of.get(index >> 10)
+            table = self._table_of.get(index >> 9)
             if table is not None and sptes[index] & _FRAME == frame:
                 yield index, table
-        for table in self._large.get(page >> 10, ()):
-            index = table.base + (page & 1023)
+        for table in self._large.get(page >> 9, ()):
+            index = table.base + page - table.frame
             if sptes[index]:
                 yield index, table
 

@@ -1,7 +1,8 @@
 """The tables that the hardware walks, as true to the guest's as a TLB would be.
 
-The format is 4-level (the engine runs in long mode): one root per guest CR3 and one
-pair of shadow page tables per 4 MiB that a guest PDE maps, cached across CR3 writes.
+The engine's format is 4-level (it runs in long mode), whatever the guest's is: one root
+per guest CR3, and leaf tables per guest page table or large page, cached across CR3
+writes.
 Nothing of the guest's tables is write-protected: the SDM (Vol. 3A section 4.10) lets a
 TLB be stale until INVLPG or MOV CR3, and that is when an entry is compared with what it
 was made from.
@@ -15,16 +16,25 @@ from enum import IntEnum
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emu86.cpu.engine import Engine
 from emu86.cpu.state import CR
 from emu86.mmu.listeners import Listeners
 from emu86.mmu.page_use import PageUse
+from emu86.mmu.paging import (
+    LEAF_SHIFT,
+    NO_PAGING,
+    PAGING_32,
+    PAGING_32_PSE,
+    denied,
+    format_of,
+    touch,
+)
 from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED, Ram
 from emu86.mmu.rmap import ReverseMap
-from emu86.mmu.shadow_tables import LeafTable, Root
+from emu86.mmu.shadow_tables import LEAF, LeafTables, Role, Root
 from emu86.mmu.vmm_memory import VmmMemory
-from emu86.mmu.walk import denied, touch, walk
 from emu86.native import abi
 from emu86.spec import x86
 
@@ -36,8 +46,9 @@ _ONES: Final = VmmMemory.hpa(VmmMemory.ONES) | _LEAF
 _HOST_CR3: Final = CR + 3
 _USED: Final = x86.PTE_P | x86.PTE_A
 _AROUND: Final = 16  # entries filled together, aligned
-_EVERYTHING: Final = -1  # the "CR3" of a guest without paging
 _MANY: Final = 64  # pages, from which one flush of the whole TLB is cheaper
+_RIGHTS: Final = x86.PTE_RW | x86.PTE_US
+_COMPILED_INVLPG: Final = (PAGING_32, PAGING_32_PSE)  # the formats that it knows
 _WINDOW: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D
 
 PAGING_CR0: Final = x86.CR0_PG | x86.CR0_WP
@@ -87,31 +98,50 @@ class ShadowMmu:
         self.cr0 = self.cr3 = self.cr4 = 0
         self.fault = 0
         self.mmio_pages: frozenset[int] = frozenset()  # devices: every access traps
-        self.roots: dict[int, Root] = {}
-        self.leaves: dict[tuple[int, ...], LeafTable] = {}
+        # Shadow tables by what they are made from: a guest-physical address, and more.
+        self.roots: dict[tuple[int, Role], Root] = {}
+        self.leaves: dict[tuple[int, Role], LeafTables] = {}
         self._next = VmmMemory.POOL
         self._offsets = np.arange(1024, dtype=np.uint64)
-        self.root = self._new_root(_EVERYTHING)
+        self._bind()
+        self.root = self._new_root()
 
     # -- control registers ------------------------------------------------------------
 
     def configure(self, cr0: int, cr3: int, cr4: int) -> None:
         """Take new values of all three; everything cached is dropped."""
         self.cr0, self.cr3, self.cr4 = cr0, cr3, cr4
+        self._bind()
         self.reset()
+
+    def _bind(self) -> None:
+        """Bind what CR0 and CR4 choose, so that no access asks for it."""
+        layout = self.format = format_of(self.cr0, self.cr4)
+        self.walk = layout.walk
+        self.wp = bool(self.cr0 & x86.CR0_WP)
+        self._has_compiled_invlpg = layout in _COMPILED_INVLPG
+        paging = layout is not NO_PAGING
+        self._global = x86.PTE_G if paging and self.cr4 & x86.CR4_PGE else 0
+        self._frame = layout.frame
+        self._span_shift = layout.span_shift
+        self._last = (1 << layout.span_shift - x86.PAGE_SHIFT) - 1  # entry of a span
+        self._gptes = self.ram.bytes.cast(layout.typecode)
+        self._root_role = Role(
+            layout.name, len(layout.shifts), _RIGHTS, self.wp, direct=not paging
+        )
 
     def switch(self, cr3: int) -> None:
         """MOV to CR3: load the root for `cr3`, without what the guest has changed."""
         self.cr3 = cr3
         self.stats.switches += 1
-        if not self.cr0 & x86.CR0_PG:
+        if self.format is NO_PAGING:
             return
-        key = cr3 & x86.PAGE_MASK
-        root = self.roots.get(key)
+        directory = cr3 & self._frame
+        root = self.roots.get((directory, self._root_role))
         if root is None:
-            root = self._new_root(key)
+            root = self._new_root()
         self.root = root
-        self._sync_root(root, key)
+        self._sync_root(root, directory)
         self._enter(root)
         self.engine.flush_tlb()
         for tell in self.listeners.flushed_nonglobal:
@@ -124,8 +154,7 @@ class ShadowMmu:
         self.leaves.clear()
         self._rmap.reset()
         self._next = VmmMemory.POOL
-        paging = self.cr0 & x86.CR0_PG
-        self.root = self._new_root(self.cr3 & x86.PAGE_MASK if paging else _EVERYTHING)
+        self.root = self._new_root()
         self._enter(self.root)
         self.engine.flush_tlb()
         self._tell_flushed_all()
@@ -138,11 +167,11 @@ class ShadowMmu:
         """Have the engine, and its compiled INVLPG, walk `root`."""
         self.engine.q[_HOST_CR3] = root.hpa
         control = self.engine.control
-        directory = self.cr3 & x86.PAGE_MASK
-        paging = self.cr0 & x86.CR0_PG and directory < self.ram.size
-        paging = paging and not self.engine.wraps  # a page has two addresses then
+        directory = self.cr3 & self._frame
+        known = self._has_compiled_invlpg and directory < self.ram.size
+        known = known and not self.engine.wraps  # a page has two addresses then
         control[abi.SHADOW_PDES] = (
-            self.vmm_memory.address + 8 * root.directory if paging else 0
+            self.vmm_memory.address + 8 * root.directory if known else 0
         )
         control[abi.GUEST_PDES] = self.ram.address + directory
         control[abi.KNOWN_PDES] = root.copy_address
@@ -163,54 +192,52 @@ class ShadowMmu:
                 tell(control[i] << x86.PAGE_SHIFT)
 
     def _drop_translation(self, gva: int) -> None:
-        slot = gva >> 22
+        slot = gva >> self._span_shift
         table = self.root.tables.get(slot)
-        if table is None or not self.cr0 & x86.CR0_PG:
+        if table is None or self.format is NO_PAGING:
             return
-        pde = self.ram.read32((self.cr3 & x86.PAGE_MASK) + (slot << 2))
-        if pde != self.root.copy32[slot]:
+        if self._pde(slot) != self.root.entries[slot]:
             self._unlink(self.root, slot)
             self.engine.flush_tlb()
             self._tell_flushed_all()  # and of 4 MiB, not of this page alone
             return
-        index = table.base + (gva >> 12 & 1023)
+        index = table.base + (gva >> 12 & self._last)
         if table.page_table >= 0 and self._sptes[index]:
             self._sptes[index] = 0
             self.stats.drops += 1
             self.engine.flush_page(gva & x86.PAGE_MASK)
+
+    def _pde(self, slot: int) -> int:
+        """Return the guest's PDE as it is now; all ones where there is no RAM."""
+        size = self.format.entry_size
+        directory = self.cr3 & self._frame
+        if directory >= self.ram.size:
+            return (1 << 8 * size) - 1
+        return self._gptes[directory // size + slot]
 
     # -- misses ------------------------------------------------------------------------
 
     def miss(self, gva: int, error: int) -> Miss:
         """Answer the hardware's #PF at `gva` with error code `error` (SDM 3A 4.7)."""
         write = error & x86.PF_W
-        if not self.cr0 & x86.CR0_PG:
-            page = gva >> x86.PAGE_SHIFT
-            pde, pte = page & 0xFFC00, x86.PTE_D
-            rights = x86.PTE_RW | x86.PTE_US
-            large = True
-        else:
-            user = bool(error & x86.PF_U)
-            found = walk(self.ram, self.cr3, self.cr4, gva)
-            wp = bool(self.cr0 & x86.CR0_WP)
-            code = denied(found, write=bool(write), user=user, wp=wp)
-            if code is not None:
-                self.fault = code
-                return GUEST_FAULT
-            _mapped, _fault, page, rights, pde, pte, _pde_at, _pte_at = found
-            # A directory that maps itself has its last PDE for a PTE.
-            large = bool(pde & x86.PDE_PS and self.cr4 & x86.CR4_PSE)
-            wanted = x86.PTE_A | x86.PTE_D if write else x86.PTE_A
-            if pte & wanted != wanted or not pde & x86.PTE_A:
-                pde, pte = touch(self.ram, found, write=bool(write))
-        slot = gva >> 22
+        user = bool(error & x86.PF_U)
+        found = self.walk(self.ram, self.cr3, gva)
+        code = denied(found, write=bool(write), user=user, wp=self.wp)
+        if code is not None:
+            self.fault = code
+            return GUEST_FAULT
+        _mapped, _fault, page, rights, pde, pte, _pde_at, _pte_at, large = found
+        wanted = x86.PTE_A | x86.PTE_D if write else x86.PTE_A
+        if pte & wanted != wanted or not pde & x86.PTE_A:
+            pde, pte = touch(self.ram, found, write=bool(write))
+        slot = gva >> self._span_shift
         root = self.root
         table = root.tables.get(slot)
-        if table is None or root.copy32[slot] != pde:
+        if table is None or root.entries[slot] != pde:
             table = self._link(slot, pde, page, rights, large=large)
-        at = gva >> 12 & 1023
+        at = gva >> 12 & self._last
         index = table.base + at
-        rights &= x86.PTE_RW | x86.PTE_US
+        rights &= _RIGHTS
         if not pte & x86.PTE_D:
             rights &= ~x86.PTE_RW
         elif write and not rights & x86.PTE_RW:
@@ -231,15 +258,15 @@ class ShadowMmu:
             self._sptes[index] = entry | rights & x86.PTE_US
         self.stats.fills += 1
         if table.page_table >= 0:
-            table.copy32[at] = pte
-            if pte & x86.PTE_G and self.cr4 & x86.CR4_PGE:
+            table.entries[at] = pte
+            if pte & self._global:
                 table.has_global = True
             else:
                 table.has_nonglobal = True
                 self._fill_around(table, at)
         return FILLED
 
-    def _fill_around(self, table: LeafTable, at: int) -> None:
+    def _fill_around(self, table: LeafTables, at: int) -> None:
         """Fill the neighbours of an entry that the guest has used before.
 
         Their accessed bit is set already, so that the guest sees nothing of it; a page
@@ -247,26 +274,27 @@ class ShadowMmu:
         """
         if table.page_table >= self.ram.size:
             return
-        sptes, base, copy = self._sptes, table.base, table.copy32
-        words = self.ram.words
+        sptes, base, copy = self._sptes, table.base, table.entries
+        gptes, mask = self._gptes, self._frame
         state, pages = self.use.state, self.ram.pages
         add = self._rmap.add
         first = at & ~(_AROUND - 1)
-        start = (table.page_table >> 2) + first
+        start = table.page_table // self.format.entry_size + first
         for j in range(first, first + _AROUND):
-            pte = words[start + j - first]
+            pte = gptes[start + j - first]
             if sptes[base + j] or pte & _USED != _USED:
                 continue
-            page = pte >> 12
+            frame = pte & mask
+            page = frame >> x86.PAGE_SHIFT
             if page >= pages:
                 continue
             use = state[page]
             if use == DATA:
-                entry = pte & x86.PAGE_MASK | _LEAF | _NX
+                entry = frame | _LEAF | _NX
                 if pte & x86.PTE_D:
                     entry |= pte & table.rights & x86.PTE_RW
             elif use == CODE:
-                entry = pte & x86.PAGE_MASK | _LEAF
+                entry = frame | _LEAF
             else:
                 continue
             sptes[base + j] = entry | pte & table.rights & x86.PTE_US
@@ -297,20 +325,19 @@ class ShadowMmu:
 
     def spte_index(self, gva: int) -> int:
         """Return the index of the shadow entry of a page whose table is linked."""
-        return self.root.tables[gva >> 22].base + (gva >> 12 & 1023)
+        table = self.root.tables[gva >> self._span_shift]
+        return table.base + (gva >> 12 & self._last)
 
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
-        if not self.cr0 & x86.CR0_PG:
-            return gva
-        found = walk(self.ram, self.cr3, self.cr4, gva)
+        found = self.walk(self.ram, self.cr3, gva)
         return found.page << x86.PAGE_SHIFT | gva & 0xFFF if found.mapped else None
 
     def is_global(self, gva: int) -> bool:
         """Tell whether the translation of `gva` survives MOV to CR3."""
-        if not (self.cr0 & x86.CR0_PG and self.cr4 & x86.CR4_PGE):
+        if not self._global:
             return False
-        return bool(walk(self.ram, self.cr3, self.cr4, gva).pte & x86.PTE_G)
+        return bool(self.walk(self.ram, self.cr3, gva).pte & self._global)
 
     def unbacked(self, page: int) -> int:
         """Return the entry for reading where no RAM is: a page of ones (0: trap it)."""
@@ -372,15 +399,15 @@ class ShadowMmu:
         self._rmap.keep(page, keep)
         self._flush(dropped)
 
-    def _flush(self, entries: list[tuple[int, LeafTable]]) -> None:
+    def _flush(self, entries: list[tuple[int, LeafTables]]) -> None:
         """Drop what the TLB has of these entries, of which there may be a million."""
-        if sum(len(table.slots) for _index, table in entries) > _MANY:
+        if sum(len(table.starts) for _index, table in entries) > _MANY:
             self.engine.flush_tlb()
         else:
             flush = self.engine.flush_page
             for index, table in entries:
-                for slot in table.slots:
-                    flush(slot << 22 | (index & 1023) << 12)
+                for start in table.starts:
+                    flush(start + (index - table.base << x86.PAGE_SHIFT))
         for tell in self.listeners.rights_lost:
             tell()
 
@@ -403,7 +430,7 @@ class ShadowMmu:
 
     # -- tables ------------------------------------------------------------------------
 
-    def _new_root(self, key: int) -> Root:
+    def _new_root(self) -> Root:
         base = self._allocate(6)
         sptes, hpa = self._sptes, VmmMemory.hpa
         sptes[base * 512] = hpa(base + 1) | _LINK
@@ -411,7 +438,9 @@ class ShadowMmu:
         sptes[base * 512 + VmmMemory.PML4_SLOT] = top
         for i in range(4):
             sptes[(base + 1) * 512 + i] = hpa(base + 2 + i) | _LINK
-        root = self.roots[key] = Root(hpa(base), (base + 2) * 512)
+        root = Root(hpa(base), (base + 2) * 512, self.format)
+        role = self._root_role
+        self.roots[0 if role.direct else self.cr3 & self._frame, role] = root
         if self.engine.wraps:
             self._wrap(root)
         return root
@@ -446,54 +475,54 @@ class ShadowMmu:
 
     def _link(
         self, slot: int, pde: int, page: int, rights: int, *, large: bool
-    ) -> LeafTable:
-        """Put the leaf table for `pde` at `slot`, from the cache or new."""
+    ) -> LeafTables:
+        """Put the leaf tables for `pde` at `slot`, from the cache or new."""
         if slot in self.root.tables:
             self._unlink(self.root, slot)
             self.engine.flush_tlb()
-        key: tuple[int, ...]
+        layout = self.format
+        dirty = False
         if large:
-            dirty = pde & x86.PTE_D if self.cr0 & x86.CR0_PG else x86.PTE_D
-            rights &= x86.PTE_RW | x86.PTE_US
-            frame = page & ~0x3FF
-            key = (frame, rights, dirty)
-            page_table = -1
+            dirty = bool(pde & x86.PTE_D)
+            rights &= _RIGHTS
+            frame, page_table = page & ~self._last, -1
+            made_from = frame << x86.PAGE_SHIFT
         else:
-            rights = pde & (x86.PTE_RW | x86.PTE_US)
-            page_table = pde & x86.PAGE_MASK
-            key = (page_table, rights)
-            frame = dirty = 0
+            rights = pde & _RIGHTS
+            frame, page_table = 0, pde & layout.frame
+            made_from = page_table
+        key = made_from, Role(layout.name, LEAF, rights, self.wp, large, dirty)
         table = self.leaves.get(key)
         if table is None:
-            base = self._allocate(2)
-            table = LeafTable(base * 512, page_table, frame, rights)
+            base = self._allocate(1 << self._span_shift - LEAF_SHIFT)
+            table = LeafTables(base * 512, layout, page_table, frame, rights)
             self.leaves[key] = table
             self._rmap.add_table(table)
             if large:
-                self._fill_large(table, dirty=bool(dirty))
+                self._fill_large(table, dirty=dirty)
             elif page_table < self.ram.size:
                 table.copy[:] = self.ram.map[page_table : page_table + x86.PAGE_SIZE]
         elif not large and self._sync_table(table):
             self.engine.flush_tlb()
         if large and pde & x86.PTE_G:
             table.has_global = True
-        table.slots.add(slot)
+        start = slot << self._span_shift
+        table.starts.add(start)
         root = self.root  # a new one, if the pool was full
         root.tables[slot] = table
         if not large:
             root.paged[slot] = table
-        root.copy32[slot] = pde
-        at = root.directory + 2 * slot
-        hpa = VmmMemory.hpa(table.base // 512)
-        self._sptes[at] = hpa | _LINK
-        self._sptes[at + 1] = (hpa + x86.PAGE_SIZE) | _LINK
+        root.entries[slot] = pde
+        at = root.directory + (start >> LEAF_SHIFT)
+        for i, leaf in enumerate(table.pages):
+            self._sptes[at + i] = VmmMemory.hpa(leaf) | _LINK
         return table
 
-    def _fill_large(self, table: LeafTable, *, dirty: bool) -> None:
-        """Make all 1024 entries of a 4 MiB page at once: its A (and D) bit is set."""
+    def _fill_large(self, table: LeafTables, *, dirty: bool) -> None:
+        """Make all entries of a large page at once: its A (and D) bit is set."""
         rights = table.rights if dirty else table.rights & ~x86.PTE_RW
         first = table.frame
-        count = min(1024, max(0, self.ram.pages - first))
+        count = min(table.size, max(0, self.ram.pages - first))
         entries = (self._offsets[:count] + np.uint64(first)) << np.uint64(12)
         entries |= np.uint64(_LEAF | rights | _NX)
         state = self.ram.state_np[first : first + count]
@@ -507,21 +536,22 @@ class ShadowMmu:
     def _unlink(self, root: Root, slot: int) -> None:
         table = root.tables.pop(slot)
         root.paged.pop(slot, None)
-        at = root.directory + 2 * slot
-        self._sptes[at] = self._sptes[at + 1] = 0
+        start = slot << self._span_shift
+        at = root.directory + (start >> LEAF_SHIFT)
+        for i in range(len(table.pages)):
+            self._sptes[at + i] = 0
         self.stats.drops += 1
         if table.has_global:
             self._tell_flushed_all()
         if all(other.tables.get(slot) is not table for other in self.roots.values()):
-            table.slots.discard(slot)
+            table.starts.discard(start)
 
     def _sync_root(self, root: Root, cr3: int) -> None:
         """Drop the links and entries of `root` that differ from the guest's tables."""
         if cr3 < self.ram.size:
             now = self.ram.map[cr3 : cr3 + x86.PAGE_SIZE]
             if now != root.copy:
-                fresh = np.frombuffer(now, np.uint32)
-                stale = np.flatnonzero(fresh != np.frombuffer(root.copy, np.uint32))
+                stale, _old = self._changed(now, root.copy)
                 for slot in stale.tolist():
                     if slot in root.tables:
                         self._unlink(root, slot)
@@ -530,7 +560,15 @@ class ShadowMmu:
             if table.has_nonglobal:
                 self._sync_table(table)
 
-    def _sync_table(self, table: LeafTable) -> bool:
+    def _changed(
+        self, now: bytes, copy: bytearray
+    ) -> tuple[NDArray[np.intp], NDArray[np.unsignedinteger]]:
+        """Return where the entries of a guest table differ from its copy, and those."""
+        old = np.frombuffer(copy, self.format.typecode)
+        stale = np.flatnonzero(np.frombuffer(now, self.format.typecode) != old)
+        return stale, old[stale]
+
+    def _sync_table(self, table: LeafTables) -> bool:
         """Drop the entries whose guest entry changed; tell whether there were any."""
         start = table.page_table
         if start >= self.ram.size:
@@ -538,10 +576,9 @@ class ShadowMmu:
         now = self.ram.map[start : start + x86.PAGE_SIZE]
         if now == table.copy:
             return False
-        fresh = np.frombuffer(now, np.uint32)
-        stale = np.flatnonzero(fresh != np.frombuffer(table.copy, np.uint32))
+        stale, old = self._changed(now, table.copy)
         self._sptes_np[stale + table.base] = 0
-        if (np.frombuffer(table.copy, np.uint32)[stale] & x86.PTE_G).any():
+        if (old & x86.PTE_G).any():
             self._tell_flushed_all()
         table.copy[:] = now
         self.stats.resynced += len(stale)

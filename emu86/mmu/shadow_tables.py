@@ -1,52 +1,87 @@
 """What the VMM remembers of its shadow page tables: what each was made from."""
 
 import ctypes
+from typing import Final, NamedTuple
 
+from emu86.mmu.paging import LEAF_SHIFT, Format
 from emu86.spec import x86
 
+LEAF: Final = 1  # levels, from the bottom, as KVM counts them
 
-class LeafTable:
-    """1024 shadow entries, for one 4 MiB of linear space under one guest PDE.
 
-    base: index of its first entry; page_table: GPA of the guest's page table, or -1 if
-    a 4 MiB page (or no paging) maps the range; frame: first guest page then; rights: RW
-    and US of the PDE; copy: the page table when last compared; slots: PDE indices at
-    which it is linked; has_global, has_nonglobal: what kinds of entries it holds.
+class Role(NamedTuple):
+    """What a shadow table depends on besides the guest memory it is made from.
+
+    With that memory's address it is the key of the caches (KVM's word). format: its
+    name; level: LEAF, or the number of the format's levels for a root; rights: RW and
+    US of the entries above; wp: CR0.WP; direct: made from no guest table, but for a run
+    of guest-physical memory (a large page, or no paging); dirty: that page's dirty bit.
+    """
+
+    format: str
+    level: int
+    rights: int
+    wp: bool
+    direct: bool
+    dirty: bool = False
+
+
+class LeafTables:
+    """The shadow leaf tables of one guest page table, or of one large page.
+
+    A leaf table has 512 entries, which span 2 MiB. A page table of 1024 entries (32-bit
+    paging) has two, one of 512 has one; their entries follow each other.
+
+    base: index of the first entry; size: number of entries; page_table: GPA of the
+    guest's page table, or -1 for a large page (or no paging); frame: first guest page
+    then; rights: RW and US of the PDE; copy: the page table when last compared, entries
+    the same by entry; starts: linear addresses at which they are linked; has_global,
+    has_nonglobal: what kinds of entries they hold.
     """
 
     __slots__ = (
-        "base", "copy", "copy32", "frame", "has_global", "has_nonglobal", "page_table",
-        "rights", "slots",
+        "base", "copy", "entries", "frame", "has_global", "has_nonglobal", "page_table",
+        "rights", "size", "starts",
     )  # fmt: skip
 
-    def __init__(self, base: int, page_table: int, frame: int, rights: int) -> None:
+    def __init__(
+        self, base: int, layout: Format, page_table: int, frame: int, rights: int
+    ) -> None:
         self.base = base
+        self.size = 1 << layout.span_shift - x86.PAGE_SHIFT
         self.page_table = page_table
         self.frame = frame
         self.rights = rights
-        self.slots: set[int] = set()
+        self.starts: set[int] = set()
         self.has_global = self.has_nonglobal = False
         self.copy = bytearray(x86.PAGE_SIZE if page_table >= 0 else 0)
-        self.copy32 = memoryview(self.copy).cast("I")
+        self.entries = memoryview(self.copy).cast(layout.typecode)
+
+    @property
+    def pages(self) -> range:
+        """The numbers of the leaf tables' pages in the VMM's memory."""
+        first = self.base >> LEAF_SHIFT - x86.PAGE_SHIFT
+        return range(first, first + (self.size >> LEAF_SHIFT - x86.PAGE_SHIFT))
 
 
 class Root:
     """A shadow root: one guest CR3 (or none, without paging).
 
-    hpa: of its PML4; directory: index of its 2048 shadow PDEs; tables: what is linked
-    there, by guest PDE index; paged: those made from a guest page table; copy: the
-    guest's page directory as it was when they were linked, or later.
+    hpa: of its PML4; directory: index of its 2048 shadow PDEs, of 2 MiB each; tables:
+    what is linked there, by guest PDE index; paged: those made from a guest page table;
+    copy: the guest's page directory as it was when they were linked, or later; entries:
+    the same by entry.
     """
 
     __slots__ = (
-        "copy", "copy32", "copy_address", "directory", "hpa", "paged", "tables",
+        "copy", "copy_address", "directory", "entries", "hpa", "paged", "tables",
     )  # fmt: skip
 
-    def __init__(self, hpa: int, directory: int) -> None:
+    def __init__(self, hpa: int, directory: int, layout: Format) -> None:
         self.hpa = hpa
         self.directory = directory
-        self.tables: dict[int, LeafTable] = {}
-        self.paged: dict[int, LeafTable] = {}
+        self.tables: dict[int, LeafTables] = {}
+        self.paged: dict[int, LeafTables] = {}
         self.copy = bytearray(x86.PAGE_SIZE)
-        self.copy32 = memoryview(self.copy).cast("I")
+        self.entries = memoryview(self.copy).cast(layout.typecode)
         self.copy_address = ctypes.addressof(ctypes.c_char.from_buffer(self.copy))

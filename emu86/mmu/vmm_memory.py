@@ -1,10 +1,11 @@
 """The VMM's own physical memory: shadow page tables and shadow descriptor tables.
 
 It stands at 1 << 39, half way up the engine's physical space, of which an address has
-40 bits: a page-table entry with any of bits 40 to 51 set is a fault (reserved bits). So
-guest-physical addresses have the lower 39 bits to themselves, more than any guest here
-is given, and no entry made from one of them can be mistaken for an entry of the VMM's.
-Technique `bare`, whose guest walks tables of its own, has none of this memory.
+40 bits: a page-table entry with any of bits 40 to 51 set is a fault (reserved bits;
+`docs/maintainers/hardware.md`). So guest-physical addresses have the lower 39 bits to
+themselves, more than any guest here is given, and no entry made from one of them can be
+mistaken for one of the VMM's. Technique `bare`, whose guest walks tables of its own,
+has none of this memory.
 """
 
 import mmap

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Final
 
 from emu86.cpu.state import RIP, SELECTOR
-from emu86.mmu.walk import denied, walk
+from emu86.mmu.paging import denied, walk
 from emu86.native import abi
 from emu86.rings.decode import Insn, decode
 from emu86.rings.technique.base import Technique
@@ -140,13 +140,10 @@ def _code(monitor: Technique, here: int) -> Insn | None:
     while len(code) < x86.LONGEST_INSN:
         linear = (here + len(code)) & x86.MASK32
         part = min(x86.LONGEST_INSN - len(code), x86.PAGE_SIZE - (linear & 0xFFF))
-        page = linear >> x86.PAGE_SHIFT
-        if vcpu.cr0 & x86.CR0_PG:
-            found = walk(ram, vcpu.cr3, vcpu.cr4, linear)
-            if denied(found, write=False, user=user, wp=False) is not None:
-                break
-            page = found.page
-        start = page << x86.PAGE_SHIFT | linear & 0xFFF
+        found = walk(ram, vcpu.cr0, vcpu.cr3, vcpu.cr4, linear)
+        if denied(found, write=False, user=user, wp=False) is not None:
+            break
+        start = found.page << x86.PAGE_SHIFT | linear & 0xFFF
         inside = bytearray(ram.bytes[start : start + part])
         if patch is not None and start <= patch[0] < start + part:
             inside[patch[0] - start] = patch[1]

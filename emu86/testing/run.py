@@ -11,8 +11,8 @@ import numpy as np
 from emu86 import config
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
+from emu86.mmu.paging import LARGE_RESERVED
 from emu86.mmu.ram import Ram
-from emu86.mmu.walk import LARGE_RESERVED
 from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.descriptor import Descriptor

@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 
 from hypothesis import strategies as st
 
-from emu86.mmu.walk import LARGE_RESERVED
+from emu86.mmu.paging import LARGE_RESERVED
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.operands import Code

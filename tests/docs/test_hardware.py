@@ -12,7 +12,8 @@ from unicorn import UC_ARCH_X86, UC_HOOK_EDGE_GENERATED, UC_MODE_64, Uc
 from emu86 import Machine
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine, abilities
-from emu86.cpu.state import CR, IS_INT, RIP
+from emu86.cpu.state import CR, ERROR_CODE, IS_INT, RIP
+from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.spec import x86
 from support.assembler import assemble
@@ -193,6 +194,27 @@ def test_les_of_a_register_is_a_vex_prefix():
     bare = Bare("mov eax, 1\nmov ecx, 6\ndb 0xC4, 0xE2, 0x78, 0xF2, 0xC1").run()
     assert bare.events == []
     assert bare[x86.EAX] == 6  # ANDN EAX, EAX, ECX
+
+
+@pytest.mark.parametrize("bit", range(32, 52))
+def test_a_physical_address_has_40_bits(bit):
+    bare = Bare(f"mov eax, [{DATA:#x}]")
+    own = memoryview(mmap.mmap(-1, 0x1000)).cast("I")
+    own[0] = 0x1234
+    bare.cpu.map(1 << bit, own.cast("B"))
+    rights = x86.PTE_P | x86.PTE_RW | x86.PTE_US
+    bare.memory.cast("Q")[(TABLES + 0x3000 >> 3) + (DATA >> 12)] = 1 << bit | rights
+    bare.run()
+    if bit < 40:
+        assert (bare[x86.EAX], bare.events) == (0x1234, [])
+        return
+    assert bare.events == [(x86.VEC_PF, 0)]
+    assert bare.cpu.d[ERROR_CODE] == x86.PF_P | x86.PF_RSVD
+
+
+def test_the_memory_of_the_vmm_is_within_reach():
+    end = VmmMemory.hpa(VmmMemory.PAGES)
+    assert 1 << 39 <= VmmMemory.BASE < end <= 1 << 40
 
 
 def test_no_block_is_told_before_one_has_ended():

@@ -4,8 +4,8 @@ from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
 from emu86.cpu.state import CR
 from emu86.mmu.memory import PageFault
+from emu86.mmu.paging import denied, touch, walk
 from emu86.mmu.ram import Ram
-from emu86.mmu.walk import denied, touch, walk
 from emu86.rings.cpu import Cpu
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault
@@ -23,11 +23,8 @@ class BareMemory:
     def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
         """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
         q = self._q
-        cr0 = q[CR]
-        if not cr0 & x86.CR0_PG:
-            return gva
-        found = walk(self.ram, q[CR + 3], q[CR + 4], gva)
-        code = denied(found, write=write, user=user, wp=bool(cr0 & x86.CR0_WP))
+        found = walk(self.ram, q[CR], q[CR + 3], q[CR + 4], gva)
+        code = denied(found, write=write, user=user, wp=bool(q[CR] & x86.CR0_WP))
         if code is not None:
             raise PageFault(gva, code)
         touch(self.ram, found, write=write)
@@ -36,9 +33,7 @@ class BareMemory:
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
         q = self._q
-        if not q[CR] & x86.CR0_PG:
-            return gva
-        found = walk(self.ram, q[CR + 3], q[CR + 4], gva)
+        found = walk(self.ram, q[CR], q[CR + 3], q[CR + 4], gva)
         return found.page << 12 | gva & 0xFFF if found.mapped else None
 
     def page(self, _gva: int) -> int:

@@ -336,7 +336,7 @@ def _check_shadow(machine: Machine) -> None:
     state = np.frombuffer(bytes(ram.state), np.uint8)
     mixed: list[int] = []
     for table in mmu.leaves.values():
-        entries = own.sptes_np[table.base : table.base + 1024]
+        entries = own.sptes_np[table.base : table.base + table.size]
         entries = entries[entries & np.uint64(1) != 0]
         address = entries & np.uint64(0xFFFFFFFFFF000)
         write = entries & np.uint64(x86.PTE_RW) != 0
