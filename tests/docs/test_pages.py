@@ -17,8 +17,8 @@ from support.places import ROOT
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    *(ROOT / folder / "README.md" for folder in ("bench", "firmware", "tests")),
     *sorted((ROOT / "docs").rglob("*.md")),
-    ROOT / "tests" / "README.md",
 ]
 SPEC = importlib.util.spec_from_file_location("make_docs", ROOT / "tools/make_docs.py")
 make_docs = importlib.util.module_from_spec(SPEC)
@@ -45,8 +45,9 @@ def headings(page):
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_lines_are_short(path):
-    long = [line for line in path.read_text().splitlines() if len(line) > 100]
-    assert not long
+    """A table's row cannot be cut."""
+    lines = [one for one in path.read_text().splitlines() if not one.startswith("|")]
+    assert [line for line in lines if len(line) > 100] == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name)
