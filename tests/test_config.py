@@ -7,7 +7,7 @@ import pytest
 
 from emu86 import ConfigError, Machine, config
 from emu86.cpu.models import MODELS
-from emu86.rings.technique.deprivileged import TECHNIQUES
+from emu86.rings.technique.registry import POLICIES
 
 HEAVY = {"capstone", "llvmlite", "numpy", "rich", "unicorn"}
 
@@ -35,14 +35,14 @@ def test_nothing_heavy_is_imported(program):
 
 @pytest.mark.parametrize("technique", config.TECHNIQUES)
 def test_every_technique_can_be_asked_for(technique):
-    assert (
-        Machine(technique=technique, memory=config.SMALLEST).vmm.technique == technique
-    )
+    assert Machine(technique=technique, memory=config.SMALLEST).vmm.name == technique
     assert config.TECHNIQUES[technique]
 
 
 def test_every_technique_has_its_line():
-    assert {"bare", *TECHNIQUES} == set(config.TECHNIQUES)
+    assert POLICIES.keys() == config.TECHNIQUES.keys()
+    guarded = {name for name, policy in POLICIES.items() if policy.kernel_ring}
+    assert set(config.DEPRIVILEGED) == guarded
 
 
 def test_every_cpu_can_be_asked_for():

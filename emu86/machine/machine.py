@@ -57,12 +57,11 @@ class Machine:
         self._engine = self.vmm.engine
         self._ram = self.vmm.ram
         self._ram.bytes[layout.ROM : layout.ROM + images.ROM_SIZE] = images.rom()
-        self._clock = self._engine.clock
-        self._clock.set_costs(rdtsc=_RDTSC_NS)
+        self._engine.clock.set_costs(rdtsc=_RDTSC_NS)
         self.vcpu = self.vmm.vcpu
         self.console = CharDevice()
         self.board = Board(
-            self._clock, memory, self.console, self._end, debug_exit=debug_exit
+            self._engine.clock, memory, self.console, self._end, debug_exit=debug_exit
         )
         self.vmm.connect(self.board, self.board.pic)
         self._loop = RunLoop(self.vmm, self.board, self.console, realtime=realtime)
@@ -150,7 +149,7 @@ class Machine:
     @property
     def now(self) -> int:
         """Virtual time in nanoseconds since the machine was built."""
-        return self._clock.now
+        return self._engine.clock.now
 
     @property
     def registers(self) -> dict[str, int]:
