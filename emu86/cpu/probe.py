@@ -1,4 +1,4 @@
-"""See at start-up which of Unicorn's private parts work as `layout` says.
+"""See at start-up which of Unicorn's private parts work as `offsets` says.
 
 Each part is proved by what a small program does, never by a version number.
 """
