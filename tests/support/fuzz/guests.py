@@ -287,14 +287,14 @@ def run(machine: Machine, budget: int) -> Stop:
 def _fixed(machine: Machine) -> bytes:
     """Return the VMM's pages that nobody writes after the start."""
     pages = [*range(8), *range(12, 16), *range(48, 64)]
-    memory = machine.vmm.vmm_memory.bytes
+    memory = machine.vmm.mmu.vmm_memory.bytes
     return b"".join(bytes(memory[p << 12 : p + 1 << 12]) for p in pages)
 
 
 def check(machine: Machine) -> None:
     """Check what must hold of the machine between two runs."""
     vmm = machine.vmm
-    own, ram = vmm.vmm_memory, vmm.memory.ram
+    own, ram = vmm.mmu.vmm_memory, vmm.memory.ram
     assert bytes(own.bytes[:4096]) == b"\xff" * 4096, "the page of ones"
     hole = bytes(ram.bytes[0xA0000 : min(0xFF000, ram.size)])
     assert hole.count(0xFF) == len(hole), "the adapter hole was written"
@@ -317,7 +317,7 @@ def _check_descriptors(own: VmmMemory) -> None:
 def _check_shadow(machine: Machine) -> None:
     """Shadow entries reach guest RAM alone, and respect each page's use."""
     vmm = machine.vmm
-    mmu, own = vmm.mmu, vmm.vmm_memory
+    mmu, own = vmm.mmu, vmm.mmu.vmm_memory
     ram = mmu.ram
     first = VmmMemory.hpa(0)
     pool = (VmmMemory.hpa(VmmMemory.POOL), VmmMemory.hpa(VmmMemory.PAGES))
