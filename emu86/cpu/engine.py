@@ -44,7 +44,7 @@ from emu86.cpu.state import (
     RFLAGS,
     RIP,
     SELECTOR,
-    State,
+    CpuState,
 )
 from emu86.native import abi
 from emu86.spec import x86
@@ -68,7 +68,7 @@ def abilities() -> Abilities:
     return _probed[0]
 
 
-class Engine(State):
+class Engine(CpuState):
     """One CPU with its physical memory.
 
     Set the `on_*` attributes, `map` memory, then `run`. Callbacks run inside `run`; an

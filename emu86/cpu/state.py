@@ -1,7 +1,7 @@
 """The CPU's state as two views, and what hangs on it: flags, segments, mode bits.
 
 `q` is the state as 64-bit words, `d` as 32-bit words; the constants below are indices.
-A `State` over plain memory is a CPU that nothing runs, which is enough to emulate an
+A `CpuState` over plain memory is a CPU that nothing runs, which is enough to emulate an
 instruction on (`rings.cpu`); an `engine.Engine` is one whose memory is the hardware's.
 """
 
@@ -34,7 +34,7 @@ _DERIVED: Final = (
 )
 
 
-class State:
+class CpuState:
     """One CPU's state over `view`, `offsets.SIZE` bytes."""
 
     def __init__(self, view: memoryview) -> None:

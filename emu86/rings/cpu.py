@@ -24,7 +24,7 @@ from emu86.cpu.state import (
     RFLAGS,
     RIP,
     SELECTOR,
-    State,
+    CpuState,
 )
 from emu86.cpu.vcpu import VCpu
 from emu86.rings.decode import Insn
@@ -140,7 +140,7 @@ class Cpu:
     """
 
     def __init__(
-        self, state: State, vcpu: VCpu, memory: LinearMemory, clock: Clock
+        self, state: CpuState, vcpu: VCpu, memory: LinearMemory, clock: Clock
     ) -> None:
         self.state = state
         self.q = state.q
@@ -213,9 +213,13 @@ class Cpu:
         """The linear address of CS:EIP."""
         return (self.q[RIP] + self.q[_CS_BASE]) & x86.MASK32
 
+    def next_eip(self, length: int) -> int:
+        """Return EIP behind an instruction of `length` bytes."""
+        return (self.q[RIP] + length) & x86.MASK32
+
     def advance(self, length: int) -> None:
         """Move EIP past an instruction of `length` bytes."""
-        self.q[RIP] = (self.q[RIP] + length) & x86.MASK32
+        self.q[RIP] = self.next_eip(length)
 
     # -- segment registers: SDM Vol. 3A chapters 3 and 5 -------------------------------
 

@@ -6,7 +6,7 @@ from emu86 import config
 from emu86.cpu import offsets
 from emu86.cpu.clock import Clock
 from emu86.cpu.models import MODELS
-from emu86.cpu.state import ATTRIBUTES, RIP, State
+from emu86.cpu.state import ATTRIBUTES, RIP, CpuState
 from emu86.cpu.vcpu import VCpu
 from emu86.native import abi
 from emu86.rings.decode import decode
@@ -68,7 +68,7 @@ class Services:
 
 def plain_cpu(**registers):
     """A CPU in protected mode at ring 0 with flat segments of 32 bits."""
-    state = State(memoryview(bytearray(offsets.SIZE)))
+    state = CpuState(memoryview(bytearray(offsets.SIZE)))
     control = memoryview(bytearray(8 * abi.WORDS)).cast("q")
     cpu = BareCpu(state, VCpu(MODELS[config.CPU]), Memory(), Clock(control))
     cpu.services = Services(cpu)

@@ -4,7 +4,7 @@ Two need them: an access to what is no RAM (`technique.mmio`), for one instructi
 the guest's breakpoints (`breakpoints`), for as long as one is enabled.
 """
 
-from emu86.cpu.state import RFLAGS, State
+from emu86.cpu.state import RFLAGS, CpuState
 from emu86.spec import x86
 
 
@@ -14,7 +14,7 @@ class SingleStep:
     forced: TF, if it is set and the guest's is not; else 0.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: CpuState) -> None:
         self._q = state.q
         self.forced = 0
 

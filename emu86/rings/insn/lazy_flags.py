@@ -128,7 +128,7 @@ def _loop_by_zf(cpu: Cpu, insn: Insn) -> bool:
     q = cpu.q
     mask = 0xFFFF if insn.address_size == 2 else x86.MASK32
     count = q[x86.ECX] - 1 & mask
-    eip = q[RIP] + insn.length & x86.MASK32
+    eip = cpu.next_eip(insn.length)
     if count and bool(cpu.state.flags() & x86.ZF) == (insn.opcode == _LOOPE):
         eip += (insn.immediate ^ 0x80) - 0x80
         eip &= 0xFFFF if insn.size == 2 else x86.MASK32

@@ -5,7 +5,6 @@ wrong (SS with RPL 1, far transfers that store the real CPL in CS, IRET that los
 are patched in the guest's kernel.
 """
 
-from emu86.cpu.state import RIP
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
@@ -59,10 +58,6 @@ def _load_far_pointer(cpu: Cpu, insn: Insn) -> None:
     operand.set_register(cpu, insn.reg, offset, insn.size)
 
 
-def _next(cpu: Cpu, insn: Insn) -> int:
-    return (cpu.q[RIP] + insn.length) & x86.MASK32
-
-
 def _far_pointer(cpu: Cpu, insn: Insn) -> tuple[int, int]:
     if not insn.memory:
         raise undefined()
@@ -72,22 +67,22 @@ def _far_pointer(cpu: Cpu, insn: Insn) -> tuple[int, int]:
 
 
 def _jump_direct(cpu: Cpu, insn: Insn) -> bool:
-    far_jump(cpu, insn.selector, insn.immediate, _next(cpu, insn))
+    far_jump(cpu, insn.selector, insn.immediate, cpu.next_eip(insn.length))
     return True
 
 
 def _jump_indirect(cpu: Cpu, insn: Insn) -> bool:
-    far_jump(cpu, *_far_pointer(cpu, insn), _next(cpu, insn))
+    far_jump(cpu, *_far_pointer(cpu, insn), cpu.next_eip(insn.length))
     return True
 
 
 def _call_direct(cpu: Cpu, insn: Insn) -> bool:
-    far_call(cpu, insn.selector, insn.immediate, _next(cpu, insn), insn.size)
+    far_call(cpu, insn.selector, insn.immediate, cpu.next_eip(insn.length), insn.size)
     return True
 
 
 def _call_indirect(cpu: Cpu, insn: Insn) -> bool:
-    far_call(cpu, *_far_pointer(cpu, insn), _next(cpu, insn), insn.size)
+    far_call(cpu, *_far_pointer(cpu, insn), cpu.next_eip(insn.length), insn.size)
     return True
 
 
@@ -97,7 +92,7 @@ def _return(cpu: Cpu, insn: Insn) -> bool:
 
 
 def _iret(cpu: Cpu, insn: Insn) -> bool:
-    iret(cpu, insn.size, _next(cpu, insn))
+    iret(cpu, insn.size, cpu.next_eip(insn.length))
     return True
 
 

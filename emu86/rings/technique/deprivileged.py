@@ -165,7 +165,7 @@ class Deprivileged(Technique):
     def _emulates_next(self) -> bool:
         """Break before the next instruction, or emulate it; False: the hardware's."""
         if self.breakpoints.before():
-            self._exit_before(partial(self.trap, stepped=False))
+            self._exit_before(partial(self.debug_trap, stepped=False))
             return True
         try:
             insn = self.instructions.at_eip()
@@ -362,7 +362,7 @@ class Deprivileged(Technique):
         stepped = q[RFLAGS] & x86.TF & ~self.single_step.forced
         breakpoints = self.breakpoints
         breakpoints.resume = 0
-        eip = (q[RIP] + insn.length) & x86.MASK32
+        eip = cpu.next_eip(insn.length)
         if not record.handler(cpu, insn):
             q[RIP] = eip
         if shadowed:
@@ -376,7 +376,7 @@ class Deprivileged(Technique):
             if breakpoints.armed:
                 breakpoints.hold()
         elif stepped or breakpoints.hits:
-            self.trap(stepped=bool(stepped))
+            self.debug_trap(stepped=bool(stepped))
 
     def _check_virtual_8086(self, insn: Insn, record: Record) -> None:
         """Raise what virtual-8086 mode raises at an instruction: SDM Vol. 3B 20.2.8."""
@@ -395,14 +395,14 @@ class Deprivileged(Technique):
             if self.breakpoints.armed:
                 self.breakpoints.done()
             if stepped or self.breakpoints.hits:
-                self.trap(stepped=stepped)
+                self.debug_trap(stepped=stepped)
         elif vector == x86.VEC_MF and not self.vcpu.cr0 & x86.CR0_NE:
             self.bus.coprocessor_error()
         else:
             error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
             self.reflect(vector, error)
 
-    def trap(self, *, stepped: bool) -> None:
+    def debug_trap(self, *, stepped: bool) -> None:
         """Trap after a single step or at breakpoints (SDM Vol. 3B section 17.3.1)."""
         self.breakpoints.report(stepped=stepped)
         self._wake()

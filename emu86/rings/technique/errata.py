@@ -258,7 +258,7 @@ def _icebp(cpu: Cpu, insn: Insn) -> bool:
 
 def _done(cpu: Cpu, insn: Insn) -> bool:
     cpu.d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ  # the shadow of the STI before it
-    cpu.q[RIP] = (cpu.q[RIP] + insn.length) & x86.MASK32
+    cpu.advance(insn.length)
     return True
 
 
