@@ -9,7 +9,6 @@ from typing import Final
 from emu86.cpu.state import RFLAGS
 from emu86.machine.board import Board
 from emu86.machine.chardev import CharDevice
-from emu86.native import abi
 from emu86.rings.technique.base import Technique
 from emu86.spec import x86
 
@@ -112,7 +111,7 @@ class RunLoop:
                 self._kicked.clear()
                 self._console.deliver()
                 board.advance()
-                vmm.engine.control[abi.PENDING] = board.pic.intr
+                vmm.sync_intr()
                 if board.pic.intr:
                     vmm.interrupt()
                 if vmm.vcpu.halted:

@@ -220,7 +220,7 @@ class Technique:
         """Deliver the interrupt that waits: the guest lets it in."""
         self._wake()
         vector = self.pic.acknowledge()
-        self._control[abi.PENDING] = self.pic.intr
+        self.sync_intr()
         self.exits.setdefault("interrupt", [0, 0])[0] += 1
         self._inject(vector, interrupt=True)
 
@@ -246,7 +246,7 @@ class Technique:
         """Read a port; it takes the guest a microsecond."""
         self.clock.advance(_IO_NS)
         value = self.bus.port_read(port, width)
-        self._after_io()
+        self.sync_intr()
         if self.breakpoints.armed:
             self.breakpoints.port(port, width)
         for pio in self.observers.pio:
@@ -257,13 +257,14 @@ class Technique:
         """Write a port; it takes the guest a microsecond."""
         self.clock.advance(_IO_NS)
         self.bus.port_write(port, width, value)
-        self._after_io()
+        self.sync_intr()
         if self.breakpoints.armed:
             self.breakpoints.port(port, width)
         for pio in self.observers.pio:
             pio(port, width, value, True)
 
-    def _after_io(self) -> None:
+    def sync_intr(self) -> None:
+        """Show the engine the INTR pin, which a device or a chip's time has moved."""
         self._control[abi.PENDING] = self.pic.intr
 
     def mmio_read(self, gpa: int, width: int) -> bytes:
@@ -273,7 +274,7 @@ class Technique:
     def mmio_write(self, gpa: int, data: bytes) -> None:
         """Write device memory."""
         self.bus.mmio_write(gpa, data)
-        self._after_io()
+        self.sync_intr()
 
     def subscribe(self, observer: Observer) -> None:
         """Tell `observer` of what it has a method for; TypeError if it has none."""
