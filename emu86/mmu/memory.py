@@ -28,11 +28,11 @@ class GuestMemory:
         self.bytes = mmu.ram.bytes
         # Linear page number -> GPA of the page, for supervisor accesses.
         self.read_pages: dict[int, int] = {}
-        self._write: dict[int, int] = {}
+        self._write_pages: dict[int, int] = {}
         self._global_pages: dict[int, int] = {}
         self._large: set[int] = set()  # gva >> 22 where a large page was used
         listeners = mmu.listeners
-        listeners.rights_lost.append(self._write.clear)
+        listeners.rights_lost.append(self._write_pages.clear)
         listeners.flushed_all.append(self.flush)
         listeners.flushed_nonglobal.append(self.switch)
         listeners.flushed_page.append(self.forget)
@@ -40,7 +40,7 @@ class GuestMemory:
     def flush(self) -> None:
         """Forget the cached translations."""
         self.read_pages.clear()
-        self._write.clear()
+        self._write_pages.clear()
         self._global_pages.clear()
         self._large.clear()
 
@@ -48,7 +48,7 @@ class GuestMemory:
         """MOV to CR3: forget the cached translations but those of global pages."""
         self.read_pages.clear()
         self.read_pages.update(self._global_pages)
-        self._write.clear()
+        self._write_pages.clear()
 
     def forget(self, gva: int) -> None:
         """Forget the cached translation of one page, which may be a large one."""
@@ -57,7 +57,7 @@ class GuestMemory:
             return
         self.read_pages.pop(gva >> 12, None)
         self._global_pages.pop(gva >> 12, None)
-        self._write.pop(gva >> 12, None)
+        self._write_pages.pop(gva >> 12, None)
 
     def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
         """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
@@ -91,7 +91,7 @@ class GuestMemory:
 
     def page_to_write(self, gva: int) -> int:
         """Return the GPA of the page for a supervisor write, or -1."""
-        start = self._write.get(gva >> 12, -1)
+        start = self._write_pages.get(gva >> 12, -1)
         if start >= 0:
             return start
         gpa = self.translate(gva, write=True)
@@ -99,9 +99,9 @@ class GuestMemory:
         if not self.ram.backed(page):
             return -1
         start = gpa & x86.PAGE_MASK
-        self.mmu.use.write_by_vmm(page)
+        self.mmu.use.before_write(page)
         if self.ram.state[page] == DATA:
-            self._write[gva >> 12] = start
+            self._write_pages[gva >> 12] = start
         return start
 
     def read(self, gva: int, size: int, *, user: bool = False) -> int:
@@ -122,8 +122,8 @@ class GuestMemory:
         start += offset
         return int.from_bytes(self.bytes[start : start + size], "little")
 
-    def code(self, gva: int) -> int:
-        """Return the GPA of the code at `gva`, from the cache."""
+    def gpa(self, gva: int) -> int:
+        """Return the GPA that a supervisor reads at `gva`, from the cache."""
         start = self.page(gva)
         return self.translate(gva) if start < 0 else start | gva & 0xFFF
 
@@ -171,7 +171,7 @@ class GuestMemory:
             gpa = self.translate(gva, write=True, user=True)
             if not self.ram.backed(gpa >> 12):
                 return
-            self.mmu.use.write_by_vmm(gpa >> 12)
+            self.mmu.use.before_write(gpa >> 12)
             start = gpa & x86.PAGE_MASK
         else:
             start = self.page_to_write(gva)

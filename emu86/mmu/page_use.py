@@ -85,7 +85,7 @@ class PageUse:
             self.state[page] = DATA
             self.mappings.forbid_execution(page)
 
-    def write_by_vmm(self, page: int) -> None:
+    def before_write(self, page: int) -> None:
         """Prepare for the VMM itself, or a device, to write to `page`."""
         state = self.state[page]
         if state == CODE:

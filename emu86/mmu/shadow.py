@@ -2,10 +2,9 @@
 
 The engine's format is 4-level (it runs in long mode), whatever the guest's is: one root
 per guest CR3, and leaf tables per guest page table or large page, cached across CR3
-writes.
-Nothing of the guest's tables is write-protected: the SDM (Vol. 3A section 4.10) lets a
-TLB be stale until INVLPG or MOV CR3, and that is when an entry is compared with what it
-was made from.
+writes. Nothing of the guest's tables is write-protected: the SDM (Vol. 3A section 4.10)
+lets a TLB be stale until INVLPG or MOV CR3, and that is when an entry is compared with
+what it was made from.
 
 Nobody else writes shadow entries, but for the compiled INVLPG (`native.hooks`), which
 sets one to 0 as `invalidate` does.
@@ -33,7 +32,7 @@ from emu86.mmu.paging import (
 )
 from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED, Ram
 from emu86.mmu.rmap import ReverseMap
-from emu86.mmu.shadow_tables import LEAF, LeafTables, Role, Root
+from emu86.mmu.shadow_tables import LEAF_LEVEL, LeafTables, Role, Root
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.spec import x86
@@ -124,7 +123,7 @@ class ShadowMmu:
         self._global = x86.PTE_G if paging and self.cr4 & x86.CR4_PGE else 0
         self._frame = layout.frame
         self._span_shift = layout.span_shift
-        self._last = (1 << layout.span_shift - x86.PAGE_SHIFT) - 1  # entry of a span
+        self._span_last = (1 << layout.span_shift - x86.PAGE_SHIFT) - 1  # its last page
         self._gptes = self.ram.bytes.cast(layout.typecode)
         self._root_role = Role(
             layout.name, len(layout.shifts), _RIGHTS, self.wp, direct=not paging
@@ -142,7 +141,7 @@ class ShadowMmu:
             root = self._new_root()
         self.root = root
         self._sync_root(root, directory)
-        self._enter(root)
+        self._load(root)
         self.engine.flush_tlb()
         for tell in self.listeners.flushed_nonglobal:
             tell()
@@ -155,7 +154,7 @@ class ShadowMmu:
         self._rmap.reset()
         self._next = VmmMemory.POOL
         self.root = self._new_root()
-        self._enter(self.root)
+        self._load(self.root)
         self.engine.flush_tlb()
         self._tell_flushed_all()
 
@@ -163,7 +162,7 @@ class ShadowMmu:
         for tell in self.listeners.flushed_all:
             tell()
 
-    def _enter(self, root: Root) -> None:
+    def _load(self, root: Root) -> None:
         """Have the engine, and its compiled INVLPG, walk `root`."""
         self.engine.q[_HOST_CR3] = root.hpa
         control = self.engine.control
@@ -196,12 +195,12 @@ class ShadowMmu:
         table = self.root.tables.get(slot)
         if table is None or self.format is NO_PAGING:
             return
-        if self._pde(slot) != self.root.entries[slot]:
+        if self._pde(slot) != self.root.gptes[slot]:
             self._unlink(self.root, slot)
             self.engine.flush_tlb()
             self._tell_flushed_all()  # and of 4 MiB, not of this page alone
             return
-        index = table.base + (gva >> 12 & self._last)
+        index = table.base + (gva >> 12 & self._span_last)
         if table.page_table >= 0 and self._sptes[index]:
             self._sptes[index] = 0
             self.stats.drops += 1
@@ -233,9 +232,9 @@ class ShadowMmu:
         slot = gva >> self._span_shift
         root = self.root
         table = root.tables.get(slot)
-        if table is None or root.entries[slot] != pde:
+        if table is None or root.gptes[slot] != pde:
             table = self._link(slot, pde, page, rights, large=large)
-        at = gva >> 12 & self._last
+        at = gva >> 12 & self._span_last
         index = table.base + at
         rights &= _RIGHTS
         if not pte & x86.PTE_D:
@@ -248,17 +247,17 @@ class ShadowMmu:
             if use.state[page] == DATA and not error & x86.PF_I:
                 entry = page << x86.PAGE_SHIFT | _LEAF | rights | _NX
             else:
-                entry = self._entry(page, rights, index, error)
+                entry = self._backed_spte(page, rights, index, error)
             self._sptes[index] = entry
             self._rmap.add(page, index)
         else:
-            entry = 0 if write else self.unbacked(page)
+            entry = 0 if write else self._unbacked_spte(page)
             if entry == 0:
                 return NO_BACKING
             self._sptes[index] = entry | rights & x86.PTE_US
         self.stats.fills += 1
         if table.page_table >= 0:
-            table.entries[at] = pte
+            table.gptes[at] = pte
             if pte & self._global:
                 table.has_global = True
             else:
@@ -274,7 +273,7 @@ class ShadowMmu:
         """
         if table.page_table >= self.ram.size:
             return
-        sptes, base, copy = self._sptes, table.base, table.entries
+        sptes, base, copy = self._sptes, table.base, table.gptes
         gptes, mask = self._gptes, self._frame
         state, pages = self.use.state, self.ram.pages
         add = self._rmap.add
@@ -326,7 +325,7 @@ class ShadowMmu:
     def spte_index(self, gva: int) -> int:
         """Return the index of the shadow entry of a page whose table is linked."""
         table = self.root.tables[gva >> self._span_shift]
-        return table.base + (gva >> 12 & self._last)
+        return table.base + (gva >> 12 & self._span_last)
 
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
@@ -339,13 +338,13 @@ class ShadowMmu:
             return False
         return bool(self.walk(self.ram, self.cr3, gva).pte & self._global)
 
-    def unbacked(self, page: int) -> int:
+    def _unbacked_spte(self, page: int) -> int:
         """Return the entry for reading where no RAM is: a page of ones (0: trap it)."""
         if page in self.mmio_pages:
             return 0
         return _ONES
 
-    def _entry(self, page: int, rights: int, index: int, error: int) -> int:
+    def _backed_spte(self, page: int, rights: int, index: int, error: int) -> int:
         """Make the entry for a backed page, changing the page's use if it must."""
         use = self.use
         state = use.state[page]
@@ -485,13 +484,13 @@ class ShadowMmu:
         if large:
             dirty = bool(pde & x86.PTE_D)
             rights &= _RIGHTS
-            frame, page_table = page & ~self._last, -1
+            frame, page_table = page & ~self._span_last, -1
             made_from = frame << x86.PAGE_SHIFT
         else:
             rights = pde & _RIGHTS
             frame, page_table = 0, pde & layout.frame
             made_from = page_table
-        key = made_from, Role(layout.name, LEAF, rights, self.wp, large, dirty)
+        key = made_from, Role(layout.name, LEAF_LEVEL, rights, self.wp, large, dirty)
         table = self.leaves.get(key)
         if table is None:
             base = self._allocate(1 << self._span_shift - LEAF_SHIFT)
@@ -512,7 +511,7 @@ class ShadowMmu:
         root.tables[slot] = table
         if not large:
             root.paged[slot] = table
-        root.entries[slot] = pde
+        root.gptes[slot] = pde
         at = root.directory + (start >> LEAF_SHIFT)
         for i, leaf in enumerate(table.pages):
             self._sptes[at + i] = VmmMemory.hpa(leaf) | _LINK

@@ -6,16 +6,17 @@ from typing import Final, NamedTuple
 from emu86.mmu.paging import LEAF_SHIFT, Format
 from emu86.spec import x86
 
-LEAF: Final = 1  # levels, from the bottom, as KVM counts them
+LEAF_LEVEL: Final = 1  # levels, from the bottom, as KVM counts them
 
 
 class Role(NamedTuple):
     """What a shadow table depends on besides the guest memory it is made from.
 
     With that memory's address it is the key of the caches (KVM's word). format: its
-    name; level: LEAF, or the number of the format's levels for a root; rights: RW and
-    US of the entries above; wp: CR0.WP; direct: made from no guest table, but for a run
-    of guest-physical memory (a large page, or no paging); dirty: that page's dirty bit.
+    name; level: LEAF_LEVEL, or the number of the format's levels for a root; rights: RW
+    and US of the entries above; wp: CR0.WP; direct: made from no guest table, but for a
+    run of guest-physical memory (a large page, or no paging); dirty: that page's dirty
+    bit.
     """
 
     format: str
@@ -34,13 +35,13 @@ class LeafTables:
 
     base: index of the first entry; size: number of entries; page_table: GPA of the
     guest's page table, or -1 for a large page (or no paging); frame: first guest page
-    then; rights: RW and US of the PDE; copy: the page table when last compared, entries
-    the same by entry; starts: linear addresses at which they are linked; has_global,
+    then; rights: RW and US of the PDE; copy: the page table when last compared; gptes:
+    its entries; starts: linear addresses at which they are linked; has_global,
     has_nonglobal: what kinds of entries they hold.
     """
 
     __slots__ = (
-        "base", "copy", "entries", "frame", "has_global", "has_nonglobal", "page_table",
+        "base", "copy", "frame", "gptes", "has_global", "has_nonglobal", "page_table",
         "rights", "size", "starts",
     )  # fmt: skip
 
@@ -55,7 +56,7 @@ class LeafTables:
         self.starts: set[int] = set()
         self.has_global = self.has_nonglobal = False
         self.copy = bytearray(x86.PAGE_SIZE if page_table >= 0 else 0)
-        self.entries = memoryview(self.copy).cast(layout.typecode)
+        self.gptes = memoryview(self.copy).cast(layout.typecode)
 
     @property
     def pages(self) -> range:
@@ -69,12 +70,12 @@ class Root:
 
     hpa: of its PML4; directory: index of its 2048 shadow PDEs, of 2 MiB each; tables:
     what is linked there, by guest PDE index; paged: those made from a guest page table;
-    copy: the guest's page directory as it was when they were linked, or later; entries:
-    the same by entry.
+    copy: the guest's page directory as it was when they were linked, or later; gptes:
+    its entries.
     """
 
     __slots__ = (
-        "copy", "copy_address", "directory", "entries", "hpa", "paged", "tables",
+        "copy", "copy_address", "directory", "gptes", "hpa", "paged", "tables",
     )  # fmt: skip
 
     def __init__(self, hpa: int, directory: int, layout: Format) -> None:
@@ -83,5 +84,5 @@ class Root:
         self.tables: dict[int, LeafTables] = {}
         self.paged: dict[int, LeafTables] = {}
         self.copy = bytearray(x86.PAGE_SIZE)
-        self.entries = memoryview(self.copy).cast(layout.typecode)
+        self.gptes = memoryview(self.copy).cast(layout.typecode)
         self.copy_address = ctypes.addressof(ctypes.c_char.from_buffer(self.copy))

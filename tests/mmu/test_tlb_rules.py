@@ -311,7 +311,7 @@ class Guest(RuleBasedStateMachine):
 
     @rule(page=st.sampled_from([0x20, 0x21, 0x22]))
     def the_vmm_writes(self, page):
-        self.bench.mmu.use.write_by_vmm(page)
+        self.bench.mmu.use.before_write(page)
 
     # -- what always holds -------------------------------------------------------------
 

@@ -101,7 +101,7 @@ def test_listeners_are_told_in_order():
     assert bench.access(0, WRITE) == ("ok", 0x20)
     assert told == []
     bench.mmu.use.watch(0x20)
-    bench.mmu.use.write_by_vmm(0x20)
+    bench.mmu.use.before_write(0x20)
     bench.mmu.use.execute(0x20)
     bench.mmu.use.write(0x20)
     bench.mmu.invalidate(0x1234)

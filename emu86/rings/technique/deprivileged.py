@@ -119,7 +119,7 @@ class Deprivileged(Technique):
 
     def before_write(self, page: int) -> None:
         """Learn that somebody else is about to write to a guest page."""
-        self.mmu.use.write_by_vmm(page)
+        self.mmu.use.before_write(page)
 
     def compile_site(self, insn: Insn, kind: int) -> None:
         """Have compiled code handle the instruction at CS:EIP from now on."""
@@ -269,7 +269,7 @@ class Deprivileged(Technique):
         after = q[RIP]
         last = (after - 1) & x86.MASK32
         linear = (last + q[BASE[x86.CS]]) & x86.MASK32
-        gpa = self.memory.code(linear)
+        gpa = self.memory.gpa(linear)
         if vector == x86.VEC_BP and self.scanner.is_patched(gpa):
             q[RIP] = last
             insn = self.instructions.at_eip()

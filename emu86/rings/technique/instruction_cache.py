@@ -82,7 +82,7 @@ class InstructionCache:
     def at_eip(self) -> Insn:
         """Return the instruction at CS:EIP, decoding and keeping it if it is new."""
         linear = self._cpu.linear_eip
-        gpa = self._memory.code(linear)
+        gpa = self._memory.gpa(linear)
         page, offset = gpa >> x86.PAGE_SHIFT, gpa & 0xFFF
         bits = self._cpu.code_bits
         if bits == 16:
@@ -137,7 +137,7 @@ class InstructionCache:
         if not fits or not self.compiles or (invlpg and not self._flushes_page):
             return
         linear = self._cpu.linear_eip
-        kept = self._sites.get(self._memory.code(linear) >> x86.PAGE_SHIFT, {})
+        kept = self._sites.get(self._memory.gpa(linear) >> x86.PAGE_SHIFT, {})
         # What is not kept is in a mixed page or on two: `forget` would not hear of it.
         if kept.get(linear & 0xFFF) is not insn or self._cpu.cpl:
             return

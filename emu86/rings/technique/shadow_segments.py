@@ -82,7 +82,7 @@ class ShadowTable:
         raw = b""
         try:
             while at < end:
-                gpa = mem.code(at & x86.MASK32)
+                gpa = mem.gpa(at & x86.MASK32)
                 part = min(end - at, x86.PAGE_SIZE - (at & 0xFFF))
                 page = gpa >> 12
                 if not mem.ram.backed(page):
@@ -205,7 +205,7 @@ class ShadowCpu(Cpu):
         self._renew()
 
     def _watch_gate(self, linear: int) -> bool:
-        gpa = self.memory.code(linear)
+        gpa = self.memory.gpa(linear)
         page = gpa >> x86.PAGE_SHIFT
         if not self.memory.ram.backed(page) or gpa & 0xFFF > x86.PAGE_SIZE - 8:
             return False
