@@ -99,6 +99,8 @@ def by_fields(layout, read, cr3, gva):
         entry = read(table + (gva >> shift & 4096 // size - 1) * size)
         if not entry & paging.P:
             return 0
+        if entry >> 63 and not layout.nx:
+            return 1 | 8
         rights &= entry
         if shift in layout.large and entry & paging.PS:
             if entry & layout.reserved:
