@@ -196,44 +196,44 @@ def _packages() -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
-def _told(module: Path) -> str:
+def _told(module: Path, name: str) -> str:
     """Return what a module or package says of itself in its first line."""
     file = module / "__init__.py" if module.is_dir() else module
     docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
-    first = docstring.partition("\n")[0]
-    row = f"- `{module.relative_to(ROOT)}`: {first}"
+    row = f"- `{name}`: {docstring.splitlines()[0]}"
     return textwrap.fill(row, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def packages() -> Iterator[str]:
     """Yield the packages, from the top, and what each is."""
-    yield from map(_told, _packages())
+    for package in _packages():
+        yield _told(package, str(package.relative_to(ROOT)))
 
 
 def modules() -> Iterator[str]:
     """Yield the modules of each package, and what each is."""
-    for package in [*_packages(), ROOT / "emu86"]:
-        folders = [package]
-        if package.parent != ROOT:
-            folders += [file.parent for file in sorted(package.rglob("*/__init__.py"))]
-        for folder in folders:
+    nested = [sorted(package.rglob("__init__.py")) for package in _packages()]
+    folders = [file.parent for files in nested for file in files]
+    for folder in [*folders, ROOT / "emu86"]:
+        files = [file for file in folder.glob("*.py") if file.stem != "__init__"]
+        if files:
             yield f"### `{folder.relative_to(ROOT)}`\n"
-            files = sorted(folder.glob("*.py"))
-            yield from (_told(file) for file in files if file.name != "__init__.py")
+            yield from (_told(file, file.name) for file in sorted(files))
             yield ""
 
 
 def contracts() -> Iterator[str]:
     """Yield the rules of imports."""
     for one in _contracts():
-        yield f"**{one['name']}** ({one['type']}):\n"
-        for key, value in one.items():
-            if key == "layers":
-                yield from (f"    {layer}" for layer in value)
-            elif key not in {"id", "name", "type", "exhaustive"}:
-                yield textwrap.indent(
-                    textwrap.fill(f"{key}: {', '.join(value)}", _WIDTH), "    "
-                )
+        places = "".join(f", `{place}`" for place in one.get("containers", ()))
+        yield f"**{one['name']}** ({one['type']}{places}):\n"
+        for layer in one.get("layers", ()):
+            yield f"    {layer}"
+        for key in ("source", "forbidden", "protected"):
+            if found := one.get(f"{key}_modules"):
+                yield f"    {key}: {', '.join(found)}"
+        if importers := one.get("allowed_importers"):
+            yield f"    allowed importers: {', '.join(importers)}"
         yield ""
 
 
