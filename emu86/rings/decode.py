@@ -20,6 +20,7 @@ from emu86.spec.opcodes import (
     SEGMENT_PREFIXES,
     TWO_BYTES,
     Group,
+    Opcode,
 )
 
 # Bytes of immediate, by its letter in the opcode table; below 0: what decides.
@@ -79,6 +80,16 @@ class Insn:
         self.lock = False
         self.length = 0
         self.record: object = None
+
+    @property
+    def spec(self) -> Opcode:
+        """What the opcode table says of it."""
+        return OPCODES[self.opcode][self.reg]
+
+    @property
+    def modifies_memory(self) -> bool:
+        """Whether it reads memory to write it: its fault is a write's (Vol. 3A 4.7)."""
+        return self.memory and self.spec.memory == "rw"
 
 
 def _signed(value: int, size: int) -> int:

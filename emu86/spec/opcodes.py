@@ -77,6 +77,11 @@ class Opcode(NamedTuple):
     later: bool = False
     modes: tuple[int, ...] = (16, 32, 64)
 
+    @property
+    def is_string(self) -> bool:
+        """Whether it is a string instruction, of one element or repeated."""
+        return self.source or bool(self.target)
+
 
 Group = tuple[Opcode, ...]  # by ModRM.reg
 

@@ -16,7 +16,6 @@ from emu86.mmu.ram import Ram
 from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.descriptor import Descriptor
-from emu86.rings.insn.table import GROUP7
 from emu86.rings.technique.bare import Bare
 from emu86.rings.technique.base import Technique
 from emu86.rings.technique.registry import POLICIES, build
@@ -44,7 +43,7 @@ class Traced:
 Trace = list[Traced]
 
 _MOV_TO_CR: Final = 0x0F22
-_INVLPG: Final = 7  # ModRM.reg
+_INVLPG: Final = 0x0F01, 7  # opcode, ModRM.reg
 _AROUND: Final = range(-64, x86.LONGEST_INSN)  # an instruction: where its block may be
 PAUSED: Final = "paused"
 EVENTS: Final = 100  # that a bare run may see
@@ -226,7 +225,7 @@ class Tlb:
             self.reserved = self._is_reserved()
         if insn is not None and insn.opcode == _MOV_TO_CR:
             self._known = now
-        elif insn is not None and insn.opcode == GROUP7 and insn.reg == _INVLPG:
+        elif insn is not None and (insn.opcode, insn.reg) == _INVLPG:
             gva = operand.address(bare.cpu, insn) if insn.memory else 0
             entry = gva >> 12 & 1023
             for index in (gva >> 22, 1024 + entry, 2048 + entry):

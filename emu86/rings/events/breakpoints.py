@@ -9,7 +9,7 @@ from typing import Final
 from emu86.cpu.state import RIP
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
-from emu86.rings.events.accesses import STRINGS, accesses
+from emu86.rings.events.accesses import accesses
 from emu86.rings.fault import GuestFault, undefined
 from emu86.spec import x86
 
@@ -86,7 +86,7 @@ class Breakpoints:
         """Look at what the instruction at CS:EIP, `code`, is about to access."""
         cpu = self._cpu
         eip = cpu.q[RIP] & x86.MASK32
-        repeats = insn.rep and insn.opcode & ~1 in STRINGS
+        repeats = insn.rep and insn.spec.is_string
         self._repeated = eip if repeats else -1
         for access in accesses(cpu, insn, code):
             kinds = (_WRITTEN, 3) if access.write else (3,)

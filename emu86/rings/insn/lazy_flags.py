@@ -178,6 +178,6 @@ RECORDS: Final = (
         " instruction before its block. Where something before it in its block sets"
         " flags it is made to begin a block of its own, in which it is right. All CPU"
         " models have it.",
-        reg=1, patched=_BOTH, memory=True, lock=True, anew=True,
+        reg=1, patched=_BOTH, memory=True, anew=True,
     ),
 )  # fmt: skip

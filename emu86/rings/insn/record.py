@@ -25,9 +25,8 @@ class Record:
     it reaches the VMM ("#UD": the engine does not have it); patched: at which of the
     engine's rings (1: the guest's kernel, 3: its users) its sites are patched before
     they first run; memory: only with a memory operand, with a register it runs
-    natively; lock: a LOCK prefix is allowed; anew: it is not emulated, but run natively
-    as the first of a block; sdm: where it is described; doc: what is
-    done and why.
+    natively; anew: it is not emulated, but run natively as the first of a block; sdm:
+    where it is described; doc: what is done and why.
     """
 
     mnemonic: str
@@ -42,5 +41,4 @@ class Record:
     patched: tuple[int, ...] = ()
     ring0_only: bool = False
     memory: bool = False
-    lock: bool = False
     anew: bool = False

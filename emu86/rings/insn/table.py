@@ -27,11 +27,6 @@ RECORDS: Final = (
 )
 
 _ANY: Final = 8  # stands for "whatever ModRM.reg" beside 0 to 7
-# 0F 01 with a register operand: but for SMSW and LMSW, instructions of later CPUs.
-GROUP7: Final = 0x0F01
-_REGISTERS: Final = (4, 6)
-GROUP9: Final = 0x0FC7
-_RANDOM: Final = (6, 7)  # RDRAND, RDSEED
 _BY_OPCODE: Final = {
     (opcode, _ANY if record.reg < 0 else record.reg): record
     for record in RECORDS
@@ -41,11 +36,7 @@ _BY_OPCODE: Final = {
 
 def of_later_cpus(insn: Insn) -> bool:
     """Tell whether it is one of later CPUs' that the engine runs and no model has."""
-    if insn.memory:
-        return False
-    if insn.opcode == GROUP9:
-        return insn.reg in _RANDOM
-    return insn.opcode == GROUP7 and insn.reg not in _REGISTERS
+    return not insn.memory and insn.spec.later
 
 
 def find(insn: Insn) -> Record | None:

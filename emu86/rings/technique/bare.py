@@ -34,7 +34,6 @@ from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn, decode
 from emu86.rings.events.inject import as_fault, software
 from emu86.rings.fault import GuestFault
-from emu86.rings.insn.flag_states import is_read_to_write
 from emu86.rings.insn.segment_loads import loads_ss
 from emu86.rings.technique.bare_guest import BareCpu, BareMemory
 from emu86.rings.technique.base import Policy, Technique
@@ -216,7 +215,7 @@ class Bare(Technique):
             self._deliver(vector, error)
             return
         self.distance = None
-        if insn is not None and is_read_to_write(insn):
+        if insn is not None and insn.modifies_memory:
             self.distance = self._distance(insn)
             if self.distance is not None and -_WIDEST < self.distance < insn.length:
                 self.unsupported("a read-modify-write of itself")
@@ -387,7 +386,7 @@ class Bare(Technique):
                 self.vcpu.dr[7] &= ~x86.DR7_LOCAL
             error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
             insn = self.insn
-            if vector == x86.VEC_PF and insn is not None and is_read_to_write(insn):
+            if vector == x86.VEC_PF and insn is not None and insn.modifies_memory:
                 error = (error or 0) | x86.PF_W  # the engine reads first
             if vector == x86.VEC_GP and self._called_beyond():
                 error = 0

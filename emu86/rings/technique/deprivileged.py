@@ -23,7 +23,6 @@ from emu86.rings.decode import Insn
 from emu86.rings.events.inject import as_fault, software
 from emu86.rings.events.single_step import SingleStep
 from emu86.rings.fault import GuestFault, gp, undefined
-from emu86.rings.insn.flag_states import is_read_to_write
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.segment_loads import loads_ss
 from emu86.rings.technique.base import Counts, Policy, Technique, check_cr0
@@ -310,7 +309,7 @@ class Deprivileged(Technique):
             self.vcpu.cr2 = gva
             # The engine reads first; on a CPU what will be written is asked for so.
             reads = not error & (x86.PF_W | x86.PF_I)
-            if reads and is_read_to_write(self.instructions.at_eip()):
+            if reads and self.instructions.at_eip().modifies_memory:
                 self.mmu.fault |= x86.PF_W
             self.reflect(x86.VEC_PF, self.mmu.fault)
         else:
@@ -346,7 +345,7 @@ class Deprivileged(Technique):
         self._reason = record.mnemonic
         if self.mmio_step.active:
             self.mmio_step.cancel()  # it is done here, whole
-        if insn.lock and not record.lock:
+        if insn.lock and not insn.spec.lock:
             raise undefined()
         if record.anew:
             self.instructions.compile(insn, abi.SITE_SPLIT)

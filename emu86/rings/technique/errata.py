@@ -105,8 +105,7 @@ def _undefined(_cpu: Cpu, _insn: Insn) -> bool:
 
 
 def _locked(_cpu: Cpu, insn: Insn) -> bool:
-    record = find(insn)
-    if insn.lock and record is not None and not record.lock:
+    if insn.lock and not insn.spec.lock and find(insn) is not None:
         raise undefined()
     return False
 

@@ -9,16 +9,13 @@ that the hardware itself tells of a store.
 from dataclasses import dataclass, field
 from typing import Final
 
-import capstone
-from capstone import x86 as cs_x86
-
 from emu86.cpu.state import RIP
 from emu86.mmu.memory import PageFault
 from emu86.mmu.shadow import ShadowMmu
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import decode
-from emu86.rings.events.accesses import DETAILED
+from emu86.rings.events.accesses import memory_operands
 from emu86.rings.events.breakpoints import Breakpoints
 from emu86.rings.events.single_step import SingleStep
 from emu86.rings.technique.instruction_cache import InstructionCache
@@ -132,14 +129,11 @@ class MmioStep:
             code = self._instructions.code_at_eip()
         except PageFault:
             return 4, False
-        wanted = capstone.CS_AC_WRITE if write else capstone.CS_AC_READ
         other = 0
-        for insn in DETAILED[bits].disasm(code, 0, 1):
-            for op in insn.operands:
-                if op.type == cs_x86.X86_OP_MEM:
-                    if op.access & wanted:
-                        return op.size or 4, bool(op.access & capstone.CS_AC_READ)
-                    other = op.size
+        for op in memory_operands(code, bits):
+            if op.write if write else op.read:
+                return op.size or 4, op.read
+            other = op.size
         if other:
             return other, False
         pushed = decode(code, bits)  # the stack, which is no operand

@@ -19,28 +19,23 @@ from emu86.mmu.shadow import ShadowMmu
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import decode
 from emu86.rings.insn import flag_states
-from emu86.rings.insn.record import Record
-from emu86.rings.insn.table import GROUP7, GROUP9, RECORDS, find, of_later_cpus
+from emu86.rings.insn.table import RECORDS, find, of_later_cpus
 from emu86.spec import x86
+from emu86.spec.opcodes import LOCK, OPCODES, OPERAND_SIZE, PREFIXES, TWO_BYTES
 
 INT3: Final = 0xCC
 # LES and LDS with a register operand are VEX prefixes to the engine.
 _VEX: Final = (0xC4, 0xC5)
-_PREFIXES: Final = rb"[\x26\x2e\x36\x3e\x64-\x67\xf2\xf3]*"
-_TWO_BYTES: Final = 0x0F00
 # In virtual-8086 mode the engine's PUSHFD shows VM.
 _PUSHF: Final = 0x9C
-_PUSHFD: Final = rb"\x66" + _PREFIXES + rb"\x9c"
-# What may follow the bytes of a pattern to the end of the block.
-_END_BLOCKS: Final = {
-    "POPF": b"", "IRET": b"", "INT1": b"", "POP SS": b"", "MOV to SS": b".{0,5}",
-    "LOOPE/LOOPNE": b".",
-    "LSS": b".{1,6}", "JMP far": b".{4,6}", "CALL far": b".{4,6}",
-    "JMP far, indirect": b".{0,5}", "CALL far, indirect": b".{0,5}",
-    "RET far": b"(?:..)?",
-}  # fmt: skip
 # With IOPL raised POPF and the kernel's IRET run natively.
 _NATIVE_WITH_IOPL: Final = ("POPF", "IRET")
+
+_MEMORY, _REGISTER = (0, 1, 2), (3,)  # ModRM.mod
+# Expressions for immediates, of what ends blocks.
+_IMMEDIATES: Final = {
+    "": b"", "b": b".", "w": b"..", "z": b"(?:..){1,2}", "p": b".{4,6}",
+}  # fmt: skip
 
 
 def _class(values: Iterable[int]) -> bytes:
@@ -48,46 +43,59 @@ def _class(values: Iterable[int]) -> bytes:
     return b"[" + b"".join(re.escape(bytes([value])) for value in values) + b"]"
 
 
-def _modrm(record: Record) -> bytes:
-    """Return an expression for the ModRM bytes of a record, if they tell it."""
-    if record.reg < 0 and not record.memory:
-        return b""
-    regs = range(8) if record.reg < 0 else (record.reg,)
+_BUT_LOCK: Final = _class(PREFIXES - {LOCK}) + b"*"
+_PUSHFD: Final = bytes([OPERAND_SIZE]) + _BUT_LOCK + bytes([_PUSHF])
+
+
+def _modrm(mods: Iterable[int], regs: Iterable[int]) -> bytes:
+    """Return an expression for ModRM bytes with these fields."""
     return _class(
-        mod << 6 | reg << 3 | rm
-        for mod in range(3 if record.memory else 4)
-        for reg in regs
-        for rm in range(8)
+        mod << 6 | reg << 3 | rm for mod in mods for reg in regs for rm in range(8)
     )
 
 
 def _code(opcode: int) -> bytes:
-    return opcode.to_bytes(2 if opcode >= _TWO_BYTES else 1, "big")
+    return re.escape(opcode.to_bytes(2 if opcode >= TWO_BYTES else 1, "big"))
+
+
+def _native_mistakes(ring: int) -> set[bytes]:
+    """Return expressions for what no record has and a CPU does not run so."""
+    found = {_code(opcode) + _modrm(_REGISTER, range(8)) for opcode in _VEX}
+    for opcode, group in OPCODES.items():
+        later = [reg for reg in range(8) if group[reg].later]
+        if later:
+            found.add(_code(opcode) + _modrm(_REGISTER, later))
+    if ring == x86.CPL_USER:
+        found.add(_PUSHFD)
+    return found
 
 
 @cache
 def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
     """Return a pattern that every block with a site to patch at `ring` matches.
 
-    The engine ends a block after an instruction that may change CS, SS or EFLAGS, so
-    those are looked for at the end of a block only: their opcodes are common bytes.
+    What ends a block is looked for at the end of a block only: the opcodes of those are
+    common bytes.
     """
-    registers = _class(range(0xC0, 0x100))
-    parts = {_code(GROUP7) + registers, _class(_VEX) + registers}
-    parts.add(_code(GROUP9) + _class(range(0xF0, 0x100)))
-    if ring == x86.CPL_USER:
-        parts.add(_PUSHFD)
+    parts = _native_mistakes(ring)
     for record in RECORDS:
-        codes = [re.escape(_code(opcode)) for opcode in record.opcodes]
-        more = _modrm(record)
-        if not record.lock:
-            # With a LOCK prefix it is #UD, and the engine runs many all the same.
-            parts |= {rb"\xf0" + _PREFIXES + code + more for code in codes}
-        if ring not in record.patched or record.mnemonic in skip:
-            continue
-        tail = _END_BLOCKS.get(record.mnemonic)
-        end = b"" if tail is None else tail + b"\\Z"
-        parts |= {code + more + end for code in codes}
+        members = slice(None) if record.reg < 0 else slice(record.reg, record.reg + 1)
+        regs = range(8)[members]
+        told = record.reg >= 0 or record.memory
+        mods = _MEMORY if record.memory else _MEMORY + _REGISTER
+        for opcode in record.opcodes:
+            group = OPCODES[opcode][members]
+            site = _code(opcode) + (_modrm(mods, regs) if told else b"")
+            if not all(member.lock for member in group):
+                # With a LOCK prefix it is #UD, and the engine runs many all the same.
+                parts.add(bytes([LOCK]) + _BUT_LOCK + site)
+            if ring not in record.patched or record.mnemonic in skip:
+                continue
+            if all(member.ends_block for member in group):
+                if group[0].rm:  # SIB and displacement
+                    site += b".{0,5}" if told else b".{1,6}"
+                site += _IMMEDIATES[group[0].immediate] + b"\\Z"
+            parts.add(site)
     return re.compile(b"|".join(sorted(parts)), re.DOTALL)
 
 
@@ -152,7 +160,7 @@ class Scanner:
             if insn is None:
                 break
             record = find(insn)
-            if record is not None and insn.lock and not record.lock:
+            if record is not None and insn.lock and not insn.spec.lock:
                 self.patched["#UD"] += 1
                 return offset
             if record is not None:
