@@ -101,13 +101,13 @@ class RunLoop:
         """Run the guest, serving time and interrupts between two slices of it."""
         vmm, board = self._vmm, self._board
         while True:
-            if not vmm.patch_pending:
+            if vmm.pending_patch is None:
                 # Before the questions: whoever answers one later ends the slice.
                 self._clock.run_for(_SLICE)
             stop = self._reason_to_stop(deadline)
             if stop is not None:
                 return stop
-            if not vmm.patch_pending:
+            if vmm.pending_patch is None:
                 self._kicked.clear()
                 self._console.deliver()
                 board.advance()

@@ -143,7 +143,7 @@ _ON_RDTSC: Final = f"""
 """  # fmt: skip
 
 # INVLPG [register], DS based at 0: drops the page's shadow entry unless something about
-# it is unusual: no paging, a PDE that has changed or maps 4 MiB, a page with learned
+# it is unusual: no paging, a PDE that has changed or maps 4 MiB, a page with compiled
 # sites, or more pages dropped than Python has been told of.
 _INVLPG: Final = f"""
 invlpg:
@@ -230,7 +230,7 @@ dropped:
   br label %done
 """
 
-# Handles a #GP(0) at CPL 1 (that is no INT 0Dh) whose site the VMM has learned as CLI,
+# Handles a #GP(0) at CPL 1 (that is no INT 0Dh) whose site the VMM has given it as CLI,
 # STI or INVLPG, and the INT3 of one that shall run natively in a block of its own. With
 # TF set, or an interrupt waiting for STI or that block, it is Python's.
 _ON_EXCEPTION: Final = f"""

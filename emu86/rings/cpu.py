@@ -61,7 +61,11 @@ _PROTECTED: Final = Mode.PROTECTED
 
 
 class Services(Protocol):
-    """What an emulated instruction needs of the VMM beyond its CPU."""
+    """What an emulated instruction needs of the VMM beyond its CPU.
+
+    Under `bare` the engine itself does what nobody asks for: MOV to CR4, INVLPG, the
+    checks of MOV to CR0.
+    """
 
     def guest_flags(self) -> int:
         """Return the guest's EFLAGS, 32 bits."""
@@ -135,8 +139,9 @@ class Cpu:
     """One virtual CPU as its instructions see it.
 
     mode, code_bits (16, 32 or 64), stack_bits and cpl (the guest's, 3 in virtual-8086
-    mode) follow the registers: `update_mode`. iopl: the guest's. inner: the guest runs
-    in its ring 1 or 2. plans: of a technique that keeps checked transfers.
+    mode) follow the registers: `update_mode`. iopl: the guest's. kernel_ring: the
+    engine's ring that runs the guest's ring 0. plans: of a technique that keeps checked
+    transfers.
     """
 
     def __init__(
@@ -151,7 +156,7 @@ class Cpu:
         self.services: Services
         self.plans: Plans | None = None
         self.iopl = 0
-        self.inner = False
+        self.kernel_ring = 0
         self.mode: Mode = _PROTECTED
         self.code_bits = self.stack_bits = 32
         self.cpl = 0
@@ -190,8 +195,8 @@ class Cpu:
     def update_mode(self) -> None:
         """Work out mode, code_bits, stack_bits and cpl from what the registers hold.
 
-        To be called by who changes CS, SS, CR0 or VM, and at each exit: since the last
-        one the hardware may have run far transfers of its own.
+        To be called by who changes CS, SS, CR0 or VM, and at each exit that asks for
+        them: since the last one the hardware may have run far transfers of its own.
         """
         d = self.d
         self.code_bits = 32 if d[_CS_ATTRIBUTES] & x86.DESC_B else 16
@@ -240,7 +245,6 @@ class Cpu:
         for index, selector in enumerate(selectors):
             self._load_paragraph(index, selector)
         self.q[RFLAGS] |= x86.VM
-        self.update_mode()
         self.enter_ring()
 
     def load_code_virtual_8086(self, selector: int) -> None:
@@ -370,10 +374,7 @@ class Cpu:
         return Plan(d[_CS_SELECTOR], code, ss, stack, offset, kind)
 
     def follow(self, plan: Plan, cpl: int, *, stack: bool) -> None:
-        """Load CS (and SS) of a plan for the guest's ring `cpl`, 0 or 3.
-
-        Plans are of techniques that run the guest's ring 0 in the engine's ring 1.
-        """
+        """Load CS (and SS) of a plan for the guest's ring `cpl`, 0 or 3."""
         d, q = self.d, self.q
         d[_CS_SELECTOR] = plan.cs
         q[_CS_BASE], d[_CS_LIMIT], d[_CS_ATTRIBUTES] = plan.cs_hidden
@@ -381,7 +382,7 @@ class Cpu:
             d[_SS_SELECTOR] = plan.ss
             q[_SS_BASE], d[_SS_LIMIT], d[_SS_ATTRIBUTES] = plan.ss_hidden
         d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
-        self.state.sync_mode(cpl or 1)
+        self.state.sync_mode(cpl or self.kernel_ring)
         self.update_mode()
         self.count_ring()
 

@@ -62,6 +62,6 @@ class Observers:
             getattr(self, hook).append(getattr(observer, hook))
 
     def clear(self) -> None:
-        """Tell nobody any more."""
+        """Tell nobody any more; exits that Python has taken back stay with it."""
         for hook in HOOKS:
             getattr(self, hook).clear()

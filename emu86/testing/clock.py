@@ -56,14 +56,14 @@ class Line:
 
 
 class InstructionClock:
-    """Counts the instructions of a monitor's guest from its program's first one.
+    """Counts the instructions of a VMM's guest from its program's first one.
 
-    It watches the monitor; `tick` must be called before each instruction. start: linear
+    It watches the VMM; `tick` must be called before each instruction. start: linear
     address of the first one; count: how many have run before the one that comes.
     """
 
-    def __init__(self, monitor: Technique, line: Line, start: int) -> None:
-        self._monitor = monitor
+    def __init__(self, vmm: Technique, line: Line, start: int) -> None:
+        self._vmm = vmm
         self._line = line
         self._start = start
         self.count = -1  # the program has not begun
@@ -71,14 +71,14 @@ class InstructionClock:
         self._last = b"", 0  # state as of the last tick
         self._moved = False  # an event has come since the last tick
         self._retried = False  # or a page was filled, or a block patched
-        monitor.clock.set_costs(other=0)
-        monitor.subscribe(self)
+        vmm.clock.set_costs(other=0)
+        vmm.subscribe(self)
 
     def tick(self) -> None:
         """Count the instruction at CS:EIP, unless it is one that goes on."""
-        monitor = self._monitor
-        here = monitor.cpu.linear_eip
-        insn = _code(monitor, here)
+        vmm = self._vmm
+        here = vmm.cpu.linear_eip
+        insn = _code(vmm, here)
         if insn is None:
             return
         # Where the last one was, a transfer may have come to itself; anything else goes
@@ -93,13 +93,13 @@ class InstructionClock:
             self.count += 1
         self._here = here
         self._moved = self._retried = False
-        monitor.engine.control[abi.NOW] = max(self.count, 0) * PERIOD
+        vmm.engine.control[abi.NOW] = max(self.count, 0) * PERIOD
         self._line.look(self.count)
 
     def _state(self) -> tuple[bytes, int]:
         """Return what a transfer changes that is done, unless it is JMP to itself."""
-        monitor = self._monitor
-        return monitor.q[: RIP + 1].tobytes(), monitor.d[SELECTOR[x86.CS]]
+        vmm = self._vmm
+        return vmm.q[: RIP + 1].tobytes(), vmm.d[SELECTOR[x86.CS]]
 
     def again(self) -> None:
         """Learn that the instruction has not run yet."""
@@ -130,12 +130,12 @@ def _transfers(insn: Insn) -> bool:
     return indirect and insn.opcode in _TRANSFERS
 
 
-def _code(monitor: Technique, here: int) -> Insn | None:
+def _code(vmm: Technique, here: int) -> Insn | None:
     """Decode the instruction at a linear address; None if it cannot be fetched."""
-    vcpu, ram = monitor.vcpu, monitor.ram
-    user = monitor.cpu.cpl == x86.CPL_USER
+    vcpu, ram = vmm.vcpu, vmm.ram
+    user = vmm.cpu.cpl == x86.CPL_USER
     # A patch that is to be translated stands in RAM.
-    patch = monitor.pending_patch()
+    patch = vmm.pending_patch
     code = bytearray()
     while len(code) < x86.LONGEST_INSN:
         linear = (here + len(code)) & x86.MASK32
@@ -148,4 +148,4 @@ def _code(monitor: Technique, here: int) -> Insn | None:
         if patch is not None and start <= patch[0] < start + part:
             inside[patch[0] - start] = patch[1]
         code += inside.ljust(part, b"\xff")
-    return decode(bytes(code), monitor.cpu.code_bits)
+    return decode(bytes(code), vmm.cpu.code_bits)

@@ -52,7 +52,7 @@ class _Unarmed(Breakpoints):
 
 
 class Raw(Bare):
-    """The engine as it is: with what it has wrong (`rings.errata`)."""
+    """The engine as it is: with what it has wrong (`rings.technique.errata`)."""
 
     def __init__(
         self, name: str, policy: Policy, engine: Engine, ram: Ram, vcpu: VCpu
@@ -228,15 +228,15 @@ def _reset(vmm: Technique) -> None:
 
 
 def _outcome(
-    monitor: Technique,
+    vmm: Technique,
     recorder: Recorder,
     technique: str,
     end: str,
     tsc: int = 0,
 ) -> Outcome:
-    registers = observe(monitor)
-    written = monitor.clock.tsc_offset != tsc
+    registers = observe(vmm)
+    written = vmm.clock.tsc_offset != tsc
     registers["tsc"] = int(written)  # time itself is each technique's own
-    detail = monitor.end[1] if monitor.end else ""
-    events, memory = tuple(recorder.events), bytes(monitor.ram.bytes)
+    detail = vmm.end[1] if vmm.end else ""
+    events, memory = tuple(recorder.events), bytes(vmm.ram.bytes)
     return Outcome(technique, end, detail, events, registers, recorder.start, memory)

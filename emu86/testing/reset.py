@@ -1,6 +1,6 @@
 """Machines that play again: what they were at first, put back.
 
-RAM goes back page by page, those alone that differ, and the monitor learns of each.
+RAM goes back page by page, those alone that differ, and the VMM learns of each.
 """
 
 from copy import deepcopy
@@ -19,15 +19,15 @@ from emu86.spec import x86
 _FIELDS: Final = VCpu.__slots__
 
 
-def put(monitor: Technique, image: bytes | bytearray) -> None:
-    """Make RAM an image again: the monitor learns which pages change."""
-    now = np.frombuffer(monitor.ram.bytes, np.uint64).reshape(-1, x86.PAGE_SIZE // 8)
+def put(vmm: Technique, image: bytes | bytearray) -> None:
+    """Make RAM an image again: the VMM learns which pages change."""
+    now = np.frombuffer(vmm.ram.bytes, np.uint64).reshape(-1, x86.PAGE_SIZE // 8)
     then = np.frombuffer(image, np.uint64).reshape(-1, x86.PAGE_SIZE // 8)
     for page in np.flatnonzero((now != then).any(axis=1)):
-        monitor.before_write(int(page))
+        vmm.before_write(int(page))
         start = int(page) << x86.PAGE_SHIFT
         end = start + x86.PAGE_SIZE
-        monitor.ram.bytes[start:end] = image[start:end]
+        vmm.ram.bytes[start:end] = image[start:end]
 
 
 def set_vcpu(vcpu: VCpu, values: dict[str, Any]) -> None:

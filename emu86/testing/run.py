@@ -79,14 +79,14 @@ class Ports:
 
 
 class Recorder:
-    """Observes a monitor and keeps the events, and with a trace the exits."""
+    """Observes a VMM and keeps the events, and with a trace the exits."""
 
-    def __init__(self, monitor: Technique, trace: Trace | None) -> None:
-        self.monitor = monitor
+    def __init__(self, vmm: Technique, trace: Trace | None) -> None:
+        self.vmm = vmm
         self.events: list[Event] = []
         self.trace = trace
         # Words, since there are fewer of them to compare than bytes.
-        ram = np.frombuffer(monitor.ram.bytes, np.uint64)
+        ram = np.frombuffer(vmm.ram.bytes, np.uint64)
         self._ram = ram.reshape(-1, x86.PAGE_SIZE // ram.itemsize)
         self._last = self._ram.copy()  # as of the last event
         self.start = self._last.tobytes()
@@ -102,7 +102,7 @@ class Recorder:
         changed = np.flatnonzero((self._ram != self._last).any(axis=1))
         self._last[changed] = self._ram[changed]
         pages = {int(page): self._ram[page].tobytes() for page in changed}
-        self._keep(Event(what, error, observe(self.monitor), pages))
+        self._keep(Event(what, error, observe(self.vmm), pages))
 
     def pio(self, port: int, width: int, value: int, write: bool) -> None:
         """Keep a port access."""
@@ -112,15 +112,15 @@ class Recorder:
     def _keep(self, event: Event) -> None:
         self.events.append(event)
         if len(self.events) > 2 * EVENTS:
-            self.monitor.finish("budget")  # nobody compares so many
+            self.vmm.finish("budget")  # nobody compares so many
 
 
-def observe(monitor: Technique) -> dict[str, int]:
+def observe(vmm: Technique) -> dict[str, int]:
     """Return all registers that the guest can read, by name; of MSRs a checksum."""
-    q, d, vcpu = monitor.q, monitor.d, monitor.vcpu
+    q, d, vcpu = vmm.q, vmm.d, vmm.vcpu
     values = {name: q[i] & x86.MASK32 for i, name in enumerate(x86.GPR_NAMES)}
     values["eip"] = q[RIP] & x86.MASK32
-    values["eflags"] = monitor.guest_flags() & ~x86.RF
+    values["eflags"] = vmm.guest_flags() & ~x86.RF
     for i, name in enumerate(x86.SEGMENT_NAMES):
         values[name] = d[SELECTOR[i]] & 0xFFFF
         values[f"{name}.base"] = q[BASE[i]] & x86.MASK32
@@ -133,18 +133,18 @@ def observe(monitor: Technique) -> dict[str, int]:
     msrs = sorted((n, value) for n, value in vcpu.msr.items() if value)
     values["msr"] = crc32(repr(msrs).encode()) if msrs else 0
     values["pmu"] = vcpu.pmu.select[0]
-    values |= monitor.engine.fpu()
+    values |= vmm.engine.fpu()
     return values
 
 
-def _traced(monitor: Technique) -> Traced:
-    ram = bytearray(monitor.ram.bytes)
-    patch = monitor.pending_patch()
+def _traced(vmm: Technique) -> Traced:
+    ram = bytearray(vmm.ram.bytes)
+    patch = vmm.pending_patch
     if patch is not None:
         gpa, byte = patch
         ram[gpa] = byte
     rest = crc32(ram[stage.PT_B + x86.PAGE_SIZE :], crc32(ram[: stage.PD]))
-    return Traced(observe(monitor), rest)
+    return Traced(observe(vmm), rest)
 
 
 def run(
@@ -175,12 +175,10 @@ def run(
     return _deprivileged(image, state, technique, trace, instructions)
 
 
-def _outcome(
-    monitor: Technique, recorder: Recorder, technique: str, end: str
-) -> Outcome:
-    detail = monitor.end[1] if monitor.end else ""
-    events, memory = tuple(recorder.events), bytes(monitor.ram.bytes)
-    registers = observe(monitor)
+def _outcome(vmm: Technique, recorder: Recorder, technique: str, end: str) -> Outcome:
+    detail = vmm.end[1] if vmm.end else ""
+    events, memory = tuple(recorder.events), bytes(vmm.ram.bytes)
+    registers = observe(vmm)
     return Outcome(technique, end, detail, events, registers, recorder.start, memory)
 
 
@@ -234,16 +232,16 @@ class Tlb:
         return self.late > (0 if bare.end or bare.vcpu.halted else self._GRACE)
 
 
-def at_boot(monitor: Technique) -> None:
+def at_boot(vmm: Technique) -> None:
     """Be at the stage's start with flat segments, as after a boot loader."""
-    cpu = monitor.cpu
+    cpu = vmm.cpu
     for index in range(6):
         kind = x86.DESC_CODE if index == x86.CS else 0
         high = 0x00CF9200 | kind
         cpu.set_segment(index, 0, Descriptor(0x0000FFFF, high))
     cpu.enter_ring()
-    monitor.set_guest_flags(0)
-    monitor.q[RIP] = stage.BOOT
+    vmm.set_guest_flags(0)
+    vmm.q[RIP] = stage.BOOT
 
 
 # Bare machines that have played. Those of a process that forks share their RAM.
@@ -271,15 +269,15 @@ def _bare_machine(image: bytes) -> tuple[Bare, Snapshot]:
 
 
 def _bare(image: bytes, state: State, trace: Trace | None, most: int | None) -> Outcome:
-    monitor, first = _bare_machine(image)
-    line = monitor.pic = Line(state.interrupts or ())
-    monitor.bus = Ports()
-    recorder = Recorder(monitor, trace)
-    monitor.subscribe(recorder)
+    vmm, first = _bare_machine(image)
+    line = vmm.pic = Line(state.interrupts or ())
+    vmm.bus = Ports()
+    recorder = Recorder(vmm, trace)
+    vmm.subscribe(recorder)
     clock = None
     if (trace, most, state.interrupts) != (None, None, None):
-        clock = InstructionClock(monitor, line, state.at)
-    tlb = Tlb(monitor.ram)
+        clock = InstructionClock(vmm, line, state.at)
+    tlb = Tlb(vmm.ram)
     sound = 0  # events while no translation could be stale
     end = "budget"
     for _ in range(STEPS):
@@ -288,30 +286,30 @@ def _bare(image: bytes, state: State, trace: Trace | None, most: int | None) -> 
             if clock.count == most:
                 end = PAUSED
                 break
-        if not (line.due and monitor.interrupt()):
+        if not (line.due and vmm.interrupt()):
             if trace is not None:
-                trace.append(_traced(monitor))
-            monitor.step()
-        if monitor.vcpu.halted and clock is not None and clock.skip():
-            monitor.interrupt()
-        if tlb.reserved and monitor.vcpu.cr4 & x86.CR4_PSE:
-            monitor.unsupported("reserved bits of a 4 MiB page")
-        if monitor.distance is not None and monitor.distance in _AROUND:
-            monitor.unsupported("a read-modify-write of its own block")
-        if tlb.is_stale(monitor):
+                trace.append(_traced(vmm))
+            vmm.step()
+        if vmm.vcpu.halted and clock is not None and clock.skip():
+            vmm.interrupt()
+        if tlb.reserved and vmm.vcpu.cr4 & x86.CR4_PSE:
+            vmm.unsupported("reserved bits of a 4 MiB page")
+        if vmm.distance is not None and vmm.distance in _AROUND:
+            vmm.unsupported("a read-modify-write of its own block")
+        if tlb.is_stale(vmm):
             end = "stale"
             del recorder.events[sound:]
-        elif monitor.vcpu.halted:
+        elif vmm.vcpu.halted:
             end = "halted"
-        elif monitor.end is not None:
-            end = monitor.end[0]
+        elif vmm.end is not None:
+            end = vmm.end[0]
         elif len(recorder.events) < EVENTS:
             if not tlb.late:
                 sound = len(recorder.events)
             continue
         break
-    outcome = _outcome(monitor, recorder, "bare", end)
-    idle.append((monitor, first))
+    outcome = _outcome(vmm, recorder, "bare", end)
+    idle.append((vmm, first))
     return outcome
 
 
@@ -378,7 +376,7 @@ def _by_instruction(
             if trace is not None:
                 trace.append(_traced(vmm))
             vmm.step()
-            if vmm.patch_pending:
+            if vmm.pending_patch is not None:
                 clock.again()
         if vmm.vcpu.halted and clock.skip():
             _interrupt(vmm, line)

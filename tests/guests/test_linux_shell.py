@@ -55,7 +55,7 @@ def test_ports_of_users(shell):
 def test_users_see_the_guests_tables_and_not_ours(shell, qemu):
     # QEMU's IRET leaves the descriptor of CS not accessed; a CPU's does not.
     expected = qemu.do("leaks").replace("lar  0100c0fa00", "lar  0100c0fb00")
-    if shell.machine.vmm.technique == "iopl":
+    if shell.machine.vmm.name == "iopl":
         # The known price of the technique: IOPL is the guest kernel's ring.
         expected = re.sub("(pshf 0000)0", r"\g<1>1", expected)
     assert shell.do("leaks") == expected
@@ -177,7 +177,7 @@ def test_interrupts_are_accounted_for(shell):
 
 def test_the_end(shell):
     # Without ACPI and APM there is no switch: Linux halts with interrupts off.
-    if shell.machine.vmm.technique == "patch":
+    if shell.machine.vmm.name == "patch":
         assert "reboot: System halted" in shell.end("dmesg -n 8; poweroff -f")
         assert shell.stop.reason == "halted"
     else:

@@ -54,3 +54,32 @@ def test_who_watches_exits_sees_them_all():
 def test_an_observer_watches_something():
     with pytest.raises(TypeError, match="vm_exit, inject, shadow_fill, pio"):
         Machine(memory=1 << 20).subscribe(object())
+
+
+class _Once:
+    """Raises at the first exit of one reason."""
+
+    def __init__(self, reason):
+        self.left = {reason}
+
+    def vm_exit(self, reason, _cs, _eip):
+        if reason in self.left:
+            self.left.clear()
+            raise LookupError(reason)
+
+
+@pytest.mark.parametrize("technique", ["trap", "patch", "iopl"])
+@pytest.mark.parametrize("reason", ["OUT", "IN", "CPUID"])
+def test_a_run_goes_on_after_what_an_observer_raised(technique, reason):
+    def machine():
+        made = Machine(memory=16 << 20, technique=technique)
+        made.load_kernel(images.path("exits"), append="20")
+        return made
+
+    alone, broken = machine(), machine()
+    alone.subscribe(Exits())
+    broken.subscribe(_Once(reason))
+    with pytest.raises(LookupError):
+        broken.run(timeout=300)
+    assert broken.run(timeout=300) == alone.run(timeout=300)
+    assert broken.registers == alone.registers

@@ -119,8 +119,8 @@ def _enter(cpu: Cpu, state: dict[str, int]) -> None:
     selectors = [state[name] for name in x86.SEGMENT_NAMES]
     for i, selector in enumerate(selectors):
         cpu.clear_segment(i, selector)
-    cpu.services.set_guest_flags(state["flags"] & ~x86.VM)
     cpu.enter_ring()
+    cpu.services.set_guest_flags(state["flags"] & ~x86.VM)
     try:
         cpu.load_ldt(state["ldt"])
     except GuestFault as fault:

@@ -106,8 +106,9 @@ class Bare(Technique):
         return self.engine.flags() | self.breakpoints.resume
 
     def set_guest_flags(self, value: int) -> None:
-        """Write the guest's EFLAGS."""
-        self.engine.set_flags(value & x86.FLAGS_DEFINED & ~x86.RF)
+        """Write the guest's EFLAGS; VM stays."""
+        kept = self.q[RFLAGS] & x86.VM
+        self.engine.set_flags(value & x86.FLAGS_DEFINED & ~(x86.RF | x86.VM) | kept)
         self.breakpoints.resume = value & x86.RF if self.breakpoints.armed else 0
 
     def write_cr0(self, value: int) -> None:

@@ -30,10 +30,10 @@ _IO_NS: Final = 1000  # an ISA bus cycle takes about a microsecond
 class Policy:
     """What tells one technique from another.
 
-    kernel_ring: the engine's ring that runs the guest's ring 0; scans: every block is
-    scanned before it first runs, and sensitive instructions are patched; raises_iopl:
-    the guest's kernel runs with an IOPL of its engine ring; stepped: the engine is run
-    instruction by instruction.
+    kernel_ring: the engine's ring that runs the guest's ring 0, 0 or 1; scans: every
+    block is scanned before it first runs, and sensitive instructions are patched;
+    raises_iopl: the guest's kernel runs with an IOPL of its engine ring; stepped: the
+    engine is run instruction by instruction.
     """
 
     kernel_ring: int
@@ -137,16 +137,15 @@ class Technique:
 
     # -- what only a technique that keeps more than the guest's state has to do --------
 
-    @property
-    def patch_pending(self) -> bool:
-        """Whether a patched block waits to be translated: nothing may come between."""
-        return False
-
     def unpatch(self) -> None:
         """Put back what stands in guest RAM for a moment only: a run has ended."""
 
+    @property
     def pending_patch(self) -> tuple[int, int] | None:
-        """Return where in RAM (GPA) a patch stands now, and the guest's byte there."""
+        """Where in RAM (GPA) a patch stands now, and the guest's byte there; or None.
+
+        The block waits to be translated, and nothing may come between.
+        """
         return None
 
     def before_write(self, page: int) -> None:
@@ -201,6 +200,8 @@ class Technique:
         stat[0] += 1
         if start:
             stat[1] += perf_counter_ns() - start
+        if self.observers.vm_exit:
+            self.cpu.update_mode()  # of what the engine hands over, only now
         for vm_exit in self.observers.vm_exit:
             vm_exit(self._reason, self.d[_CS_SELECTOR], self.q[RIP])
 

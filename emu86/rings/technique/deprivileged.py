@@ -94,22 +94,22 @@ class Deprivileged(Technique):
         """Run until STOP_AT, or an interrupt can come in, or the guest is done."""
         if self.scanner.pending is None:
             self._step_to_breakpoints()
-        self.engine.run()
-        self._update_mode()
+        try:
+            self.engine.run()
+        finally:
+            self._update_mode()
 
     def step(self) -> None:
         """Run one instruction of an engine that is made to be stepped."""
         if self.scanner.pending is not None or not self._step_to_breakpoints():
-            self.engine.step()
-            self._update_mode()
+            try:
+                self.engine.step()
+            finally:
+                self._update_mode()
 
     @property
-    def patch_pending(self) -> bool:
-        """Whether a patched block waits to be translated."""
-        return self.scanner.pending is not None
-
     def pending_patch(self) -> tuple[int, int] | None:
-        """Return where in RAM (GPA) a patch stands now, and the guest's byte there."""
+        """Where in RAM (GPA) a patch stands now, and the guest's byte there."""
         return self.scanner.pending
 
     def unpatch(self) -> None:
@@ -202,16 +202,16 @@ class Deprivileged(Technique):
         """Take an exception or a software interrupt of the guest."""
         start = perf_counter_ns() if self.timing else 0
         self._begin()
-        software = self.d[IS_INT]
+        is_int = self.d[IS_INT]
         self._reason = ""
         try:
-            if vector == x86.VEC_PF and not software:
+            if vector == x86.VEC_PF and not is_int:
                 self._page_fault()
             else:
-                insn = self.instructions.seen(vector, software)
+                insn = self.instructions.seen(vector, is_int)
                 if insn is not None:
                     self.emulate(insn)
-                elif software:
+                elif is_int:
                     self._software(vector)
                 elif vector in _SEGMENT_VECTORS:
                     self._protection(vector)

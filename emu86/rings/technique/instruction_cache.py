@@ -41,7 +41,7 @@ class InstructionCache:
         self._sites: dict[int, dict[int, Insn]] = {}
         self._compiled: set[int] = set()  # linear pages known to the compiled hook
         self._guarded: set[int] = set()
-        self.local = False  # some compiled sites' pages are not global
+        self.has_nonglobal = False  # some compiled sites' pages are not global
         listeners = mmu.listeners
         listeners.code_changed.append(self.forget)
         listeners.flushed_all.append(self.drop_compiled)
@@ -142,7 +142,7 @@ class InstructionCache:
         if kept.get(linear & 0xFFF) is not insn or self._cpu.cpl:
             return
         if not self._mmu.is_global(linear):
-            self.local = True
+            self.has_nonglobal = True
         slot = abi.site_slot(linear)
         self._control[slot] = linear
         self._control[slot + 1] = kind
@@ -169,14 +169,14 @@ class InstructionCache:
 
     def _switch(self) -> None:
         """MOV to CR3: pages that are not global may be other ones now."""
-        if self.local:
+        if self.has_nonglobal:
             self.drop_compiled()
 
     def drop_compiled(self) -> None:
         """Take every site back from the compiled hook."""
         if self._compiled:
             self._compiled.clear()
-            self.local = False
+            self.has_nonglobal = False
             end = abi.GUARDED + abi.GUARDED_WORDS
             self._control[abi.GUARDED : end] = _NO_GUARDS
             for page in self._guarded:

@@ -16,10 +16,10 @@ from typing import Final
 from emu86.cpu.engine import Engine
 from emu86.cpu.state import HFLAGS
 from emu86.mmu.shadow import ShadowMmu
-from emu86.rings.cpu import Cpu
 from emu86.rings.decode import decode
 from emu86.rings.insn import flag_states
 from emu86.rings.insn.table import RECORDS, find, of_later_cpus
+from emu86.rings.technique.shadow_segments import ShadowCpu
 from emu86.spec import x86
 from emu86.spec.opcodes import LOCK, OPCODES, OPERAND_SIZE, PREFIXES, TWO_BYTES
 
@@ -103,7 +103,7 @@ class Scanner:
     """Scans and patches the blocks of one engine."""
 
     def __init__(
-        self, engine: Engine, cpu: Cpu, mmu: ShadowMmu, *, iopl_raised: bool
+        self, engine: Engine, cpu: ShadowCpu, mmu: ShadowMmu, *, iopl_raised: bool
     ) -> None:
         self._engine = engine
         self._cpu = cpu
@@ -129,15 +129,16 @@ class Scanner:
         self.blocks += 1
         linear &= x86.MASK32
         cpu = self._cpu
-        cpu.update_mode()
         # Where the guest's CPL is the engine's own, its rings 1 and 2 are as its users.
         ring = 3 if cpu.d[HFLAGS] & 3 == 3 or cpu.inner else 1
         code = self._mmu.fetch(linear, size)
         if self._engine.stepped:
+            cpu.update_mode()
             code = self._first(code)  # no more of the block will run
         if not self._filter[ring].search(code):
             return
         self.decoded += 1
+        cpu.update_mode()
         found = self._first_site(code, ring)
         if found is not None:
             self._patch(linear + found & x86.MASK32, linear, size)

@@ -69,7 +69,7 @@ class ShadowTable:
         self.filled = 0
         self.pages.clear()
         self.known.clear()
-        self._cpu.checked.forget()
+        self._cpu.plans.forget()
 
     def refresh(self) -> None:
         """Read the guest's table again and watch its pages."""
@@ -115,7 +115,7 @@ class ShadowTable:
         if high & x86.DESC_CODE and not dpl:
             return 0  # with it in CS, the engine would put its own CPL in CS's RPL
         if dpl == 0 and not self._cpu.inner:
-            high |= 1 << x86.DESC_DPL_SHIFT
+            high |= self._cpu.kernel_ring << x86.DESC_DPL_SHIFT
         elif dpl != x86.DESC_DPL:
             return 0
         return word & x86.MASK32 | (high & ~x86.DESC_L) << 32
@@ -129,6 +129,7 @@ class ShadowCpu(Cpu):
     """
 
     memory: GuestMemory
+    plans: Plans
 
     def __init__(
         self,
@@ -140,15 +141,17 @@ class ShadowCpu(Cpu):
     ) -> None:
         super().__init__(engine, vcpu, memory, engine.clock)
         self.mmu = mmu
+        self.kernel_ring = policy.kernel_ring
         self._raises_iopl = policy.raises_iopl
+        self.inner = False  # the guest runs in its ring 1 or 2
         self.guard_page: Callable[[int], None] = lambda _page: None
         self.ring_changed: Callable[[], None] = lambda: None
-        self.plans = self.checked = Plans(self._is_watched, self._watch_gate)
+        self.plans = Plans(self._is_watched, self._watch_gate)
         self.idt_pages: set[int] = set()
-        # Linear pages of the tables read, by where they were then; local: some of them
-        # are not global, so that MOV to CR3 can put another page there.
+        # Linear pages of the tables read, by where they were then; has_nonglobal: some
+        # of them are not global, so that MOV to CR3 can put another page there.
         self.held: dict[int, int] = {}
-        self.local = False
+        self.has_nonglobal = False
         self.gdt = ShadowTable(self, VmmMemory.GDT, offsets.GDTR)
         self.ldt = ShadowTable(self, VmmMemory.LDT, offsets.LDTR)
         listeners = mmu.listeners
@@ -162,7 +165,7 @@ class ShadowCpu(Cpu):
         self.ldt.written(page)
         if page in self.idt_pages:
             self.idt_pages.clear()
-            self.checked.gates.clear()
+            self.plans.gates.clear()
 
     def watch_table_page(self, linear: int, gpa: int) -> None:
         """Note that descriptors at `linear` were read from `gpa`'s page."""
@@ -170,11 +173,11 @@ class ShadowCpu(Cpu):
         self.held[page] = gpa & x86.PAGE_MASK
         self.guard_page(page)
         if not self.mmu.is_global(linear):
-            self.local = True
+            self.has_nonglobal = True
 
     def _switch(self) -> None:
         """MOV to CR3: a page of a table that is not global may be another one now."""
-        if self.local:
+        if self.has_nonglobal:
             self.check_mapping()
 
     def _invalidate(self, gva: int) -> None:
@@ -193,11 +196,11 @@ class ShadowCpu(Cpu):
     def _renew(self) -> None:
         """Have every table read again."""
         self.held.clear()
-        self.local = False
+        self.has_nonglobal = False
         self.gdt.renew()
         self.ldt.renew()
         self.idt_pages.clear()
-        self.checked.gates.clear()
+        self.plans.gates.clear()
 
     def load_idt(self, base: int, limit: int) -> None:
         """LIDT."""
@@ -264,7 +267,7 @@ class ShadowCpu(Cpu):
         """Put a checked descriptor in a segment register."""
         attributes = found.attributes | x86.DESC_A
         if not attributes & x86.DESC_DPL:
-            attributes |= 1 << x86.DESC_DPL_SHIFT
+            attributes |= self.kernel_ring << x86.DESC_DPL_SHIFT
         self.state.set_segment(index, selector, found.base, found.limit, attributes)
 
     def _is_watched(self, *selectors: int) -> bool:
@@ -277,7 +280,7 @@ class ShadowCpu(Cpu):
         """Make the engine's CPL follow the guest's, which CS's selector tells."""
         self.update_mode()
         cpl = self.cpl
-        self.state.sync_mode(cpl or 1)
+        self.state.sync_mode(cpl or self.kernel_ring)
         inner = cpl in (1, 2)
         if inner != self.inner:
             self.inner = inner
@@ -290,7 +293,7 @@ class ShadowCpu(Cpu):
     def sync_iopl(self) -> None:
         """Set the hardware's IOPL for code at the guest's CPL."""
         raised = self._raises_iopl and self.cpl == 0
-        level = max(self.iopl, 1) if raised else self.iopl
+        level = max(self.iopl, self.kernel_ring) if raised else self.iopl
         self.q[RFLAGS] = self.q[RFLAGS] & ~x86.IOPL | level << 12
 
     def loaded_dpl(self, index: int) -> int:
