@@ -16,13 +16,6 @@ from emu86.rings.technique.base import Technique
 from emu86.spec import x86
 
 PERIOD: Final = 100 * abi.QUARTERS
-# Transfers of control, which may go to where they stand.
-_TRANSFERS: Final = frozenset(
-    {*range(0x70, 0x80), *range(0xE0, 0xE4), 0xE8, 0xE9, 0xEA, 0xEB, 0x9A, 0xFF}
-    | {0xC2, 0xC3, 0xCA, 0xCB, 0xCF, *range(0x0F80, 0x0F90)}
-)
-_INDIRECT: Final = 0xFF
-_INDIRECT_REGS: Final = range(2, 6)  # CALL and JMP, near and far
 
 
 class Line:
@@ -85,7 +78,7 @@ class InstructionClock:
         # on: another round, or another try once a page was filled.
         state = self._state()
         tried = self._retried and state == self._last
-        again = tried or not _transfers(insn)
+        again = tried or not insn.spec.transfers
         self._last = state
         if self.count < 0:
             self.count = 0 if here == self._start else -1
@@ -123,11 +116,6 @@ class InstructionClock:
     def inject(self, _vector: int, _error: int | None) -> None:
         """Learn of an event: what follows is another instruction."""
         self._moved = True
-
-
-def _transfers(insn: Insn) -> bool:
-    indirect = insn.opcode != _INDIRECT or insn.reg in _INDIRECT_REGS
-    return indirect and insn.opcode in _TRANSFERS
 
 
 def _code(vmm: Technique, here: int) -> Insn | None:

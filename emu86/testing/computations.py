@@ -17,6 +17,7 @@ from typing import Final, Literal
 from hypothesis import strategies as st
 
 from emu86.spec import x86
+from emu86.spec.opcodes import OPCODES, Group
 from emu86.testing import simd, stage
 from emu86.testing.encode import i32
 from emu86.testing.operands import Code, flags, words
@@ -41,22 +42,29 @@ _SAFE: Final = st.integers(0, 0x1FF).map(lambda n: 4 * n)
 
 @dataclass(frozen=True)
 class Form:
-    """Instructions that are encoded alike.
+    """Instructions that are encoded alike; the opcode table tells the rest.
 
-    opcodes: in hex; reg: ModRM's field of an opcode's extension, "r" for a register, or
-    "" for no ModRM; rm: what ModRM may name: "rm", "r" or "m", or "safe": memory that
-    is surely there; immediate: "b" a byte, "w" a word, "z" a word or doubleword by the
-    operand's size, "v" also a quadword, "a" an address by the code's bits; size: "v"
-    takes an operand size prefix or REX.W, "y" REX.W alone, "q" always does, "" none;
-    bits: of the code that has it, 0: both.
+    opcodes: in hex; reg: ModRM's field, if there is one: the opcode's extension, or "r"
+    for a register; rm: what ModRM may name: "rm", "r" or "m", or "safe": memory that is
+    surely there; size: "v" takes an operand size prefix or REX.W, "y" REX.W alone, "q"
+    always does, "" none; bits: of the code that is to have it, 0: all that can.
     """
 
     opcodes: tuple[str, ...]
-    reg: tuple[int, ...] | Literal["r", ""] = "r"
+    reg: tuple[int, ...] | Literal["r"] = "r"
     rm: Literal["rm", "r", "m", "safe"] = "rm"
-    immediate: str = ""
     size: Literal["v", "y", "q", ""] = "v"
     bits: int = 0
+
+    def groups(self) -> dict[bytes, Group]:
+        """Return what the opcode table has, by the opcode's bytes."""
+        return {bytes.fromhex(c): OPCODES[int(c, 16)] for c in self.opcodes}
+
+    def stands_in(self, bits: int) -> bool:
+        """Tell whether code of so many bits is to have it."""
+        if self.bits:
+            return self.bits == bits
+        return all(bits in group[0].modes for group in self.groups().values())
 
 
 def _all(pattern: str, base: int = 0, count: int = 8) -> tuple[str, ...]:
@@ -68,25 +76,25 @@ FORMS: Final = (
     Form(_BYTES, size=""),
     Form(("89", "8b", "85", "87")),
     Form(("88", "8a", "84", "86"), size=""),
-    Form(("81",), tuple(range(8)), immediate="z"),
-    Form(("83",), tuple(range(8)), immediate="b"),
-    Form(("80",), tuple(range(8)), immediate="b", size=""),
-    Form(tuple(f"{8 * n + 5:02x}" for n in range(8)), "", immediate="z"),
-    Form(tuple(f"{8 * n + 4:02x}" for n in range(8)), "", immediate="b", size=""),
-    Form(("a9",), "", immediate="z"),
-    Form(("a8",), "", immediate="b", size=""),
-    Form(_all("", 0xB8), "", immediate="v"),
-    Form(_all("", 0xB0), "", immediate="b", size=""),
-    Form(("c7",), (0,), immediate="z"),
-    Form(("c6",), (0,), immediate="b", size=""),
-    Form(("a1", "a3"), "", immediate="a"),
-    Form(("a0", "a2"), "", immediate="a", size=""),
-    Form(_all("", 0x90), ""),  # XCHG
+    Form(("81",), tuple(range(8))),
+    Form(("83",), tuple(range(8))),
+    Form(("80",), tuple(range(8)), size=""),
+    Form(tuple(f"{8 * n + 5:02x}" for n in range(8))),
+    Form(tuple(f"{8 * n + 4:02x}" for n in range(8)), size=""),
+    Form(("a9",)),
+    Form(("a8",), size=""),
+    Form(_all("", 0xB8)),
+    Form(_all("", 0xB0), size=""),
+    Form(("c7",), (0,)),
+    Form(("c6",), (0,), size=""),
+    Form(("a1", "a3")),
+    Form(("a0", "a2"), size=""),
+    Form(_all("", 0x90)),  # XCHG
     Form(("8d",), rm="m"),
     Form(("0fb6", "0fb7", "0fbe", "0fbf", "0faf")),
     Form(("63",), size="y", bits=64),  # of 16 bits the engine reads 32
-    Form(("69",), immediate="z"),
-    Form(("6b",), immediate="b"),
+    Form(("69",)),
+    Form(("6b",)),
     # Of 0 they leave the register undefined: a CPU keeps all of it, the engine half.
     Form(("0fbc", "0fbd"), bits=32),
     Form(("0fbc", "0fbd"), size="q", bits=64),
@@ -96,51 +104,51 @@ FORMS: Final = (
     Form(("0fb1",), rm="m", size="q", bits=64),
     Form(("0fc0", "0fb0"), size=""),
     Form(("0fa3", "0fab", "0fb3", "0fbb")),
-    Form(("0fba",), (4, 5, 6, 7), immediate="b"),
+    Form(("0fba",), (4, 5, 6, 7)),
     # With 16 bits a count above 16 leaves SHLD's and SHRD's result undefined.
-    Form(("0fa4", "0fac"), immediate="b", size="y", bits=32),
-    Form(("0fa4", "0fac"), rm="safe", immediate="b", size="y", bits=64),
+    Form(("0fa4", "0fac"), size="y", bits=32),
+    Form(("0fa4", "0fac"), rm="safe", size="y", bits=64),
     Form(("0fa5", "0fad"), size="y"),
     Form(_all("0f", 0x40, 16)),  # CMOVcc
     Form(_all("0f", 0x90, 16), (0,), "r", size=""),  # SETcc; of memory: LOSSY
-    Form(("c1",), _SHIFTS, immediate="b"),
+    Form(("c1",), _SHIFTS),
     Form(("d1", "d3"), _SHIFTS),
-    Form(("c0",), _SHIFTS, immediate="b", size=""),
+    Form(("c0",), _SHIFTS, size=""),
     Form(("d0", "d2"), _SHIFTS, size=""),
     # Of registers; of memory: LOSSY.
-    Form(("c1",), _ROTATES, "r", immediate="b"),
+    Form(("c1",), _ROTATES, "r"),
     Form(("d1", "d3"), _ROTATES, "r"),
-    Form(("c0",), _ROTATES, "r", immediate="b", size=""),
+    Form(("c0",), _ROTATES, "r", size=""),
     Form(("d0", "d2"), _ROTATES, "r", size=""),
-    Form(("f7",), (0,), immediate="z"),
-    Form(("f6",), (0,), immediate="b", size=""),
+    Form(("f7",), (0,)),
+    Form(("f6",), (0,), size=""),
     Form(("f7",), (2, 3, 4, 5, 6, 7)),
     Form(("f6",), (2, 3, 4, 5, 6, 7), size=""),
     Form(("ff",), (0, 1)),
     Form(("fe",), (0, 1), size=""),
-    Form(_all("", 0x40, 16), "", bits=32),  # INC, DEC
+    Form(_all("", 0x40, 16)),  # INC, DEC
     Form(("ff",), (6,)),
     Form(("8f",), (0,)),
-    Form(_all("", 0x50, 16), ""),  # PUSH, POP
-    Form(("68",), "", immediate="z"),
-    Form(("6a",), "", immediate="b"),
-    Form(("98", "99"), ""),
-    Form(("9c",), ""),
-    Form(("c9",), "", size=""),
-    Form(("f5", "f8", "f9", "fc", "fd", "d7"), "", size=""),
-    Form(("9e", "9f"), "", size="", bits=32),
-    Form(("27", "2f", "37", "3f"), "", size="", bits=32),
-    Form(("d4", "d5"), "", immediate="b", size="", bits=32),
-    Form(_all("0f", 0xC8), "", size="y"),  # BSWAP
-    Form(("a4", "a6", "aa", "ac", "ae"), "", size=""),
-    Form(("a5", "a7", "ab", "ad", "af"), ""),
+    Form(_all("", 0x50, 16)),  # PUSH, POP
+    Form(("68",)),
+    Form(("6a",)),
+    Form(("98", "99")),
+    Form(("9c",)),
+    Form(("c9",), size=""),
+    Form(("f5", "f8", "f9", "fc", "fd", "d7"), size=""),
+    Form(("9e", "9f"), size="", bits=32),
+    Form(("27", "2f", "37", "3f"), size=""),
+    Form(("d4", "d5"), size=""),
+    Form(_all("0f", 0xC8), size="y"),  # BSWAP
+    Form(("a4", "a6", "aa", "ac", "ae"), size=""),
+    Form(("a5", "a7", "ab", "ad", "af")),
     Form(("0f1f",), (0,)),
 )
 # The engine loses flags of these, so emu86 does not have it run them.
 LOSSY: Final = (
-    Form(("c1",), _ROTATES, "m", immediate="b"),
+    Form(("c1",), _ROTATES, "m"),
     Form(("d1", "d3"), _ROTATES, "m"),
-    Form(("c0",), _ROTATES, "m", immediate="b", size=""),
+    Form(("c0",), _ROTATES, "m", size=""),
     Form(("d0", "d2"), _ROTATES, "m", size=""),
     Form(_all("0f", 0x90, 16), (0,), "m", size=""),
     Form(("0fc7",), (1,), "m", size=""),
@@ -220,7 +228,7 @@ def _immediate(draw: st.DrawFn, kind: str, size: int, bits: int) -> bytes:
         return b""
     if kind == "b":
         return bytes([draw(_IMM8)])
-    if kind == "a":
+    if kind == "o":
         at = stage.DATA + draw(_OFFSETS)
         return struct.pack("<Q" if bits == 64 else "<I", at)
     width = {"z": min(size, 4), "v": size}[kind]
@@ -246,8 +254,9 @@ def encodings(form: Form, bits: int) -> Code:
     widths = {"": (4,), "y": (4, 8) if wide else (4,)}
     widths |= {"v": (*widths["y"], 2), "q": (8,)}
     sizes = st.sampled_from(widths[form.size])
-    opcodes = st.sampled_from([bytes.fromhex(code) for code in form.opcodes])
-    fields = _REGISTER if isinstance(form.reg, str) else st.sampled_from(form.reg)
+    groups = form.groups()
+    first = st.sampled_from(list(groups))
+    fields = _REGISTER if form.reg == "r" else st.sampled_from(form.reg)
     addressings = _addressings(form.rm, bits)
     offsets = _SAFE if form.rm == "safe" else _OFFSETS
 
@@ -255,13 +264,15 @@ def encodings(form: Form, bits: int) -> Code:
     def encoded(draw: st.DrawFn) -> bytes:
         size = draw(sizes)
         rex = _REX_W if size == 8 else 0
-        opcode = draw(opcodes)
-        operand = b""
-        if form.reg:
+        opcode = draw(first)
+        group = groups[opcode]
+        field, operand = 0, b""
+        if group[0].rm:
             if form.reg == "r":
                 rex |= _rex(draw, bits, _REX_R)
             where = draw(addressings)
-            more, operand = _operand(draw, where, offsets, bits, draw(fields))
+            field = draw(fields)
+            more, operand = _operand(draw, where, offsets, bits, field)
             rex |= more
         elif wide:
             rex |= _rex(draw, bits, _REX_B)
@@ -269,7 +280,7 @@ def encodings(form: Form, bits: int) -> Code:
         prefix = b"\x66" if size == 2 else b""
         if rex or (wide and draw(_RARELY)):
             prefix += bytes([0x40 | rex])
-        immediate = _immediate(draw, form.immediate, size, bits)
+        immediate = _immediate(draw, group[field].immediate, size, bits)
         return prefix + opcode + operand + immediate
 
     return encoded()
@@ -385,7 +396,7 @@ def computations(bits: int = 32, *, engine: bool = False) -> Code:
     is the engine's alone, is always without. ValueError for other bits.
     """
     _check(bits)
-    forms = [form for form in FORMS if form.bits in (0, bits)]
+    forms = [form for form in FORMS if form.stands_in(bits)]
     return st.one_of(
         *(encodings(form, bits) for form in forms),
         _strings(bits),

@@ -9,6 +9,7 @@ from typing import Final
 from hypothesis import strategies as st
 
 from emu86.spec import x86
+from emu86.spec.opcodes import SEGMENT_PREFIXES
 from emu86.testing import stage
 from emu86.testing.encode import i32
 
@@ -31,7 +32,6 @@ _SELECTORS: Final = tuple(
     for index in range(0, stage.LAST_SELECTOR + 16, 8)
     if index != stage.TSS16_SELECTOR
 )
-SEGMENT_PREFIXES: Final = (0x3E, 0x26, 0x2E, 0x36, 0x64, 0x65)
 
 
 @cache
@@ -141,7 +141,7 @@ def prefixes() -> Code:
 
     The address size is a matter of the operand, too: see `encoded`.
     """
-    segment = st.sampled_from(SEGMENT_PREFIXES).map(lambda byte: bytes([byte]))
+    segment = st.sampled_from([*SEGMENT_PREFIXES]).map(lambda byte: bytes([byte]))
     return st.one_of(
         st.just(b""), st.just(b""), st.just(b"\x66"), segment,
         st.builds(lambda one, other: one + other, st.just(b"\x66"), segment),

@@ -1,43 +1,44 @@
 """Strategies of prefixes, where they mean something and where they do not."""
 
+from functools import partial
 from typing import Final
 
 from hypothesis import strategies as st
 
-from emu86.testing.operands import (
+from emu86.spec import x86
+from emu86.spec.opcodes import (
+    LOCK,
+    OPCODES,
+    OPERAND_SIZE,
+    REP,
+    REPNE,
     SEGMENT_PREFIXES,
-    Code,
-    encoded,
-    imm8,
-    with_reg,
+    TWO_BYTES,
 )
+from emu86.testing.operands import Code, encoded, imm8, with_reg
 
-_LOCK: Final = b"\xf0"
-LONGEST: Final = 15  # bytes of an instruction; longer is #GP(0), Vol. 2A 2.3.11
+_LEAVE_FLAGS_UNDEFINED: Final = (0x0FAB, 0x0FB3, 0x0FBA, 0x0FBB)  # BTS, BTR, BTC
 
 
 def _locked(code: Code) -> Code:
-    return code.map(lambda found: _LOCK + found)
+    return code.map(lambda found: bytes([LOCK]) + found)
 
 
 def locked() -> Code:
     """LOCK before what takes it: read-modify-writes of memory (Vol. 2A LOCK).
 
-    But for BTS, BTR and BTC, which leave flags undefined.
+    But for BTS, BTR and BTC, which leave flags undefined, and immediates of the
+    operand's size.
     """
-    opcodes = (b"\x01", b"\x29", b"\x11", b"\x19", b"\x21", b"\x09", b"\x31", b"\x87",
-               b"\x00", b"\x86", b"\x0f\xb1", b"\x0f\xc1")  # fmt: skip
-    return _locked(
-        st.one_of(
-            *(with_reg(opcode, memory=True) for opcode in opcodes),
-            st.sampled_from((0, 1, 2, 3, 4, 5, 6)).flatmap(
-                lambda reg: encoded(b"\x83", reg, imm8(), memory=True)
-            ),
-            *(encoded(b"\xff", reg, memory=True) for reg in (0, 1)),
-            *(encoded(b"\xf7", reg, memory=True) for reg in (2, 3)),
-            encoded(b"\x0f\xc7", 1, memory=True),
-        )
-    )
+    found = []
+    for opcode, group in OPCODES.items():
+        regs = [i for i in range(8) if group[i].lock and group[i].immediate != "z"]
+        if regs and opcode not in _LEAVE_FLAGS_UNDEFINED:
+            code = opcode.to_bytes(2 if opcode >= TWO_BYTES else 1, "big")
+            immediate = imm8() if group[regs[0]].immediate else None
+            one = partial(encoded, code, immediate=immediate, memory=True)
+            found.append(st.sampled_from(regs).flatmap(one))
+    return _locked(st.one_of(*found))
 
 
 def locked_wrongly() -> Code:
@@ -89,7 +90,7 @@ def repeated() -> Code:
 
     REP and REPNE before what is no string instruction, two segments, 66h twice.
     """
-    pool = (0x66, *SEGMENT_PREFIXES, 0xF3, 0xF2)
+    pool = (OPERAND_SIZE, *SEGMENT_PREFIXES, REP, REPNE)
     return st.builds(
         lambda before, code: bytes(before) + code,
         st.lists(st.sampled_from(pool), min_size=1, max_size=4),
@@ -98,10 +99,10 @@ def repeated() -> Code:
 
 
 def long() -> Code:
-    """Instructions of 15 bytes, and of 16, which are #GP(0)."""
+    """Instructions of 15 bytes, and of 16, which are #GP(0): Vol. 2A 2.3.11."""
     return st.builds(
         lambda code, prefix, length: bytes([prefix]) * (length - len(code)) + code,
         _plain(),
         st.sampled_from((0x3E, 0x26, 0x64, 0x66)),
-        st.sampled_from((LONGEST, LONGEST + 1)),
+        st.sampled_from((x86.LONGEST_INSN, x86.LONGEST_INSN + 1)),
     )
