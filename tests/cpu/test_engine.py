@@ -9,7 +9,7 @@ from unicorn import x86_const
 from emu86 import Machine
 from emu86.cpu.engine import Engine, abilities
 from emu86.cpu.library import Abilities, EngineError
-from emu86.machine import machine as front
+from emu86.machine import loop
 from emu86.native import abi
 from support.assembler import assemble
 from support.cases import Case, check
@@ -53,7 +53,7 @@ COUNT = """
 @pytest.mark.parametrize("can", [None, Abilities.none()], ids=["live", "public"])
 def test_stops_run_no_instruction_twice(budget, can, monkeypatch):
     """Stop hundreds of times in a loop of read-modify-writes."""
-    monkeypatch.setattr(front, "_SLICE", budget)
+    monkeypatch.setattr(loop, "_SLICE", budget // abi.QUARTERS)
     machine = Machine(memory=2 << 20, debug_exit=True, abilities=can)
     machine.load_flat(assemble(COUNT), 0x100000)
     engine, runs = machine.vmm.engine, []
