@@ -47,5 +47,5 @@ def test_a_timeout_ends_it():
 
 
 def test_an_unknown_technique_is_told_with_all_there_are():
-    with pytest.raises(ConfigError, match="patch, iopl, bare"):
+    with pytest.raises(ConfigError, match="patch, trap, iopl, bare"):
         Machine(technique="magic")
