@@ -10,7 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 from support.places import GUESTS
 
 # A failed assert there is told as one in a test.
-for _name in ("assembler", "cases", "flat", "fuzz", "shell"):
+for _name in ("assembler", "cases", "flat", "fuzz", "shell", "snapshots"):
     pytest.register_assert_rewrite(f"support.{_name}")
 
 settings.register_profile("dev", max_examples=50)

@@ -13,14 +13,14 @@ private except the blob's layout. The facts relied on are listed in
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
 from unicorn import unicorn_const as uc_const
 
 from emu86.cpu import library, offsets
-from emu86.cpu.clock import Clock
+from emu86.cpu.clock import Clock, ClockState
 from emu86.cpu.fpu import Fpu
 from emu86.cpu.library import (
     PTR,
@@ -54,6 +54,24 @@ _NONE: Final = 0xFFFFFFFF
 _LAZY: Final = x86.ARITHMETIC_FLAGS | x86.DF
 _CONTEXT_HEADER: Final = 40
 _FIRST_JUMP: Final = 0x100000
+# What the compiled hooks count.
+_COUNTS: Final = (
+    abi.COUNT_CLI, abi.COUNT_STI, abi.COUNT_RDTSC, abi.COUNT_INVLPG,
+    abi.COUNT_DROPPED, abi.COUNT_SPLIT,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """What an engine holds between two instructions.
+
+    registers: see `State.registers`; pending: not 0 if an interrupt waits. What the
+    compiled hooks have counted, their users add to what they count themselves.
+    """
+
+    registers: bytes
+    clock: ClockState
+    pending: int
 
 
 _probed: list[Abilities] = []
@@ -242,6 +260,31 @@ class Engine(CpuState):
         q[offsets.EFER // 8] = 0
         q[CR], q[CR + 3], q[CR + 4] = x86.CR0_PE | x86.CR0_ET, 0, 0
         d[HFLAGS] = offsets.HF_PE | offsets.HF_CS32 | offsets.HF_SS32
+
+    # -- its state -------------------------------------------------------------------
+
+    def save(self) -> EngineState:
+        """Return what it holds; only while it does not run."""
+        pending = self.control[abi.PENDING]
+        return EngineState(self.registers(), self.clock.save(), pending)
+
+    def restore(self, state: EngineState) -> None:
+        """Hold what another engine held, and count from 0; the TLB is flushed."""
+        control = self.control
+        self.set_registers(state.registers)
+        self.clock.restore(state.clock)
+        control[abi.PENDING] = state.pending
+        for word in _COUNTS:
+            control[word] = 0
+        self.flush_tlb()
+
+    def drop_derived(self) -> None:
+        """Drop all translations, those of addresses and those of code."""
+        self._stop_at = None
+        check(quick.uc_ctl(self._uch, library.FLUSH_CODE), "code flush")
+        self.flush_tlb()
+        if self._prologues is not None:
+            self._prologues.restart()
 
     # -- running --------------------------------------------------------------------
 

@@ -28,6 +28,14 @@ ERROR_CODE: Final = 5384
 EXCEPTION_IS_INT: Final = 5388
 DR: Final = 5400
 OLD_EXCEPTION: Final = 5496
+# What is none of the CPU's own: the unused ends of the x87 registers and of a place to
+# compute in, where rubbish is left, and what points into this process: the breakpoints
+# that its debug registers have set, and where in its code the last exception came up.
+RUBBISH: Final = (
+    *(range(at + 10, at + 16) for at in (*range(624, 752, 16), 784)),
+    range(5464, 5496),
+    range(5560, 5568),
+)
 
 # From the handle: the CPU object's address, and from that object its state.
 UC_CPU: Final = 440

@@ -4,6 +4,7 @@ One event is counted, CPU_CLK_UNHALTED: virtual time has clocks. A counter of an
 event stands still, as on a CPU where that event never comes.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 COUNTERS: Final = 2
@@ -15,6 +16,16 @@ _CPU_CLK_UNHALTED: Final = 0x79
 _USR: Final = 1 << 16
 _OS: Final = 1 << 17
 _EN: Final = 1 << 22  # of PerfEvtSel0: for both
+
+
+@dataclass(frozen=True, slots=True)
+class PmuState:
+    """What the counters count and have counted, and since when they count where."""
+
+    select: tuple[int, ...]
+    count: tuple[int, ...]
+    where: int
+    since: int
 
 
 class Pmu:
@@ -48,6 +59,22 @@ class Pmu:
         self._settle(now)
         self._where = _OS
         self.select[counter] = select
+        self._look()
+
+    def save(self) -> PmuState:
+        """Return what it holds."""
+        return PmuState(
+            tuple(self.select), tuple(self._count), self._where, self._since
+        )
+
+    def restore(self, state: PmuState) -> None:
+        """Become the counters that were saved."""
+        self.select[:] = state.select
+        self._count[:] = state.count
+        self._where, self._since = state.where, state.since
+        self._look()
+
+    def _look(self) -> None:
         self.by_ring = any(bool(s & _USR) != bool(s & _OS) for s in self.select)
 
     def _settle(self, now: int) -> None:

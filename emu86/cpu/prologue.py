@@ -73,6 +73,10 @@ class Prologues:
         ctypes.memmove(at, new, _LENGTH)
         self.count += 1
 
+    def restart(self) -> None:
+        """Learn that all blocks are gone: the next stands where the first did."""
+        self._next = self._begin
+
     def _find(self, key: bytes) -> int:
         """Return the address of `key` in the newest translated code; 0: nowhere."""
         if not self._begin:

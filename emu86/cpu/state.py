@@ -33,11 +33,16 @@ _DERIVED: Final = (
     | offsets.HF_CS64
 )
 
+_STARTS: Final = (0, *(rubbish.stop for rubbish in offsets.RUBBISH))
+_ENDS: Final = (*(rubbish.start for rubbish in offsets.RUBBISH), offsets.SIZE)
+_OWN: Final = tuple(map(slice, _STARTS, _ENDS))
+
 
 class CpuState:
     """One CPU's state over `view`, `offsets.SIZE` bytes."""
 
     def __init__(self, view: memoryview) -> None:
+        self._bytes = view
         self.q = view.cast("Q")
         self.d = view.cast("I")
         self._mode = offsets.HF_PE | offsets.HF_LMA  # what of hflags is always set
@@ -79,3 +84,15 @@ class CpuState:
         """Write GDTR, IDTR or LDTR (`offset` of it): base 64 bits, limit in bytes."""
         self.q[(offset + 8) // 8] = base
         self.d[(offset + 16) // 4] = limit
+
+    def registers(self) -> bytes:
+        """Return all that the CPU holds between two instructions."""
+        return b"".join(self._bytes[place] for place in _OWN)
+
+    def set_registers(self, registers: bytes) -> None:
+        """Hold what another CPU held."""
+        start = 0
+        for place in _OWN:
+            end = start + place.stop - place.start
+            self._bytes[place] = registers[start:end]
+            start = end

@@ -9,7 +9,7 @@ CPL, while the engine's own CPL is 1 for virtual 0.
 from dataclasses import dataclass, field
 
 from emu86.cpu.models import CpuModel
-from emu86.cpu.pmu import Pmu
+from emu86.cpu.pmu import Pmu, PmuState
 from emu86.spec import x86
 
 
@@ -21,6 +21,33 @@ class SystemSegment:
     base: int = 0
     limit: int = 0
     kind: int = 0
+
+    def save(self) -> tuple[int, int, int, int]:
+        """Return the fields in their order."""
+        return self.selector, self.base, self.limit, self.kind
+
+    def restore(self, state: tuple[int, int, int, int]) -> None:
+        """Hold what was saved."""
+        self.selector, self.base, self.limit, self.kind = state
+
+
+@dataclass(frozen=True, slots=True)
+class VCpuState:
+    """What a `VCpu` holds.
+
+    cr: CR0, CR2, CR3 and CR4; gdtr, idtr: base and limit; ldtr, tr: the fields of a
+    `SystemSegment`.
+    """
+
+    cr: tuple[int, int, int, int]
+    gdtr: tuple[int, int]
+    idtr: tuple[int, int]
+    ldtr: tuple[int, int, int, int]
+    tr: tuple[int, int, int, int]
+    dr: tuple[int, ...]
+    msr: dict[int, int]
+    pmu: PmuState
+    halted: bool
 
 
 @dataclass(slots=True)
@@ -49,3 +76,30 @@ class VCpu:
     pmu: Pmu = field(default_factory=Pmu)
     halted: bool = False
     hypervisor: str = ""
+
+    def save(self) -> VCpuState:
+        """Return what it holds; which model it is, its machine's configuration says."""
+        return VCpuState(
+            (self.cr0, self.cr2, self.cr3, self.cr4),
+            (self.gdt_base, self.gdt_limit),
+            (self.idt_base, self.idt_limit),
+            self.ldtr.save(),
+            self.tr.save(),
+            tuple(self.dr),
+            self.msr.copy(),
+            self.pmu.save(),
+            self.halted,
+        )
+
+    def restore(self, state: VCpuState) -> None:
+        """Become the CPU that was saved; others hold its parts, which stay."""
+        self.cr0, self.cr2, self.cr3, self.cr4 = state.cr
+        self.gdt_base, self.gdt_limit = state.gdtr
+        self.idt_base, self.idt_limit = state.idtr
+        self.ldtr.restore(state.ldtr)
+        self.tr.restore(state.tr)
+        self.dr[:] = state.dr
+        self.msr.clear()
+        self.msr.update(state.msr)
+        self.pmu.restore(state.pmu)
+        self.halted = state.halted

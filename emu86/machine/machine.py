@@ -1,6 +1,7 @@
 """The library's front door: build a machine, load a guest, run it, look inside."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from os import PathLike
 from typing import Final
 
@@ -9,7 +10,7 @@ from emu86.cpu.library import Abilities
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
 from emu86.errors import ConfigError
-from emu86.machine import boot, layout
+from emu86.machine import boot, layout, snapshot
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.chardev import CharDevice
@@ -47,6 +48,9 @@ class Machine:
         config.check_memory(memory)
         config.check_cpu(cpu)
         config.check_technique(technique)
+        self._configuration = snapshot.Configuration(
+            memory, cpu, technique, debug_exit, realtime, hypervisor
+        )
         self.vmm = build(
             technique,
             memory,
@@ -66,6 +70,7 @@ class Machine:
         self.vmm.connect(self.board, self.board.pic)
         self._loop = RunLoop(self.vmm, self.board, self.console, realtime=realtime)
         self._loaded = False
+        self._running = False
 
     # -- loading -----------------------------------------------------------------------
 
@@ -120,7 +125,11 @@ class Machine:
         if not self._loaded:
             message = "kernel: none was loaded"
             raise ConfigError(message)
-        return self._loop.run(until or b"", timeout)
+        self._running = True
+        try:
+            return self._loop.run(until or b"", timeout)
+        finally:
+            self._running = False
 
     def stop(self) -> None:
         """End the run soon, from any thread; before a run, that run at its start."""
@@ -128,6 +137,49 @@ class Machine:
 
     def _end(self, reason: str, detail: str) -> None:
         self.vmm.finish(reason, detail)
+
+    # -- its state ---------------------------------------------------------------------
+
+    def save(self) -> snapshot.State:
+        """Return what the machine is, for `restore`, and go on as what is restored.
+
+        An instruction that is under way is finished first. What is derived is dropped,
+        in this machine too, which takes it virtual time later; then both go on alike,
+        to the bit. Raises ConfigError while the machine runs.
+        """
+        if self._running:
+            message = "state: a machine that runs has none; stop it first"
+            raise ConfigError(message)
+        self.vmm.finish_instruction()
+        self.vmm.drop_derived()
+        self.board.schedule()
+        return snapshot.State(
+            snapshot.VERSION,
+            self._configuration,
+            self._loaded,
+            self._ram.save(),
+            self.vmm.save(),
+            self.board.save(),
+            self.console.save(),
+        )
+
+    @classmethod
+    def restore(
+        cls, state: snapshot.State, *, abilities: Abilities | None = None
+    ) -> "Machine":
+        """Build a machine that is what another was when `save` returned `state`.
+
+        Nobody watches it yet, nor its console. abilities: as of `Machine`. Raises
+        ConfigError for what is no state, or one of another version.
+        """
+        state = snapshot.check(state)
+        machine = cls(**asdict(state.configuration), abilities=abilities)
+        machine._ram.restore(state.ram)
+        machine.vmm.restore(state.technique)
+        machine.board.restore(state.board)
+        machine.console.restore(state.console)
+        machine._loaded = state.loaded
+        return machine
 
     # -- console -----------------------------------------------------------------------
 

@@ -3,8 +3,6 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from emu86.native import abi
-
 if TYPE_CHECKING:
     from emu86.rings.technique.base import Technique
 
@@ -40,21 +38,12 @@ class Stats:
     @classmethod
     def of(cls, vmm: "Technique", wall: float, slept: float) -> "Stats":
         """Collect the statistics of a guest that ran `wall` seconds, `slept` idle."""
-        control = vmm.engine.control
-        totals = {reason: list(stat) for reason, stat in vmm.exits.items()}
-        for reason, count in (
-            ("CLI", abi.COUNT_CLI),
-            ("STI", abi.COUNT_STI),
-            ("RDTSC", abi.COUNT_RDTSC),
-            ("INVLPG", abi.COUNT_INVLPG),
-            ("CMPXCHG8B", abi.COUNT_SPLIT),
-        ):
-            if control[count]:
-                totals.setdefault(reason, [0, 0])[0] += control[count]
         counts = vmm.counts()
         exits = {
             reason: ExitStat(*stat)
-            for reason, stat in sorted(totals.items(), key=lambda item: -item[1][0])
+            for reason, stat in sorted(
+                vmm.all_exits().items(), key=lambda item: -item[1][0]
+            )
         }
         spent = sum(stat.ns for stat in exits.values()) / 1e9
         share = None

@@ -13,7 +13,7 @@ import numpy as np
 
 from emu86.cpu.engine import Engine
 from emu86.mmu.listeners import Listeners
-from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, Ram
+from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED, Ram
 from emu86.native import abi
 from emu86.spec import x86
 
@@ -55,6 +55,15 @@ class PageUse:
         self.taken_over = -1
         # Mixed pages that may have several mappings, for one instruction.
         self.aliased: set[int] = set()
+
+    def drop_derived(self) -> None:
+        """Make every page data: no code is translated, and nothing is mapped."""
+        state = self.ram.state_np
+        state[state != UNBACKED] = DATA
+        self.watched.clear()
+        self.flips.clear()
+        self.aliased.clear()
+        self.taken_over = -1
 
     def code_pages(self) -> list[int]:
         """Return the pages that may have been executed."""

@@ -42,9 +42,31 @@ class Ram:
         for page in HOLE:
             if page < self.pages:
                 self.state[page] = UNBACKED
-                start = page << x86.PAGE_SHIFT
-                self.bytes[start : start + x86.PAGE_SIZE] = b"\xff" * x86.PAGE_SIZE
         self.state_np = np.frombuffer(self.state, np.uint8)
+        self._fill_hole()
+
+    def _fill_hole(self) -> None:
+        for page in np.flatnonzero(self.state_np == UNBACKED).tolist():
+            start = page << x86.PAGE_SHIFT
+            self.bytes[start : start + x86.PAGE_SIZE] = b"\xff" * x86.PAGE_SIZE
+
+    def save(self) -> tuple[tuple[int, bytes], ...]:
+        """Return what it holds, as (GPA, bytes) of whole pages; others hold zeros."""
+        pages = np.frombuffer(self.map, np.uint64).reshape(self.pages, -1)
+        used = pages.any(axis=1) & (self.state_np != UNBACKED)
+        edges = np.flatnonzero(np.diff(used, prepend=False, append=False)).tolist()
+        spans = (
+            (first << x86.PAGE_SHIFT, end << x86.PAGE_SHIFT)
+            for first, end in zip(edges[::2], edges[1::2], strict=True)
+        )
+        return tuple((start, self.map[start:end]) for start, end in spans)
+
+    def restore(self, state: tuple[tuple[int, bytes], ...]) -> None:
+        """Hold what was saved."""
+        self.map.madvise(mmap.MADV_REMOVE)  # zeros, which take no memory of the host's
+        self._fill_hole()
+        for start, data in state:
+            self.bytes[start : start + len(data)] = data
 
     def backed(self, page: int) -> bool:
         """Tell whether there is RAM at this guest page number."""

@@ -162,6 +162,12 @@ class ShadowMmu:
         for tell in self.listeners.flushed_all:
             tell()
 
+    def drop_derived(self) -> None:
+        """Forget the use of every page; `configure` does the rest."""
+        self.engine.wraps = False
+        self.engine.control[abi.DROPPED_COUNT] = 0
+        self.use.drop_derived()
+
     def _load(self, root: Root) -> None:
         """Have the engine, and its compiled INVLPG, walk `root`."""
         self.engine.q[_HOST_CR3] = root.hpa

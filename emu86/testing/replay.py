@@ -18,14 +18,14 @@ from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.rings.events.breakpoints import Breakpoints, held
 from emu86.rings.technique.bare import Bare, acts
-from emu86.rings.technique.base import Policy, Technique
+from emu86.rings.technique.base import Policy, Technique, TechniqueState
 from emu86.rings.technique.errata import Erratum
 from emu86.rings.technique.registry import build
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import Line
 from emu86.testing.outcome import Outcome
-from emu86.testing.reset import Snapshot, put, set_vcpu
+from emu86.testing.reset import put
 from emu86.testing.run import (
     EVENTS,
     STEPS,
@@ -127,15 +127,15 @@ class BareReplay:
         at_boot(bare)
         for number in _DRS:
             bare.q[_DR + number] = bare.vcpu.dr[number]
-        self._first = Snapshot.of(self._bare)
-        self._booted: dict[str, tuple[bytes, Snapshot]] = {}
+        self._first = bare.save()
+        self._booted: dict[str, tuple[bytes, TechniqueState]] = {}
 
     def play(self, program: bytes, state: State, change: Change = NO_CHANGE) -> Outcome:
         """Run `program` as `run.run` does, from `state` changed; its patches count."""
         bare = self._bare
-        image, snapshot = self._boot(state)
-        snapshot.restore(bare)
+        image, booted = self._boot(state)
         put(bare, _with(image, program, state))
+        bare.restore(booted)
         for number, value in change.cr:
             bare.q[CR + number] = value
         for number, value in change.dr:
@@ -159,18 +159,19 @@ class BareReplay:
             break
         return _outcome(bare, recorder, self._technique, end, change.tsc)
 
-    def _boot(self, state: State) -> tuple[bytes, Snapshot]:
+    def _boot(self, state: State) -> tuple[bytes, TechniqueState]:
         """Return what RAM and machine are as the program starts."""
         key = repr(_plain(state))
         if key not in self._booted:
             bare = self._bare
-            self._first.restore(bare)
             put(bare, _stage(key, state))
+            bare.restore(self._first)
+            bare.observers.clear()
             for _ in range(_BOOT_STEPS):
                 if bare.q[RIP] + bare.q[BASE[x86.CS]] == state.at:
                     break
                 bare.step()
-            self._booted[key] = bytes(self._ram.bytes), Snapshot.of(bare)
+            self._booted[key] = bytes(self._ram.bytes), bare.save()
         return self._booted[key]
 
 
@@ -219,7 +220,7 @@ def _reset(vmm: Technique) -> None:
     vmm.write_cr3(0)
     vmm.cpu.load_gdt(first.gdt_base, first.gdt_limit)
     vmm.cpu.load_ldt(0)
-    set_vcpu(vmm.vcpu, {name: getattr(first, name) for name in VCpu.__slots__})
+    vmm.vcpu.restore(first.save())
     vmm.cpu.update_mode()
     for register in range(len(x86.GPR_NAMES)):
         vmm.q[register] = 0

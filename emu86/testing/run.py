@@ -17,13 +17,13 @@ from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.technique.bare import Bare
-from emu86.rings.technique.base import Technique
+from emu86.rings.technique.base import Technique, TechniqueState
 from emu86.rings.technique.registry import POLICIES, build
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import InstructionClock, Line
 from emu86.testing.outcome import Event, Outcome
-from emu86.testing.reset import Snapshot, put
+from emu86.testing.reset import put
 from emu86.testing.stage import State
 
 
@@ -245,11 +245,11 @@ def at_boot(vmm: Technique) -> None:
 
 
 # Bare machines that have played. Those of a process that forks share their RAM.
-idle: Final[list[tuple[Bare, Snapshot]]] = []
+idle: Final[list[tuple[Bare, TechniqueState]]] = []
 os.register_at_fork(after_in_child=idle.clear)
 
 
-def _bare_machine(image: bytes) -> tuple[Bare, Snapshot]:
+def _bare_machine(image: bytes) -> tuple[Bare, TechniqueState]:
     """Return a machine at the stage's start, and what it was then.
 
     Nothing is left of what it has played. A technique's is made anew each time: what a
@@ -261,10 +261,11 @@ def _bare_machine(image: bytes) -> tuple[Bare, Snapshot]:
         bare.connect(Ports(), Line())
         bare.ram.bytes[:] = image
         at_boot(bare)
-        return bare, Snapshot.of(bare)
+        return bare, bare.save()
     played, first = idle.pop()
-    first.restore(played)
     put(played, image)
+    played.restore(first)
+    played.observers.clear()
     return played, first
 
 

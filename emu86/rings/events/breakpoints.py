@@ -116,6 +116,14 @@ class Breakpoints:
         dr[7] &= ~_GD
         self.hits = 0
 
+    def save(self) -> tuple[int, int, int]:
+        """Return `hits`, `resume`, and what tells of a repeated instruction."""
+        return self.hits, self.resume, self._repeated
+
+    def restore(self, state: tuple[int, int, int]) -> None:
+        """Become what was saved."""
+        self.hits, self.resume, self._repeated = state
+
     def _matches(self, start: int, size: int, kinds: tuple[int, ...]) -> int:
         """Return the enabled breakpoints of some kinds in an access, as bits of DR6."""
         dr = self._cpu.vcpu.dr

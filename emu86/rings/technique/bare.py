@@ -36,7 +36,7 @@ from emu86.rings.events.inject import as_fault, software
 from emu86.rings.fault import GuestFault
 from emu86.rings.insn.segment_loads import loads_ss
 from emu86.rings.technique.bare_guest import BareCpu, BareMemory
-from emu86.rings.technique.base import Policy, Technique
+from emu86.rings.technique.base import Policy, Technique, TechniqueState
 from emu86.rings.technique.errata import ERRATA, Erratum, far_pointer, is_far_jump
 from emu86.spec import x86
 
@@ -158,6 +158,17 @@ class Bare(Technique):
 
     def start(self) -> None:
         """Begin: the engine has all it needs."""
+
+    def restore(self, state: TechniqueState) -> None:
+        """Become what was saved."""
+        super().restore(state)
+        self.insn = self.distance = None
+
+    def drop_derived(self) -> None:
+        """Forget what was translated, and which instruction was run last."""
+        super().drop_derived()
+        self._translated.clear()
+        self.insn = self.distance = None
 
     def before_write(self, page: int) -> None:
         """Learn that somebody else is about to write to a guest page."""

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from time import perf_counter_ns
 from typing import Final
 
-from emu86.cpu.engine import Engine
+from emu86.cpu.engine import Engine, EngineState
 from emu86.cpu.state import RIP, SELECTOR
+from emu86.cpu.vcpu import VCpuState
 from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import ShadowStats
 from emu86.native import abi
@@ -42,6 +43,13 @@ class Policy:
     stepped: bool = False
 
 
+# Exits that the compiled hooks count.
+_COMPILED: Final = {
+    "CLI": abi.COUNT_CLI, "STI": abi.COUNT_STI, "RDTSC": abi.COUNT_RDTSC,
+    "INVLPG": abi.COUNT_INVLPG, "CMPXCHG8B": abi.COUNT_SPLIT,
+}  # fmt: skip
+
+
 def check_cr0(value: int) -> None:
     """Raise #GP(0) for what CR0 cannot hold: SDM Vol. 2B MOV to CR."""
     if value & x86.CR0_PG and not value & x86.CR0_PE:
@@ -58,6 +66,24 @@ class Counts:
     decoded: int = 0
     patched: dict[str, int] = field(default_factory=dict)
     shadow: dict[str, int] = field(default_factory=lambda: asdict(ShadowStats()))
+
+
+@dataclass(frozen=True, slots=True)
+class TechniqueState:
+    """What a virtual CPU and its VMM hold between two instructions.
+
+    iopl: the guest's; breakpoints: see `Breakpoints.save`; end: why the run has ended
+    and more words for it, if it has; exits: by reason, how many and their nanoseconds;
+    counts: what was counted beside.
+    """
+
+    engine: EngineState
+    vcpu: VCpuState
+    iopl: int
+    breakpoints: tuple[int, int, int]
+    end: tuple[str, str] | None
+    exits: dict[str, tuple[int, int]]
+    counts: Counts
 
 
 class Technique:
@@ -165,6 +191,46 @@ class Technique:
     def counts(self) -> Counts:
         """Return what has been counted beside exits."""
         return Counts()
+
+    def all_exits(self) -> dict[str, tuple[int, int]]:
+        """Return how many exits there were by reason, and nanoseconds if timed."""
+        found = {reason: (count, ns) for reason, (count, ns) in self.exits.items()}
+        for reason, word in _COMPILED.items():
+            if self._control[word]:
+                count, ns = found.get(reason, (0, 0))
+                found[reason] = count + self._control[word], ns
+        return found
+
+    def finish_instruction(self) -> None:
+        """Run to the end of an instruction that is under way, if one is."""
+
+    # -- its state ---------------------------------------------------------------------
+
+    def save(self) -> TechniqueState:
+        """Return what it holds, RAM and board apart; only between two instructions."""
+        return TechniqueState(
+            self.engine.save(),
+            self.vcpu.save(),
+            self.cpu.iopl,
+            self.breakpoints.save(),
+            self.end,
+            self.all_exits(),
+            self.counts(),
+        )
+
+    def restore(self, state: TechniqueState) -> None:
+        """Become what was saved; RAM is what it was then, and `before_write` told."""
+        self.engine.restore(state.engine)
+        self.vcpu.restore(state.vcpu)
+        self.cpu.iopl = state.iopl
+        self.cpu.update_mode()
+        self.breakpoints.restore(state.breakpoints)
+        self.end = state.end
+        self.exits = {reason: list(stat) for reason, stat in state.exits.items()}
+
+    def drop_derived(self) -> None:
+        """Forget all that can be had again from RAM and from what `save` returns."""
+        self.engine.drop_derived()
 
     # -- exits ------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ Everything the hardware reports comes in at `on_exception`, `on_invalid`, `on_in
 `on_out` or `on_cpuid`, is handled there, and the guest goes on when the method returns.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -16,7 +17,14 @@ from emu86.cpu.state import BASE, CR, ERROR_CODE, HFLAGS, IS_INT, RFLAGS, RIP
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
 from emu86.mmu.ram import Ram
-from emu86.mmu.shadow import FILLED, GUEST_FAULT, PAGING_CR0, PAGING_CR4, ShadowMmu
+from emu86.mmu.shadow import (
+    FILLED,
+    GUEST_FAULT,
+    PAGING_CR0,
+    PAGING_CR4,
+    ShadowMmu,
+    ShadowStats,
+)
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.rings.decode import Insn
@@ -25,7 +33,13 @@ from emu86.rings.events.single_step import SingleStep
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.segment_loads import loads_ss
-from emu86.rings.technique.base import Counts, Policy, Technique, check_cr0
+from emu86.rings.technique.base import (
+    Counts,
+    Policy,
+    Technique,
+    TechniqueState,
+    check_cr0,
+)
 from emu86.rings.technique.instruction_cache import InstructionCache
 from emu86.rings.technique.mmio import MmioStep
 from emu86.rings.technique.scan import INT3, Scanner
@@ -136,6 +150,43 @@ class Deprivileged(Technique):
         shadow["drops"] += control[abi.COUNT_DROPPED]
         patched = dict(scanner.patched.most_common())
         return Counts(scanner.blocks, scanner.decoded, patched, shadow)
+
+    # -- its state ---------------------------------------------------------------------
+
+    def finish_instruction(self) -> None:
+        """Run to the end of a step, and put back the byte of a patched block."""
+        while self.mmio_step.active and self.end is None:
+            # Longer than one instruction, and shorter than the exit that ends it.
+            self.clock.run_for(x86.LONGEST_INSN)
+            self.run()
+        self.mmio_step.cancel()
+        self.unpatch()
+
+    def restore(self, state: TechniqueState) -> None:
+        """Become what was saved, with nothing derived yet."""
+        self.single_step.forced = 0
+        super().restore(state)
+        self.drop_derived()
+        counts = state.counts
+        self.scanner.blocks, self.scanner.decoded = counts.blocks, counts.decoded
+        self.scanner.patched = Counter(counts.patched)
+        self.mmu.stats = ShadowStats(**counts.shadow)
+
+    def drop_derived(self) -> None:
+        """Forget shadow tables, translations, patches, sites and plans.
+
+        And which pages the guest has used for what: they are data until they are used.
+        """
+        super().drop_derived()
+        self.single_step.release()
+        self.mmio_step.drop_derived()
+        self.scanner.drop_derived()
+        self.instructions.drop_derived()
+        self.cpu.drop_derived()
+        self.mmu.drop_derived()
+        self.mmu.configure(self.vcpu.cr0, self.vcpu.cr3, self.vcpu.cr4)
+        self.mmu.stats.resets -= 1  # none that the guest has brought about
+        self._sync_host()
 
     # -- breakpoints -------------------------------------------------------------------
 

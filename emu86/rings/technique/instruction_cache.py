@@ -172,13 +172,22 @@ class InstructionCache:
         if self.has_nonglobal:
             self.drop_compiled()
 
+    def drop_derived(self) -> None:
+        """Forget every site, and which pages something hangs on."""
+        self._sites.clear()
+        self._guarded.clear()
+        self._take_back()
+
     def drop_compiled(self) -> None:
         """Take every site back from the compiled hook."""
         if self._compiled:
-            self._compiled.clear()
-            self.has_nonglobal = False
-            end = abi.GUARDED + abi.GUARDED_WORDS
-            self._control[abi.GUARDED : end] = _NO_GUARDS
-            for page in self._guarded:
-                self._guard(page)
-            self._control[abi.SITES : abi.SITES + len(_NO_SITES)] = _NO_SITES
+            self._take_back()
+
+    def _take_back(self) -> None:
+        self._compiled.clear()
+        self.has_nonglobal = False
+        end = abi.GUARDED + abi.GUARDED_WORDS
+        self._control[abi.GUARDED : end] = _NO_GUARDS
+        for page in self._guarded:
+            self._guard(page)
+        self._control[abi.SITES : abi.SITES + len(_NO_SITES)] = _NO_SITES

@@ -144,6 +144,10 @@ class MmioStep:
         if self.active:
             self._close()
 
+    def drop_derived(self) -> None:
+        """Forget where pages were contended for."""
+        self._contender = -1
+
     def finish(self) -> None:
         """Give what the instruction wrote to the bus."""
         writes = []

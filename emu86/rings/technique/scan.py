@@ -214,6 +214,10 @@ class Scanner:
         sites = self.sites.get(gpa >> x86.PAGE_SHIFT)
         return sites is not None and gpa in sites and self._ram.bytes[gpa] != INT3
 
+    def drop_derived(self) -> None:
+        """Forget all patches: no block is translated, nor does one wait to be."""
+        self.sites.clear()
+
     def forget(self, page: int) -> None:
         """Drop what was known of a guest page: its code is gone."""
         self.sites.pop(page, None)

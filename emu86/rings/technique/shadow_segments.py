@@ -202,6 +202,14 @@ class ShadowCpu(Cpu):
         self.idt_pages.clear()
         self.plans.gates.clear()
 
+    def drop_derived(self) -> None:
+        """Have the tables read again, by where the registers say that they are."""
+        vcpu = self.vcpu
+        self.inner = self.cpl in (1, 2)
+        self.gdt.load(vcpu.gdt_base, vcpu.gdt_limit)
+        self.ldt.load(vcpu.ldtr.base, vcpu.ldtr.limit)
+        self._renew()
+
     def load_idt(self, base: int, limit: int) -> None:
         """LIDT."""
         self.vcpu.idt_base, self.vcpu.idt_limit = base, limit
