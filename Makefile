@@ -22,7 +22,7 @@ run: $(READY)
 
 # Of the techniques patch, of every property a tenth of its examples.
 quick: $(READY)
-	$(BIN)/python -m pytest -n 2 -m 'not guest and not slow' \
+	$(BIN)/python -m pytest -n 2 -m 'not guest and not slow and not long' \
 		-k 'not iopl and not public' --emu86-examples=0.1 $(ARGS)
 
 test: guests

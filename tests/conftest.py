@@ -13,6 +13,7 @@ from support.places import GUESTS
 for _name in ("assembler", "cases", "flat", "fuzz", "shell", "snapshots"):
     pytest.register_assert_rewrite(f"support.{_name}")
 
+LONGEST = ("guest", "slow", "long")
 settings.register_profile("dev", max_examples=50)
 settings.register_profile("ci", max_examples=500, derandomize=True, deadline=None)
 settings.load_profile(
@@ -26,6 +27,11 @@ def pytest_runtest_setup(item):
     if item.get_closest_marker("guest") and not (GUESTS / "vmlinuz").exists():
         assert not os.environ.get("CI"), "tools/fetch_guests.py has not run"
         pytest.skip("no guests: run tools/fetch_guests.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes long, lest one worker end with it alone."""
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, LONGEST)))
 
 
 class ByGuest(LoadScopeScheduling):

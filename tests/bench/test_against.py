@@ -8,6 +8,8 @@ from bench import against
 from bench.tools import BenchError
 from support.places import ROOT
 
+pytestmark = pytest.mark.long
+
 
 def test_ratios_are_taken_within_pairs():
     # The machine was twice as slow in the second pair.

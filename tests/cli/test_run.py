@@ -130,10 +130,12 @@ def test_the_end_of_a_pipe_ends_nothing():
 def test_much_input_is_not_read_before_the_guest_takes_it():
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    with subprocess.Popen([*FAKE, "run", "--append", "wait"], stdin=reading) as process:
+    command = [*FAKE, "run", "--append", "say:ready wait"]
+    with subprocess.Popen(command, stdin=reading, stdout=subprocess.PIPE) as process:
         os.close(reading)
         written = 0
         try:
+            assert process.stdout.read(5) == b"ready"
             for _ in range(30):
                 time.sleep(0.02)
                 with suppress(BlockingIOError):

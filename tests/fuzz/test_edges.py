@@ -8,6 +8,8 @@ import pytest
 from emu86 import Machine
 from support.fuzz.guests import CODE, IDT, Plan, build, run
 
+pytestmark = pytest.mark.long
+
 PAGED = {"paging": True}
 FLAT = {"paging": False}
 

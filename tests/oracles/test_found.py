@@ -344,6 +344,7 @@ def test_the_fpu_is_compared():
     assert_equivalent(program("fld1\nfldpi\nmovups xmm1, [DATA]\nint 0x80\nhlt"))
 
 
+@pytest.mark.long
 def test_what_does_not_end_is_compared():
     code = "push 2\npopf\npushf\npop eax\njmp $"
     assert run(program(code)).end == "budget"

@@ -5,6 +5,8 @@ import pytest
 from emu86.testing import State, assert_equivalent, run, stage
 from support.assembler import assemble
 
+pytestmark = pytest.mark.long
+
 
 def program(code):
     return assemble(f"bits 32\norg {stage.CODE:#x}\n{code}")

@@ -18,6 +18,8 @@ from emu86.testing.replay import BareReplay, Replay
 from emu86.testing.stage import State
 from support.places import ROOT
 
+pytestmark = pytest.mark.long
+
 # With `trap` they give the host's time or randomness.
 OF_THE_HOST = {"RDRAND, RDSEED", "VMX, SVM, MONITOR, XGETBV, RDTSCP"}
 

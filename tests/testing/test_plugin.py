@@ -8,6 +8,8 @@ import pytest
 
 from support.places import ROOT
 
+pytestmark = pytest.mark.long
+
 pytest_plugins = ["pytester"]
 
 # Keeps what was tried, fails at the twentieth program, and does not shrink it.

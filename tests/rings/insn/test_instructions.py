@@ -253,7 +253,11 @@ def test_every_record_is_here():
     assert set(CODE) == {record.mnemonic for record in RECORDS}
 
 
-@pytest.mark.parametrize("paging", [False, True], ids=["flat", "paged"])
+@pytest.mark.parametrize(
+    "paging",
+    [False, pytest.param(True, marks=pytest.mark.long)],
+    ids=["flat", "paged"],
+)
 def test_instructions(paging):
     check(CASES if paging else CASES[::3], "patch", paging=paging)
 

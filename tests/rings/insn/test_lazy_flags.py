@@ -82,6 +82,7 @@ def exchanges(before_it):
         yield Case(f"{what}, ring {ring}", code, ring)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_rotates_through_carry(technique):
     check(tuple(rotates()), technique)

@@ -69,6 +69,7 @@ PAGED = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("technique", ["patch", "iopl"])
 def test_ports(technique):
     cases = CASES
