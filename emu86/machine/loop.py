@@ -102,7 +102,7 @@ class RunLoop:
         vmm, board = self._vmm, self._board
         while True:
             if vmm.pending_patch is None:
-                # Before the questions: whoever answers one later ends the slice.
+                # Set first: a stop that is asked for after the check ends the slice.
                 self._clock.run_for(_SLICE)
             stop = self._reason_to_stop(deadline)
             if stop is not None:
