@@ -15,6 +15,7 @@ PROPERTIES = (
     "tests/oracles/test_interrupts.py",
     "tests/oracles/test_host.py",
     "tests/testing/test_reset.py",
+    "tests/machine/test_snapshot.py",
     "tests/mmu/test_tlb_rules.py",
     "tests/rings/events/test_accesses.py",
     "tests/devices/test_rubbish.py",

@@ -131,9 +131,11 @@ LARGE = tuple(
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_guests():
     check(GUESTS, "patch", paging=True)
 
 
+@pytest.mark.long
 def test_guests_with_large_pages():
     check(LARGE, "patch", paging=True)
