@@ -30,7 +30,7 @@ class GuestMemory:
         self.read_pages: dict[int, int] = {}
         self._write_pages: dict[int, int] = {}
         self._global_pages: dict[int, int] = {}
-        self._large: set[int] = set()  # gva >> 22 where a large page was used
+        self._large: set[int] = set()  # gva >> span_shift where a large page was used
         listeners = mmu.listeners
         listeners.rights_lost.append(self._write_pages.clear)
         listeners.flushed_all.append(self.flush)
@@ -52,7 +52,7 @@ class GuestMemory:
 
     def forget(self, gva: int) -> None:
         """Forget the cached translation of one page, which may be a large one."""
-        if gva >> 22 in self._large:
+        if gva >> self.mmu.span_shift in self._large:
             self.flush()
             return
         self.read_pages.pop(gva >> 12, None)
@@ -68,7 +68,7 @@ class GuestMemory:
             raise PageFault(gva, code)
         touch(self.ram, found, write=write)
         if found.large:
-            self._large.add(gva >> 22)
+            self._large.add(gva >> mmu.span_shift)
         return found.page << 12 | gva & 0xFFF
 
     def lookup(self, gva: int) -> int | None:

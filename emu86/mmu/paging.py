@@ -45,20 +45,28 @@ class Format:
     """One layout of page tables.
 
     name: the SDM's; shifts: for each level, root first, the lowest of the linear
-    address's bits that index its tables; entry_size: bytes; frame: the bits of an entry
-    that are an address; large: shifts of the levels whose entries may map a page
-    themselves (PS set); reserved: the bits of such an entry that must be clear; nx: bit
-    63 forbids execution. walk: by RAM, CR3 and the linear address.
+    address's bits that index its tables (none: there are no tables); entry_size: bytes;
+    frame: the bits of an entry that are an address; large_shifts: of the levels whose
+    entries may map a page themselves (PS set); reserved: the bits of such an entry that
+    must be clear; nx: bit 63 forbids execution (for PAE and 4-level paging);
+    compiled_invlpg: the compiled INVLPG knows its directories. walk: by RAM, CR3 and
+    the linear address.
     """
 
     name: str
     shifts: tuple[int, ...]
     entry_size: int
     frame: int
-    large: tuple[int, ...]
+    large_shifts: tuple[int, ...]
     reserved: int
     nx: bool
+    compiled_invlpg: bool
     walk: Callable[[Ram, int, int], Walk]
+
+    @property
+    def direct(self) -> bool:
+        """Whether there are no tables: every linear address is guest-physical."""
+        return not self.shifts
 
     @property
     def span_shift(self) -> int:
@@ -118,9 +126,10 @@ NO_PAGING: Final = Format(
     shifts=(),
     entry_size=4,
     frame=0xFFFFF000,
-    large=(),
+    large_shifts=(),
     reserved=0,
     nx=False,
+    compiled_invlpg=False,
     walk=_walk_identity,
 )
 PAGING_32: Final = Format(
@@ -128,9 +137,10 @@ PAGING_32: Final = Format(
     shifts=(22, 12),
     entry_size=4,
     frame=0xFFFFF000,
-    large=(),
+    large_shifts=(),
     reserved=0,
     nx=False,
+    compiled_invlpg=True,
     walk=_walk_32,
 )
 PAGING_32_PSE: Final = Format(
@@ -138,9 +148,10 @@ PAGING_32_PSE: Final = Format(
     shifts=(22, 12),
     entry_size=4,
     frame=0xFFFFF000,
-    large=(22,),
+    large_shifts=(22,),
     reserved=LARGE_RESERVED,
     nx=False,
+    compiled_invlpg=True,
     walk=_walk_32_pse,
 )
 

@@ -23,9 +23,6 @@ from emu86.mmu.listeners import Listeners
 from emu86.mmu.page_use import PageUse
 from emu86.mmu.paging import (
     LEAF_SHIFT,
-    NO_PAGING,
-    PAGING_32,
-    PAGING_32_PSE,
     denied,
     format_of,
     touch,
@@ -47,7 +44,6 @@ _USED: Final = x86.PTE_P | x86.PTE_A
 _AROUND: Final = 16  # entries filled together, aligned
 _MANY: Final = 64  # pages, from which one flush of the whole TLB is cheaper
 _RIGHTS: Final = x86.PTE_RW | x86.PTE_US
-_COMPILED_INVLPG: Final = (PAGING_32, PAGING_32_PSE)  # the formats that it knows
 _WINDOW: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D
 
 PAGING_CR0: Final = x86.CR0_PG | x86.CR0_WP
@@ -115,25 +111,24 @@ class ShadowMmu:
 
     def _bind(self) -> None:
         """Bind what CR0 and CR4 choose, so that no access asks for it."""
-        layout = self.format = format_of(self.cr0, self.cr4)
-        self.walk = layout.walk
+        paging = self.format = format_of(self.cr0, self.cr4)
+        self.walk = paging.walk
         self.wp = bool(self.cr0 & x86.CR0_WP)
-        self._has_compiled_invlpg = layout in _COMPILED_INVLPG
-        paging = layout is not NO_PAGING
-        self._global = x86.PTE_G if paging and self.cr4 & x86.CR4_PGE else 0
-        self._frame = layout.frame
-        self._span_shift = layout.span_shift
-        self._span_last = (1 << layout.span_shift - x86.PAGE_SHIFT) - 1  # its last page
-        self._gptes = self.ram.bytes.cast(layout.typecode)
+        self._has_compiled_invlpg = paging.compiled_invlpg
+        self._global = x86.PTE_G if not paging.direct and self.cr4 & x86.CR4_PGE else 0
+        self._frame = paging.frame
+        self.span_shift = paging.span_shift
+        self._span_last = (1 << paging.span_shift - x86.PAGE_SHIFT) - 1  # its last page
+        self._gptes = self.ram.bytes.cast(paging.typecode)
         self._root_role = Role(
-            layout.name, len(layout.shifts), _RIGHTS, self.wp, direct=not paging
+            paging.name, len(paging.shifts), _RIGHTS, self.wp, direct=paging.direct
         )
 
     def switch(self, cr3: int) -> None:
         """MOV to CR3: load the root for `cr3`, without what the guest has changed."""
         self.cr3 = cr3
         self.stats.switches += 1
-        if self.format is NO_PAGING:
+        if self.format.direct:
             return
         directory = cr3 & self._frame
         root = self.roots.get((directory, self._root_role))
@@ -197,9 +192,9 @@ class ShadowMmu:
                 tell(control[i] << x86.PAGE_SHIFT)
 
     def _drop_translation(self, gva: int) -> None:
-        slot = gva >> self._span_shift
+        slot = gva >> self.span_shift
         table = self.root.tables.get(slot)
-        if table is None or self.format is NO_PAGING:
+        if table is None or self.format.direct:
             return
         if self._pde(slot) != self.root.gptes[slot]:
             self._unlink(self.root, slot)
@@ -235,7 +230,7 @@ class ShadowMmu:
         wanted = x86.PTE_A | x86.PTE_D if write else x86.PTE_A
         if pte & wanted != wanted or not pde & x86.PTE_A:
             pde, pte = touch(self.ram, found, write=bool(write))
-        slot = gva >> self._span_shift
+        slot = gva >> self.span_shift
         root = self.root
         table = root.tables.get(slot)
         if table is None or root.gptes[slot] != pde:
@@ -330,7 +325,7 @@ class ShadowMmu:
 
     def spte_index(self, gva: int) -> int:
         """Return the index of the shadow entry of a page whose table is linked."""
-        table = self.root.tables[gva >> self._span_shift]
+        table = self.root.tables[gva >> self.span_shift]
         return table.base + (gva >> 12 & self._span_last)
 
     def lookup(self, gva: int) -> int | None:
@@ -485,7 +480,7 @@ class ShadowMmu:
         if slot in self.root.tables:
             self._unlink(self.root, slot)
             self.engine.flush_tlb()
-        layout = self.format
+        paging = self.format
         dirty = False
         if large:
             dirty = bool(pde & x86.PTE_D)
@@ -494,13 +489,13 @@ class ShadowMmu:
             made_from = frame << x86.PAGE_SHIFT
         else:
             rights = pde & _RIGHTS
-            frame, page_table = 0, pde & layout.frame
+            frame, page_table = 0, pde & paging.frame
             made_from = page_table
-        key = made_from, Role(layout.name, LEAF_LEVEL, rights, self.wp, large, dirty)
+        key = made_from, Role(paging.name, LEAF_LEVEL, rights, self.wp, large, dirty)
         table = self.leaves.get(key)
         if table is None:
-            base = self._allocate(1 << self._span_shift - LEAF_SHIFT)
-            table = LeafTables(base * 512, layout, page_table, frame, rights)
+            base = self._allocate(1 << self.span_shift - LEAF_SHIFT)
+            table = LeafTables(base * 512, paging, page_table, frame, rights)
             self.leaves[key] = table
             self._rmap.add_table(table)
             if large:
@@ -511,7 +506,7 @@ class ShadowMmu:
             self.engine.flush_tlb()
         if large and pde & x86.PTE_G:
             table.has_global = True
-        start = slot << self._span_shift
+        start = slot << self.span_shift
         table.starts.add(start)
         root = self.root  # a new one, if the pool was full
         root.tables[slot] = table
@@ -541,7 +536,7 @@ class ShadowMmu:
     def _unlink(self, root: Root, slot: int) -> None:
         table = root.tables.pop(slot)
         root.paged.pop(slot, None)
-        start = slot << self._span_shift
+        start = slot << self.span_shift
         at = root.directory + (start >> LEAF_SHIFT)
         for i in range(len(table.pages)):
             self._sptes[at + i] = 0

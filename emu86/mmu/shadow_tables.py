@@ -46,17 +46,17 @@ class LeafTables:
     )  # fmt: skip
 
     def __init__(
-        self, base: int, layout: Format, page_table: int, frame: int, rights: int
+        self, base: int, paging: Format, page_table: int, frame: int, rights: int
     ) -> None:
         self.base = base
-        self.size = 1 << layout.span_shift - x86.PAGE_SHIFT
+        self.size = 1 << paging.span_shift - x86.PAGE_SHIFT
         self.page_table = page_table
         self.frame = frame
         self.rights = rights
         self.starts: set[int] = set()
         self.has_global = self.has_nonglobal = False
         self.copy = bytearray(x86.PAGE_SIZE if page_table >= 0 else 0)
-        self.gptes = memoryview(self.copy).cast(layout.typecode)
+        self.gptes = memoryview(self.copy).cast(paging.typecode)
 
     @property
     def pages(self) -> range:
@@ -78,11 +78,11 @@ class Root:
         "copy", "copy_address", "directory", "gptes", "hpa", "paged", "tables",
     )  # fmt: skip
 
-    def __init__(self, hpa: int, directory: int, layout: Format) -> None:
+    def __init__(self, hpa: int, directory: int, paging: Format) -> None:
         self.hpa = hpa
         self.directory = directory
         self.tables: dict[int, LeafTables] = {}
         self.paged: dict[int, LeafTables] = {}
         self.copy = bytearray(x86.PAGE_SIZE)
-        self.gptes = memoryview(self.copy).cast(layout.typecode)
+        self.gptes = memoryview(self.copy).cast(paging.typecode)
         self.copy_address = ctypes.addressof(ctypes.c_char.from_buffer(self.copy))

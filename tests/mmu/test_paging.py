@@ -102,7 +102,7 @@ def by_fields(layout, read, cr3, gva):
         if entry >> 63 and not layout.nx:
             return 1 | 8
         rights &= entry
-        if shift in layout.large and entry & paging.PS:
+        if shift in layout.large_shifts and entry & paging.PS:
             if entry & layout.reserved:
                 return 1 | 8
             first = (entry & layout.frame) >> shift << shift

@@ -86,8 +86,6 @@ class Deprivileged(Technique):
             cpu, mmu, self.instructions, self.single_step, self.breakpoints
         )
         self._delivered = False  # an event, in this exit
-        cpu.guard_page = self.instructions.guard
-        cpu.ring_changed = self._ring_changed
         engine.on_exception = self.on_exception
         engine.on_invalid = self.on_invalid
         engine.on_in = self.on_in
@@ -552,8 +550,3 @@ class Deprivileged(Technique):
     def invalidate(self, gva: int) -> None:
         """INVLPG."""
         self.mmu.invalidate(gva)
-
-    def _ring_changed(self) -> None:
-        """The guest enters or leaves its rings 1 and 2."""
-        self.scanner.scan_again()
-        self.instructions.drop_compiled()

@@ -47,6 +47,8 @@ class InstructionCache:
         listeners.flushed_all.append(self.drop_compiled)
         listeners.flushed_nonglobal.append(self._switch)
         listeners.flushed_page.append(self.invalidate)
+        listeners.descriptors_read.append(self.guard)
+        listeners.ring_changed.append(self.drop_compiled)
 
     def seen(self, vector: int, software: int) -> Insn | None:
         """Return the instruction of an exit if its site has been decoded before.

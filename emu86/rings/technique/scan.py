@@ -117,6 +117,7 @@ class Scanner:
         # site's GPA, the byte that stood there.
         self.pending: tuple[int, int] | None = None
         mmu.listeners.code_changed.append(self.forget)
+        mmu.listeners.ring_changed.append(self.scan_again)
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
         self._skip = {1: kernel_skip, 3: ()}
         self._filter = {1: _prefilter(1, kernel_skip), 3: _prefilter(3, ())}

@@ -8,7 +8,6 @@ written to a table's page, until the table is read again. Source: SDM Vol. 3A ch
 and 5.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 from emu86.cpu import offsets
@@ -122,11 +121,7 @@ class ShadowTable:
 
 
 class ShadowCpu(Cpu):
-    """A CPU whose guest's ring 0 runs in the engine's ring 1.
-
-    guard_page: told of each linear page with descriptors, whose INVLPG is to be seen;
-    ring_changed: told when the guest enters or leaves its rings 1 and 2.
-    """
+    """A CPU whose guest's ring 0 runs in the engine's ring 1."""
 
     memory: GuestMemory
     plans: Plans
@@ -144,8 +139,6 @@ class ShadowCpu(Cpu):
         self.kernel_ring = policy.kernel_ring
         self._raises_iopl = policy.raises_iopl
         self.inner = False  # the guest runs in its ring 1 or 2
-        self.guard_page: Callable[[int], None] = lambda _page: None
-        self.ring_changed: Callable[[], None] = lambda: None
         self.plans = Plans(self._is_watched, self._watch_gate)
         self.idt_pages: set[int] = set()
         # Linear pages of the tables read, by where they were then; has_nonglobal: some
@@ -171,7 +164,8 @@ class ShadowCpu(Cpu):
         """Note that descriptors at `linear` were read from `gpa`'s page."""
         page = linear >> x86.PAGE_SHIFT
         self.held[page] = gpa & x86.PAGE_MASK
-        self.guard_page(page)
+        for tell in self.mmu.listeners.descriptors_read:
+            tell(page)
         if not self.mmu.is_global(linear):
             self.has_nonglobal = True
 
@@ -294,7 +288,8 @@ class ShadowCpu(Cpu):
             self.inner = inner
             for table in (self.gdt, self.ldt):
                 table.load(table.base, table.limit)
-            self.ring_changed()
+            for tell in self.mmu.listeners.ring_changed:
+                tell()
         self.sync_iopl()
         self.count_ring()
 
