@@ -4,7 +4,7 @@
 #   make test     what CI runs, guests included  ARGS='tests/mmu -k walk' for some
 #   make nightly  what is marked slow
 #   make soak     the properties, with fresh examples    MINUTES=5 for less than an hour
-#   make lint     style, types, floors
+#   make lint     style, types, imports
 #   make wheel    the built wheel, installed by itself and used
 #   make bench    beside qemu-system-i386        ARGS='--against REV' for another tree
 
@@ -22,7 +22,7 @@ run: $(READY)
 
 # Of the techniques patch, of every property a tenth of its examples.
 quick: $(READY)
-	$(BIN)/python -m pytest -n 2 -m 'not guest and not slow and not long' \
+	$(BIN)/python -m pytest -n 2 -m 'not guest and not slow and not not_quick' \
 		-k 'not iopl and not public' --emu86-examples=0.1 $(ARGS)
 
 test: guests

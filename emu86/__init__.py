@@ -7,13 +7,23 @@ from emu86.errors import ConfigError
 if TYPE_CHECKING:
     from emu86.machine.loop import Stop
     from emu86.machine.machine import Machine
+    from emu86.machine.snapshot import MachineState
     from emu86.machine.stats import ExitStat, Stats
     from emu86.rings.observers import Observer
 
-__all__ = ["ConfigError", "ExitStat", "Machine", "Observer", "Stats", "Stop"]
+__all__ = [
+    "ConfigError",
+    "ExitStat",
+    "Machine",
+    "MachineState",
+    "Observer",
+    "Stats",
+    "Stop",
+]
 
 _HOMES = {
     "Machine": "emu86.machine.machine",
+    "MachineState": "emu86.machine.snapshot",
     "Stop": "emu86.machine.loop",
     "ExitStat": "emu86.machine.stats",
     "Stats": "emu86.machine.stats",

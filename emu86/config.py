@@ -12,7 +12,7 @@ TECHNIQUES: Final = {
     "patch": "find sensitive instructions and patch them before they first run",
     "trap": "trap and emulate only; what does not trap goes wrong",
     "iopl": "as patch, with IOPL raised, which the guest can see",
-    "bare": "ring 0 of the engine, slowly, to compare with",
+    "bare": "run at ring 0 of the engine, slowly, to compare with",
 }
 """The techniques: what each does about the guest's kernel, in a line."""
 TECHNIQUE: Final = "patch"
@@ -24,10 +24,10 @@ CPUS: Final = ("pentium", "pentium2", "pentium3", "pentium4")
 CPU: Final = "pentium3"
 
 UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+# Bytes of guest memory, at least and at most: a number of whole pages.
 SMALLEST: Final = 1 << 20
 LARGEST: Final = 3 << 30
 PAGE: Final = 4096
-"""Bytes of guest memory, at least and at most; it is a number of whole pages."""
 MEMORY: Final = 128 << 20
 
 

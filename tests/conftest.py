@@ -13,7 +13,7 @@ from support.places import GUESTS
 for _name in ("assembler", "cases", "flat", "fuzz", "shell", "snapshots"):
     pytest.register_assert_rewrite(f"support.{_name}")
 
-LONGEST = ("guest", "slow", "long")
+LONGEST = ("guest", "slow", "not_quick")
 settings.register_profile("dev", max_examples=50)
 settings.register_profile("ci", max_examples=500, derandomize=True, deadline=None)
 settings.load_profile(

@@ -37,7 +37,7 @@ def test_every_module_stands_in_a_contract():
     assert {name.rpartition(".")[0] for name in MODULES} <= ruled
 
 
-def test_floors():
+def test_imports_point_down():
     checker = Path(sys.executable).with_name("lint-imports")
     result = subprocess.run(
         [checker, "--no-cache"],

@@ -190,7 +190,7 @@ def _contracts() -> list[dict[str, Any]]:
 
 def _packages() -> list[Path]:
     """Return the folders of emu86 that the layers name, from the top."""
-    (layers,) = [one["layers"] for one in _contracts() if one["id"] == "floors"]
+    (layers,) = [one["layers"] for one in _contracts() if one["id"] == "down"]
     names = [name.partition(".")[0] for name in re.findall(r"[\w.]+", " ".join(layers))]
     folders = [ROOT / "emu86" / name for name in dict.fromkeys(names)]
     return [folder for folder in folders if folder.is_dir()]

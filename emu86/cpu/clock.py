@@ -1,4 +1,4 @@
-"""Virtual time: one clock an engine, in words that the compiled hooks count up too.
+"""Virtual time: each engine has one clock, in words that compiled hooks count up too.
 
 Time is a function of the work done: a quarter nanosecond for each byte of code run, and
 what exits, port accesses and RDTSC take. The words hold quarter nanoseconds; what is
@@ -23,7 +23,7 @@ class ClockState:
 class Clock:
     """Virtual time and the TSC over an engine's control block.
 
-    When the engine next has to stop is asked for anew before each stretch of the guest,
+    When the engine next has to stop is asked for anew before each slice of the guest,
     so it is no part of the state.
     """
 

@@ -65,7 +65,7 @@ _COUNTS: Final = (
 class EngineState:
     """What an engine holds between two instructions.
 
-    registers: see `State.registers`; pending: not 0 if an interrupt waits. What the
+    registers: see `CpuState.registers`; pending: not 0 if an interrupt waits. What the
     compiled hooks have counted, their users add to what they count themselves.
     """
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
 from unicorn import unicorn_const as uc_const
-from unicorn import x86_const as x86_const  # noqa: PLC0414 (for all of this floor)
+from unicorn import x86_const as x86_const  # noqa: PLC0414 (for all of cpu/)
 
 VOID, PTR = None, ctypes.c_void_p
 U32, U64, INT = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int

@@ -59,7 +59,7 @@ class Pmu:
         self._settle(now)
         self._where = _OS
         self.select[counter] = select
-        self._look()
+        self._count_by_ring()
 
     def save(self) -> PmuState:
         """Return what it holds."""
@@ -72,9 +72,9 @@ class Pmu:
         self.select[:] = state.select
         self._count[:] = state.count
         self._where, self._since = state.where, state.since
-        self._look()
+        self._count_by_ring()
 
-    def _look(self) -> None:
+    def _count_by_ring(self) -> None:
         self.by_ring = any(bool(s & _USR) != bool(s & _OS) for s in self.select)
 
     def _settle(self, now: int) -> None:

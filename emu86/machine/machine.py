@@ -140,12 +140,12 @@ class Machine:
 
     # -- its state ---------------------------------------------------------------------
 
-    def save(self) -> snapshot.State:
+    def save(self) -> snapshot.MachineState:
         """Return what the machine is, for `restore`, and go on as what is restored.
 
         An instruction that is under way is finished first. What is derived is dropped,
-        in this machine too, which takes it virtual time later; then both go on alike,
-        to the bit. Raises ConfigError while the machine runs.
+        in this machine too, and making it again costs virtual time later; so both go on
+        alike, to the bit. Raises ConfigError while the machine runs.
         """
         if self._running:
             message = "state: a machine that runs has none; stop it first"
@@ -153,7 +153,7 @@ class Machine:
         self.vmm.finish_instruction()
         self.vmm.drop_derived()
         self.board.schedule()
-        return snapshot.State(
+        return snapshot.MachineState(
             snapshot.VERSION,
             self._configuration,
             self._loaded,
@@ -165,7 +165,7 @@ class Machine:
 
     @classmethod
     def restore(
-        cls, state: snapshot.State, *, abilities: Abilities | None = None
+        cls, state: snapshot.MachineState, *, abilities: Abilities | None = None
     ) -> "Machine":
         """Build a machine that is what another was when `save` returned `state`.
 
@@ -277,7 +277,7 @@ class Machine:
         self.vmm.subscribe(observer)
 
     def measure(self) -> None:
-        """Time every exit from now on; CLI and STI take Python's way, too."""
+        """Time every exit from now on: compiled code then handles RDTSC alone."""
         self.vmm.measure()
 
     @property

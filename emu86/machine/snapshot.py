@@ -4,21 +4,21 @@ All that a machine holds is of one of two kinds.
 
 *Architectural* is what the guest could tell: RAM, the CPU's registers with their hidden
 parts, what the VMM holds in the guest's stead (control registers, MSRs, counters, debug
-registers, IOPL), virtual time, the chips, what was typed and has not arrived. A `State`
-has all of it, the counts of exits, and the end of the run if that has come.
+registers, IOPL), virtual time, the chips, what was typed and has not arrived. All of it
+is in a `MachineState`, with the counts of exits, and the end of the run if it has come.
 
 *Derived* is what can be had again from it: translated code and its patches, shadow page
 tables and descriptor tables, which pages are code, decoded instructions, sites known to
-the compiled hooks, checked transfers, cached translations. None of it is in a `State`.
-But to have it again takes exits and so virtual time. Two machines agree to the bit only
-if both begin without it, so saving drops it in the machine that is saved, too.
+the compiled hooks, checked transfers, cached translations. A state has none of it. But
+to have it again takes exits and so virtual time. Two machines agree to the bit only if
+both begin without it, so saving drops it in the machine that is saved, too.
 
 Neither kind are the host's things: consoles, observers, timing, a wish to stop. They
 stay with their machine.
 
-A `State` is plain data: frozen dataclasses of numbers, bytes and names, with tuples and
-dictionaries of these. It holds nothing that points into the process, nor into the
-machine, and may be restored any number of times.
+A `MachineState` is plain data: frozen dataclasses of numbers, bytes and names, with
+tuples and dictionaries of these. It holds nothing that points into the process, nor
+into the machine, and may be restored any number of times.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from emu86.machine.board import BoardState
 from emu86.machine.chardev import CharDeviceState
 from emu86.rings.technique.base import TechniqueState
 
-VERSION: Final = 1  # of the format: a change of any State's fields is another one
+VERSION: Final = 1  # of the format: a change of any state's fields is another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Configuration:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class MachineState:
     """A machine between two instructions.
 
     version: of this format; loaded: whether a guest is; ram: see `Ram.save`; technique:
@@ -61,10 +61,10 @@ class State:
     console: CharDeviceState
 
 
-def check(state: object) -> State:
+def check(state: object) -> MachineState:
     """Return the state if it is one of this version; raises ConfigError."""
-    if not isinstance(state, State):
-        message = f"state: a {type(state).__name__} is none"
+    if not isinstance(state, MachineState):
+        message = f"state: a {type(state).__name__} is not what Machine.save returns"
         raise ConfigError(message)
     if state.version != VERSION:
         message = f"state: its version is {state.version}, not {VERSION}"

@@ -24,8 +24,9 @@ class VmmMemory:
     """Fixed pages, then a pool that shadow page tables are made from.
 
     Pages are numbered from BASE. sptes: all of it as shadow page-table entries (64-bit
-    words; the first of a page has index page number * 512), which `mmu.shadow` alone
-    writes, and sptes_np the same for NumPy.
+    words; the first of a page has index page number * 512), and sptes_np the same for
+    NumPy. `mmu.shadow` alone writes them, but for the fixed pages, made here, and the
+    descriptor tables (`descriptors`).
     """
 
     BASE: Final = 1 << 39  # host-physical address of page 0

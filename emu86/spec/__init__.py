@@ -1,1 +1,1 @@
-"""Constants of the architecture, with their SDM sections."""
+"""The architecture: constants and the opcode table, with their SDM sections."""

@@ -390,7 +390,7 @@ class _Observed:
                 line = f"CPL {ring}: a CPU raises {what}, but it runs"
                 self.engine.setdefault(mistake, line)
 
-    def look(self, form: Form) -> None:
+    def observe_form(self, form: Form) -> None:
         """Learn when a form traps, what it depends on and what it changes."""
         for ring, traps in enumerate(self.traps):
             traps.append(bool(_fault(form, _play(form, ring))))
@@ -412,7 +412,7 @@ def classify(name: str) -> Class:
         if form.name == name:
             seen.compare(form)
             if form.classed:
-                seen.look(form)
+                seen.observe_form(form)
     first, second, third, user = map(_summary, seen.traps)
     privileged = user == "always" and first != "always"
     if privileged:

@@ -31,7 +31,7 @@ class Line:
         self._now = 0
         self.due = self.intr = False
 
-    def look(self, now: int) -> None:
+    def advance(self, now: int) -> None:
         """Tell in `due` whether an interrupt waits."""
         self._now = now
         self.due = bool(self._waiting) and self._waiting[0][0] <= now
@@ -44,7 +44,7 @@ class Line:
         """Take the interrupt that waits; return its vector."""
         _, vector = self._waiting.popleft()
         self.intr = False
-        self.look(self._now)
+        self.advance(self._now)
         return vector
 
 
@@ -87,7 +87,7 @@ class InstructionClock:
         self._here = here
         self._moved = self._retried = False
         vmm.engine.control[abi.NOW] = max(self.count, 0) * PERIOD
-        self._line.look(self.count)
+        self._line.advance(self.count)
 
     def _state(self) -> tuple[bytes, int]:
         """Return what a transfer changes that is done, unless it is JMP to itself."""
@@ -104,7 +104,7 @@ class InstructionClock:
         if due < 0:
             return False
         self.count = due
-        self._line.look(due)
+        self._line.advance(due)
         return True
 
     # -- observers ---------------------------------------------------------------------

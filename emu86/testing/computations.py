@@ -375,7 +375,7 @@ def _wide() -> tuple[Code, ...]:
     return (st.sampled_from((b"\x9e", b"\x9f")),)
 
 
-def _lossy(bits: int, *, engine: bool) -> tuple[Code, ...]:
+def _losing_flags(bits: int, *, engine: bool) -> tuple[Code, ...]:
     """What the engine loses flags of; for it alone, where it does not."""
     if not engine:
         locked = encodings(LOSSY[-1], bits).map(lambda code: b"\xf0" + code)
@@ -401,7 +401,7 @@ def computations(bits: int = 32, *, engine: bool = False) -> Code:
         *(encodings(form, bits) for form in forms),
         _strings(bits),
         _compares(bits),
-        *_lossy(bits, engine=engine or bits == 64),
+        *_losing_flags(bits, engine=engine or bits == 64),
         _jumps(),
         *_narrow() if bits == 32 else _wide(),
         simd.operations(),

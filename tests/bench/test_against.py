@@ -8,7 +8,7 @@ from bench import against
 from bench.tools import BenchError
 from support.places import ROOT
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.not_quick
 
 
 def test_ratios_are_taken_within_pairs():

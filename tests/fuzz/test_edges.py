@@ -8,7 +8,7 @@ import pytest
 from emu86 import Machine
 from support.fuzz.guests import CODE, IDT, Plan, build, run
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.not_quick
 
 PAGED = {"paging": True}
 FLAT = {"paging": False}

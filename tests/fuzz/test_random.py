@@ -13,7 +13,7 @@ import pytest
 from support.fuzz.programs import KINDS
 from support.places import child
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.not_quick
 
 _SCALE = float(os.environ.get("EMU86_FUZZ", "1"))
 _FIRST = os.environ.get("EMU86_FUZZ_FIRST", "0")

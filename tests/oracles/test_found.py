@@ -123,7 +123,7 @@ PAGE = 0x5C000
 RIGHTS = (0, 0x7, 0x67, 0x27, 0x3, 0x63, 0x5, 0x25, 0x1)
 
 
-def lossy(code, at, before=""):
+def losing_flags(code, at, before=""):
     """A program: flags of ADD, `code` in the same block, and its flags."""
     return program(f"""
         {before}
@@ -143,7 +143,7 @@ def test_flags_with_a_page_not_filled_yet(code, before, paging, ring):
     """RCL, RCR, SETcc and CMPXCHG8B lost flags where their load or store missed."""
     for at in (PAGE, PAGE + 0xFFF):
         state = State(ring=ring, paging=paging, limit=1, registers={"eax": 0x33})
-        assert_equivalent(lossy(code, at, before.format(at)), state)
+        assert_equivalent(losing_flags(code, at, before.format(at)), state)
 
 
 @pytest.mark.parametrize("wp", [0, x86.CR0_WP])
@@ -157,7 +157,7 @@ def test_flags_where_the_page_is_not_for_all(code, rights, ring, wp):
     # In the page; over its end; over its beginning, so that the page before is touched.
     for at in (PAGE + 8, PAGE + 0xFFF, PAGE - 1):
         state = State(ring=ring, paging=True, cr0=wp, limit=1, patches=patches)
-        built = lossy(code, at)
+        built = losing_flags(code, at)
         assert_equivalent(built, state, ("patch", "iopl"))
         for event in run(built, state).events:
             if event.what == "#PF":
@@ -169,7 +169,7 @@ def test_flags_where_the_page_is_not_for_all(code, rights, ring, wp):
 @pytest.mark.parametrize("ring", [0, 3])
 def test_flags_with_what_is_no_ram(code, ring):
     for at in (0x200000, 0x1FFFFF):
-        assert_equivalent(lossy(code, at), State(ring=ring, limit=1))
+        assert_equivalent(losing_flags(code, at), State(ring=ring, limit=1))
 
 
 @pytest.mark.parametrize("code", ["rcl dword [DATA], 1", "seto [DATA]"])
@@ -344,7 +344,7 @@ def test_the_fpu_is_compared():
     assert_equivalent(program("fld1\nfldpi\nmovups xmm1, [DATA]\nint 0x80\nhlt"))
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_what_does_not_end_is_compared():
     code = "push 2\npopf\npushf\npop eax\njmp $"
     assert run(program(code)).end == "budget"

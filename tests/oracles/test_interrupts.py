@@ -5,7 +5,7 @@ import pytest
 from emu86.testing import State, assert_equivalent, run, stage
 from support.assembler import assemble
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.not_quick
 
 
 def program(code):

@@ -50,7 +50,7 @@ def test_lengths_are_capstones(bits, prefix):
     assert not wrong
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 @pytest.mark.parametrize("bits", [32, 16], ids=["32-bit", "16-bit"])
 @pytest.mark.parametrize("prefix", [b"", b"\x66\xf2"])
 def test_lengths_are_the_engines(bits, prefix):
@@ -100,7 +100,7 @@ NUMBERS = {
 SEGMENTS = {name: number for number, name in enumerate(x86.SEGMENT_NAMES)}
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 @pytest.mark.parametrize("bits", [32, 16], ids=["32-bit", "16-bit"])
 @pytest.mark.parametrize("prefix", [b"", b"\x67\x2e\x66"])
 def test_memory_operands_are_capstones(bits, prefix):

@@ -159,7 +159,7 @@ class Engine:
         return sizes[0]
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_blocks_end_where_the_engines_do():
     ended = 0
     engines = [Engine(bits) for bits in ENGINE]

@@ -18,7 +18,7 @@ from emu86.testing.replay import BareReplay, Replay
 from emu86.testing.stage import State
 from support.places import ROOT
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.not_quick
 
 # With `trap` they give the host's time or randomness.
 OF_THE_HOST = {"RDRAND, RDSEED", "VMX, SVM, MONITOR, XGETBV, RDTSCP"}

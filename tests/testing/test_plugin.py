@@ -8,7 +8,7 @@ import pytest
 
 from support.places import ROOT
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.not_quick
 
 pytest_plugins = ["pytester"]
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, find, given, settings
 from emu86.testing import stage
 from emu86.testing import strategies as guests
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.not_quick
 
 SOON = settings(
     derandomize=True, max_examples=2000, suppress_health_check=list(HealthCheck)

@@ -88,7 +88,7 @@ CASES = (
 )  # fmt: skip
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 @pytest.mark.parametrize("paging", [False, True], ids=["flat", "paged"])
 @pytest.mark.parametrize("technique", ["patch", "iopl", "public API only"])
 def test_as_on_qemu(technique, paging):

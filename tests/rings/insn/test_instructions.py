@@ -117,7 +117,7 @@ CODE = {
             (0x50001, 0x50001), (0x50002, 0x50002),
         )
     ] + ["mov ecx, 5\n.again: cmp ecx, 9\nloopne .again"],
-    # More of these in test_lossy.py.
+    # More of these in test_lazy_flags.py.
     "RCL": ["stc\nrcl dword [SCRATCH], 1", "mov cl, 3\nstc\nrcl byte [SCRATCH], cl"],
     "RCR": ["stc\nrcr dword [SCRATCH], 1", "stc\nrcr word [SCRATCH], 5"],
     "SETcc": ["stc\nsetc [SCRATCH]\nseta [SCRATCH + 1]"],
@@ -255,7 +255,7 @@ def test_every_record_is_here():
 
 @pytest.mark.parametrize(
     "paging",
-    [False, pytest.param(True, marks=pytest.mark.long)],
+    [False, pytest.param(True, marks=pytest.mark.not_quick)],
     ids=["flat", "paged"],
 )
 def test_instructions(paging):

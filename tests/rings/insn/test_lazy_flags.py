@@ -82,7 +82,7 @@ def exchanges(before_it):
         yield Case(f"{what}, ring {ring}", code, ring)
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_rotates_through_carry(technique):
     check(tuple(rotates()), technique)

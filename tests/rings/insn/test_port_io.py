@@ -69,7 +69,7 @@ PAGED = (
 )  # fmt: skip
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 @pytest.mark.parametrize("technique", ["patch", "iopl"])
 def test_ports(technique):
     cases = CASES

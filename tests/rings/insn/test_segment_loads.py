@@ -120,7 +120,7 @@ ROWS = [
 CASES = tuple(row[0] for row in ROWS)
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 @pytest.mark.parametrize("machine", [on_emu86, on_qemu], ids=["emu86", "QEMU"])
 def test_loads_follow_the_rules(machine):
     assert_rules(ROWS, machine(CASES, sweeps=SWEEPS))
@@ -158,7 +158,7 @@ TELL_CASES = tuple(
 )
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_lar_lsl_verr_verw():
     check(TELL_CASES, "patch", sweeps=SWEEPS)
 
@@ -180,7 +180,7 @@ def told(cpl, rpl, kind, dpl):
     )
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_lar_lsl_verr_verw_follow_the_tables():
     for case, record in zip(
         TELL_CASES, on_emu86(TELL_CASES, sweeps=SWEEPS), strict=True

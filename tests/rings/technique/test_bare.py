@@ -17,7 +17,7 @@ def boot(image, append, technique):
     return machine, stop, shown.decode()
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_the_teaching_kernel():
     """Its 93 checks hold on the bare machine; so do the words of all it says."""
     _, patch, expected = boot("teach", "script", "patch")
