@@ -85,7 +85,7 @@ FLAGS = tuple(
 )  # fmt: skip
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_flags_survive_hooks_that_read_and_write_them():
     """Arithmetic flags are lazy in the engine; ZF is written by LAR's and VERR's hooks."""
     check(FLAGS[::3], "patch", ignore=("eflags",))

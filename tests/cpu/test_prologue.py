@@ -32,7 +32,7 @@ def boot(image, append, *, inline, technique="patch", input_=b""):
 @pytest.mark.parametrize(
     ("image", "append"), [("teach", "script"), ("exits", "200"), ("spin", "2")]
 )
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_the_same_run_to_the_nanosecond(image, append, technique):
     hooked, expected = boot(image, append, inline=False, technique=technique)
     inline, found = boot(image, append, inline=True, technique=technique)

@@ -131,11 +131,11 @@ LARGE = tuple(
 )  # fmt: skip
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_guests():
     check(GUESTS, "patch", paging=True)
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_guests_with_large_pages():
     check(LARGE, "patch", paging=True)

@@ -23,7 +23,7 @@ def mentions(path):
             yield node.lineno
 
 
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_nobody_else_has_them():
     """The reverse map is given them to read; see below."""
     named = {

@@ -156,7 +156,7 @@ def test_what_is_executed_is_known():
 @pytest.mark.parametrize("kind", KINDS)
 @FEWER
 @given(guests.programs("segment_loads", "transfers", "sensitive"), st.data())
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_descriptor_tables(kind, program, data):
     tables = guests.descriptor_tables(kind)
     assert_equivalent(program, data.draw(guests.states(patches=tables), "state"))

@@ -26,7 +26,7 @@ def alone(program, state, **how):
     guests.programs(), guests.states(rings=(0, 1, 3)),
     guests.programs(), guests.states(),
 )  # fmt: skip
-@pytest.mark.long
+@pytest.mark.not_quick
 def test_what_was_played_before_does_not_matter(before, there, program, state):
     expected = alone(program, state)
     run(before, there, "bare")
