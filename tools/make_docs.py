@@ -258,6 +258,20 @@ def differences() -> Iterator[str]:
             yield textwrap.fill(row, _WIDTH, subsequent_indent="  ")
 
 
+def measured(benchmark: str) -> Iterator[str]:
+    """The table of bench/README.md under the command of a benchmark.
+
+    Raises LookupError if there is none.
+    """
+    text = (ROOT / "bench" / "README.md").read_text()
+    after = text.partition(f"\n`python -m bench.{benchmark}")[2]
+    found = re.search(r"(?:^\|.*\n)+", after, re.MULTILINE)
+    if found is None:
+        message = f"bench/README.md has no table of bench.{benchmark}"
+        raise LookupError(message)
+    yield found[0]
+
+
 TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "errata": errata,
     "packages": packages,
@@ -268,6 +282,10 @@ TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     **{
         f"exits, {kind}": functools.partial(exit_records, kind)
         for kind in ("privileged", "sensitive", "segment", "io")
+    },
+    **{
+        f"bench.{name}": functools.partial(measured, name)
+        for name in ("linux", "compute", "exits")
     },
 }
 _SLOW: Final = ("classes", "differences")

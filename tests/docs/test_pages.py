@@ -191,14 +191,3 @@ def test_what_is_not_shown_any_more(line):
 def test_outputs_are_those_of_commands():
     shown = make_docs.output_of("emu86 explain \\\n    'cf'")
     assert "IRET (CF): sensitive" in shown
-
-
-def test_the_figures_are_the_benchmarks():
-    """No figure in the README that bench/README.md does not have."""
-    readme = (ROOT / "README.md").read_text()
-    speed = readme.partition("## Speed")[2].partition("\n## ")[0]
-    figures = re.findall(r"\d+\.\d+", speed)
-    bench = (ROOT / "bench/README.md").read_text()
-    assert figures
-    for figure in figures:
-        assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", bench), figure
