@@ -50,7 +50,7 @@ class RunLoop:
         self._board = board
         self._console = console
         self._clock = vmm.engine.clock
-        self._realtime = realtime
+        self.realtime = realtime
         self._kicked = threading.Event()  # input has come, or a request to stop
         self._stop_asked = False
         self._found = False
@@ -141,7 +141,7 @@ class RunLoop:
         vmm, due = self._vmm, self._board.deadline()
         if not vmm.q[RFLAGS] & x86.IF:
             vmm.finish("halted", f"at {vmm.where()}, interrupts off")
-        elif self._realtime:
+        elif self.realtime:
             self._sleep(due, deadline)
         elif due is not None:
             self._clock.advance_to(due)

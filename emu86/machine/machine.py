@@ -1,7 +1,7 @@
 """The library's front door: build a machine, load a guest, run it, look inside."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from os import PathLike
 from typing import Final
 
@@ -71,6 +71,15 @@ class Machine:
         self._loop = RunLoop(self.vmm, self.board, self.console, realtime=realtime)
         self._loaded = False
         self._running = False
+
+    @property
+    def realtime(self) -> bool:
+        """Whether idle time is slept, not skipped; it may be set between two runs."""
+        return self._loop.realtime
+
+    @realtime.setter
+    def realtime(self, value: bool) -> None:
+        self._loop.realtime = value
 
     # -- loading -----------------------------------------------------------------------
 
@@ -155,7 +164,7 @@ class Machine:
         self.board.schedule()
         return snapshot.MachineState(
             snapshot.VERSION,
-            self._configuration,
+            replace(self._configuration, realtime=self.realtime),
             self._loaded,
             self._ram.save(),
             self.vmm.save(),

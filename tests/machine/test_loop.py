@@ -3,7 +3,7 @@
 import threading
 import time
 
-from emu86 import Stop
+from emu86 import Machine, Stop
 from support.flat import flat
 
 # The serial line hears, and a byte received interrupts: IRQ 4 at vector 12.
@@ -105,3 +105,10 @@ def test_one_request_to_stop_stops_a_sleeper():
     machine = flat(_LISTEN, realtime=True)
     threading.Timer(0.05, machine.stop).start()
     assert machine.run(timeout=120) == Stop("interrupted")
+
+
+def test_real_time_may_be_chosen_between_two_runs_and_is_saved():
+    machine = Machine(memory=1 << 20)
+    assert not machine.realtime
+    machine.realtime = True
+    assert Machine.restore(machine.save()).realtime
