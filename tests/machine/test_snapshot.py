@@ -301,6 +301,60 @@ def test_in_a_page_that_rewrites_itself(technique):
     assert run_both(machine, other, lambda one: one.run(timeout=20)).code == 3000
 
 
+# SMSW becomes STR and STI becomes CLI, and back, after some time in another page.
+CHANGED = """
+    xor ebx, ebx
+    xor ecx, ecx
+.again:
+    mov edx, 50
+.inner:
+    call work
+    dec edx
+    jnz .inner
+    mov edx, 2000000
+.wait:
+    dec edx
+    jnz .wait
+    xor word [work + 1], 0x2801
+    xor byte [work.set], 1
+    inc ecx
+    cmp ecx, 8
+    jne .again
+    mov eax, ebx
+    jmp fin
+    align 4096
+work:
+    smsw eax
+    add ebx, eax
+.set:
+    sti
+    pushfd
+    pop eax
+    and eax, 0x200
+    add ebx, eax
+    ret
+    align 4096
+"""
+
+
+@pytest.mark.parametrize("technique", ["patch", "iopl"])
+def test_with_code_that_changes_later(technique):
+    """Nothing that was known of it before is left, which nobody would tell of."""
+    plain = flat(CHANGED, technique=technique).run(timeout=20)
+    machine = flat(CHANGED, technique=technique)
+    for _ in range(8):
+        run_for(machine, 700_001)
+        run_both(machine, twin(machine), lambda one: run_for(one, 900_001))
+    assert machine.run(timeout=20) == plain
+
+
+@pytest.mark.parametrize("technique", ["patch", "bare"])
+def test_the_level_that_may_do_input_and_output(technique):
+    machine = flat("push dword 0x3002\npopfd\n.again: jmp .again", technique=technique)
+    run_for(machine, 5 * MS)
+    assert twin(machine).registers["eflags"] & 0x3000 == 0x3000
+
+
 def test_what_was_typed_arrives_in_both():
     machine = flat("""
     mov dx, 0x3fc
