@@ -471,7 +471,8 @@ def test_memory_without_anything_takes_no_room():
 
 @pytest.mark.parametrize("wrong", [None, b"state", {"version": 1}])
 def test_what_is_no_state(wrong):
-    with pytest.raises(ConfigError, match=r"^state: .* is none$"):
+    told = r"^state: .* is not what Machine.save returns$"
+    with pytest.raises(ConfigError, match=told):
         Machine.restore(wrong)
 
 
