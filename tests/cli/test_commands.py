@@ -8,6 +8,8 @@ import pytest
 
 from emu86 import ConfigError
 
+pytestmark = pytest.mark.not_quick
+
 
 def emu86(*arguments):
     return subprocess.run(

@@ -21,6 +21,8 @@ from emu86.devices.rtc import Rtc
 from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
 
+pytestmark = pytest.mark.not_quick
+
 
 class Board:
     """One kind of chip on a bus, and everything that it tells the world."""

@@ -116,6 +116,7 @@ def test_make_verbs_exist(path):
         assert f"\n{verb}:" in makefile
 
 
+@pytest.mark.not_quick
 @pytest.mark.parametrize("page", ["README.md", "docs/library.md", "docs/testing.md"])
 def test_examples(page):
     path = ROOT / page

@@ -8,6 +8,8 @@ from emu86 import Machine, images
 from support.flat import MEMORY
 from support.recorder import Recorder
 
+pytestmark = pytest.mark.not_quick
+
 
 def teach(*, watched=False):
     """All that a run of the teaching kernel leaves behind."""

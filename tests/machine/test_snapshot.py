@@ -14,6 +14,8 @@ from support.recorder import Recorder
 from support.snapshots import difference, run_both, run_for, twin
 from support.snippets import PIC, TIMER
 
+pytestmark = pytest.mark.not_quick
+
 MS = 1_000_000
 
 
@@ -33,7 +35,6 @@ def teaching(technique):
         ("trap", 9, "interrupted"), ("bare", 9, "interrupted"),
     ],
 )  # fmt: skip
-@pytest.mark.not_quick
 def test_a_kernel_goes_on_alike_from_stops_all_the_way(technique, most, end):
     machine = teaching(technique)
     for stops in range(most):
@@ -95,7 +96,6 @@ def test_saving_costs_time_but_changes_nothing_that_is_seen():
     st.sampled_from(["patch", "iopl", "trap", "bare", "public"]),
     st.lists(st.integers(1, 60_000), min_size=2, max_size=4),
 )
-@pytest.mark.not_quick
 def test_random_programs_go_on_alike(kind, seed, technique, spans):
     bare = technique == "bare"
     plan = programs.plan(kind, seed, "patch" if bare else technique)

@@ -8,6 +8,8 @@ from emu86.spec import x86
 from emu86.testing import State, assert_equivalent, run, stage
 from support.assembler import assemble
 
+pytestmark = pytest.mark.not_quick
+
 CODE16 = 0x68  # 64 KiB
 BEYOND = 0x20000
 
@@ -344,7 +346,6 @@ def test_the_fpu_is_compared():
     assert_equivalent(program("fld1\nfldpi\nmovups xmm1, [DATA]\nint 0x80\nhlt"))
 
 
-@pytest.mark.not_quick
 def test_what_does_not_end_is_compared():
     code = "push 2\npopf\npushf\npop eax\njmp $"
     assert run(program(code)).end == "budget"

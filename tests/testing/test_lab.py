@@ -8,6 +8,8 @@ from emu86.cli import commands
 from emu86.testing.classify import LEFT_OUT, ROBIN_IRVINE
 from emu86.testing.lab import LABS, show
 
+pytestmark = pytest.mark.not_quick
+
 
 @pytest.mark.parametrize("name", LABS)
 def test_a_lab(name):

@@ -16,6 +16,8 @@ from emu86.testing.computations import computations, computing_states
 from support.assembler import assemble
 from support.plain_cpu import plain_cpu
 
+pytestmark = pytest.mark.not_quick
+
 MASKMOVQ = 0x0FF7
 REGISTERS = tuple(
     getattr(x86_const, f"UC_X86_REG_{name.upper()}") for name in x86.GPR_NAMES

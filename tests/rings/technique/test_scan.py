@@ -7,6 +7,8 @@ from emu86.rings.insn.table import RECORDS, find, of_later_cpus
 from emu86.rings.technique.scan import _prefilter
 from emu86.spec.opcodes import OPCODES, TWO_BYTES
 
+pytestmark = pytest.mark.not_quick
+
 NOP = b"\x90"
 # What may be SIB, displacement and immediate, in no pattern themselves.
 TAILS = (b"\x20" * 10, b"\x65" + b"\x20" * 9)
