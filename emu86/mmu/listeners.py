@@ -21,6 +21,8 @@ class Listeners:
     flushed_all: translations have changed, global ones among them.
     flushed_nonglobal: MOV to CR3 has changed those that are not global.
     flushed_page: with a linear address; INVLPG of it.
+    dropped_page: with a linear address; the compiled INVLPG of it, which leaves pages
+    of descriptors and of compiled sites to Python.
     descriptors_read: with a linear page number; descriptors on it have been copied.
     ring_changed: the guest enters or leaves its rings 1 and 2.
     """
@@ -32,5 +34,6 @@ class Listeners:
         self.flushed_all: list[Callable[[], None]] = []
         self.flushed_nonglobal: list[Callable[[], None]] = []
         self.flushed_page: list[Callable[[int], None]] = []
+        self.dropped_page: list[Callable[[int], None]] = []
         self.descriptors_read: list[Callable[[int], None]] = []
         self.ring_changed: list[Callable[[], None]] = []

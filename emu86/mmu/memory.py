@@ -36,6 +36,7 @@ class GuestMemory:
         listeners.flushed_all.append(self.flush)
         listeners.flushed_nonglobal.append(self.switch)
         listeners.flushed_page.append(self.forget)
+        listeners.dropped_page.append(self.forget)
 
     def flush(self) -> None:
         """Forget the cached translations."""

@@ -188,7 +188,7 @@ class ShadowMmu:
         count = control[abi.DROPPED_COUNT]
         control[abi.DROPPED_COUNT] = 0
         for i in range(abi.DROPPED, abi.DROPPED + count):
-            for tell in self.listeners.flushed_page:
+            for tell in self.listeners.dropped_page:
                 tell(control[i] << x86.PAGE_SHIFT)
 
     def _drop_translation(self, gva: int) -> None:

@@ -44,6 +44,10 @@ _SS_LIMIT: Final = LIMIT[x86.SS]
 _SS_ATTRIBUTES: Final = ATTRIBUTES[x86.SS]
 
 
+# What of hflags a native segment load or far transfer changes.
+MODE_BITS: Final = offsets.HF_CS32 | offsets.HF_SS32
+
+
 class Mode(IntEnum):
     """Operating mode: SDM Vol. 3A section 2.2; the last two are IA-32e's."""
 
@@ -157,6 +161,7 @@ class Cpu:
         self.plans: Plans | None = None
         self.iopl = 0
         self.kernel_ring = 0
+        self.known = 0, 0  # CS's selector and the bits of hflags at `update_mode`
         self.mode: Mode = _PROTECTED
         self.code_bits = self.stack_bits = 32
         self.cpl = 0
@@ -199,6 +204,7 @@ class Cpu:
         them: since the last one the hardware may have run far transfers of its own.
         """
         d = self.d
+        self.known = d[_CS_SELECTOR], d[HFLAGS] & MODE_BITS
         self.code_bits = 32 if d[_CS_ATTRIBUTES] & x86.DESC_B else 16
         self.stack_bits = 32 if d[_SS_ATTRIBUTES] & x86.DESC_B else 16
         if self.q[RFLAGS] & x86.VM:

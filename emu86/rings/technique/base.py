@@ -24,7 +24,7 @@ from emu86.rings.protocols import Interrupts, IoBus, LinearMemory
 from emu86.spec import x86
 
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
-_IO_NS: Final = 1000  # an ISA bus cycle takes about a microsecond
+_IO_COST: Final = 1000 * abi.QUARTERS  # an ISA bus cycle takes about a microsecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,7 @@ class Technique:
 
     def on_cpuid(self) -> None:
         """Take CPUID at any CPL."""
-        self.clock.count_exit()
+        self._control[abi.NOW] += self._control[abi.EXIT_COST]
         self._reason = "CPUID"
         q = self.q
         leaf = q[x86.EAX] & x86.MASK32
@@ -266,10 +266,11 @@ class Technique:
         stat[0] += 1
         if start:
             stat[1] += perf_counter_ns() - start
-        if self.observers.vm_exit:
+        watchers = self.observers.vm_exit
+        if watchers:
             self.cpu.update_mode()  # of what the engine hands over, only now
-        for vm_exit in self.observers.vm_exit:
-            vm_exit(self._reason, self.d[_CS_SELECTOR], self.q[RIP])
+            for vm_exit in watchers:
+                vm_exit(self._reason, self.d[_CS_SELECTOR], self.q[RIP])
 
     def halt(self) -> None:
         """HLT: nothing runs until the next interrupt."""
@@ -311,7 +312,7 @@ class Technique:
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port; it takes the guest a microsecond."""
-        self.clock.advance(_IO_NS)
+        self._control[abi.NOW] += _IO_COST
         value = self.bus.port_read(port, width)
         self.sync_intr()
         if self.breakpoints.armed:
@@ -322,7 +323,7 @@ class Technique:
 
     def port_write(self, port: int, width: int, value: int) -> None:
         """Write a port; it takes the guest a microsecond."""
-        self.clock.advance(_IO_NS)
+        self._control[abi.NOW] += _IO_COST
         self.bus.port_write(port, width, value)
         self.sync_intr()
         if self.breakpoints.armed:

@@ -13,7 +13,7 @@ from typing import Final
 
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
-from emu86.cpu.state import BASE, CR, ERROR_CODE, HFLAGS, IS_INT, RFLAGS, RIP
+from emu86.cpu.state import BASE, CR, ERROR_CODE, HFLAGS, IS_INT, RFLAGS, RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
 from emu86.mmu.ram import Ram
@@ -27,6 +27,7 @@ from emu86.mmu.shadow import (
 )
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
+from emu86.rings.cpu import MODE_BITS
 from emu86.rings.decode import Insn
 from emu86.rings.events.inject import as_fault, software
 from emu86.rings.events.single_step import SingleStep
@@ -47,6 +48,7 @@ from emu86.rings.technique.shadow_segments import ShadowCpu
 from emu86.spec import x86
 
 _CR2: Final = CR + 2
+_CS_SELECTOR: Final = SELECTOR[x86.CS]
 _INTO: Final = 0xCE
 _PUSHF: Final = 0x9C
 _SHOW_TF: Final = (0x9C, 0x9D, 0xCF)  # PUSHF, POPF, IRET
@@ -302,7 +304,10 @@ class Deprivileged(Technique):
             self.scanner.unpatch()
         if control[abi.DROPPED_COUNT]:
             self.mmu.tell_dropped()
-        self._update_mode()
+        d = self.d
+        known = d[_CS_SELECTOR], d[HFLAGS] & MODE_BITS
+        if known != self.cpu.known or self.q[RFLAGS] & x86.VM:
+            self._update_mode()
 
     def _update_mode(self) -> None:
         """Learn what the hardware has done by itself since the last exit."""
