@@ -24,6 +24,7 @@ def histories(times, seed):
 
 
 @pytest.mark.guest
+@pytest.mark.slow
 def test_a_run_can_be_repeated():
     first, second = histories(2, seed=1)
     (third,) = histories(1, seed=2)

@@ -21,6 +21,12 @@ def shell(request):
     return Shell(request.param)
 
 
+# The one technique in `make test`, the other in `make nightly`.
+in_turn = pytest.mark.parametrize(
+    "shell", ["patch", pytest.param("iopl", marks=pytest.mark.slow)], indirect=True
+)
+
+
 @pytest.fixture(scope="module")
 def qemu():
     """The same guest on QEMU."""
@@ -70,6 +76,7 @@ def test_ctrl_c_reaches_the_process(shell):
     assert shell.do("echo $?") == "130\n"
 
 
+@in_turn
 def test_a_thousand_times_fork_and_exec(shell):
     again = "i=0; while [ $i -lt 1000 ]; do busybox true || echo bad; i=$((i+1)); done"
     assert shell.do(again) == ""
@@ -147,6 +154,7 @@ def what_qemu_says():
             guest.close()
 
 
+@in_turn
 def test_the_kernel_does_not_complain(shell):
     ours = trouble(shell.do("dmesg"))
     for theirs in what_qemu_says():

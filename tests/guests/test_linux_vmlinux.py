@@ -38,6 +38,7 @@ def test_it_finds_its_initrd(vmlinux):
     assert f"Kernel command line: {APPEND}" in shown
 
 
+@pytest.mark.slow
 def test_unicorns_public_interface_is_enough(vmlinux):
     """Slow, as each exit copies the CPU's state, but the same."""
     fast, expected = boot(vmlinux, b"NR_IRQS")

@@ -210,6 +210,7 @@ def the_page_is_what_is_observed():
     assert page == fresh, "run tools/make_docs.py --all"
 
 
+@pytest.mark.slow
 def test_the_table(subtests):
     # One test, so that one worker alone makes the table, which takes a minute.
     for check in (
