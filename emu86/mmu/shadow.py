@@ -114,7 +114,6 @@ class ShadowMmu:
         paging = self.format = format_of(self.cr0, self.cr4)
         self.walk = paging.walk
         self.wp = bool(self.cr0 & x86.CR0_WP)
-        self._has_compiled_invlpg = paging.compiled_invlpg
         self._global = x86.PTE_G if not paging.direct and self.cr4 & x86.CR4_PGE else 0
         self._frame = paging.frame
         self.span_shift = paging.span_shift
@@ -168,7 +167,7 @@ class ShadowMmu:
         self.engine.q[_HOST_CR3] = root.hpa
         control = self.engine.control
         directory = self.cr3 & self._frame
-        known = self._has_compiled_invlpg and directory < self.ram.size
+        known = self.format.compiled_invlpg and directory < self.ram.size
         known = known and not self.engine.wraps  # a page has two addresses then
         control[abi.SHADOW_PDES] = (
             self.vmm_memory.address + 8 * root.directory if known else 0
