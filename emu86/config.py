@@ -4,9 +4,11 @@ The command line and the library take them from here. Nothing heavy is imported,
 help and mistakes answer at once.
 """
 
+import re
+from collections.abc import Collection
 from typing import Final
 
-from emu86.errors import ConfigError
+from emu86.errors import ConfigError, as_int, unknown
 
 TECHNIQUES: Final = {
     "patch": "find sensitive instructions and patch them before they first run",
@@ -31,27 +33,40 @@ PAGE: Final = 4096
 MEMORY: Final = 128 << 20
 
 
-def size(number: int) -> str:
+def size(count: int) -> str:
     """Write a number of bytes with the largest unit that leaves no rest: 128M."""
-    unit = max((one for one in UNITS if not number % UNITS[one]), key=UNITS.__getitem__)
-    return f"{number // UNITS[unit]}{unit}"
+    unit = max((one for one in UNITS if not count % UNITS[one]), key=UNITS.__getitem__)
+    return f"{count // UNITS[unit]}{unit}"
 
 
-def check_memory(memory: int) -> None:
-    """Raise ConfigError if no guest can have that many bytes of memory."""
-    if memory % PAGE or not SMALLEST <= memory <= LARGEST:
-        wanted = f"a multiple of 4 KiB from {size(SMALLEST)} to {size(LARGEST)}"
-        raise ConfigError(f"memory: {memory} bytes is not {wanted}")
+def memory(asked: int | str) -> int:
+    """Return bytes of guest memory, asked for as their number or as text like "128M".
+
+    Raises ConfigError if no guest can have so many, TypeError for another type.
+    """
+    if isinstance(asked, str):
+        match = re.fullmatch(r"([0-9]{1,12})([KMG]?)(?:i?B)?", asked, re.IGNORECASE)
+        if not match:
+            raise ConfigError(f"memory: {asked!r} is no size like 128M or 1G")
+        count = int(match[1]) * UNITS[match[2].upper()]
+    else:
+        count = as_int("memory", asked)
+    if count % PAGE or not SMALLEST <= count <= LARGEST:
+        ends = f"from {size(SMALLEST)} to {size(LARGEST)}"
+        raise ConfigError(f"memory: {asked} is not a multiple of 4 KiB {ends}")
+    return count
 
 
 def check_cpu(name: str) -> None:
     """Raise ConfigError if there is no CPU model of that name."""
-    if name not in CPUS:
-        raise ConfigError(f"cpu: no model {name!r} (there are {', '.join(CPUS)})")
+    _check("cpu", name, CPUS)
 
 
 def check_technique(name: str) -> None:
     """Raise ConfigError if there is no technique of that name."""
-    if name not in TECHNIQUES:
-        known = ", ".join(TECHNIQUES)
-        raise ConfigError(f"technique: no {name!r} (there are {known})")
+    _check("technique", name, TECHNIQUES)
+
+
+def _check(what: str, name: object, names: Collection[str]) -> None:
+    if not isinstance(name, str) or name not in names:
+        raise ConfigError(f"{what}: {unknown(name, names)}")

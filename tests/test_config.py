@@ -50,9 +50,9 @@ def test_every_cpu_can_be_asked_for():
 
 
 def test_the_defaults_are_allowed():
-    config.check_memory(config.MEMORY)
-    config.check_memory(config.SMALLEST)
-    config.check_memory(config.LARGEST)
+    config.memory(config.MEMORY)
+    config.memory(config.SMALLEST)
+    config.memory(config.LARGEST)
     config.check_cpu(config.CPU)
     config.check_technique(config.TECHNIQUE)
 
@@ -60,9 +60,9 @@ def test_the_defaults_are_allowed():
 @pytest.mark.parametrize(
     ("check", "value"),
     [
-        (config.check_memory, config.SMALLEST - 4096),
-        (config.check_memory, config.SMALLEST + 1),
-        (config.check_memory, config.LARGEST + 4096),
+        (config.memory, config.SMALLEST - 4096),
+        (config.memory, config.SMALLEST + 1),
+        (config.memory, config.LARGEST + 4096),
         (config.check_cpu, "z80"),
         (config.check_technique, "magic"),
     ],

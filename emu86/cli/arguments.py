@@ -1,42 +1,11 @@
 """Kinds of argument that commands take."""
 
 import math
-import re
 from typing import Any
 
 import click
 
-from emu86 import config
 from emu86.errors import ConfigError
-
-
-class Memory(click.ParamType[int]):
-    """A size of guest memory, in bytes: 128M, 1G, 64K multiples."""
-
-    name = "size"
-
-    def convert(
-        self,
-        value: Any,  # noqa: ANN401 - click's own type
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> int:
-        """Return `value` in bytes, or tell what is wrong with it."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(
-            r"([0-9]{1,12})([KMG]?)(?:i?B)?", str(value), re.IGNORECASE
-        )
-        if not match:
-            self.fail(f"{value!r} is no size like 128M or 1G", param, ctx)
-        size = int(match[1]) * config.UNITS[match[2].upper()]
-        if size % config.PAGE:
-            unit = f"the page size, {config.PAGE}"
-            self.fail(f"{value} is not a multiple of {unit}", param, ctx)
-        if not config.SMALLEST <= size <= config.LARGEST:
-            ends = f"{config.size(config.SMALLEST)} and {config.size(config.LARGEST)}"
-            self.fail(f"{value} is not between {ends}", param, ctx)
-        return size
 
 
 class Seconds(click.ParamType[float]):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from emu86 import config
-from emu86.cli.arguments import Memory, Seconds
+from emu86.cli.arguments import Seconds
 from emu86.cli.progress import progress
 from emu86.cli.terminal import is_terminal, say
 from emu86.errors import ConfigError
@@ -40,10 +40,11 @@ def _known_cpu(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
 @click.option("--append", metavar="TEXT", help="The kernel's command line.")
 @click.option(
     "--memory",
-    type=Memory(),
+    metavar="SIZE",
+    callback=lambda _ctx, _param, text: config.memory(text),
     default=config.size(config.MEMORY),
     show_default=True,
-    help="Guest memory.",
+    help="Guest memory: 64M, 1G.",
 )
 @click.option(
     "--cpu",

@@ -9,7 +9,7 @@ from emu86 import config, images
 from emu86.cpu.library import Abilities
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
-from emu86.errors import ConfigError
+from emu86.errors import ConfigError, as_bytes, as_int, expect, unknown
 from emu86.machine import boot, layout, snapshot
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
@@ -22,21 +22,24 @@ from emu86.spec import x86
 
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
 _RDTSC_NS: Final = 500
+_SPACE: Final = 1 << 32  # bytes that an address can name
 
 
 class Machine:
     """A PC with one 32-bit CPU, its guest deprivileged (or, to compare, not).
 
-    memory: bytes of RAM, a multiple of 4 KiB from 1 MiB to 3 GiB; cpu and technique:
+    memory: bytes of RAM, a multiple of 4 KiB from 1 MiB to 3 GiB, or text like "64M";
+    cpu and technique:
     names in `emu86.config`, where each technique has its line; debug_exit: a write to
     port F4h ends the run; realtime: idle time is slept, not skipped; hypervisor: tell
     the guest of a hypervisor in CPUID; abilities: for tests, what of Unicorn's private
-    state to use. Raises ConfigError.
+    state to use. Raises ConfigError, and as all methods do TypeError for a value of
+    another type.
     """
 
     def __init__(
         self,
-        memory: int = config.MEMORY,
+        memory: int | str = config.MEMORY,
         cpu: str = config.CPU,
         technique: str = config.TECHNIQUE,
         *,
@@ -45,9 +48,14 @@ class Machine:
         hypervisor: bool = False,
         abilities: Abilities | None = None,
     ) -> None:
-        config.check_memory(memory)
+        memory = config.memory(memory)
         config.check_cpu(cpu)
         config.check_technique(technique)
+        switches = {
+            "debug_exit": debug_exit, "realtime": realtime, "hypervisor": hypervisor,
+        }  # fmt: skip
+        for name, value in switches.items():
+            expect(name, value, bool)
         self._configuration = snapshot.Configuration(
             memory, cpu, technique, debug_exit, realtime, hypervisor
         )
@@ -96,6 +104,7 @@ class Machine:
         module. Raises ConfigError, one clear line, for anything that cannot be started.
         """
         self._must_be_new()
+        expect("append", append, str)
         image = boot.read("kernel", kernel)
         initrds = () if initrd is None else (boot.read("initrd", initrd),)
         self._enter(boot.load(self._ram.bytes, image, cmdline=append, initrds=initrds))
@@ -103,7 +112,12 @@ class Machine:
     def load_flat(self, data: bytes, address: int, entry: int | None = None) -> None:
         """Place raw bytes at `address` and start at `entry` (default: there)."""
         self._must_be_new()
-        self._enter(boot.flat.load(self._ram.bytes, data, address=address, entry=entry))
+        image = as_bytes("data", data)
+        address = as_int("address", address)
+        entry = None if entry is None else as_int("entry", entry)
+        self._enter(
+            boot.flat.load(self._ram.bytes, image, address=address, entry=entry)
+        )
 
     def _must_be_new(self) -> None:
         if self.now:
@@ -131,12 +145,18 @@ class Machine:
 
     def run(self, until: bytes | None = None, timeout: float | None = None) -> Stop:
         """Run until the console shows `until`, `timeout` wall seconds or the end."""
+        text = b"" if until is None else as_bytes("until", until)
+        if timeout is not None:
+            expect("timeout", timeout, int, float)
+            if not timeout >= 0:
+                message = f"timeout: {timeout} is no number of seconds"
+                raise ValueError(message)
         if not self._loaded:
             message = "kernel: none was loaded"
             raise ConfigError(message)
         self._running = True
         try:
-            return self._loop.run(until or b"", timeout)
+            return self._loop.run(text, timeout)
         finally:
             self._running = False
 
@@ -194,11 +214,12 @@ class Machine:
 
     def on_console(self, callback: Callable[[bytes], None]) -> None:
         """Have `callback` told of every byte the guest sends on COM1."""
+        expect("callback", callback, Callable)
         self.console.subscribe(callback)
 
     def console_input(self, data: bytes) -> None:
         """Type `data` on COM1, from any thread."""
-        self.console.send(data)
+        self.console.send(as_bytes("data", data))
 
     @property
     def console_waiting(self) -> int:
@@ -226,28 +247,35 @@ class Machine:
         return values
 
     def set_register(self, name: str, value: int) -> None:
-        """Write a general register, EIP or EFLAGS, 32 bits; KeyError for another."""
+        """Write a general register, EIP or EFLAGS; ValueError for another.
+
+        value: its low 32 bits count.
+        """
+        value = as_int("value", value)
         if name == "eip":
             self.vmm.q[RIP] = value & x86.MASK32
         elif name == "eflags":
             self.vmm.set_guest_flags(value)
         else:
             if name not in x86.GPR_NAMES:
-                raise KeyError(name)
+                known = (*x86.GPR_NAMES, "eip", "eflags")
+                message = f"register: {unknown(name, known)}"
+                raise ValueError(message)
             self.vmm.q[x86.GPR_NAMES.index(name)] = value & x86.MASK32
 
     def read_physical(self, gpa: int, size: int) -> bytes:
-        """Read guest RAM; ones where there is none. ValueError below 0."""
-        if gpa < 0:
-            message = f"{gpa:#x} is no address"
-            raise ValueError(message)
+        """Read guest RAM; ones where there is none. ValueError beyond 4 GiB."""
+        gpa = as_int("gpa", gpa, 0, _SPACE)
+        size = as_int("size", size, 0, _SPACE + 1)
         inside = self._ram.bytes[gpa : min(gpa + size, self._ram.size)]
         return bytes(inside).ljust(size, b"\xff")
 
     def write_physical(self, gpa: int, data: bytes) -> None:
         """Write guest RAM, translated code included; ValueError outside of it."""
+        gpa = as_int("gpa", gpa, 0, _SPACE)
+        data = as_bytes("data", data)
         pages = range(gpa >> 12, (gpa + max(len(data), 1) - 1 >> 12) + 1)
-        if gpa < 0 or not all(map(self._ram.backed, pages)):
+        if not all(map(self._ram.backed, pages)):
             message = f"{len(data)} bytes at {gpa:#x} are not all in RAM"
             raise ValueError(message)
         for page in pages:
@@ -256,6 +284,8 @@ class Machine:
 
     def read_virtual(self, gva: int, size: int) -> bytes:
         """Read by the guest's page tables; ValueError where nothing is mapped."""
+        gva = as_int("gva", gva, 0, _SPACE)
+        size = as_int("size", size, 0, _SPACE + 1)
         out = bytearray()
         while size:
             part = min(size, x86.PAGE_SIZE - (gva & 0xFFF))
@@ -266,13 +296,15 @@ class Machine:
 
     def write_virtual(self, gva: int, data: bytes) -> None:
         """Write by the guest's page tables; ValueError where nothing is mapped."""
+        gva = as_int("gva", gva, 0, _SPACE)
+        data = as_bytes("data", data)
         while data:
             part = min(len(data), x86.PAGE_SIZE - (gva & 0xFFF))
             self.write_physical(self._gpa(gva), data[:part])
             gva, data = (gva + part) & x86.MASK32, data[part:]
 
     def _gpa(self, gva: int) -> int:
-        gpa = self.vmm.memory.lookup(gva & x86.MASK32)
+        gpa = self.vmm.memory.lookup(gva)
         if gpa is None:
             message = f"nothing is mapped at {gva:#010x}"
             raise ValueError(message)

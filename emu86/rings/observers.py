@@ -54,9 +54,12 @@ class Observers:
 
     def subscribe(self, observer: Observer) -> None:
         """Tell `observer` from now on; TypeError if it has none of the hooks."""
-        hooks = [hook for hook in HOOKS if hasattr(observer, hook)]
+        hooks = [hook for hook in HOOKS if callable(getattr(observer, hook, None))]
         if not hooks:
-            message = f"{observer!r} has none of the methods {', '.join(HOOKS)}"
+            message = f"{observer!r:.60} has none of the methods {', '.join(HOOKS)}"
+            raise TypeError(message)
+        if isinstance(observer, type):
+            message = f"{observer!r:.60} is a class: subscribe one of its objects"
             raise TypeError(message)
         for hook in hooks:
             getattr(self, hook).append(getattr(observer, hook))

@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 from typing import Any, Final
 
 from emu86.config import DEPRIVILEGED
+from emu86.errors import unknown
 from emu86.rings.decode import decode
 from emu86.rings.technique.errata import ERRATA, Erratum
 from emu86.spec import x86
@@ -404,9 +405,10 @@ class _Observed:
 
 
 def classify(name: str) -> Class:
-    """Observe all forms of an instruction of FORMS; KeyError for another."""
+    """Observe all forms of an instruction of FORMS; ValueError for another."""
     if name not in NAMES:
-        raise KeyError(name)
+        message = f"instruction: {unknown(name, NAMES)}"
+        raise ValueError(message)
     seen = _Observed()
     for form in FORMS:
         if form.name == name:

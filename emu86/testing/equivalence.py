@@ -9,6 +9,7 @@ from typing import Final
 import capstone
 
 from emu86.config import DEPRIVILEGED
+from emu86.errors import expect
 from emu86.spec import x86
 from emu86.testing.outcome import differences
 from emu86.testing.run import Trace, run
@@ -34,10 +35,11 @@ def assert_equivalent(
     TypeError for a program or a state that is none.
     """
     names = (techniques,) if isinstance(techniques, str) else techniques
-    if not names or not set(names) <= set(DEPRIVILEGED):
+    expect("techniques", names, tuple, list)
+    if not names or not all(name in DEPRIVILEGED for name in names):
         message = f"techniques: one or more of {', '.join(DEPRIVILEGED)}, not {names!r}"
         raise ValueError(message)
-    state = state or State()
+    state = State() if state is None else state
     oracle = run(program, state, "bare")
     # What does not end is looked at in the middle, too.
     middle = oracle.end == "budget" and run(program, state, "bare", None, _MIDDLE)

@@ -13,6 +13,7 @@ from typing import Final
 
 import capstone
 
+from emu86.errors import unknown
 from emu86.rings.decode import decode
 from emu86.rings.insn.table import find
 from emu86.spec import x86
@@ -208,7 +209,10 @@ LABS: Final[dict[str, Lab]] = {
 
 
 def show(name: str) -> Iterator[str]:
-    """Yield the lines of a lab; KeyError for one that there is not."""
+    """Yield the lines of a lab; ValueError for one that there is not."""
+    if name not in LABS:
+        message = f"lab: {unknown(name, LABS)}"
+        raise ValueError(message)
     lab = LABS[name]
     program = b"".join(lab.code)
     insn = decode(lab.sensitive, 32)

@@ -50,18 +50,23 @@ class User:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a field that no user can have."""
-        names = set(self.names) - {self.names[x86.ESP]}
-        end = 1 << 64 if self.bits == 64 else 1 << 32
-        wrong = {
-            "bits": self.bits not in (32, 64),
-            "registers": not stage.are_registers(self.registers, names, end),
-            "flags": not stage.is_number(self.flags, 1 << 64),
-            "data": not _is_page(self.data),
-            "stack": not _is_page(self.stack),
+        if self.bits not in (32, 64):
+            message = f"bits: {self.bits!r:.60} is not 32 or 64"
+            raise ValueError(message)
+        names = [name for i, name in enumerate(self.names) if i != x86.ESP]
+        page = f"bytes, at most {x86.PAGE_SIZE}"
+        wanted = {
+            "registers": (
+                stage.are_registers(self.registers, names, 1 << self.bits),
+                f"{self.bits} bits for each of {', '.join(names)}",
+            ),
+            "flags": (stage.is_number(self.flags, 1 << 64), "64 bits"),
+            "data": (_is_page(self.data), page),
+            "stack": (_is_page(self.stack), page),
         }
-        for name, is_wrong in wrong.items():
-            if is_wrong:
-                message = f"{name}: {getattr(self, name)!r:.60} is no user's"
+        for name, (is_right, what) in wanted.items():
+            if not is_right:
+                message = f"{name}: {getattr(self, name)!r:.60} is not {what}"
                 raise ValueError(message)
 
     @property

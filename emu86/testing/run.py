@@ -11,6 +11,7 @@ import numpy as np
 from emu86 import config
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
+from emu86.errors import expect
 from emu86.mmu.paging import LARGE_RESERVED
 from emu86.mmu.ram import Ram
 from emu86.native import abi
@@ -18,7 +19,7 @@ from emu86.rings import operand
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.technique.bare import Bare
 from emu86.rings.technique.base import Technique, TechniqueState
-from emu86.rings.technique.registry import POLICIES, build
+from emu86.rings.technique.registry import build
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import InstructionClock, Line
@@ -161,14 +162,10 @@ def run(
     it is "paused". The ports are a board's that has no device. ValueError for an
     unknown technique, TypeError for a program that is no bytes or a state that is none.
     """
-    known = state is None or isinstance(state, State)
-    if not known or not isinstance(program, bytes):
-        message = f"a program of bytes and a State, not {program!r:.40}, {state!r:.40}"
-        raise TypeError(message)
-    if technique not in POLICIES:
-        message = f"technique: no {technique!r}"
-        raise ValueError(message)
-    state = state or State()
+    state = State() if state is None else state
+    expect("program", program, bytes)
+    expect("state", state, State)
+    config.check_technique(technique)
     image = stage.image(program, state)
     if technique == "bare":
         return _bare(image, state, trace, instructions)

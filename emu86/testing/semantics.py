@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Final
 
+from emu86.errors import expect
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.cage import PAGES, STACK
@@ -106,10 +107,8 @@ def compare_with_host(
     difference, the last one is the program. `host.missing` must be empty. TypeError for
     a program that is no bytes, or a user that is none.
     """
-    known = isinstance(program, bytes), isinstance(user, User)
-    if not all(known):
-        message = f"a program of bytes and a User, not {program!r:.40}, {user!r:.40}"
-        raise TypeError(message)
+    expect("program", program, bytes)
+    expect("user", user, User)
     machine = machine or (run_on_engine if user.bits == 64 else run_on_emu86)
     there, here = run_on_host(program, user), machine(program, user)
     found = []

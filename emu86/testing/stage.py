@@ -95,28 +95,39 @@ class State:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a field that no stage can have."""
-        names = set(x86.GPR_NAMES) - {"esp"}
-        wrong = {
-            "ring": not is_number(self.ring, 4),
-            "registers": not are_registers(self.registers, names, 1 << 32),
-            "cr0": not _is_word(self.cr0),
-            "cr4": not _is_word(self.cr4),
-            "gdt": self.gdt != GDT and not _is_free(self.gdt, _GDT_SIZE),
-            "idt": self.idt != IDT and not _is_free(self.idt, _IDT_SIZE),
-            "ldtr": not is_number(self.ldtr, 1 << 16),
-            "tr": not is_number(self.tr, 1 << 16),
-            "flags": not _is_word(self.flags),
-            "skip": not is_number(self.skip, 0x80),
-            "limit": not is_number(self.limit, 1 << 31),
-            "at": not _is_free(self.at, 1),
-            "interrupts": self.interrupts is not None
-            and not _are_pairs(self.interrupts, _is_interrupt),
-            "patches": not _are_pairs(self.patches, _is_patch),
+        names = [name for name in x86.GPR_NAMES if name != "esp"]
+        word, selector, truth = "32 bits", "a selector", "True or False"
+        free = "a free place on the stage"
+        wanted = {
+            "ring": (is_number(self.ring, 4), "0 to 3"),
+            "paging": (isinstance(self.paging, bool), truth),
+            "registers": (
+                are_registers(self.registers, names, 1 << 32),
+                f"32 bits for each of {', '.join(names)}",
+            ),
+            "cr0": (_is_word(self.cr0), word),
+            "cr4": (_is_word(self.cr4), word),
+            "large": (isinstance(self.large, bool), truth),
+            "gdt": (self.gdt == GDT or _is_free(self.gdt, _GDT_SIZE), free),
+            "idt": (self.idt == IDT or _is_free(self.idt, _IDT_SIZE), free),
+            "ldtr": (is_number(self.ldtr, 1 << 16), selector),
+            "tr": (is_number(self.tr, 1 << 16), selector),
+            "flags": (_is_word(self.flags), word),
+            "skip": (is_number(self.skip, 0x80), "0 to 127"),
+            "limit": (is_number(self.limit, 1 << 31), "a number from 0 on"),
+            "at": (_is_free(self.at, 1), free),
+            "interrupts": (
+                self.interrupts is None or _are_pairs(self.interrupts, _is_interrupt),
+                "pairs of a number of instructions and a vector, 0 to 255",
+            ),
+            "patches": (
+                _are_pairs(self.patches, _is_patch),
+                "pairs of an address on the stage and bytes",
+            ),
         }
-        for name, is_wrong in wrong.items():
-            if is_wrong:
-                what = "no free place" if name in ("at", "gdt", "idt") else "not"
-                message = f"{name}: {getattr(self, name)!r:.60} is {what} on the stage"
+        for name, (is_right, what) in wanted.items():
+            if not is_right:
+                message = f"{name}: {getattr(self, name)!r:.60} is not {what}"
                 raise ValueError(message)
         if self.flags & x86.VM and self.at % 16:
             message = f"at: {self.at:#x} is no multiple of 16, with VM set"

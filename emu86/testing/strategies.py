@@ -14,6 +14,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
+from emu86.errors import unknown
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.accesses import Access, AccessPattern, access_patterns, accesses
@@ -468,7 +469,7 @@ def instructions(*classes: str) -> Code:
     """
     for name in classes:
         if name not in _OFFERED:
-            message = f"instructions: no {name!r} (there are {', '.join(_OFFERED)})"
+            message = f"instructions: {unknown(name, _OFFERED)}"
             raise ValueError(message)
     chosen = classes or tuple(CLASSES)
     return st.one_of(*(_OFFERED[name]() for name in chosen))

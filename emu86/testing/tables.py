@@ -10,6 +10,7 @@ from typing import Final, Literal, get_args
 
 from hypothesis import strategies as st
 
+from emu86.errors import unknown
 from emu86.mmu.paging import LARGE_RESERVED
 from emu86.spec import x86
 from emu86.testing import stage
@@ -58,7 +59,7 @@ def _segments() -> Code:
 def _check(kind: str) -> None:
     kinds = get_args(Kind)
     if kind not in kinds:
-        message = f"kind: no {kind!r} (there are {', '.join(kinds)})"
+        message = f"kind: {unknown(kind, kinds)}"
         raise ValueError(message)
 
 

@@ -105,7 +105,9 @@ def test_set_register():
     assert built.run(timeout=120).reason == "halted"
     assert built.registers["eax"] == 0xFFFFFFF5
     for name in ("cs", "cr0", "rax", ""):
-        with pytest.raises(KeyError):
+        with pytest.raises(
+            ValueError, match=f"register: no '{name}' .*there are eax, "
+        ):
             built.set_register(name, 0)
 
 
@@ -141,14 +143,14 @@ def test_writes_outside_of_ram(address, size):
     """ValueError, and not a byte is written."""
     built = Machine(memory=MEMORY)
     before = built.read_physical(0, MEMORY)
-    with pytest.raises(ValueError, match="not all in RAM"):
+    with pytest.raises(ValueError, match="not all in RAM|gpa: .* is (not )?below"):
         built.write_physical(address, b"z" * size)
     assert built.read_physical(0, MEMORY) == before
 
 
 @pytest.mark.parametrize("address", [-1, -4, -MEMORY])
 def test_reads_below_0(address):
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="gpa: -.* is below 0"):
         Machine(memory=MEMORY).read_physical(address, 8)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from emu86.errors import ConfigError
+from emu86.errors import ConfigError, expect
 from emu86.machine.boot import elf, flat, linux, multiboot
 from emu86.machine.boot.placement import Entry, memory_map
 
@@ -31,10 +31,12 @@ _FOREIGN = (
 def read(role: str, source: bytes | bytearray | str | PathLike[str]) -> bytes:
     """The bytes of `source`, a file's path unless it is bytes already.
 
-    Raises ConfigError that begins with `role` ("kernel") when it cannot be read.
+    Raises ConfigError that begins with `role` ("kernel") when it cannot be read,
+    TypeError when it is neither.
     """
-    if isinstance(source, bytes | bytearray):
+    if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
+    expect(role, source, bytes, str, PathLike)
     path = os.fsdecode(source)
     if not path:
         raise ConfigError(f"{role}: the name of its file is empty")
