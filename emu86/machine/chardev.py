@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+_Watcher = Callable[[bytes], None]
+
 
 class Frontend(Protocol):
     """The guest's end: takes characters, and says whether it will (RTS)."""
@@ -37,13 +39,17 @@ class CharDeviceState:
 
 
 class CharDevice:
-    """A line to the guest, shared by all who watch it or type on it."""
+    """A line to the guest, shared by all who watch it or type on it.
+
+    guard: makes of a callback what is called in its stead.
+    """
 
     def __init__(self) -> None:
+        self.guard: Callable[[_Watcher], _Watcher] = _as_it_is
         self.on_input: Callable[[], None] = _nothing
         """Called when there is something to deliver, by the thread that sends it."""
         self._frontend: Frontend | None = None
-        self._subscribers: list[Callable[[bytes], None]] = []
+        self._subscribers: list[_Watcher] = []
         self._pending: deque[bytes] = deque()  # safe to fill and empty from any thread
         self._expected = b""
         self._found: Callable[[], None] = _nothing
@@ -55,9 +61,9 @@ class CharDevice:
 
     # -- from the guest ----------------------------------------------------------------
 
-    def subscribe(self, callback: Callable[[bytes], None]) -> None:
+    def subscribe(self, callback: _Watcher) -> None:
         """Have `callback` told of every byte that the guest writes."""
-        self._subscribers.append(callback)
+        self._subscribers.append(self.guard(callback))
 
     def expect(self, text: bytes, found: Callable[[], None]) -> None:
         """Call `found` once, when the guest has written `text` from now on.
@@ -120,3 +126,8 @@ class CharDevice:
 
 def _nothing() -> None:
     """Stand for a callback that nobody has set."""
+
+
+def _as_it_is(callback: _Watcher) -> _Watcher:
+    """Stand for a guard that nobody has set."""
+    return callback

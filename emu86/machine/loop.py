@@ -1,9 +1,13 @@
 """The run loop: the guest in slices of virtual time, devices and input in between."""
 
 import gc
+import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Final
 
 from emu86.cpu.state import RFLAGS
@@ -54,9 +58,11 @@ class RunLoop:
         self._kicked = threading.Event()  # input has come, or a request to stop
         self._stop_asked = False
         self._found = False
+        self._error: BaseException | None = None  # of a callback, or Ctrl-C
         self.wall = 0.0
         self.slept = 0.0
         console.on_input = self._kick
+        console.guard = vmm.observers.guard = self.guard
 
     def stop(self) -> None:
         """End the run soon, from any thread; before a run, that run at its start."""
@@ -67,6 +73,56 @@ class RunLoop:
         """Bring the CPU back from the guest or from sleep, as KVM does; any thread."""
         self._clock.stop_soon()
         self._kicked.set()
+
+    def guard(self, callback: Callable[..., None]) -> Callable[..., None]:
+        """Return what calls a user's callback, and raises nothing in the guest's midst.
+
+        The instruction is finished first. Then the run raises what the callback raised,
+        and another run can go on.
+        """
+
+        def guarded(*arguments: object) -> None:
+            try:
+                callback(*arguments)
+            except BaseException as error:  # noqa: BLE001 (raised again by run)
+                self._fail(error)
+
+        return guarded
+
+    def _fail(self, error: BaseException) -> None:
+        """Have the run raise `error` soon, unless it has an earlier one to raise."""
+        if self._error is None:
+            self._error = error
+        self._kick()
+
+    def _raise(self) -> None:
+        """Raise what there is to raise, once."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    @contextmanager
+    def _ctrl_c(self) -> Iterator[None]:
+        """Let Ctrl-C, where it raises KeyboardInterrupt, do so between two slices.
+
+        The second one, in a callback that does not end, raises it at once.
+        """
+        main = threading.current_thread() is threading.main_thread()
+        raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if not (main and raises):
+            yield
+            return
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            if isinstance(self._error, KeyboardInterrupt):
+                raise KeyboardInterrupt
+            self._fail(KeyboardInterrupt())
+
+        signal.signal(signal.SIGINT, on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _find(self) -> None:
         """Learn that the console has shown what was waited for."""
@@ -89,7 +145,10 @@ class RunLoop:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            return self._run(deadline)
+            with self._ctrl_c():
+                stop = self._run(deadline)
+            self._raise()
+            return stop
         finally:
             self._vmm.unpatch()
             if collecting:
@@ -121,6 +180,7 @@ class RunLoop:
             vmm.run()
 
     def _reason_to_stop(self, deadline: float | None) -> Stop | None:
+        self._raise()
         if self._found:
             self._found = False
             return Stop("until")

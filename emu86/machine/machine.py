@@ -1,9 +1,10 @@
 """The library's front door: build a machine, load a guest, run it, look inside."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from os import PathLike
-from typing import Final
+from typing import Final, NoReturn
 
 from emu86 import config, images
 from emu86.cpu.library import Abilities
@@ -78,7 +79,8 @@ class Machine:
         self.vmm.connect(self.board, self.board.pic)
         self._loop = RunLoop(self.vmm, self.board, self.console, realtime=realtime)
         self._loaded = False
-        self._running = False
+        self._lock = threading.Lock()  # held while it runs
+        self._runner = 0  # the thread that runs it
 
     @property
     def realtime(self) -> bool:
@@ -120,6 +122,7 @@ class Machine:
         )
 
     def _must_be_new(self) -> None:
+        self._must_be_ours("kernel")
         if self.now:
             message = "kernel: this machine has run; another guest needs a new one"
             raise ConfigError(message)
@@ -154,15 +157,24 @@ class Machine:
         if not self._loaded:
             message = "kernel: none was loaded"
             raise ConfigError(message)
-        self._running = True
+        if not self._lock.acquire(blocking=False):
+            message = "run: this machine is running already"
+            raise ConfigError(message)
         try:
+            self._runner = threading.get_ident()
             return self._loop.run(text, timeout)
         finally:
-            self._running = False
+            self._lock.release()
 
     def stop(self) -> None:
         """End the run soon, from any thread; before a run, that run at its start."""
         self._loop.stop()
+
+    def _must_be_ours(self, what: str) -> None:
+        """Refuse what no other thread may do while this machine runs in one."""
+        if self._lock.locked() and self._runner != threading.get_ident():
+            message = f"{what}: this machine is running in another thread"
+            raise ConfigError(message)
 
     def _end(self, reason: str, detail: str) -> None:
         self.vmm.finish(reason, detail)
@@ -176,7 +188,7 @@ class Machine:
         in this machine too, and making it again costs virtual time later; so both go on
         alike, to the bit. Raises ConfigError while the machine runs.
         """
-        if self._running:
+        if self._lock.locked():
             message = "state: a machine that runs has none; stop it first"
             raise ConfigError(message)
         self.vmm.finish_instruction()
@@ -209,6 +221,14 @@ class Machine:
         machine.console.restore(state.console)
         machine._loaded = state.loaded
         return machine
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        message = (
+            "a Machine cannot be pickled or copied; "
+            "Machine.restore(machine.save()) makes another one alike"
+        )
+        raise TypeError(message)
 
     # -- console -----------------------------------------------------------------------
 
@@ -252,6 +272,7 @@ class Machine:
         value: its low 32 bits count.
         """
         value = as_int("value", value)
+        self._must_be_ours("registers")
         if name == "eip":
             self.vmm.q[RIP] = value & x86.MASK32
         elif name == "eflags":
@@ -274,6 +295,7 @@ class Machine:
         """Write guest RAM, translated code included; ValueError outside of it."""
         gpa = as_int("gpa", gpa, 0, _SPACE)
         data = as_bytes("data", data)
+        self._must_be_ours("memory")
         pages = range(gpa >> 12, (gpa + max(len(data), 1) - 1 >> 12) + 1)
         if not all(map(self._ram.backed, pages)):
             message = f"{len(data)} bytes at {gpa:#x} are not all in RAM"

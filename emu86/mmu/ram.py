@@ -9,6 +9,7 @@ import mmap
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from emu86.spec import x86
 
@@ -23,6 +24,14 @@ UNBACKED: Final = 4  # no RAM there: reads as ones
 HOLE: Final = range(0xA0, 0xFF)
 
 
+def allocate(size: int) -> mmap.mmap:
+    """Return zeroed memory, taken from the host as it is touched.
+
+    It is private: a process that is forked off gets a copy of its own.
+    """
+    return mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+
+
 def address_of(memory: mmap.mmap) -> int:
     """Return where in this process the memory is."""
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -34,7 +43,7 @@ class Ram:
     def __init__(self, size: int) -> None:
         self.size = size
         self.pages = size >> x86.PAGE_SHIFT
-        self.map = mmap.mmap(-1, size)
+        self.map = allocate(size)
         self.bytes = memoryview(self.map)
         self.words = self.bytes.cast("I")
         self.address = address_of(self.map)
@@ -50,10 +59,15 @@ class Ram:
             start = page << x86.PAGE_SHIFT
             self.bytes[start : start + x86.PAGE_SIZE] = b"\xff" * x86.PAGE_SIZE
 
+    def _used(self) -> npt.NDArray[np.bool_]:
+        """Tell of each page whether it holds anything but zeros."""
+        pages = np.frombuffer(self.map, np.uint64).reshape(self.pages, -1)
+        used: npt.NDArray[np.bool_] = np.any(pages, axis=1)
+        return used
+
     def save(self) -> tuple[tuple[int, bytes], ...]:
         """Return what it holds, as (GPA, bytes) of whole pages; others hold zeros."""
-        pages = np.frombuffer(self.map, np.uint64).reshape(self.pages, -1)
-        used = pages.any(axis=1) & (self.state_np != UNBACKED)
+        used = self._used() & (self.state_np != UNBACKED)
         edges = np.flatnonzero(np.diff(used, prepend=False, append=False)).tolist()
         spans = (
             (first << x86.PAGE_SHIFT, end << x86.PAGE_SHIFT)
@@ -63,7 +77,9 @@ class Ram:
 
     def restore(self, state: tuple[tuple[int, bytes], ...]) -> None:
         """Hold what was saved."""
-        self.map.madvise(mmap.MADV_REMOVE)  # zeros, which take no memory of the host's
+        for page in np.flatnonzero(self._used()).tolist():
+            start = page << x86.PAGE_SHIFT
+            self.bytes[start : start + x86.PAGE_SIZE] = bytes(x86.PAGE_SIZE)
         self._fill_hole()
         for start, data in state:
             self.bytes[start : start + len(data)] = data

@@ -8,13 +8,12 @@ mistaken for one of the VMM's. Technique `bare`, whose guest walks tables of its
 has none of this memory.
 """
 
-import mmap
 from typing import Final
 
 import numpy as np
 
 from emu86.cpu.engine import Engine
-from emu86.mmu.ram import address_of
+from emu86.mmu.ram import address_of, allocate
 from emu86.spec import x86
 
 _TABLE_PAGES: Final = 16  # that a full descriptor table takes: 64 KiB
@@ -46,7 +45,7 @@ class VmmMemory:
     PML4_SLOT: Final = 256
 
     def __init__(self, engine: Engine) -> None:
-        memory = mmap.mmap(-1, self.PAGES << x86.PAGE_SHIFT)
+        memory = allocate(self.PAGES << x86.PAGE_SHIFT)
         self.bytes = memoryview(memory)
         self.sptes = self.bytes.cast("Q")
         self.sptes_np = np.frombuffer(memory, np.uint64)

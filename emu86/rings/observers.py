@@ -43,10 +43,12 @@ HOOKS: Final = ("vm_exit", "inject", "shadow_fill", "pio")
 class Observers:
     """The observers of one VMM, hook by hook; a hook that nobody has costs nothing.
 
-    All of it is told after the fact, in the order of subscription.
+    All of it is told after the fact, in the order of subscription. guard: makes of a
+    method what is called in its stead.
     """
 
     def __init__(self) -> None:
+        self.guard: Callable[[Callable[..., None]], Callable[..., None]] = _as_it_is
         self.vm_exit: list[Callable[[str, int, int], None]] = []
         self.inject: list[Callable[[int, int | None], None]] = []
         self.shadow_fill: list[Callable[[int], None]] = []
@@ -62,9 +64,14 @@ class Observers:
             message = f"{observer!r:.60} is a class: subscribe one of its objects"
             raise TypeError(message)
         for hook in hooks:
-            getattr(self, hook).append(getattr(observer, hook))
+            getattr(self, hook).append(self.guard(getattr(observer, hook)))
 
     def clear(self) -> None:
         """Tell nobody any more; exits that Python has taken back stay with it."""
         for hook in HOOKS:
             getattr(self, hook).clear()
+
+
+def _as_it_is(method: Callable[..., None]) -> Callable[..., None]:
+    """Stand for a guard that nobody has set."""
+    return method
