@@ -1,6 +1,7 @@
 """`emu86 run`: boot a guest with its serial line on this terminal."""
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,8 +17,15 @@ if TYPE_CHECKING:
     import emu86
     from emu86.cli.console import Console
 
-_FAILED: Final = 1  # exit status: ours
-_NOT_SEEN: Final = 3  # exit status: --until without success, or out of time
+_NOT_SEEN: Final = 3  # exit status: --until without success
+# Exit statuses of runs that ended for these reasons, --until or not.
+_STATUSES: Final = {
+    "timeout": _NOT_SEEN,
+    "until": 0,
+    "triple fault": 4,
+    "panic": 4,
+    "unsupported": 1,
+}
 
 
 def _known_cpu(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
@@ -74,6 +82,23 @@ def _known_cpu(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
     is_flag=True,
     help="A byte to port F4h ends the run with it as status.",
 )
+@click.option(
+    "--debug-exit-qemu",
+    is_flag=True,
+    help="The same with QEMU's status, twice the byte plus 1.",
+)
+@click.option(
+    "--on-reset",
+    type=click.Choice(["exit", "reboot"]),
+    default="exit",
+    show_default=True,
+    help="What a reset or a triple fault does: end the run, or start the kernel anew.",
+)
+@click.option(
+    "--keep-going",
+    is_flag=True,
+    help="Run on when Linux panics. [default: with a terminal and without --until]",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -89,11 +114,28 @@ def command(
     stats: bool,
     stats_json: str | None,
     debug_exit: bool,
+    debug_exit_qemu: bool,
+    on_reset: str,
+    keep_going: bool,
 ) -> None:
-    """Boot a guest with its serial line on this terminal.
+    r"""Boot a guest with its serial line on this terminal.
 
     Ctrl-A x quits, Ctrl-A h helps. Without a terminal standard input is fed to the
-    guest. Status 0 when the guest powered off, halted or reset itself.
+    guest.
+
+    The exit status is the first of these that holds:
+
+    \b
+    128+n  signal n came: 130 is Ctrl-C, 143 is kill
+    3      the time of --timeout is over
+    0      the console has shown the text of --until
+    4      the guest died: a triple fault, or a panic of Linux
+    1      the guest did what emu86 cannot do
+    3      the console has not shown the text of --until
+    N      --debug-exit: the byte; --debug-exit-qemu: twice the byte plus 1
+    0      the guest powered off, halted, or reset itself by a port; or Ctrl-A x
+
+    A mistake on the command line is status 2.
     """
     if until == "":
         raise click.BadParameter("there is no text to wait for", param_hint="--until")
@@ -109,7 +151,7 @@ def command(
             memory=memory,
             cpu=cpu,
             technique=technique,
-            debug_exit=debug_exit,
+            debug_exit=debug_exit or debug_exit_qemu,
             realtime=interactive,
         )
         doing("loading " + ("the teaching kernel" if kernel is None else kernel))
@@ -129,26 +171,54 @@ def command(
                 console.show(data)
 
             machine.on_console(show)
-            stop = machine.run(
-                until=None if until is None else os.fsencode(until), timeout=timeout
+            stop = _run(
+                machine,
+                until=None if until is None else os.fsencode(until),
+                timeout=timeout,
+                panics=not keep_going and (until is not None or not interactive),
+                reboots=on_reset == "reboot",
             )
             doing(None)
         if console.error is not None:
             raise console.error
+        status = _status(stop, console, until, qemu=debug_exit_qemu)
         if console.gone:
-            ctx.exit(_status(stop, console, until))
-        _tell(machine, stop, console, until)
+            ctx.exit(status)
+        _tell(machine, stop, console, until, status)
         if stats:
             from emu86.cli.report import show_stats  # noqa: PLC0415 - slow to import
 
             show_stats(machine.stats)
         if stats_json:
-            _write(stats_json, _as_json(machine, stop))
-    ctx.exit(_status(stop, console, until))
+            _write(stats_json, _as_json(machine, stop, status))
+    ctx.exit(status)
+
+
+def _run(
+    machine: "emu86.Machine",
+    *,
+    until: bytes | None,
+    timeout: float | None,
+    panics: bool,
+    reboots: bool,
+) -> "emu86.Stop":
+    """Run the guest to its end, through its resets if it `reboots`."""
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        stop = machine.run(until=until, timeout=timeout, panics=panics)
+        if not reboots or stop.reason not in ("reset", "triple fault"):
+            return stop
+        machine.reset()
+        if end is not None:
+            timeout = max(end - time.monotonic(), 0)
 
 
 def _tell(
-    machine: "emu86.Machine", stop: "emu86.Stop", console: "Console", until: str | None
+    machine: "emu86.Machine",
+    stop: "emu86.Stop",
+    console: "Console",
+    until: str | None,
+    status: int,
 ) -> None:
     """Say on standard error how the run ended."""
     if stop.reason == "interrupted":
@@ -156,6 +226,7 @@ def _tell(
     else:
         how = {
             "until": f"the console has shown {until!r}",
+            "panic": "the guest's kernel panicked",
             "poweroff": "the guest powered off",
             "halted": "the guest halted",
             "reset": "the guest reset the machine",
@@ -166,20 +237,28 @@ def _tell(
         }[stop.reason]
     if stop.detail:
         how += f" ({stop.detail})"
+    if stop.reason == "debug exit" and status not in (stop.code, _NOT_SEEN):
+        how += f", which is status {status}"
+    if until is not None and status == _NOT_SEEN:
+        how += f", and the console has not shown {until!r}"
     if not console.at_line_start and is_terminal(2):
         click.echo(err=True)
     exits = sum(exit_.count for exit_ in machine.stats.exits.values())
     say(f"{how}, after {machine.stats.wall_s:.1f} s and {exits:,} exits")
 
 
-def _status(stop: "emu86.Stop", console: "Console", until: str | None) -> int:
+def _status(
+    stop: "emu86.Stop", console: "Console", until: str | None, *, qemu: bool
+) -> int:
     if console.status is not None:
         return console.status
-    if stop.reason == "timeout" or (until is not None and stop.reason != "until"):
+    if stop.reason in _STATUSES:
+        return _STATUSES[stop.reason]
+    if until is not None:
         return _NOT_SEEN
-    if stop.reason == "unsupported":
-        return _FAILED
-    return stop.code if stop.reason == "debug exit" else 0
+    if stop.reason == "debug exit":
+        return (stop.code << 1 | 1 if qemu else stop.code) & 0xFF
+    return 0
 
 
 def _write(path: str, text: str, mode: str = "w") -> None:
@@ -196,8 +275,14 @@ def _write(path: str, text: str, mode: str = "w") -> None:
         raise ConfigError(f"--stats-json: {path!r}: {error}") from None
 
 
-def _as_json(machine: "emu86.Machine", stop: "emu86.Stop") -> str:
+def _as_json(machine: "emu86.Machine", stop: "emu86.Stop", status: int) -> str:
     import json  # noqa: PLC0415 - seldom needed
 
-    result = {"stop": stop.reason, "code": stop.code, **machine.stats.to_dict()}
+    result = {
+        "status": status,
+        "stop": stop.reason,
+        "code": stop.code,
+        "detail": stop.detail,
+        **machine.stats.to_dict(),
+    }
     return json.dumps(result, indent=2) + "\n"

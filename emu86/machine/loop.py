@@ -13,6 +13,7 @@ from typing import Final
 from emu86.cpu.state import RFLAGS
 from emu86.machine.board import Board
 from emu86.machine.chardev import CharDevice
+from emu86.machine.panic import PanicWatch
 from emu86.rings.technique.base import Technique
 from emu86.spec import x86
 
@@ -25,9 +26,9 @@ _LONGEST_SLEEP: Final = _SECOND // 4
 class Stop:
     """Why a run ended.
 
-    reason: "until", "poweroff", "halted", "reset", "triple fault", "debug exit",
-    "unsupported", "timeout" or "interrupted"; code: the value written to the debug exit
-    port, else 0; detail: more words for a person, or empty.
+    reason: "until", "panic", "poweroff", "halted", "reset", "triple fault",
+    "debug exit", "unsupported", "timeout" or "interrupted"; code: the value written to
+    the debug exit port, else 0; detail: more words for a person, or empty.
     """
 
     reason: str
@@ -37,7 +38,7 @@ class Stop:
     @property
     def resumable(self) -> bool:
         """Whether `Machine.run` can go on from here."""
-        return self.reason in ("until", "timeout", "interrupted")
+        return self.reason in ("until", "panic", "timeout", "interrupted")
 
 
 class RunLoop:
@@ -58,11 +59,14 @@ class RunLoop:
         self._kicked = threading.Event()  # input has come, or a request to stop
         self._stop_asked = False
         self._found = False
+        self._panic = PanicWatch(self._panicked)
+        self._panics = False
         self._error: BaseException | None = None  # of a callback, or Ctrl-C
         self.wall = 0.0
         self.slept = 0.0
         console.on_input = self._kick
         console.guard = vmm.observers.guard = self.guard
+        console.subscribe(self._panic.take)
 
     def stop(self) -> None:
         """End the run soon, from any thread; before a run, that run at its start."""
@@ -129,8 +133,16 @@ class RunLoop:
         self._found = True
         self._vmm.engine.stop()
 
-    def run(self, until: bytes, timeout: float | None) -> Stop:
-        """Run until the console shows `until`, `timeout` wall seconds or the end."""
+    def _panicked(self) -> None:
+        """Learn that the console has shown the last line of a Linux that panicked."""
+        if self._panics:
+            self._vmm.engine.stop()
+
+    def run(self, until: bytes, timeout: float | None, *, panics: bool) -> Stop:
+        """Run until the console shows `until`, `timeout` wall seconds or the end.
+
+        panics: a panic of Linux is an end, too.
+        """
         start = time.monotonic()
         deadline = None if timeout is None else start + timeout
         longest = threading.TIMEOUT_MAX
@@ -139,6 +151,7 @@ class RunLoop:
         if timeout is not None:
             alarm.start()
         self._found = False
+        self._panics = panics
         self._console.expect(until, self._find)
         # Reference counting frees what an exit makes; looking for cycles is 5 % of a
         # run.
@@ -184,6 +197,9 @@ class RunLoop:
         if self._found:
             self._found = False
             return Stop("until")
+        panic = self._panic.settle(ended=self._vmm.end is not None)
+        if panic and self._panics:
+            return Stop("panic", 0, panic)
         if self._vmm.end is not None:
             reason, detail = self._vmm.end
             if reason == "debug exit":

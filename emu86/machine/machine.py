@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from os import PathLike
 from typing import Final, NoReturn
 
@@ -69,7 +70,7 @@ class Machine:
         )
         self._engine = self.vmm.engine
         self._ram = self.vmm.ram
-        self._ram.bytes[layout.ROM : layout.ROM + images.ROM_SIZE] = images.rom()
+        self._shadow_rom()
         self._engine.clock.set_costs(rdtsc=_RDTSC_NS)
         self.vcpu = self.vmm.vcpu
         self.console = CharDevice()
@@ -81,6 +82,13 @@ class Machine:
         self._loaded = False
         self._lock = threading.Lock()  # held while it runs
         self._runner = 0  # the thread that runs it
+        # What the guest was loaded by, and what CPU and chips are at a reset.
+        self._load_again: Callable[[], Entry] | None = None
+        self._at_reset = self.vmm.save(), self.board.save()
+
+    def _shadow_rom(self) -> None:
+        """Put the ROM into RAM, as a PC's firmware does."""
+        self._ram.bytes[layout.ROM : layout.ROM + images.ROM_SIZE] = images.rom()
 
     @property
     def realtime(self) -> bool:
@@ -109,7 +117,9 @@ class Machine:
         expect("append", append, str)
         image = boot.read("kernel", kernel)
         initrds = () if initrd is None else (boot.read("initrd", initrd),)
-        self._enter(boot.load(self._ram.bytes, image, cmdline=append, initrds=initrds))
+        self._load(
+            partial(boot.load, self._ram.bytes, image, cmdline=append, initrds=initrds)
+        )
 
     def load_flat(self, data: bytes, address: int, entry: int | None = None) -> None:
         """Place raw bytes at `address` and start at `entry` (default: there)."""
@@ -117,9 +127,38 @@ class Machine:
         image = as_bytes("data", data)
         address = as_int("address", address)
         entry = None if entry is None else as_int("entry", entry)
-        self._enter(
-            boot.flat.load(self._ram.bytes, image, address=address, entry=entry)
+        self._load(
+            partial(
+                boot.flat.load, self._ram.bytes, image, address=address, entry=entry
+            )
         )
+
+    def _load(self, load: Callable[[], Entry]) -> None:
+        self._enter(load())
+        self._load_again = load
+
+    def reset(self) -> None:
+        """Load the same guest into a machine as new, after a run or instead of one.
+
+        Virtual time and statistics go on, and so does the date; what was typed and has
+        not arrived stays, as do observers and consoles. Raises ConfigError while the
+        machine runs, and where it is not known what was loaded: `restore` does not.
+        """
+        if self._lock.locked():
+            message = "reset: a machine that runs cannot be reset; stop it first"
+            raise ConfigError(message)
+        if self._load_again is None:
+            message = "reset: no kernel was loaded into this machine"
+            raise ConfigError(message)
+        now = self.now
+        vmm, (technique, chips) = self.vmm, self._at_reset
+        self._ram.restore(())
+        self._shadow_rom()
+        vmm.restore(replace(technique, exits=vmm.all_exits(), counts=vmm.counts()))
+        self._engine.clock.advance_to(now)
+        self._engine.clock.set_tsc(0)
+        self.board.restore(chips)
+        self._enter(self._load_again())
 
     def _must_be_new(self) -> None:
         self._must_be_ours("kernel")
@@ -146,8 +185,17 @@ class Machine:
 
     # -- running -----------------------------------------------------------------------
 
-    def run(self, until: bytes | None = None, timeout: float | None = None) -> Stop:
-        """Run until the console shows `until`, `timeout` wall seconds or the end."""
+    def run(
+        self,
+        until: bytes | None = None,
+        timeout: float | None = None,
+        *,
+        panics: bool = False,
+    ) -> Stop:
+        """Run until the console shows `until`, `timeout` wall seconds or the end.
+
+        panics: a panic of Linux, which its console tells of, is an end, too.
+        """
         text = b"" if until is None else as_bytes("until", until)
         if timeout is not None:
             expect("timeout", timeout, int, float)
@@ -162,7 +210,7 @@ class Machine:
             raise ConfigError(message)
         try:
             self._runner = threading.get_ident()
-            return self._loop.run(text, timeout)
+            return self._loop.run(text, timeout, panics=panics)
         finally:
             self._lock.release()
 

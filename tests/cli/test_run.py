@@ -91,8 +91,11 @@ def terminal(script, *arguments):
         ("poweroff", 0, "the guest powered off"),
         ("halted", 0, "the guest halted"),
         ("reset", 0, "the guest reset the machine"),
-        ("triple-fault", 0, "the guest reset the machine by a triple fault"),
+        ("triple-fault", 4, "the guest reset the machine by a triple fault"),
+        ("panic", 4, "the guest's kernel panicked"),
+        ("code:0", 0, "the guest ended with code 0"),
         ("code:33", 33, "the guest ended with code 33"),
+        ("code:260", 4, "the guest ended with code 260, which is status 4"),
         ("unsupported", 1, "the guest did what emu86 cannot do"),
         ("timeout", 3, "the time is over"),
     ],
@@ -111,10 +114,54 @@ def test_how_a_run_ends(script, status, how):
         ("say:logi poweroff", 3),
         ("say:logi timeout", 3),
         ("say:logi code:0", 3),
+        ("say:logi triple-fault", 4),
+        ("say:logi panic", 4),
+        ("say:logi unsupported", 1),
     ],
 )
 def test_until(script, status):
-    assert run(script, "--until", "login:").returncode == status
+    result = run(script, "--until", "login:")
+    assert result.returncode == status
+    assert ("has not shown 'login:'" in result.stderr) == (status == 3)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(0, 1), (0x10, 33), (0x80, 1), (0x1234, 105)]
+)
+def test_qemus_debug_exit(code, status):
+    result = run(f"code:{code}", "--debug-exit-qemu")
+    assert result.returncode == status
+    assert f"with code {code}, which is status {status}, after" in result.stderr
+
+
+def test_a_reset_ends_the_run_or_starts_the_kernel_anew():
+    script = "say:a reset say:b triple-fault say:c poweroff"
+    assert run(script).stdout == "a"
+    result = run(script, "--on-reset", "reboot")
+    assert result.stdout == "aagain\nbagain\nc"
+    assert result.returncode == 0
+    assert result.stderr.startswith("emu86: the guest powered off, after")
+
+
+def test_all_reboots_together_have_the_timeout():
+    script = "reset wait reset wait reset wait"
+    result = run(script, "--on-reset", "reboot", "--timeout", "0.2")
+    assert result.returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "panics"),
+    [((), True), (("--until", "x"), True), (("--keep-going",), False)],
+)
+def test_a_panic_ends_a_run_that_nobody_watches(options, panics):
+    assert f"('panics', {panics})" in run("tell timeout", *options).stdout
+
+
+@pytest.mark.parametrize(("options", "panics"), [((), False), (("--until", "x"), True)])
+def test_at_a_terminal_a_panic_ends_a_run_that_has_an_aim(options, panics):
+    with terminal("tell timeout", *options) as at:
+        at.end()
+        assert f"('panics', {panics})".encode() in at.screen
 
 
 def test_a_pipe_is_fed_to_the_guest_as_it_is():
@@ -177,6 +224,7 @@ def test_options_reach_the_machine(tmp_path):
         "technique": "iopl",
         "debug_exit": True,
         "realtime": False,
+        "panics": True,
         "initrd": str(initrd),
     }
 
@@ -203,6 +251,7 @@ def test_memory_sizes(size, bytes_):
         (["run", "--timeout", "nan"], "no positive number"),
         (["run", "--timeout", "0"], "no positive number"),
         (["run", "--until", ""], "no text to wait for"),
+        (["run", "--on-reset", "pause"], "is not one of"),
         (["run", "--kernel"], "requires an argument"),
         (["run", "--no-such-option"], "No such option"),
         (["run", "file"], "unexpected extra argument"),
@@ -234,7 +283,13 @@ def test_stats():
 
 def test_stats_as_json(tmp_path):
     run("code:4", "--stats-json", str(tmp_path / "stats"))
-    expected = {"stop": "debug exit", "code": 4, "wall_s": 0.5}
+    expected = {
+        "status": 4,
+        "stop": "debug exit",
+        "code": 4,
+        "detail": "",
+        "wall_s": 0.5,
+    }
     assert json.loads((tmp_path / "stats").read_text()) == expected
     result = run("poweroff", "--stats-json", "-")
     assert json.loads(result.stdout)["stop"] == "poweroff"

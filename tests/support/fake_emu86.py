@@ -7,6 +7,8 @@ The words of --append, run one after another:
     wait         it does nothing until it is stopped
     tell         it prints what the machine was made with
     REASON       it ends for this reason; code:N gives its code
+
+A reset goes on with the words behind the one that ended the run.
 """
 
 import queue
@@ -77,10 +79,15 @@ class Machine:
     def stop(self):
         self.stopped = True
 
-    def run(self, until=None, timeout=None):
-        end = time.monotonic() + (timeout or 60)
+    def reset(self):
+        self.print(b"again\n")
+
+    def run(self, until=None, timeout=None, *, panics=False):
+        self.options["panics"] = panics
+        end = time.monotonic() + (60 if timeout is None else timeout)
         shown = b""
-        for word in self.script:
+        while self.script:
+            word = self.script.pop(0)
             kind, _, text = word.partition(":")
             if kind == "say":
                 data = text.replace("\\n", "\n").replace("\\r", "\r").encode()
