@@ -31,6 +31,7 @@ test: guests
 
 # The same each time: one seed, and hypothesis's profile for CI.
 nightly: guests
+	@tools/install_debian gcc-multilib cpio
 	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 -m slow --emu86-seed=0 $(ARGS)
 
 soak: $(READY) debian

@@ -1,4 +1,4 @@
-"""What the README says of the technique `trap`, and of what does not work."""
+"""What the pages say of the technique `trap`, and of what does not work."""
 
 import re
 
