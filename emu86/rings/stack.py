@@ -10,7 +10,9 @@ from emu86.spec import x86
 class Stack:
     """A stack pointer over a stack segment; `commit` makes it the guest's ESP.
 
-    A 16-bit stack segment (B clear) moves only SP, as SDM Vol. 1 section 6.2.3 says.
+    A 16-bit stack segment (B clear) moves only SP, as SDM Vol. 1 section 6.2.3 says. So
+    it is, too, where a transfer loads ESP: the upper half stays what it was (Linux's
+    "espfix" is about that; the SDM's operation sections do not tell).
     """
 
     __slots__ = ("base", "cpu", "esp", "mask", "memory", "user")
@@ -29,7 +31,7 @@ class Stack:
         stack = cls(cpu)
         stack.base = found.base
         stack.mask = x86.MASK32 if found.attributes & x86.DESC_B else 0xFFFF
-        stack.esp = esp
+        stack.esp = stack.esp & ~stack.mask | esp & stack.mask
         stack.user = False
         return stack
 

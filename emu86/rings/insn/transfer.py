@@ -173,7 +173,7 @@ def far_return(cpu: Cpu, size: int, release: int) -> None:
         cpu.enter_ring()
         return
     esp, ss = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
-    _return_outward(cpu, selector, found, eip, ss, esp, size)
+    _return_outward(cpu, selector, found, eip, ss, esp)
     if release:
         outer = Stack(cpu)
         outer.drop(release)
@@ -194,13 +194,7 @@ def return_target(cpu: Cpu, selector: int) -> Descriptor:
 
 
 def _return_outward(
-    cpu: Cpu,
-    selector: int,
-    found: Descriptor,
-    eip: int,
-    ss: int,
-    esp: int,
-    size: int,
+    cpu: Cpu, selector: int, found: Descriptor, eip: int, ss: int, esp: int
 ) -> None:
     rpl = selector & 3
     stack_segment = cpu.check_stack(ss, rpl, x86.VEC_GP)
@@ -209,9 +203,9 @@ def _return_outward(
     cpu.mark_accessed(selector, found)
     cpu.load_stack(ss, stack_segment)
     cpu.load_code(selector, found, rpl)
-    if size == 4 or stack_segment.attributes & x86.DESC_B:
+    if stack_segment.attributes & x86.DESC_B:
         cpu.q[x86.ESP] = esp
-    else:
+    else:  # SP alone: the kernel's upper half stays, whatever the operand size
         cpu.q[x86.ESP] = cpu.q[x86.ESP] & 0xFFFF0000 | esp & 0xFFFF
     cpu.q[RIP] = eip
     cpu.drop_inner_segments(rpl)
@@ -260,7 +254,7 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
     else:
         esp = stack.peek(3 * size, size)
         ss = stack.peek(4 * size, size) & 0xFFFF
-        _return_outward(cpu, selector, found, eip, ss, esp, size)
+        _return_outward(cpu, selector, found, eip, ss, esp)
         wide &= cpu.stack_bits == 32
         if (
             plans
