@@ -174,10 +174,28 @@ class ShadowMmu:
         )
         control[abi.GUEST_PDES] = self.ram.address + directory
         control[abi.KNOWN_PDES] = root.copy_address
+        control[abi.LINKED_PDES] = root.runs
 
     def invalidate(self, gva: int) -> None:
-        """INVLPG: drop the translation of one page, and of its PDE if that changed."""
-        self._drop_translation(gva)
+        """INVLPG: drop the translation of one page, and all PDEs that have changed.
+
+        A CPU drops all that it has cached of its paging structures, whatever the
+        address (Vol. 3A 4.10.4.1).
+        """
+        root = self.root
+        if not self.format.direct:
+            directory = self.cr3 & self._frame
+            now = self.ram.map[directory : directory + x86.PAGE_SIZE]
+            if now != root.copy and self._sync_directory(root, directory):
+                self.engine.flush_tlb()
+                self._tell_flushed_all()  # and of 4 MiB, not of this page alone
+            table = root.tables.get(gva >> self.span_shift)
+            if table is not None and table.page_table >= 0:
+                index = table.base + (gva >> 12 & self._span_last)
+                if self._sptes[index]:
+                    self._sptes[index] = 0
+                    self.stats.drops += 1
+                    self.engine.flush_page(gva & x86.PAGE_MASK)
         for tell in self.listeners.flushed_page:
             tell(gva)
 
@@ -189,30 +207,6 @@ class ShadowMmu:
         for i in range(abi.DROPPED, abi.DROPPED + count):
             for tell in self.listeners.dropped_page:
                 tell(control[i] << x86.PAGE_SHIFT)
-
-    def _drop_translation(self, gva: int) -> None:
-        slot = gva >> self.span_shift
-        table = self.root.tables.get(slot)
-        if table is None or self.format.direct:
-            return
-        if self._pde(slot) != self.root.gptes[slot]:
-            self._unlink(self.root, slot)
-            self.engine.flush_tlb()
-            self._tell_flushed_all()  # and of 4 MiB, not of this page alone
-            return
-        index = table.base + (gva >> 12 & self._span_last)
-        if table.page_table >= 0 and self._sptes[index]:
-            self._sptes[index] = 0
-            self.stats.drops += 1
-            self.engine.flush_page(gva & x86.PAGE_MASK)
-
-    def _pde(self, slot: int) -> int:
-        """Return the guest's PDE as it is now; all ones where there is no RAM."""
-        size = self.format.entry_size
-        directory = self.cr3 & self._frame
-        if directory >= self.ram.size:
-            return (1 << 8 * size) - 1
-        return self._gptes[directory // size + slot]
 
     # -- misses ------------------------------------------------------------------------
 
@@ -512,6 +506,8 @@ class ShadowMmu:
         if not large:
             root.paged[slot] = table
         root.gptes[slot] = pde
+        root.runs |= 1 << (slot >> 5 & 31)
+        self.engine.control[abi.LINKED_PDES] = root.runs
         at = root.directory + (start >> LEAF_SHIFT)
         for i, leaf in enumerate(table.pages):
             self._sptes[at + i] = VmmMemory.hpa(leaf) | _LINK
@@ -545,19 +541,26 @@ class ShadowMmu:
         if all(other.tables.get(slot) is not table for other in self.roots.values()):
             table.starts.discard(start)
 
-    def _sync_root(self, root: Root, cr3: int) -> None:
+    def _sync_root(self, root: Root, directory: int) -> None:
         """Drop the links and entries of `root` that differ from the guest's tables."""
-        if cr3 < self.ram.size:
-            now = self.ram.map[cr3 : cr3 + x86.PAGE_SIZE]
-            if now != root.copy:
-                stale, _old = self._changed(now, root.copy)
-                for slot in stale.tolist():
-                    if slot in root.tables:
-                        self._unlink(root, slot)
-                root.copy[:] = now
+        self._sync_directory(root, directory)
         for table in root.paged.values():
             if table.has_nonglobal:
                 self._sync_table(table)
+
+    def _sync_directory(self, root: Root, directory: int) -> bool:
+        """Drop the links whose PDE has changed; tell whether there were any."""
+        if directory >= self.ram.size:
+            return False
+        now = self.ram.map[directory : directory + x86.PAGE_SIZE]
+        if now == root.copy:
+            return False
+        stale, _old = self._changed(now, root.copy)
+        linked = [slot for slot in stale.tolist() if slot in root.tables]
+        for slot in linked:
+            self._unlink(root, slot)
+        root.copy[:] = now
+        return bool(linked)
 
     def _changed(
         self, now: bytes, copy: bytearray

@@ -71,11 +71,11 @@ class Root:
     hpa: of its PML4; directory: index of its 2048 shadow PDEs, of 2 MiB each; tables:
     what is linked there, by guest PDE index; paged: those made from a guest page table;
     copy: the guest's page directory as it was when they were linked, or later; gptes:
-    its entries.
+    its entries; runs: a bit for each 32 of them of which some have been linked.
     """
 
     __slots__ = (
-        "copy", "copy_address", "directory", "gptes", "hpa", "paged", "tables",
+        "copy", "copy_address", "directory", "gptes", "hpa", "paged", "runs", "tables",
     )  # fmt: skip
 
     def __init__(self, hpa: int, directory: int, paging: Format) -> None:
@@ -83,6 +83,7 @@ class Root:
         self.directory = directory
         self.tables: dict[int, LeafTables] = {}
         self.paged: dict[int, LeafTables] = {}
+        self.runs = 0
         self.copy = bytearray(x86.PAGE_SIZE)
         self.gptes = memoryview(self.copy).cast(paging.typecode)
         self.copy_address = ctypes.addressof(ctypes.c_char.from_buffer(self.copy))

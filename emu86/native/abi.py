@@ -24,12 +24,14 @@ COUNT_INVLPG: Final = 13
 FLUSH_PAGE: Final = 14  # address of the engine's one-page TLB flush, or 0
 CPU: Final = 15  # what it wants as first argument
 # For INVLPG: addresses in this process of the current shadow root's 2048 PDEs (0: no
-# paging), of the guest's page directory and of the VMM's copy of that; and what to add
-# to a host-physical address to get one of this process.
+# paging), of the guest's page directory and of the VMM's copy of that; what to add to a
+# host-physical address to get one of this process; and a bit for each 32 PDEs of which
+# some are linked.
 SHADOW_PDES: Final = 16
 GUEST_PDES: Final = 17
 KNOWN_PDES: Final = 18
 VMM_MEMORY_BIAS: Final = 19
+LINKED_PDES: Final = 20
 COUNT_DROPPED: Final = 21  # shadow entries dropped by the compiled INVLPG
 CHECK_EXIT: Final = 22  # address of the engine's look whether to stop
 COUNT_SPLIT: Final = 23  # CMPXCHG8Bs made the first of a block

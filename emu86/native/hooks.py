@@ -143,8 +143,8 @@ _ON_RDTSC: Final = f"""
 """  # fmt: skip
 
 # INVLPG [register], DS based at 0: drops the page's shadow entry unless something about
-# it is unusual: no paging, a PDE that has changed or maps 4 MiB, a page with compiled
-# sites, or more pages dropped than Python has been told of.
+# it is unusual: no paging, any PDE that has changed, one that maps 4 MiB, a page with
+# compiled sites, or more pages dropped than Python has been told of.
 _INVLPG: Final = f"""
 invlpg:
   %register = sub i64 %kind, {abi.SITE_INVLPG}
@@ -180,14 +180,28 @@ directory:
   %guest_pdes = load ptr, ptr %guest_pdes_at
   %known_pdes = load ptr, ptr %known_pdes_at
   %guest_pde_at = getelementptr i32, ptr %guest_pdes, i64 %pde_index
-  %known_pde_at = getelementptr i32, ptr %known_pdes, i64 %pde_index
   %guest_pde = load i32, ptr %guest_pde_at
-  %known_pde = load i32, ptr %known_pde_at
   %large = and i32 %guest_pde, {x86.PDE_PS}
   %is_small = icmp eq i32 %large, 0
-  %is_same = icmp eq i32 %guest_pde, %known_pde
-  %plain = and i1 %is_small, %is_same
-  br i1 %plain, label %leaf, label %python
+  {_word("linked_at", abi.LINKED_PDES)}
+  %linked = load i32, ptr %linked_at
+  br i1 %is_small, label %runs, label %python
+runs:
+  %left = phi i32 [ %linked, %directory ], [ %rest, %run ]
+  %is_last = icmp eq i32 %left, 0
+  br i1 %is_last, label %leaf, label %run
+run:
+  %number = call i32 @llvm.cttz.i32(i32 %left, i1 true)
+  %others = sub i32 %left, 1
+  %rest = and i32 %left, %others
+  %guest_run_at = getelementptr <16 x i64>, ptr %guest_pdes, i32 %number
+  %known_run_at = getelementptr <16 x i64>, ptr %known_pdes, i32 %number
+  %guest_run = load <16 x i64>, ptr %guest_run_at, align 4
+  %known_run = load <16 x i64>, ptr %known_run_at, align 4
+  %differ = xor <16 x i64> %guest_run, %known_run
+  %difference = call i64 @llvm.vector.reduce.or.v16i64(<16 x i64> %differ)
+  %is_same = icmp eq i64 %difference, 0
+  br i1 %is_same, label %runs, label %python
 leaf:
   %shadow_pdes = inttoptr i64 %pdes to ptr
   %shadow_index = lshr i64 %gva, 21
@@ -234,6 +248,8 @@ dropped:
 # STI or INVLPG, and the INT3 of one that shall run natively in a block of its own. With
 # TF set, or an interrupt waiting for STI or that block, it is Python's.
 _ON_EXCEPTION: Final = f"""
+declare i32 @llvm.cttz.i32(i32, i1)
+declare i64 @llvm.vector.reduce.or.v16i64(<16 x i64>)
 {_enter("define void @on_exception(ptr %uc, i32 %vector, ptr %control)",
         {"python_at": abi.ON_EXCEPTION, "pending_at": abi.PENDING, "now_at": abi.NOW,
          "cli_count": abi.COUNT_CLI, "sti_count": abi.COUNT_STI,

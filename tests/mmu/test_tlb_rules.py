@@ -152,9 +152,9 @@ class Guest(RuleBasedStateMachine):
     def remember_not(self, gva):
         """INVLPG drops the page's translations; a large one's with all of its pages.
 
-        And all cached PDEs (4.10.4.1), but the shadow those of the page's slot alone.
+        And all cached PDEs, whatever their address (4.10.4.1).
         """
-        self.cached.pop(gva >> 22, None)
+        self.cached.clear()
         large = [t for t in self.held.get(gva >> 12, ()) if t[0].large]
         self.held.pop(gva >> 12, None)
         for found in large:
@@ -381,6 +381,22 @@ def test_invlpg_drops_a_large_page_whole():
     assert bench.memory.read(0x20000, 4) == 0x2222
     bench.memory.write(0x20004, 0x55, 4)
     assert bench.ram.read32(0x21004) == 0x55
+
+
+def test_invlpg_drops_every_pde_that_has_changed():
+    """Section 4.10.4.1: "all entries in all paging-structure caches"."""
+    bench = Bench(pages=0x90)
+    bench.write32(0x10000, 0x12000 | P | RW)
+    bench.write32(0x10004, 0x13000 | P | RW)
+    bench.write32(0x13000 + 4 * 0x20, 0x20000 | P | RW)
+    bench.write32(0x13000 + 4 * 0x21, 0x21000 | P | RW)
+    bench.write32(0x14000 + 4 * 0x21, 0x22000 | P | RW)
+    bench.mmu.configure(PG, 0x10000, 0)
+    assert bench.access(0x420000) == ("ok", 0x20)  # its PDE is cached from now on
+    bench.write32(0x10004, 0x14000 | P | RW)
+    bench.mmu.invalidate(0x5000)  # of another 4 MiB, and nothing is there
+    assert bench.access(0x421000) == ("ok", 0x22)
+    assert bench.memory.translate(0x421000) == 0x22000
 
 
 def test_a_page_table_in_a_page_that_the_machine_marks():

@@ -128,3 +128,32 @@ def test_the_same_run(paging):
     if paging == "global":
         assert compiled.vmm.engine.control[abi.COUNT_INVLPG] > 1000
     assert watched.vmm.engine.control[abi.COUNT_INVLPG] == 0
+
+
+def test_a_pde_of_another_address_that_has_changed():
+    """Vol. 3A 4.10.4.1: INVLPG drops all that is cached of paging structures."""
+    body = """
+        mov dword [PT2 + 4 * 0x151], 0x152067 + G
+        mov dword [0x151000], 1
+        mov dword [0x152000], 2
+        mov dword [PD + 4 * 0x3f0], PT + 7
+        mov eax, [0xfc150000]          ; the PDE is cached
+        mov ebx, 0x160000
+        mov ecx, 3
+    .again:
+        call drop                      ; in compiled code from the second time on
+        loop .again
+        mov dword [PD + 4 * 0x3f0], PT2 + 7
+        call drop
+        mov eax, [0xfc151000]
+        jmp fin
+    align 4096
+        nop
+    drop:
+        invlpg [ebx]
+        ret
+    """
+    built = flat(body, "global")
+    assert built.run(timeout=120).code == 2
+    assert built.vmm.engine.control[abi.COUNT_INVLPG] == 2
+    assert flat(body, "global", abilities=Abilities.none()).run(timeout=120).code == 2
