@@ -118,7 +118,7 @@ def command(
     on_reset: str,
     keep_going: bool,
 ) -> None:
-    r"""Boot a guest with its serial line on this terminal.
+    """Boot a guest with its serial line on this terminal.
 
     Ctrl-A x quits, Ctrl-A h helps. Without a terminal standard input is fed to the
     guest.
@@ -136,7 +136,7 @@ def command(
     0      the guest powered off, halted, or reset itself by a port; or Ctrl-A x
 
     A mistake on the command line is status 2.
-    """
+    """  # noqa: D301 (click wants the character itself)
     if until == "":
         raise click.BadParameter("there is no text to wait for", param_hint="--until")
     interactive = is_terminal(0)

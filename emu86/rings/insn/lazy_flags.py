@@ -139,45 +139,45 @@ def _loop_by_zf(cpu: Cpu, insn: Insn) -> bool:
     return True
 
 
-_NEVER: Final = "never: patched"
+_PATCH: Final = "a patch: it does not trap"
 _BOTH: Final = (1, 3)
 _ROTATE_FAULTS: Final = (
-    "Not sensitive on a CPU. In the engine one of memory that faults, on its load or on"
-    " its store, has lost the carry when it runs again. Of a register it runs natively."
+    "Not sensitive on a CPU. In the engine, one of memory loses the carry if its load"
+    " or its store faults. One of a register runs natively."
 )
 
 RECORDS: Final = (
     Record(
-        "LOOPE/LOOPNE", "E1 cb, E0 cb", (0xE0, 0xE1), "sensitive", _NEVER, _loop_by_zf,
+        "LOOPE/LOOPNE", "E1 cb, E0 cb", (0xE0, 0xE1), "sensitive", _PATCH, _loop_by_zf,
         "Vol. 2A LOOP",
-        "Not sensitive on a CPU. In the engine one that ends by its count can leave the"
-        " flags of an instruction further up.",
+        "Not sensitive on a CPU. In the engine, one that ends by its count can leave"
+        " flags that an earlier instruction has set.",
         patched=_BOTH,
     ),
     Record(
         "RCL", "C0 /2 ib, C1 /2 ib, D0 /2, D1 /2, D2 /2, D3 /2", ROTATES, "sensitive",
-        _NEVER, _rotate, "Vol. 2B RCL", _ROTATE_FAULTS,
+        _PATCH, _rotate, "Vol. 2B RCL", _ROTATE_FAULTS,
         reg=2, patched=_BOTH, memory=True,
     ),
     Record(
         "RCR", "C0 /3 ib, C1 /3 ib, D0 /3, D1 /3, D2 /3, D3 /3", ROTATES, "sensitive",
-        _NEVER, _rotate, "Vol. 2B RCR", _ROTATE_FAULTS,
+        _PATCH, _rotate, "Vol. 2B RCR", _ROTATE_FAULTS,
         reg=3, patched=_BOTH, memory=True,
     ),
     Record(
-        "SETcc", "0F 90+cc /r", SETCC, "sensitive", _NEVER, _setcc, "Vol. 2B SETcc",
-        "Not sensitive on a CPU. In the engine one of memory that faults loses the"
-        " flags. Of a register it runs natively, and behind a CMP, TEST or the like in"
-        " its block for most conditions.",
+        "SETcc", "0F 90+cc /r", SETCC, "sensitive", _PATCH, _setcc, "Vol. 2B SETcc",
+        "Not sensitive on a CPU. In the engine, a SETcc of memory loses the flags if"
+        " it faults. A SETcc of a register runs natively. So does, for most"
+        " conditions, a SETcc after a CMP, a TEST or the like in its block.",
         patched=_BOTH, memory=True,
     ),
     Record(
-        "CMPXCHG8B", "0F C7 /1", (CMPXCHG8B,), "sensitive", _NEVER, _stay,
+        "CMPXCHG8B", "0F C7 /1", (CMPXCHG8B,), "sensitive", _PATCH, _stay,
         "Vol. 2A CMPXCHG8B",
-        "Not sensitive on a CPU. In the engine all flags but ZF become those of an"
-        " instruction before its block. Where something before it in its block sets"
-        " flags it is made to begin a block of its own, in which it is right. All CPU"
-        " models have it.",
+        "Not sensitive on a CPU. In the engine, all its flags but ZF become those of"
+        " an instruction before its block. If an earlier instruction in the block sets"
+        " flags, the VMM lets a new block begin at CMPXCHG8B, where the engine does it"
+        " right. All CPU models have it.",
         reg=1, patched=_BOTH, memory=True, anew=True,
     ),
 )  # fmt: skip

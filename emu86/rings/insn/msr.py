@@ -117,7 +117,7 @@ RECORDS = (
     ),
     Record(
         "WRMSR", "0F 30", (0x0F30,), "privileged", "#GP(0)", wrmsr, "Vol. 2D WRMSR",
-        "Writes them; any other is the guest's #GP(0).",
+        "Writes the few MSRs that the CPU model has; any other is the guest's #GP(0).",
         ring0_only=True,
     ),
     Record(

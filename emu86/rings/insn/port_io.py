@@ -79,18 +79,20 @@ def _outs(cpu: Cpu, insn: Insn) -> bool:
     return _string(cpu, insn, x86.ESI, store=False)
 
 
-_TRAPS = "never: an engine hook at CPL 1, patched at CPL 3"
+_TRAPS = "an engine hook at CPL 1, a patch at CPL 3"
 _USERS = (x86.CPL_USER,)
 
 RECORDS = (
     Record(
         "IN", "E4 ib, E5 ib, EC, ED", (0xE4, 0xE5, 0xEC, 0xED), "io", _TRAPS, _in,
-        "Vol. 2A IN", "Reads a device of the board; ones where there is none.",
+        "Vol. 2A IN",
+        "Reads a device of the board. Where there is none, it reads ones.",
         patched=_USERS,
     ),
     Record(
         "OUT", "E6 ib, E7 ib, EE, EF", (0xE6, 0xE7, 0xEE, 0xEF), "io", _TRAPS, _out,
-        "Vol. 2B OUT", "Writes a device of the board; lost where there is none.",
+        "Vol. 2B OUT",
+        "Writes a device of the board. Where there is none, the value is lost.",
         patched=_USERS,
     ),
     Record(

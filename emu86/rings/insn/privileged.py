@@ -139,33 +139,36 @@ RECORDS = (
     Record(
         "CLI", "FA", (0xFA,), "privileged", "#GP(0): CPL 1 > IOPL 0", _cli,
         "Vol. 2A CLI",
-        "Clears the virtual IF. No interrupt ever reaches the engine, so its own IF"
-        " mirrors the virtual one and PUSHF reads true. IOPL raised: never traps.",
+        "Clears the virtual IF. No interrupt ever reaches the engine, so the engine's"
+        " IF can hold the virtual one, and PUSHF needs no help. With IOPL raised, CLI"
+        " never traps.",
     ),
     Record(
         "STI", "FB", (0xFB,), "privileged", "#GP(0): CPL 1 > IOPL 0", _sti,
         "Vol. 2B STI",
-        "Sets the virtual IF; an interrupt that waits is injected after the next"
-        " instruction, as STI's shadow says.",
+        "Sets the virtual IF. An interrupt that waits is injected after the next"
+        " instruction, for STI casts an interrupt shadow.",
     ),
     Record(
         "HLT", "F4", (0xF4,), "privileged", "#GP(0)", _hlt, "Vol. 2A HLT",
-        "Ends the run until the next interrupt; virtual time jumps to it. With IF clear"
-        " nothing can come, and the machine is halted.",
+        "Stops the guest until the next interrupt; virtual time jumps to it. With IF"
+        " clear no interrupt can come, and the machine is halted.",
         ring0_only=True,
     ),
     Record(
         "MOV from CR", "0F 20 /r", (0x0F20,), "privileged", "#GP(0)", _read_cr,
         "Vol. 2B MOV—Move to/from Control Registers",
-        "Reads the virtual CR0, CR2, CR3 or CR4; the hardware's hold the VMM's.",
+        "Reads the virtual CR0, CR2, CR3 or CR4. The engine's own registers hold the"
+        " VMM's values.",
         ring0_only=True,
     ),
     Record(
         "MOV to CR", "0F 22 /r", (0x0F22,), "privileged", "#GP(0)", _write_cr,
         "Vol. 2B MOV—Move to/from Control Registers",
         "Writes the virtual register. CR3 switches to the shadow root of that page"
-        " directory and drops what the guest changed; PG, WP, PSE and PGE rebuild the"
-        " shadow tables; TS, EM, MP and the SSE bits are mirrored to the hardware.",
+        " directory and drops the entries that the guest has changed. PG, WP, PSE and"
+        " PGE rebuild the shadow tables. TS, EM, MP and the SSE bits are set in the"
+        " engine, too.",
         ring0_only=True,
     ),
     Record(
@@ -177,9 +180,9 @@ RECORDS = (
     Record(
         "MOV to DR", "0F 23 /r", (0x0F23,), "privileged", "#GP(0)", write_dr,
         "Vol. 2B MOV—Move to/from Debug Registers",
-        "Writes the virtual debug register, with its fixed bits. While a breakpoint is"
-        " enabled the guest runs instruction by instruction, and each is looked at"
-        " before.",
+        "Writes the virtual debug register, with its fixed bits. While a breakpoint"
+        " is enabled the guest runs instruction by instruction, and the VMM looks at"
+        " each before it runs.",
         ring0_only=True,
     ),
     Record(
@@ -196,22 +199,24 @@ RECORDS = (
     ),
     Record(
         "LLDT", "0F 00 /2", (0x0F00,), "privileged", "#GP(0)", _lldt, "Vol. 2A LLDT",
-        "Sets the virtual LDTR from the guest's GDT; the shadow LDT follows.",
+        "Sets the virtual LDTR from the guest's GDT. The shadow LDT follows.",
         reg=2, ring0_only=True,
     ),
     Record(
         "LTR", "0F 00 /3", (0x0F00,), "privileged", "#GP(0)", _ltr, "Vol. 2A LTR",
-        "Sets the virtual TR and marks the TSS busy; the injector uses its stacks.",
+        "Sets the virtual TR and marks the TSS busy. The injector uses the stacks in"
+        " it.",
         reg=3, ring0_only=True,
     ),
     Record(
         "LMSW", "0F 01 /6", (0x0F01,), "privileged", "#GP(0)", _lmsw, "Vol. 2A LMSW",
-        "Writes the low four bits of the virtual CR0; PE can be set, not cleared.",
+        "Writes the low four bits of the virtual CR0. It can set PE, and cannot clear"
+        " it.",
         reg=6, ring0_only=True,
     ),
     Record(
         "CLTS", "0F 06", (0x0F06,), "privileged", "#GP(0)", _clts, "Vol. 2A CLTS",
-        "Clears CR0.TS, in the virtual CR0 and in the hardware's.",
+        "Clears CR0.TS, in the virtual CR0 and in the engine's.",
         ring0_only=True,
     ),
     Record(
@@ -235,7 +240,8 @@ RECORDS = (
     Record(
         "RDTSC", "0F 31", (0x0F31,), "privileged",
         "#GP(0) with CR4.TSD; else an engine hook", _rdtsc, "Vol. 2B RDTSC",
-        "Virtual time in nanoseconds, that is a 1 GHz TSC. The hook is compiled code.",
+        "Gives virtual time in nanoseconds: a TSC of 1 GHz. The hook is compiled"
+        " code.",
     ),
 )  # fmt: skip
 

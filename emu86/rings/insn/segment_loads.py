@@ -96,46 +96,48 @@ def _iret(cpu: Cpu, insn: Insn) -> bool:
     return True
 
 
-_SHADOW = "when the shadow table refuses the selector"
+_SHADOW = "a trap, if the shadow table refuses the selector"
 _KERNEL = (1,)
 
 RECORDS = (
     Record(
         "MOV to Sreg", "8E /r", (0x8E,), "segment", _SHADOW, _mov, "Vol. 2B MOV",
-        "Loaded by the guest's own descriptor table and rules.",
+        "The VMM loads it from the guest's own descriptor table, by the guest's CPL.",
     ),
     Record(
-        "MOV to SS", "8E /2", (0x8E,), "segment", "never when RPL is 1: patched", _mov,
+        "MOV to SS", "8E /2", (0x8E,), "segment", "#GP for RPL 0, else a patch", _mov,
         "Vol. 2B MOV",
-        "SS takes only RPL = CPL: the guest's RPL 0 traps at CPL 1, and an RPL of 1,"
-        " which the guest must not load, would pass.",
+        "SS takes only a selector whose RPL is the CPL. At CPL 1 the guest's RPL of 0"
+        " traps. An RPL of 1 is wrong for a kernel in ring 0 and would not trap, so it"
+        " is patched.",
         reg=2, patched=_KERNEL,
     ),
     Record(
         "POP Sreg", "07, 1F, 0F A1, 0F A9", (0x07, 0x1F, 0x0FA1, 0x0FA9), "segment",
         _SHADOW, _pop, "Vol. 2B POP",
-        "Loaded by the guest's own descriptor table and rules.",
+        "The VMM loads it from the guest's own descriptor table, by the guest's CPL.",
     ),
     Record(
-        "POP SS", "17", (0x17,), "segment", "never when RPL is 1: patched", _pop,
+        "POP SS", "17", (0x17,), "segment", "#GP for RPL 0, else a patch", _pop,
         "Vol. 2B POP", "As MOV to SS.", patched=_KERNEL,
     ),
     Record(
         "LDS, LES, LFS, LGS", "C5 /r, C4 /r, 0F B4 /r, 0F B5 /r",
         (0xC4, 0xC5, 0x0FB4, 0x0FB5), "segment", _SHADOW, _load_far_pointer,
         "Vol. 2A LDS/LES/LFS/LGS/LSS",
-        "Loaded by the guest's own descriptor table and rules.",
+        "The VMM loads it from the guest's own descriptor table, by the guest's CPL.",
     ),
     Record(
-        "LSS", "0F B2 /r", (0x0FB2,), "segment", "never when RPL is 1: patched",
+        "LSS", "0F B2 /r", (0x0FB2,), "segment", "#GP for RPL 0, else a patch",
         _load_far_pointer, "Vol. 2A LDS/LES/LFS/LGS/LSS", "As MOV to SS.",
         patched=_KERNEL,
     ),
     Record(
         "JMP far", "EA cp", (0xEA,), "segment",
-        "never when the code segment is in the shadow GDT: patched", _jump_direct,
+        "a patch: it may not trap", _jump_direct,
         "Vol. 2A JMP",
-        "Run natively it would leave the real CPL, 1, in the CS that the guest reads.",
+        "Natively it would leave an RPL of 1, the engine's CPL, in the CS that the"
+        " guest reads.",
         patched=_KERNEL,
     ),
     Record(
@@ -145,7 +147,7 @@ RECORDS = (
     Record(
         "CALL far", "9A cp", (0x9A,), "segment", "as JMP far", _call_direct,
         "Vol. 2A CALL",
-        "As JMP far; call gates are done here too. The engine writes a user's stack"
+        "As JMP far. Call gates are done here, too. The engine writes a user's stack"
         " with the kernel's rights, so it is patched at CPL 3 as well.", patched=(1, 3),
     ),
     Record(
@@ -154,19 +156,19 @@ RECORDS = (
     ),
     Record(
         "RET far", "CB, CA iw", (0xCB, 0xCA), "segment",
-        "#GP(selector) for RPL 0; never when RPL is 1: patched", _return,
+        "#GP(selector) for RPL 0, else a patch", _return,
         "Vol. 2B RET",
-        "Done by the guest's tables and its own CPL. At CPL 3 the engine reads the"
-        " stack with the kernel's rights.",
+        "Done by the guest's tables and its own CPL. At CPL 3 the engine would read"
+        " the stack with the kernel's rights.",
         patched=(1, 3),
     ),
     Record(
         "IRET", "CF", (0xCF,), "sensitive",
-        "#GP(selector) for RPL 0; not to outer rings: patched", _iret,
+        "#GP(selector) for RPL 0, else a patch", _iret,
         "Vol. 2A IRET/IRETD",
-        "At CPL 1 with IOPL 0 a return to user code would keep IF as the kernel has it."
-        " At CPL 3 the engine takes VM = 1 from the stack, which a CPU ignores. Patched"
-        " in both.",
+        "At CPL 1 with IOPL 0 a return to user code would leave IF as the kernel has"
+        " it. At CPL 3 the engine takes VM = 1 from the stack, which a CPU ignores."
+        " Patched in both.",
         patched=(1, 3),
     ),
 )  # fmt: skip

@@ -139,93 +139,103 @@ def _icebp(cpu: Cpu, insn: Insn) -> bool:
     raise GuestFault(x86.VEC_DB)
 
 
-_NEVER = "never: patched"
+_PATCH = "a patch: it does not trap"
 _BOTH = (1, 3)
 
 RECORDS = (
     Record(
-        "POPF", "9D", (0x9D,), "sensitive", _NEVER, _popf, "Vol. 2B POPF",
-        "At CPL 1 with IOPL 0 the hardware drops IF and IOPL from the popped image"
-        " without a word: a kernel that restores its flags would keep its interrupts as"
-        " they were. Patched in the guest's kernel. With IOPL raised it runs natively.",
+        "POPF", "9D", (0x9D,), "sensitive", _PATCH, _popf, "Vol. 2B POPF",
+        "At CPL 1 with IOPL 0 a CPU ignores IF and IOPL of the popped flags, and"
+        " raises nothing. So a kernel that restores its flags would keep its"
+        " interrupts as they were. Patched in the guest's kernel. With IOPL raised it"
+        " runs natively.",
         patched=(1,),
     ),
     Record(
-        "PUSHF", "9C", (0x9C,), "sensitive", "never: reads true", _pushf,
+        "PUSHF", "9C", (0x9C,), "sensitive", "nothing: it needs no patch", _pushf,
         "Vol. 2B PUSHF",
-        "Would show the VMM's IF and IOPL; the hardware's flags are the guest's, so"
-        " it needs no patch. With IOPL raised the raised IOPL shows.",
+        "The engine's IF is the guest's, so PUSHF shows the right flags and needs no"
+        " patch. With IOPL raised, it shows the raised IOPL.",
     ),
     Record(
-        "SGDT", "0F 01 /0", (0x0F01,), "sensitive", _NEVER, _sgdt, "Vol. 2B SGDT",
-        "Would store the shadow GDT's base and limit; stores the guest's.",
+        "SGDT", "0F 01 /0", (0x0F01,), "sensitive", _PATCH, _sgdt, "Vol. 2B SGDT",
+        "Unpatched, it would store the shadow GDT's base and limit. The VMM stores"
+        " the guest's.",
         reg=0, patched=_BOTH,
     ),
     Record(
-        "SIDT", "0F 01 /1", (0x0F01,), "sensitive", _NEVER, _sidt, "Vol. 2B SIDT",
-        "Would store the host's IDTR; stores the guest's.",
+        "SIDT", "0F 01 /1", (0x0F01,), "sensitive", _PATCH, _sidt, "Vol. 2B SIDT",
+        "Unpatched, it would store the engine's IDTR. The VMM stores the guest's.",
         reg=1, patched=_BOTH,
     ),
     Record(
-        "SLDT", "0F 00 /0", (0x0F00,), "sensitive", _NEVER, _sldt, "Vol. 2B SLDT",
-        "Would store the host's LDTR selector; stores the guest's.",
+        "SLDT", "0F 00 /0", (0x0F00,), "sensitive", _PATCH, _sldt, "Vol. 2B SLDT",
+        "Unpatched, it would store the engine's LDTR selector. The VMM stores the"
+        " guest's.",
         reg=0, patched=_BOTH,
     ),
     Record(
-        "STR", "0F 00 /1", (0x0F00,), "sensitive", _NEVER, _str, "Vol. 2B STR",
-        "Would store the host's TR selector; stores the guest's.",
+        "STR", "0F 00 /1", (0x0F00,), "sensitive", _PATCH, _str, "Vol. 2B STR",
+        "Unpatched, it would store the engine's TR selector. The VMM stores the"
+        " guest's.",
         reg=1, patched=_BOTH,
     ),
     Record(
-        "SMSW", "0F 01 /4", (0x0F01,), "sensitive", _NEVER, _smsw, "Vol. 2B SMSW",
-        "Would store the host's CR0; stores the guest's.",
+        "SMSW", "0F 01 /4", (0x0F01,), "sensitive", _PATCH, _smsw, "Vol. 2B SMSW",
+        "Unpatched, it would store the engine's CR0. The VMM stores the guest's.",
         reg=4, patched=_BOTH,
     ),
     Record(
-        "LAR", "0F 02 /r", (0x0F02,), "sensitive", _NEVER, _lar, "Vol. 2A LAR",
-        "Would read the shadow tables, where DPLs are raised and descriptors missing.",
+        "LAR", "0F 02 /r", (0x0F02,), "sensitive", _PATCH, _lar, "Vol. 2A LAR",
+        "Unpatched, it would read the shadow tables, in which DPLs are raised and"
+        " descriptors are missing. The VMM reads the guest's.",
         patched=_BOTH,
     ),
     Record(
-        "LSL", "0F 03 /r", (0x0F03,), "sensitive", _NEVER, _lsl, "Vol. 2A LSL",
-        "Would read the shadow tables, where DPLs are raised and descriptors missing.",
+        "LSL", "0F 03 /r", (0x0F03,), "sensitive", _PATCH, _lsl, "Vol. 2A LSL",
+        "Unpatched, it would read the shadow tables, in which DPLs are raised and"
+        " descriptors are missing. The VMM reads the guest's.",
         patched=_BOTH,
     ),
     Record(
-        "VERR", "0F 00 /4", (0x0F00,), "sensitive", _NEVER, _verr, "Vol. 2D VERR",
-        "Would read the shadow tables, where DPLs are raised and descriptors missing.",
+        "VERR", "0F 00 /4", (0x0F00,), "sensitive", _PATCH, _verr, "Vol. 2D VERR",
+        "Unpatched, it would read the shadow tables, in which DPLs are raised and"
+        " descriptors are missing. The VMM reads the guest's.",
         reg=4, patched=_BOTH,
     ),
     Record(
-        "VERW", "0F 00 /5", (0x0F00,), "sensitive", _NEVER, _verw, "Vol. 2D VERW",
-        "Would read the shadow tables, where DPLs are raised and descriptors missing.",
+        "VERW", "0F 00 /5", (0x0F00,), "sensitive", _PATCH, _verw, "Vol. 2D VERW",
+        "Unpatched, it would read the shadow tables, in which DPLs are raised and"
+        " descriptors are missing. The VMM reads the guest's.",
         reg=5, patched=_BOTH,
     ),
     Record(
-        "SYSENTER", "0F 34", (0x0F34,), "sensitive", _NEVER, _undefined,
+        "SYSENTER", "0F 34", (0x0F34,), "sensitive", _PATCH, _undefined,
         "Vol. 2B SYSENTER",
-        "The engine skips it in silence; no CPU model here has it, so it is #UD.",
+        "The engine would skip it. No CPU model of emu86 has it, so it is #UD.",
         patched=_BOTH,
     ),
     Record(
-        "SYSEXIT", "0F 35", (0x0F35,), "sensitive", _NEVER, _undefined,
-        "Vol. 2B SYSEXIT", "No CPU model here has it, so it is #UD.",
+        "SYSEXIT", "0F 35", (0x0F35,), "sensitive", _PATCH, _undefined,
+        "Vol. 2B SYSEXIT",
+        "No CPU model of emu86 has it, so it is #UD.",
         patched=_BOTH,
     ),
     Record(
-        "SYSCALL", "0F 05", (0x0F05,), "sensitive", _NEVER, _undefined,
+        "SYSCALL", "0F 05", (0x0F05,), "sensitive", _PATCH, _undefined,
         "Vol. 2B SYSCALL",
-        "The engine skips it in silence; no CPU model here has it, so it is #UD.",
+        "The engine would skip it. No CPU model of emu86 has it, so it is #UD.",
         patched=_BOTH,
     ),
     Record(
-        "SYSRET", "0F 07", (0x0F07,), "sensitive", _NEVER, _undefined,
-        "Vol. 2B SYSRET", "No CPU model here has it, so it is #UD.",
+        "SYSRET", "0F 07", (0x0F07,), "sensitive", _PATCH, _undefined,
+        "Vol. 2B SYSRET",
+        "No CPU model of emu86 has it, so it is #UD.",
         patched=_BOTH,
     ),
     Record(
-        "INT1", "F1", (0xF1,), "sensitive", _NEVER, _icebp, "Vol. 2A INT1",
-        "The engine takes it for an invalid opcode; it is the guest's #DB.",
+        "INT1", "F1", (0xF1,), "sensitive", _PATCH, _icebp, "Vol. 2A INT1",
+        "The engine raises #UD. The VMM gives the guest #DB, as a CPU does.",
         patched=_BOTH,
     ),
 )  # fmt: skip
