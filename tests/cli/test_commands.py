@@ -1,6 +1,7 @@
 """What needs no machine."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -26,6 +27,12 @@ def test_help(arguments):
     result = emu86(*arguments)
     assert (result.returncode, result.stderr) == (0, "")
     assert "Usage: emu86" in result.stdout
+
+
+def test_help_has_a_line_for_each_status():
+    lines = emu86("run", "--help").stdout.splitlines()
+    statuses = [line.split()[0] for line in lines if re.match("  [0-9N]", line)]
+    assert statuses == ["128+n", "3", "0", "4", "1", "3", "N", "0"]
 
 
 def test_version():
