@@ -143,4 +143,13 @@ pci:
         mov     ecx, 0FFFFFFFFh
         jmp     .done
 
-        times   SIZE - ($ - rom) db 0FFh
+; -- What a PC's ROM has at fixed places (IBM PC/AT Technical Reference, section 5) -------
+
+        times   0F53h - ($ - rom) db 0FFh
+        iret                            ; F000:FF53: where unused vectors lead
+
+        times   0FF5h - ($ - rom) db 0FFh
+        db      "01/01/26"              ; F000:FFF5: its date
+        db      0FFh
+        db      0FCh                    ; F000:FFFE: the model, a PC/AT
+        db      0FFh

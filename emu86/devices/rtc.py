@@ -1,7 +1,8 @@
 """Motorola MC146818 real-time clock with the CMOS RAM of a PC.
 
 Source: MC146818 data sheet (ADI-856), whose section names are cited below; the
-layout of the RAM is that of the IBM PC/AT, with the century in byte 32h.
+layout of the RAM is that of the IBM PC/AT, with the century in byte 32h (and in 37h,
+where a PS/2 has it: Ralf Brown's Interrupt List, CMOS.LST).
 
 Time is worked out from ``now``: the registers are not counted up, and neither an
 update nor a periodic edge costs anything unless its interrupt is enabled.
@@ -44,6 +45,8 @@ REGISTER_B: Final = 0x0B
 REGISTER_C: Final = 0x0C
 REGISTER_D: Final = 0x0D
 CENTURY: Final = 0x32
+CENTURY_PS2: Final = 0x37
+"""Where a PS/2 has the century; here it is the same register."""
 
 TIME: Final = frozenset(
     {SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY},
@@ -66,6 +69,9 @@ UPDATED: Final = 0x10
 C_IRQF: Final = 0x80
 
 D_VRT: Final = 0x80
+
+EQUIPMENT: Final = 0x02
+"""Byte 14h: a coprocessor, no diskette drive, a display that has a BIOS of its own."""
 
 
 def days_from_civil(year: int, month: int, day: int) -> int:
@@ -135,6 +141,7 @@ class Rtc:
         self._ram = bytearray(128)
         self._ram[REGISTER_A] = A_32KHZ | 0x06
         self._ram[REGISTER_B] = B_24H
+        self._ram[0x14] = EQUIPMENT
         self._ram[0x15:0x17] = min(base_memory, 0xFFFF).to_bytes(2, "little")
         extended = min(extended_memory, 0xFFFF).to_bytes(2, "little")
         self._ram[0x17:0x19] = extended
@@ -170,7 +177,8 @@ class Rtc:
         """Set the index (0), whose bit 7 masks NMI, or write its register (1)."""
         value &= 0xFF
         if not offset & 1:
-            self.index = value & 0x7F
+            value &= 0x7F
+            self.index = CENTURY if value == CENTURY_PS2 else value
             return
         index = self.index
         if index in TIME:
@@ -209,6 +217,10 @@ class Rtc:
         """Become the chip that was saved."""
         reinstate(self, state)
         self._due = self._next_interrupt()
+
+    def seconds_of_day(self, now: int) -> int:
+        """Return the seconds since midnight that a running clock shows."""
+        return self._time(now) % 86_400
 
     @property
     def ram(self) -> bytes:

@@ -7,12 +7,12 @@ from functools import partial
 from os import PathLike
 from typing import Final, NoReturn
 
-from emu86 import config, images
+from emu86 import config
 from emu86.cpu.library import Abilities
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
 from emu86.errors import ConfigError, as_bytes, as_int, expect, unknown
-from emu86.machine import boot, layout, snapshot
+from emu86.machine import bios, boot, snapshot
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.chardev import CharDevice
@@ -70,13 +70,13 @@ class Machine:
         )
         self._engine = self.vmm.engine
         self._ram = self.vmm.ram
-        self._shadow_rom()
         self._engine.clock.set_costs(rdtsc=_RDTSC_NS)
         self.vcpu = self.vmm.vcpu
         self.console = CharDevice()
         self.board = Board(
             self._engine.clock, memory, self.console, self._end, debug_exit=debug_exit
         )
+        bios.leave(self._ram.bytes, self.board, self.now)
         self.vmm.connect(self.board, self.board.pic)
         self._loop = RunLoop(self.vmm, self.board, self.console, realtime=realtime)
         self._loaded = False
@@ -85,10 +85,6 @@ class Machine:
         # What the guest was loaded by, and what CPU and chips are at a reset.
         self._load_again: Callable[[], Entry] | None = None
         self._at_reset = self.vmm.save(), self.board.save()
-
-    def _shadow_rom(self) -> None:
-        """Put the ROM into RAM, as a PC's firmware does."""
-        self._ram.bytes[layout.ROM : layout.ROM + images.ROM_SIZE] = images.rom()
 
     @property
     def realtime(self) -> bool:
@@ -153,11 +149,11 @@ class Machine:
         now = self.now
         vmm, (technique, chips) = self.vmm, self._at_reset
         self._ram.restore(())
-        self._shadow_rom()
         vmm.restore(replace(technique, exits=vmm.all_exits(), counts=vmm.counts()))
         self._engine.clock.advance_to(now)
         self._engine.clock.set_tsc(0)
         self.board.restore(chips)
+        bios.leave(self._ram.bytes, self.board, now)
         self._enter(self._load_again())
 
     def _must_be_new(self) -> None:

@@ -239,10 +239,23 @@ def test_ram_and_memory_sizes():
     assert cmos[0x34] | cmos[0x35] << 8 == 112 * 16
     checksum = sum(cmos[n] for n in range(0x10, 0x2E))
     assert cmos[0x2E] << 8 | cmos[0x2F] == checksum
-    for n in (*range(0x0E, 0x32), *range(0x33, 0x80)):
+    plain = [n for n in range(0x0E, 0x80) if n not in (0x32, 0x37)]  # the century
+    for n in plain:
         cmos[n] = n ^ 0x55
-    for n in (*range(0x0E, 0x32), *range(0x33, 0x80)):
+    for n in plain:
         assert cmos[n] == n ^ 0x55
+
+
+def test_the_equipment_byte(cmos):
+    """CMOS.LST 14h: the coprocessor alone; bits 7-6 and 0 would be diskette drives."""
+    assert cmos[0x14] == 0x02
+
+
+def test_the_century_of_a_ps2_is_the_same_register(cmos):
+    """CMOS.LST 32h and 37h."""
+    assert cmos[0x37] == 0x20
+    cmos[0x37] = 0x19
+    assert cmos[0x32] == cmos[0x37] == 0x19
 
 
 def test_the_nmi_mask_is_no_part_of_the_index(cmos):
