@@ -61,10 +61,11 @@ class Machine:
         self._configuration = snapshot.Configuration(
             memory, cpu, technique, debug_exit, realtime, hypervisor
         )
+        self._model = MODELS[cpu]
         self.vmm = build(
             technique,
             memory,
-            MODELS[cpu],
+            self._model,
             hypervisor="emu86 VMM" if hypervisor else "",
             abilities=abilities,
         )
@@ -114,7 +115,14 @@ class Machine:
         image = boot.read("kernel", kernel)
         initrds = () if initrd is None else (boot.read("initrd", initrd),)
         self._load(
-            partial(boot.load, self._ram.bytes, image, cmdline=append, initrds=initrds)
+            partial(
+                boot.load,
+                self._ram.bytes,
+                image,
+                cmdline=append,
+                initrds=initrds,
+                features=self._model.features,
+            )
         )
 
     def load_flat(self, data: bytes, address: int, entry: int | None = None) -> None:

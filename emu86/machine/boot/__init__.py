@@ -9,23 +9,12 @@ from os import PathLike
 from pathlib import Path
 
 from emu86.errors import ConfigError, expect
-from emu86.machine.boot import elf, flat, linux, multiboot
+from emu86.machine.boot import elf, flat, foreign, linux, multiboot, vmlinux
 from emu86.machine.boot.placement import Entry, memory_map
 
 __all__ = ["Entry", "flat", "load", "memory_map", "read", "sniff"]
 
 _LARGEST = 1 << 30  # a device or pipe without an end is not read forever
-
-_FOREIGN = (
-    (0, b"\x1f\x8b", "is compressed with gzip"),
-    (0, b"\xfd7zXZ\0", "is compressed with xz"),
-    (0, b"\x28\xb5\x2f\xfd", "is compressed with zstd"),
-    (0, b"MZ", "is an EFI or DOS program"),
-    (0, b"!<arch>\n", "is an archive (a Debian package?)"),
-    (0, b"070701", "is a cpio archive (an initrd?)"),
-    (56, b"ARM\x64", "is an arm64 kernel"),
-    (36, b"\x18\x28\x6f\x01", "is an ARM kernel"),
-)
 
 
 def read(role: str, source: bytes | bytearray | str | PathLike[str]) -> bytes:
@@ -55,31 +44,37 @@ def read(role: str, source: bytes | bytearray | str | PathLike[str]) -> bytes:
 def sniff(image: bytes) -> str:
     """The format of kernel `image`: "linux", "multiboot" or "elf".
 
-    Raises ConfigError, with a guess at what it is, for anything else.
+    Raises ConfigError that says what it is, if it is known, for anything else.
     """
     if linux.is_linux(image):
         return "linux"
+    if foreign.is_rom(image):
+        raise foreign.refuse(image)
     if multiboot.find_header(image) is not None:
         return "multiboot"
-    if elf.is_elf(image):
-        return "elf"
     if not image:
         raise ConfigError("kernel: the file is empty")
-    for offset, magic, guess in _FOREIGN:
-        if image.startswith(magic, offset):
-            raise ConfigError(
-                f"kernel: {guess}, not a bzImage, ELF or Multiboot kernel"
-            )
-    raise ConfigError("kernel: is no bzImage, ELF or Multiboot kernel")
+    is_elf = elf.is_elf(image)
+    if is_elf:
+        foreign.check_kernel(elf.headers(image), image)
+    foreign.check_multiboot(image)
+    if is_elf:
+        return "elf"
+    raise foreign.refuse(image)
 
 
 def load(
-    ram: memoryview, image: bytes, *, cmdline: str = "", initrds: Sequence[bytes] = ()
+    ram: memoryview,
+    image: bytes,
+    *,
+    cmdline: str = "",
+    initrds: Sequence[bytes] = (),
+    features: int = -1,
 ) -> Entry:
     """Place kernel `image` of whatever format into `ram` with all it is to be given.
 
-    Linux gets the `initrds` as one, a Multiboot kernel each as a module. Raises
-    ConfigError, whatever the bytes are.
+    Linux gets the `initrds` as one, a Multiboot kernel each as a module. `features`
+    is CPUID.1:EDX. Raises ConfigError, whatever the bytes are.
     """
     if any(not initrd for initrd in initrds):
         raise ConfigError("initrd: the file is empty")
@@ -90,5 +85,5 @@ def load(
     # Documentation/driver-api/early-userspace/buffer-format.rst).
     initrd = b"".join(part + bytes(-len(part) % 4) for part in initrds) or None
     if kind == "linux":
-        return linux.load(ram, image, cmdline=cmdline, initrd=initrd)
-    return elf.load(ram, image, cmdline=cmdline, initrd=initrd)
+        return linux.load(ram, image, cmdline=cmdline, initrd=initrd, features=features)
+    return vmlinux.load(ram, image, cmdline=cmdline, initrd=initrd)

@@ -1,28 +1,63 @@
-"""ELF executables, loaded by physical address; and a Linux `vmlinux` among them.
+"""ELF files: their headers, and segments loaded by physical address.
 
-Sources: Tool Interface Standard ELF Specification 1.2, "Program Loading"; for the
-registers and boot_params of a `vmlinux` the kernel's Documentation/arch/x86/boot.rst.
+Source: Tool Interface Standard ELF Specification 1.2, "ELF Header" and "Program
+Loading"; for the 64-bit class the System V ABI, "Object Files". Sections mean nothing
+to a loader, so a kernel stripped of them loads, however its section header is.
 """
 
-import io
+import struct
+from dataclasses import dataclass
 from typing import Final
 
 from emu86.errors import ConfigError
-from emu86.machine.boot import linux
-from emu86.machine.boot.placement import Entry, Placement
+from emu86.machine.boot.placement import ADAPTERS, MIB, Placement
 
-_EHDR_SIZE: Final = 52
-_CLASS32: Final = 1  # EI_CLASS
-_LITTLE_ENDIAN: Final = 1  # EI_DATA
-_SECTION_FIELDS: Final = (
-    (0x20, 4),  # e_shoff
-    (0x30, 2),  # e_shnum
-    (0x32, 2),  # e_shstrndx
-)
+# e_type
+RELOCATABLE: Final = 1
+EXECUTABLE: Final = 2
+SHARED: Final = 3
+CORE: Final = 4
 
-# What a vmlinux, whose setup header is not in the file, is told of itself.
-_PROTOCOL: Final = 0x020F
-_VMLINUX_CMDLINE_MAX: Final = 2047
+I386: Final = 3  # e_machine
+
+# p_type
+LOAD: Final = 1
+INTERPRETER: Final = 3
+NOTE: Final = 4
+THREAD_LOCAL: Final = 7
+
+# By class: e_type to e_phnum, and a program header; after the 16 bytes of e_ident.
+_EHDR: Final = {32: "HHIIIIIHHH", 64: "HHIQQQIHHH"}
+_PHDR: Final = {32: "8I", 64: "2I6Q"}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A program header: `size` bytes at `offset` in the file, `memory` bytes in RAM."""
+
+    kind: int
+    offset: int
+    virtual: int
+    physical: int
+    size: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """An ELF file's headers: of 32 or 64 `bits`, in byte order "<" or ">".
+
+    end: where the program headers end in the file.
+    """
+
+    bits: int
+    order: str
+    abi: int
+    kind: int
+    machine: int
+    entry: int
+    segments: tuple[Segment, ...]
+    end: int
 
 
 def is_elf(image: bytes) -> bool:
@@ -30,69 +65,70 @@ def is_elf(image: bytes) -> bool:
     return image[:4] == b"\x7fELF"
 
 
-def load(ram: memoryview, image: bytes, *, cmdline: str, initrd: bytes | None) -> Entry:
-    """Place `vmlinux` `image`, its command line and `initrd` into `ram`.
-
-    `ram` is all of guest-physical memory. Raises ConfigError when the image is no
-    32-bit i386 executable, is truncated, or does not fit.
-    """
-    places = Placement(ram)
-    entry = place_segments(places, image)
-    params = bytearray(4096)
-    params[0x1FE:0x200] = b"\x55\xaa"
-    params[0x202:0x206] = b"HdrS"
-    params[0x206:0x208] = _PROTOCOL.to_bytes(2, "little")
-    params[0x211] = 0x01  # LOADED_HIGH
-    boot_params = linux.place_params(
-        places, params, cmdline, _VMLINUX_CMDLINE_MAX, initrd, linux.INITRD_ADDR_MAX
+def headers(image: bytes) -> Headers:
+    """Read the headers; ConfigError if the file ends within them, or they are none."""
+    bits, order = 32, "<"
+    if image[4:5] == b"\2":
+        bits = 64
+    if image[5:6] == b"\2":
+        order = ">"
+    ehdr = struct.Struct(order + _EHDR[bits])
+    phdr = struct.Struct(order + _PHDR[bits])
+    if len(image) < 16 + ehdr.size:
+        raise ConfigError("kernel: truncated in its ELF header")
+    fields = ehdr.unpack_from(image, 16)
+    kind, machine, _, entry, start = fields[:5]
+    size, count = fields[8:10]
+    end = start + size * count
+    if count and size != phdr.size:
+        raise ConfigError(f"kernel: damaged: its program headers have {size} bytes")
+    if len(image) < end:
+        raise ConfigError("kernel: truncated in its program headers")
+    where = 2 if bits == 64 else 1  # of 64 bits, the flags come second
+    segments = tuple(
+        Segment(row[0], *row[where : where + 5])
+        for row in phdr.iter_unpack(image[start:end] if count else b"")
     )
-    return places.entry(entry, {"esi": boot_params})
+    return Headers(bits, order, image[7], kind, machine, entry, segments, end)
 
 
 def place_segments(places: Placement, image: bytes) -> int:
-    """Place the loadable segments at their physical addresses; return the entry's."""
-    # Late: pyelftools costs 60 ms that other formats need not pay.
-    from elftools.common.exceptions import ELFError  # noqa: PLC0415
-    from elftools.elf.elffile import ELFFile  # noqa: PLC0415
+    """Place the loadable segments at their physical addresses; return the entry's.
 
-    if len(image) < _EHDR_SIZE:
-        raise ConfigError("kernel: truncated in its ELF header")
-    if image[4] != _CLASS32:
-        raise ConfigError("kernel: is a 64-bit ELF file, this machine is 32-bit")
-    if image[5] != _LITTLE_ENDIAN:
-        raise ConfigError("kernel: is a big-endian ELF file, this machine is an i386")
-    # Sections mean nothing to a loader: with them hidden, a kernel stripped of them
-    # loads, however its section header is.
-    header = bytearray(image)
-    for offset, size in _SECTION_FIELDS:
-        header[offset : offset + size] = bytes(size)
-    try:
-        file = ELFFile(io.BytesIO(header))
-        machine, kind = file["e_machine"], file["e_type"]
-        start = file["e_entry"]
-        segments = [segment.header for segment in file.iter_segments(type="PT_LOAD")]
-    except ELFError as error:
-        raise ConfigError(f"kernel: damaged ELF headers: {error}") from None
-    if machine != "EM_386":
-        name = str(machine).removeprefix("EM_")
-        raise ConfigError(f"kernel: is an ELF file for {name}, this machine is an i386")
-    if kind != "ET_EXEC":
-        raise ConfigError("kernel: is an ELF file, but no executable")
-
-    entry = None
-    for segment in segments:
-        address, size = segment.p_paddr, segment.p_filesz
-        data = image[segment.p_offset : segment.p_offset + size]
-        if len(data) < size:
-            raise ConfigError(
-                f"kernel: truncated: {len(image)} bytes of {segment.p_offset + size}"
-            )
-        places.put("kernel", address, data)
-        places.put_zeros("kernel", address + size, max(segment.p_memsz - size, 0))
+    Raises ConfigError if the file is truncated or does not fit.
+    """
+    found = headers(image)
+    start, entry = found.entry, None
+    for segment in found.segments:
+        if segment.kind != LOAD:
+            continue
+        address, end = segment.physical, segment.offset + segment.size
+        if len(image) < end:
+            raise ConfigError(f"kernel: truncated: {len(image)} bytes of {end}")
+        lost = _lost(image, found, segment)
+        places.lose("kernel", address, lost)
+        data = memoryview(image)[segment.offset + lost : end]
+        places.put("kernel", address + lost, data)
+        bss = max(segment.memory - segment.size, 0)
+        places.put_zeros("kernel", address + segment.size, bss)
         # e_entry is physical in Linux and virtual in others.
-        for base in (address, segment.p_vaddr):
-            if entry is None and base <= start < base + segment.p_memsz:
+        for base in (address, segment.virtual):
+            if entry is None and base <= start < base + segment.memory:
                 entry = start - base + address
     if entry is None:
         raise ConfigError(f"kernel: its ELF entry {start:#x} is in no segment")
-    return int(entry)
+    return entry
+
+
+def _lost(image: bytes, found: Headers, segment: Segment) -> int:
+    """Return how many of a segment's first bytes have no memory, and need none.
+
+    `ld -Ttext 0x100000` puts the file's own headers before the code, into a segment
+    that begins below 1 MiB. On a PC they are written to the ROM there, and are lost;
+    as are zeros that fill the segment up.
+    """
+    if not ADAPTERS <= segment.physical < MIB:
+        return 0
+    size = min(MIB - segment.physical, segment.size)
+    first = max(segment.offset, found.end)
+    return 0 if image[first : segment.offset + size].strip(b"\0") else size

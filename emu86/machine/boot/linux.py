@@ -27,16 +27,31 @@ _E820_ENTRIES: Final = 0x1E8
 _E820_TABLE: Final = 0x2D0
 
 
+# Of CPUID.1:EDX, what a 32-bit Linux can ask for (arch/x86/include/asm/
+# required-features.h); one that runs on a 486 does not ask for CX8.
+_FEATURES: Final = {1 << 0: "FPU", 1 << 6: "PAE", 1 << 8: "CX8", 1 << 15: "CMOV"}
+_PAE: Final = 1 << 6
+_CX8: Final = 1 << 8
+
+
 def is_linux(image: bytes) -> bool:
     """Whether `image` has the boot sector flag and setup header of a Linux kernel."""
     return image[0x1FE:0x200] == b"\x55\xaa" and image[0x202:0x206] == b"HdrS"
 
 
-def load(ram: memoryview, image: bytes, *, cmdline: str, initrd: bytes | None) -> Entry:
+def load(
+    ram: memoryview,
+    image: bytes,
+    *,
+    cmdline: str,
+    initrd: bytes | None,
+    features: int = -1,
+) -> Entry:
     """Place bzImage `image`, its command line and `initrd` into `ram`.
 
-    `ram` is all of guest-physical memory. Raises ConfigError when the image is no
-    32-bit bzImage of protocol 2.02 or later, is truncated, or does not fit.
+    `ram` is all of guest-physical memory; `features` is CPUID.1:EDX. Raises ConfigError
+    when the image is no 32-bit bzImage of protocol 2.02 or later, asks for a feature
+    that is not there, is truncated, or does not fit.
     """
     if not is_linux(image):
         raise ConfigError("kernel: no Linux setup header")
@@ -57,8 +72,12 @@ def load(ram: memoryview, image: bytes, *, cmdline: str, initrd: bytes | None) -
     if not params[0x211] & _LOADED_HIGH:
         raise ConfigError("kernel: a zImage, which loads low; a bzImage is needed")
     if version >= 0x020C and params[0x236] & _XLF_KERNEL_64:
-        raise ConfigError("kernel: is for x86-64, this machine is 32-bit")
+        raise ConfigError(
+            "kernel: is for x86-64, this machine is 32-bit: take one for i386 without"
+            " PAE (Debian's linux-image-686)"
+        )
 
+    _check_features(image[:offset], features)
     kernel = image[offset:]
     size = _u32(params, 0x1F4) * 16 if version >= 0x0204 else len(kernel)
     # syssize counts paragraphs: the last need not be full.
@@ -69,7 +88,10 @@ def load(ram: memoryview, image: bytes, *, cmdline: str, initrd: bytes | None) -
     places = Placement(ram)
     entry = _u32(params, 0x214)
     if entry < MIB:
-        raise ConfigError(f"kernel: its entry {entry:#x} is below 1 MiB")
+        raise ConfigError(
+            f"kernel: its entry {entry:#x} is below 1 MiB: it starts in real mode (as"
+            " iPXE and memory tests do), which there is not"
+        )
     places.put("kernel", entry, kernel)
     places.reserve(
         "kernel",
@@ -128,6 +150,43 @@ def command_line(cmdline: str) -> bytes:
     if b"\0" in text:
         raise ConfigError("command line: holds a NUL character")
     return text + b"\0"
+
+
+def _check_features(setup: bytes, features: int) -> None:
+    """Raise ConfigError if `setup` asks for more than `features`, as it would itself.
+
+    The setup code is not run here: it asks for its features in real mode.
+    """
+    missing = _required_features(setup) & ~features
+    names = " and ".join(name for bit, name in _FEATURES.items() if missing & bit)
+    if missing & _PAE:
+        raise ConfigError(
+            f"kernel: needs {names}, which no CPU model has: take a kernel without PAE"
+            " (Debian's is linux-image-686, not -686-pae)"
+        )
+    if missing:
+        raise ConfigError(
+            f"kernel: needs {names}, which this CPU model has not: take another model"
+        )
+
+
+def _required_features(setup: bytes) -> int:
+    """Return the bits of CPUID.1:EDX that the setup code asks for, 0 if it is not seen.
+
+    They are the first doubleword of `req_flags` (arch/x86/boot/cpucheck.c), which is
+    found by what it can hold: bits of _FEATURES, then features that a 32-bit kernel
+    never needs (but for doubleword 3, NOPL).
+    """
+    if b"features not present on the CPU" not in setup:
+        return 0
+    known = sum(_FEATURES)
+    for at in range(0, len(setup) - 32, 4):
+        first = _u32(setup, at)
+        if first & ~known or not first & _CX8:
+            continue
+        if not any(setup[at + 4 : at + 12]) and not any(setup[at + 16 : at + 32]):
+            return first
+    return 0
 
 
 def _memory_needed(params: bytearray, version: int, entry: int) -> int:

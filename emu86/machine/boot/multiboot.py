@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from emu86.errors import ConfigError
-from emu86.machine.boot import elf
+from emu86.machine.boot import elf, foreign
 from emu86.machine.boot.linux import command_line
 from emu86.machine.boot.placement import LOW_END, MIB, Entry, Placement, memory_map
 
@@ -68,6 +68,7 @@ def load(
     if flags & _ADDRESSES:
         eip = _place_by_addresses(places, image, header)
     elif elf.is_elf(image):
+        foreign.check_machine(elf.headers(image), image)
         eip = elf.place_segments(places, image)
     else:
         raise ConfigError("kernel: Multiboot, but neither ELF nor with load addresses")

@@ -1,11 +1,16 @@
 """Guest RAM as a boot loader sees it: a memory map, and places not yet taken."""
 
+from bisect import bisect
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from emu86.errors import ConfigError
 
+KIB: Final = 1 << 10
 MIB: Final = 1 << 20
+GIB: Final = 1 << 30
 PAGE: Final = 4096
 
 # Types of a memory map entry, as INT 15h function E820h reports them
@@ -14,8 +19,11 @@ USABLE: Final = 1
 RESERVED: Final = 2
 
 LOW_END: Final = 0x9FC00
-"""End of conventional memory: the last KiB below A0000h is the extended BIOS data
-area of a PC, and from A0000h to FFFFFh are display memory and ROM."""
+"""End of what a guest may take for its own: the KiB above is the extended BIOS data
+area of a PC."""
+
+ADAPTERS: Final = 0xA0000
+"""From here to 1 MiB there is no memory: display memory and ROM."""
 
 _FIRST_FREE: Final = 0x1000
 # Page 0 holds the real-mode interrupt vectors and the BIOS data area.
@@ -57,9 +65,13 @@ def memory_map(ram_size: int) -> list[tuple[int, int, int]]:
     return entries
 
 
-def mebibytes(size: int) -> str:
-    """`size` bytes for a person, never rounded down."""
-    return f"{-(-size // MIB)} MiB"
+def human(size: int) -> str:
+    """`size` bytes for a person, with a unit, never rounded down."""
+    if size < MIB:
+        return f"{-(-size // KIB)} KiB" if size >= KIB else f"{size} bytes"
+    if size < GIB or size % GIB:
+        return f"{-(-size // MIB)} MiB"
+    return f"{size // GIB} GiB"
 
 
 class Placement:
@@ -71,29 +83,39 @@ class Placement:
 
     def __init__(self, ram: memoryview) -> None:
         self.ram = ram
-        self._taken: list[tuple[int, int]] = []
+        self._taken: list[tuple[int, int]] = []  # (start, end), sorted, never empty
 
     def reserve(self, role: str, address: int, size: int) -> None:
         """Take [address, address + size) for `role`, or say why it cannot be had."""
         end = address + size
         if end > len(self.ram):
             raise ConfigError(
-                f"{role}: does not fit: needs {mebibytes(end)} of memory,"
-                f" the machine has {mebibytes(len(self.ram))}"
+                f"{role}: does not fit: needs {human(end)} of memory,"
+                f" the machine has {human(len(self.ram))}"
             )
-        if size and address < MIB and end > LOW_END:
+        if size and address < MIB and end > ADAPTERS:
             raise ConfigError(
                 f"{role}: wants {address:#x}-{end:#x}, where a PC has no memory"
-                f" between {LOW_END:#x} and {MIB:#x}"
+                f" between {ADAPTERS:#x} and {MIB:#x}"
             )
-        if any(address < taken_end and start < end for start, taken_end in self._taken):
+        self.lose(role, address, size)
+
+    def lose(self, role: str, address: int, size: int) -> None:
+        """Take [address, address + size), memory or not, for what is not put there."""
+        end = address + size
+        if not size:
+            return
+        at = bisect(self._taken, (address, end))
+        # Of what is taken only the neighbours can overlap it.
+        if (at and self._taken[at - 1][1] > address) or (
+            at < len(self._taken) and self._taken[at][0] < end
+        ):
             raise ConfigError(
                 f"{role}: wants {address:#x}-{end:#x}, which is taken already"
             )
-        if size:
-            self._taken.append((address, end))
+        self._taken.insert(at, (address, end))
 
-    def put(self, role: str, address: int, data: bytes) -> None:
+    def put(self, role: str, address: int, data: bytes | memoryview) -> None:
         """Reserve the room for `data` at `address` and write it there."""
         self.reserve(role, address, len(data))
         self.ram[address : address + len(data)] = data
@@ -101,15 +123,17 @@ class Placement:
     def put_zeros(self, role: str, address: int, size: int) -> None:
         """Reserve `size` bytes at `address` and clear them."""
         self.reserve(role, address, size)
-        # By pieces: a file can ask for gigabytes of zeros.
+        # A file can ask for gigabytes of zeros, and memory that nobody has written to
+        # costs the host nothing as long as nobody writes.
         for start in range(address, address + size, MIB):
-            end = min(start + MIB, address + size)
-            self.ram[start:end] = bytes(end - start)
+            piece = self.ram[start : min(start + MIB, address + size)]
+            if np.frombuffer(piece, np.uint8).any():
+                piece[:] = bytes(len(piece))
 
     def put_low(self, role: str, data: bytes) -> int:
         """Write `data` at the lowest free place below 640 KiB; return its address."""
         address = _FIRST_FREE
-        for start, end in sorted(self._taken):
+        for start, end in self._taken:
             if address + len(data) <= start:
                 break
             address = max(address, (end + 15) & ~15)
@@ -121,15 +145,15 @@ class Placement:
     def put_high(self, role: str, data: bytes, limit: int) -> int:
         """Write `data` at the highest free page that ends by `limit`; return it."""
         end = min(limit, len(self.ram))
-        for start, taken_end in sorted(self._taken, reverse=True):
+        for start, taken_end in reversed(self._taken):
             if taken_end <= self._page_below(end, data):
                 break
             end = min(end, start)
         address = self._page_below(end, data)
         if address < MIB:
             raise ConfigError(
-                f"{role}: its {mebibytes(len(data))} do not fit beside the kernel"
-                f" in {mebibytes(len(self.ram))} of memory"
+                f"{role}: its {human(len(data))} do not fit beside the kernel"
+                f" in {human(len(self.ram))} of memory"
             )
         self.put(role, address, data)
         return address

@@ -143,6 +143,43 @@ def test_headers(fields, message):
             load(bzimage(**fields))
 
 
+def requiring(features, words=b""):
+    """A bzImage whose setup code asks for these (arch/x86/boot/cpucheck.c)."""
+    image = bytearray(bzimage())
+    image[0x300:0x320] = b"features not present on the CPU:"
+    image[0x340:0x360] = features.to_bytes(4, "little") + words.ljust(28, b"\0")
+    return bytes(image)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (0x8141, "needs PAE and CMOV, which no CPU model has: take a kernel without"),
+        (0x0141, "needs PAE, which no CPU model has"),
+        (0x8101, "needs CMOV, which this CPU model has not"),
+        (0x0101, None),
+        (0x0001, None),  # a 486's
+        (0x8141 | 1 << 20, None),  # no 32-bit Linux asks for bit 20: other data
+    ],
+)
+def test_features_that_the_kernel_needs(features, message):
+    ram, pentium = memoryview(bytearray(4 * MIB)), 0x1BF
+    if message is None:
+        boot.load(ram, requiring(features), features=pentium)
+    else:
+        with pytest.raises(ConfigError, match=f"^kernel: {message}"):
+            boot.load(ram, requiring(features), features=pentium)
+    load(requiring(features))  # whatever it is, this CPU has it
+
+
+def test_a_feature_word_that_others_follow_is_none():
+    load_with = memoryview(bytearray(4 * MIB))
+    boot.load(load_with, requiring(0x8141, b"\1"), features=0)
+    nopl = bytes(11) + b"\x10"  # doubleword 3 is the one that may hold something
+    with pytest.raises(ConfigError, match="needs FPU and PAE and CX8 and CMOV"):
+        boot.load(load_with, requiring(0x8141, nopl), features=0)
+
+
 def test_old_protocols_lack_the_newer_fields():
     # 0xFF where 2.02 has nothing: must not be taken for fields of later versions.
     image = bytearray(bzimage(version=0x0202, xloadflags=0xFFFF, init_size=0xFFFFFFFF))

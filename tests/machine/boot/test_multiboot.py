@@ -102,8 +102,24 @@ def test_header_is_found(offset):
 
 @pytest.mark.parametrize("offset", [2, 8192 - 8, 8192])
 def test_header_is_not_found_out_of_place(offset):
-    with pytest.raises(ConfigError, match="^kernel: is no"):
+    where = f"^kernel: its Multiboot header is at {offset:#x} .* first 8192 bytes"
+    with pytest.raises(ConfigError, match=where):
         boot.sniff(bytes(offset) + header(0))
+
+
+def test_a_header_whose_checksum_is_wrong_is_told_of():
+    image = bytes(8) + struct.pack("<3I", MAGIC, 3, 4)
+    with pytest.raises(ConfigError, match="checksum of its Multiboot header, at 0x8"):
+        boot.sniff(image)
+
+
+def test_a_multiboot_2_kernel_is_told_from_others():
+    """Multiboot2 Specification 2.0, 3.1.1: 8-aligned, in the first 32768 bytes."""
+    fields = (0xE85250D6, 0, 24)
+    header2 = struct.pack("<4I", *fields, -sum(fields) & 0xFFFFFFFF)
+    with pytest.raises(ConfigError, match="for Multiboot 2: .* Multiboot 1"):
+        boot.sniff(bytes(0x1000) + header2)
+    assert boot.sniff(bytes(0x1000) + header2 + header(0)) == "multiboot"
 
 
 def test_a_magic_without_checksum_is_passed_over():
@@ -128,22 +144,6 @@ def test_a_magic_without_checksum_is_passed_over():
     ],
 )
 def test_what_cannot_be_loaded(image, message):
-    with pytest.raises(ConfigError, match=f"^kernel: .*{message}"):
-        load(image)
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (b"", "file is empty"),
-        (b"\x1f\x8b\x08", "gzip"),
-        (b"MZ\x90", "EFI or DOS"),
-        (bytes(56) + b"ARM\x64", "arm64"),
-        (b"#!/bin/sh\n", "no bzImage"),
-        (b"070701", "cpio"),
-    ],
-)
-def test_a_foreign_file_is_named(image, message):
     with pytest.raises(ConfigError, match=f"^kernel: .*{message}"):
         load(image)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from emu86.errors import ConfigError
 from emu86.machine import boot
-from emu86.machine.boot.placement import LOW_END, MIB, Placement
+from emu86.machine.boot.placement import LOW_END, MIB, Placement, human
 
 
 @pytest.mark.parametrize("size", [1 << 20, 4 << 20, 3 << 30])
@@ -42,9 +42,26 @@ def test_a_part_is_not_put_over_another():
 def test_a_part_is_not_put_where_a_pc_has_no_memory():
     places = Placement(memoryview(bytearray(2 * MIB)))
     with pytest.raises(ConfigError, match="^kernel: .* no memory"):
-        places.put("kernel", LOW_END - 1, b"xx")
+        places.put("kernel", 0xA0000 - 1, b"xx")
+    places.put("kernel", LOW_END, b"xx")  # over a BIOS's data: as QEMU does
     with pytest.raises(ConfigError, match="^kernel: does not fit: needs 3 MiB"):
         places.put("kernel", 2 * MIB, b"x")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1025, "2 KiB"),
+        (MIB, "1 MiB"),
+        (129 * MIB - 1, "129 MiB"),
+        (3 << 30, "3 GiB"),
+        ((4 << 30) + 1, "4097 MiB"),
+    ],
+)
+def test_sizes_are_for_people_and_never_rounded_down(size, text):
+    assert human(size) == text
 
 
 def test_zeros_clear_what_was_there():

@@ -1,0 +1,223 @@
+"""What a file is that is no kernel for this machine, and what to do instead.
+
+Each kind is known by its magic number, from its own format's description; most are in
+the table of file(1), too.
+"""
+
+import re
+from typing import Final
+
+from emu86.errors import ConfigError
+from emu86.machine.boot import elf
+
+_UNPACK: Final = "unpack it first ({})"
+_NO_DISK: Final = "there is no disk here; give the file of the kernel that is in it"
+_BUILD: Final = "build it for i386 (gcc -m32, ld -m elf_i386)"
+_LD: Final = "ld -m elf_i386 -Ttext 0x100000"
+_LINK: Final = f"link it ({_LD})"
+_REAL_MODE: Final = "emu86 has no real mode; take the file of a kernel"
+_PROGRAM: Final = "boot Linux, with the program in an initrd"
+_INITRD: Final = "give it with --initrd, and a kernel with --kernel"
+_KERNEL: Final = "take the file of a kernel"
+
+# (offset, magic number, what it is, what to do). The first that fits counts, so what
+# has two of them stands before what has one.
+_KINDS: Final = (
+    (0, b"\x1f\x8b", "compressed with gzip", _UNPACK.format("gunzip")),
+    (0, b"\x1f\x9d", "compressed with compress", _UNPACK.format("gunzip")),
+    (0, b"\xfd7zXZ\0", "compressed with xz", _UNPACK.format("unxz")),
+    (0, b"\x5d\0\0", "compressed with lzma", _UNPACK.format("unlzma")),
+    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd", _UNPACK.format("unzstd")),
+    (0, b"BZh", "compressed with bzip2", _UNPACK.format("bunzip2")),
+    (0, b"\x04\x22\x4d\x18", "compressed with lz4", _UNPACK.format("unlz4")),
+    (0, b"\x02\x21\x4c\x18", "compressed with lz4", _UNPACK.format("unlz4")),
+    (0, b"\x89LZO", "compressed with lzop", _UNPACK.format("lzop -d")),
+    (0, b"PK\3\4", "a zip archive", _UNPACK.format("unzip")),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK.format("7z x")),
+    (257, b"ustar", "a tar archive", _UNPACK.format("tar xf")),
+    (0, b"!<arch>\ndebian", "a Debian package", _UNPACK.format("dpkg-deb -x")),
+    (0, b"!<arch>\n", "a library of object files", _LINK),
+    (0, b"\xed\xab\xee\xdb", "an RPM package", _UNPACK.format("rpm2cpio")),
+    (0, b"07070", "a cpio archive (an initrd?)", _INITRD),
+    (0x8001, b"CD001", "an ISO 9660 image", _NO_DISK),
+    (0, b"QFI\xfb", "a disk image (qcow2)", _NO_DISK),
+    (0, b"KDMV", "a disk image (VMDK)", _NO_DISK),
+    (0, b"# Disk DescriptorFile", "a disk image (VMDK)", _NO_DISK),
+    (0x40, b"\x7f\x10\xda\xbe", "a disk image (VDI)", _NO_DISK),
+    (0, b"conectix", "a disk image (VHD)", _NO_DISK),
+    (-512, b"conectix", "a disk image (VHD)", _NO_DISK),
+    (0, b"vhdxfile", "a disk image (VHDX)", _NO_DISK),
+    (512, b"EFI PART", "a disk image (with a GPT)", _NO_DISK),
+    (0x438, b"\x53\xef", "a file system (ext2, ext3 or ext4)", _NO_DISK),
+    (0, b"hsqs", "a file system (squashfs)", _NO_DISK),
+    (0, b"\x27\x05\x19\x56", "a U-Boot image", "take the kernel that is in it"),
+    (0, b"ANDROID!", "an Android boot image", "take the kernel that is in it"),
+    (0, b"\xd0\x0d\xfe\xed", "a device tree", "a PC has none; " + _KERNEL),
+    (56, b"ARM\x64", "a kernel for AArch64", _BUILD),
+    (36, b"\x18\x28\x6f\x01", "a kernel for ARM", _BUILD),
+    (56, b"RSC\x05", "a kernel for RISC-V", _BUILD),
+    (0, b"\xce\xfa\xed\xfe", "a Mach-O file (macOS)", _BUILD),
+    (0, b"\xcf\xfa\xed\xfe", "a Mach-O file (macOS)", _BUILD),
+    (0, b"\xfe\xed\xfa", "a Mach-O file (macOS)", _BUILD),
+    (0, b"\xca\xfe\xba\xbe", "a Mach-O file (macOS) or a Java class", _BUILD),
+    (0, b"\0asm", "a WebAssembly module", _KERNEL),
+    (0, b"BC\xc0\xde", "LLVM bitcode", "compile it for i386 (llc), and " + _LINK),
+    (0, b"\x4c\x01", "an object file (COFF)", _LINK),
+    (0, b"#!", "a script", _KERNEL),
+    (0, b"\x55\xaa", "an expansion ROM", _REAL_MODE),
+    (510, b"\x55\xaa", "a boot sector or a disk image", _REAL_MODE),
+)
+
+# What is at the address of the file header that DOS programs name (PE format, "MS-DOS
+# Stub"): a signature, and for Windows' own format a subsystem ("Optional Header").
+_MZ_STUB: Final = {
+    b"PE\0\0": "a program for Windows",
+    b"NE": "a program for 16-bit Windows",
+    b"LE": "a program for OS/2 or DOS",
+    b"LX": "a program for OS/2",
+}
+_EFI_SUBSYSTEMS: Final = range(10, 14)
+
+# The first instructions at reset: what may precede a jump is NOP, CLI, CLD, INVD and
+# WBINVD.
+_RESET_VECTOR: Final = re.compile(rb"(?:[\x90\xfa\xfc]|\x0f[\x08\x09])*[\xe9\xea\xeb]")
+_ROM_UNIT: Final = 1 << 16
+
+_MULTIBOOT: Final = 0x1BADB002
+_MULTIBOOT_2: Final = 0xE85250D6
+
+_MACHINES: Final = {
+    2: "SPARC", 3: "i386", 4: "68000", 8: "MIPS", 20: "PowerPC", 21: "PowerPC 64",
+    22: "S/390", 40: "ARM", 42: "SuperH", 43: "SPARC 64", 50: "Itanium",
+    62: "x86-64", 183: "AArch64", 243: "RISC-V", 247: "BPF", 258: "LoongArch",
+}  # fmt: skip
+_GNU_LINUX: Final = 3  # EI_OSABI
+# A note of the name "GNU", 4 bytes with its NUL, of 16 bytes and type 1: the oldest
+# kernel that a program runs on; operating system 0 is Linux (LSB, "Note Sections").
+_ABI_TAG: Final = b"\4\0\0\0\x10\0\0\0\1\0\0\0GNU\0\0\0\0\0"
+# Where ld puts programs: i386 and x86-64.
+_LINKED_LOW: Final = {3: range(0x08040000, 0x09000000), 62: range(0x400000, 0x500000)}
+
+
+def refuse(image: bytes) -> ConfigError:
+    """Say what `image` is: no bzImage, no Multiboot kernel, no ELF file."""
+    what, advice = _kind(image)
+    return ConfigError(f"kernel: is {what}: {advice}")
+
+
+def is_rom(image: bytes) -> bool:
+    """Whether `image` is a ROM: its last 16 bytes are where a CPU starts at reset."""
+    whole = bool(image) and len(image) % _ROM_UNIT == 0
+    return whole and _RESET_VECTOR.match(image, len(image) - 16) is not None
+
+
+def check_machine(found: elf.Headers, image: bytes) -> None:
+    """Raise ConfigError unless these are the headers of an i386's executable."""
+    here = "this machine is a 32-bit i386"
+    if found.machine != elf.I386:
+        message = f"is an ELF file for {_machine(found)}, {here}: {_BUILD}"
+        raise ConfigError(f"kernel: {message}")
+    if found.bits != 32 or found.order != "<":
+        kind = "64-bit" if found.bits != 32 else "big-endian"
+        raise ConfigError(f"kernel: is a {kind} ELF file, {here}: {_BUILD}")
+    if found.kind == elf.RELOCATABLE:
+        if b"\0.gnu.linkonce.this_module\0" in image:
+            message = "a module of Linux's kernel: load it in the guest (insmod)"
+        else:
+            message = f"an object file: {_LINK}"
+        raise ConfigError(f"kernel: is {message}")
+    if found.kind == elf.CORE:
+        raise ConfigError(f"kernel: is a core dump: {_KERNEL}")
+    if found.kind not in (elf.EXECUTABLE, elf.SHARED):
+        raise ConfigError("kernel: is an ELF file, but no executable")
+
+
+def check_kernel(found: elf.Headers, image: bytes) -> None:
+    """Raise ConfigError for an ELF file that may be a program, not a kernel."""
+    if _is_program(found, image):
+        where = "" if found.machine == elf.I386 else f" on {_machine(found)}"
+        message = f"is a program for Linux{where}, not a kernel: {_PROGRAM}"
+        if found.entry in _LINKED_LOW.get(found.machine, ()):
+            message += f" (if it is a kernel after all, link it with {_LD})"
+        raise ConfigError(f"kernel: {message}")
+    check_machine(found, image)
+    if found.kind == elf.SHARED:
+        raise ConfigError(f"kernel: is a shared library, not a kernel: {_KERNEL}")
+
+
+def check_multiboot(image: bytes) -> None:
+    """Raise ConfigError if a Multiboot header is there, but not as it must be."""
+    at = image.find(_MULTIBOOT_2.to_bytes(4, "little"), 0, 32768)
+    if at >= 0 and at % 8 == 0 and _sums_up(image, at, 4):
+        raise ConfigError("kernel: is for Multiboot 2: give it a header of Multiboot 1")
+    magic = _MULTIBOOT.to_bytes(4, "little")
+    at = image.find(magic)
+    if 0 <= at <= 8192 - 12 and at % 4 == 0:
+        raise ConfigError(
+            f"kernel: the checksum of its Multiboot header, at {at:#x}, is wrong:"
+            " magic number, flags and checksum must give 0"
+        )
+    while at >= 0:
+        if _sums_up(image, at, 3):
+            raise ConfigError(
+                f"kernel: its Multiboot header is at {at:#x} in the file: it must be"
+                " in the first 8192 bytes, at a multiple of 4"
+            )
+        at = image.find(magic, at + 1)
+
+
+def _machine(found: elf.Headers) -> str:
+    return _MACHINES.get(found.machine, f"machine {found.machine}")
+
+
+def _sums_up(image: bytes, at: int, count: int) -> bool:
+    words = (image[start : start + 4] for start in range(at, at + 4 * count, 4))
+    return sum(int.from_bytes(word, "little") for word in words) & 0xFFFFFFFF == 0
+
+
+def _kind(image: bytes) -> tuple[str, str]:
+    """Return what the file is, and what to do."""
+    for offset, magic, what, advice in _KINDS:
+        if image[offset if offset >= 0 else len(image) + offset :].startswith(magic):
+            return what, advice
+    if image.startswith(b"MZ"):
+        return _mz(image), _KERNEL
+    if is_rom(image):
+        return "a ROM", _REAL_MODE
+    if _is_text(image[:512]):
+        return "a text file", "assemble or compile it, and " + _LINK
+    return (
+        "no bzImage, ELF or Multiboot kernel",
+        "code without a format needs a Multiboot header in its first 8192 bytes",
+    )
+
+
+def _mz(image: bytes) -> str:
+    at = int.from_bytes(image[0x3C:0x40], "little")
+    for signature, what in _MZ_STUB.items():
+        if image.startswith(signature, at):
+            subsystem = int.from_bytes(image[at + 0x5C : at + 0x5E], "little")
+            efi = signature == b"PE\0\0" and subsystem in _EFI_SUBSYSTEMS
+            return "an EFI program" if efi else what
+    return "a program for DOS"
+
+
+def _is_text(start: bytes) -> bool:
+    printable = bytes(range(0x20, 0x7F)) + b"\t\n\r\f"
+    return bool(start) and not start.translate(None, printable)
+
+
+def _is_program(found: elf.Headers, image: bytes) -> bool:
+    if found.kind not in (elf.EXECUTABLE, elf.SHARED):
+        return False
+    kinds = {segment.kind for segment in found.segments}
+    if kinds & {elf.INTERPRETER, elf.THREAD_LOCAL} or found.abi == _GNU_LINUX:
+        return True
+    notes = (
+        image[segment.offset : segment.offset + segment.size]
+        for segment in found.segments
+        if segment.kind == elf.NOTE
+    )
+    if any(_ABI_TAG in note for note in notes):
+        return True
+    return found.entry in _LINKED_LOW.get(found.machine, ())
