@@ -57,4 +57,5 @@ def unknown(name: object, names: Collection[str]) -> str:
     close = get_close_matches(str(name).lower(), [one.lower() for one in names], 1)
     meant = [one for one in names if one.lower() in close]
     ask = f"did you mean {meant[0]!r}? " if meant else ""
-    return f"no {name!r:.60} ({ask}there are {', '.join(names)})"
+    between = "; " if any("," in one for one in names) else ", "
+    return f"no {name!r:.60} ({ask}there are {between.join(names)})"

@@ -7,21 +7,48 @@ needs it, so that help and mistakes answer at once.
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Final
 
 import click
+from click.shell_completion import shell_complete
 
 from emu86.cli import classify, exits, explain, lab, run
-from emu86.cli.terminal import say
-from emu86.errors import ConfigError
+from emu86.cli.terminal import say, speak_plainly
+from emu86.errors import ConfigError, unknown
 
 _MISTAKE: Final = 2  # exit status: the user's
 _INTERRUPTED: Final = 130
+_PROGRAM: Final = "emu86"
+_COMPLETE: Final = "_EMU86_COMPLETE"  # set by the shells' completion: click's name
+_COMPLETION: Final = """\
+To complete names with the TAB key, add a line to your shell's start-up file.
+
+\b
+bash (.bashrc):      eval "$(_EMU86_COMPLETE=bash_source emu86)"
+zsh (.zshrc):        eval "$(_EMU86_COMPLETE=zsh_source emu86)"
+fish (config.fish):  _EMU86_COMPLETE=fish_source emu86 | source
+"""
+
+
+class _Commands(click.Group):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; tell of one that there is not what may have been meant."""
+        name = args[0]
+        known = self.get_command(ctx, name) is not None
+        if not (known or ctx.resilient_parsing or name.startswith("-")):
+            hint = f" (to boot it: emu86 run {name})" if Path(name).is_file() else ""
+            raise click.UsageError(f"{unknown(name, list(self.commands))}{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
 
 @click.group(
+    cls=_Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_COMPLETION,
 )
 @click.version_option(package_name="emu86", message="emu86 %(version)s")
 @click.pass_context
@@ -37,12 +64,20 @@ for _module in (run, exits, explain, classify, lab):
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    speak_plainly()
     sys.exit(_main())
 
 
 def _main() -> int:
     try:
-        status = commands.main(prog_name="emu86", standalone_mode=False)
+        if instruction := os.environ.get(_COMPLETE):
+            return shell_complete(commands, {}, _PROGRAM, _COMPLETE, instruction)
+        # Not `commands.main`: a reader that has gone away is status 1 to it.
+        with commands.make_context(_PROGRAM, sys.argv[1:]) as ctx:
+            commands.invoke(ctx)
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except ConfigError as error:
         say(_one_line(str(error)))
         return _MISTAKE
@@ -59,7 +94,7 @@ def _main() -> int:
         return _MISTAKE
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
-    return status if isinstance(status, int) else 0
+    return 0
 
 
 def _one_line(text: str) -> str:

@@ -1,11 +1,28 @@
-"""Kinds of argument that commands take."""
+"""Kinds of argument that commands take, and how shells complete them."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from emu86.errors import ConfigError
+from emu86.errors import ConfigError, unknown
+
+
+class OneOf(click.Choice[str]):
+    """One of some names; whoever mistypes one is told what there is."""
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - click's own type
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str:
+        """Return the name, or tell what is wrong with it."""
+        if value not in self.choices:
+            self.fail(unknown(value, self.choices), param, ctx)
+        return str(value)
 
 
 class Seconds(click.ParamType[float]):
@@ -29,6 +46,33 @@ class Seconds(click.ParamType[float]):
         return seconds
 
 
+Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def files(
+    _ctx: click.Context, _param: click.Parameter, typed: str
+) -> list[CompletionItem]:
+    """Have the shell complete the name of a file."""
+    return [CompletionItem(typed, type="file")]
+
+
+def completion(names: Callable[[], tuple[str, ...]]) -> Completion:
+    """Return what completes names of instructions, as one word each."""
+
+    def complete(
+        _ctx: click.Context, _param: click.Parameter, typed: str
+    ) -> list[CompletionItem]:
+        words = (words_of(name).replace(" ", "-") for name in names())
+        return [CompletionItem(one) for one in words if one.startswith(typed.lower())]
+
+    return complete
+
+
+def words_of(name: str) -> str:
+    """Write an instruction's name as it is compared: in small letters, with spaces."""
+    return name.lower().replace(",", " ").replace("-", " ").replace("  ", " ").strip()
+
+
 def matching(
     command: str, wanted: tuple[str, ...], names: tuple[str, ...]
 ) -> tuple[str, ...]:
@@ -36,13 +80,13 @@ def matching(
 
     Raises ConfigError.
     """
-    known = {name.lower().replace(",", ""): name for name in names}
+    known = {words_of(name): name for name in names}
     found: dict[str, None] = {}
     for one in wanted:
-        words = one.lower().replace(",", "")
+        words = words_of(one)
         having = [name for name in known if f" {words} " in f" {name} "]
-        if not having:
-            raise ConfigError(f"{command}: no {one!r} (there are {'; '.join(names)})")
+        if not words or not having:
+            raise ConfigError(f"{command}: {unknown(one, names)}")
         chosen = [words] if words in known else having
         found |= {known[name]: None for name in chosen}
     return tuple(found)

@@ -2,26 +2,35 @@
 
 import click
 
-from emu86.cli.arguments import matching
+from emu86.cli.arguments import completion, matching
 from emu86.cli.progress import progress
 
 
+def _names() -> tuple[str, ...]:
+    from emu86.testing.forms import NAMES  # noqa: PLC0415 - slow to import
+
+    return NAMES
+
+
 @click.command("classify")
-@click.argument("names", metavar="[INSTRUCTION]...", nargs=-1)
+@click.argument(
+    "names", metavar="[INSTRUCTION]...", nargs=-1, shell_complete=completion(_names)
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(names: tuple[str, ...], as_json: bool) -> None:
     """Tell which system instructions are privileged, and which sensitive.
 
-    By running them, on the bare machine and under every technique; takes a minute
-    without names. INSTRUCTION: its name, or words of the names of several.
+    By running them, on the bare machine and under every technique; takes two minutes
+    without names. INSTRUCTION: its name (popf, mov-to-ss), or words of the names of
+    several.
     """
     from emu86.testing import classify as classifier  # noqa: PLC0415 - slow to import
 
     chosen = matching("classify", names or classifier.NAMES, classifier.NAMES)
     with progress("running them") as doing:
         found = []
-        for name in chosen:
-            doing(name)
+        for number, name in enumerate(chosen, 1):
+            doing(f"running {name} ({number} of {len(chosen)})")
             found.append(classifier.classify(name))
         doing(None)
     if as_json:

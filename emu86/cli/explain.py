@@ -1,27 +1,60 @@
 """`emu86 explain`: what becomes of one instruction."""
 
+import re
 import textwrap
 from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from emu86.errors import ConfigError
+from emu86.cli.arguments import completion, words_of
+from emu86.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from emu86.rings.insn.record import Record
+
+
+def _names() -> tuple[str, ...]:
+    from emu86.rings.insn.table import RECORDS  # noqa: PLC0415 - slow to import
+
+    return tuple(record.mnemonic for record in RECORDS)
 
 
 @click.command("explain")
-@click.argument("code", metavar="HEX...", nargs=-1, required=True)
+@click.argument(
+    "code",
+    metavar="INSTRUCTION...",
+    nargs=-1,
+    required=True,
+    shell_complete=completion(_names),
+)
 def command(code: tuple[str, ...]) -> None:
-    """Explain one instruction by its bytes, as in: emu86 explain 0f 22 d8.
+    r"""Explain one instruction, by its bytes or by its name.
 
-    It is taken as 32-bit code.
+    \b
+    emu86 explain 0f 22 d8
+    emu86 explain mov cr3, eax
+    emu86 explain popf
+
+    It is taken as 32-bit code. `emu86 exits` has all names.
     """
-    text = "".join(code)
-    try:
-        data = bytes.fromhex(text.removeprefix("0x"))
-    except ValueError:
-        raise ConfigError(f"explain: {text!r} is not hexadecimal") from None
-    for line in explain(data):
+    text = "".join(code).removeprefix("0x")
+    is_hex = re.fullmatch(r"([0-9a-f]{2}|\s)*", text, re.IGNORECASE) is not None
+    is_hex = is_hex and not (text.isalpha() and text.lower() in _mnemonics())
+    lines = explain(bytes.fromhex(text)) if is_hex else explain_text(" ".join(code))
+    for line in lines:
         click.echo(line)
+
+
+_NATIVELY: Final = (
+    "Runs natively: neither privileged nor sensitive, the VMM never sees it."
+)
+_EVENTS: Final = {"int", "int3", "into", "bound", "ud2"}
+_AN_EVENT: Final = (
+    "Raises an event, and no CPL is needed for that. The VMM takes the event and"
+    " delivers it through the guest's own IDT, by the gate's rules."
+)
 
 
 def explain(code: bytes) -> Iterator[str]:
@@ -38,15 +71,62 @@ def explain(code: bytes) -> Iterator[str]:
     found = next(disassembler.disasm_lite(code, 0, 1), None)
     insn = decode(code, 32)
     if found is None or insn is None:
-        raise ConfigError(f"explain: {code.hex(' ') or 'nothing'} is no instruction")
+        shown = code.hex(" ") or "nothing"
+        longer = next(disassembler.disasm_lite(code + bytes(15), 0, 1), None)
+        if code and longer is not None and longer[1] > len(code):
+            raise ConfigError(f"explain: {shown} is incomplete: more bytes must follow")
+        raise ConfigError(f"explain: {shown} is no instruction")
     _, length, mnemonic, operands = found
     yield f"{code[:length].hex(' ')}  {mnemonic} {operands}".rstrip()
     if len(code) > length:
         yield f"(then {code[length:].hex(' ')}, not looked at)"
     record = find(insn)
-    if record is None:
-        yield "Runs natively: neither privileged nor sensitive, the VMM never sees it."
+    yield from _natively(mnemonic) if record is None else _of(record)
+
+
+def explain_text(text: str) -> Iterator[str]:
+    """Tell what becomes of an instruction that is given as text.
+
+    A name of the exit table, assembly in Intel's syntax, or a mnemonic, which may be
+    several of the table's. Raises ConfigError for what is none of them.
+    """
+    from emu86.rings.insn.table import RECORDS  # noqa: PLC0415 - slow to import
+
+    named = {words_of(record.mnemonic): record for record in RECORDS}
+    if record := named.get(words_of(text)):
+        yield from _of(record)
         return
+    forms = _forms()
+    mnemonic, operands = _parse(text)
+    if record := forms.get((mnemonic, operands)):
+        yield from _of(record)
+        return
+    if mnemonic not in _mnemonics():
+        raise ConfigError(f"explain: {_unknown(text, mnemonic)}")
+    records = dict.fromkeys(
+        record
+        for (one, _), record in forms.items()
+        if not operands and one in (mnemonic, "l" + mnemonic)
+    )
+    for record in records:
+        yield from _of(record)
+        yield ""
+    yield f"{mnemonic} in other forms:" if records else text
+    yield from _natively(mnemonic)
+
+
+def _unknown(text: str, mnemonic: str) -> str:
+    names = (*_names(), *(one.upper() for one in _mnemonics()))
+    meant = unknown(mnemonic, names).partition("(did you mean ")[2].partition("?")[0]
+    hint = f" (did you mean {meant}?)" if meant else ""
+    return f"{text!r} is neither hexadecimal nor an instruction{hint}"
+
+
+def _natively(mnemonic: str) -> Iterator[str]:
+    yield from textwrap.wrap(_AN_EVENT if mnemonic in _EVENTS else _NATIVELY, 79)
+
+
+def _of(record: "Record") -> Iterator[str]:
     yield f"{record.mnemonic} ({record.encoding}): {record.kind}"
     yield f"Reaches the VMM by: {record.traps}"
     if record.patched:
@@ -55,3 +135,94 @@ def explain(code: bytes) -> Iterator[str]:
         yield f"Patched before it first runs, in {where}"
     yield f"See: SDM {record.sdm}"
     yield from textwrap.wrap(record.doc, 79)
+
+
+# -- text ------------------------------------------------------------------------------
+#
+# No assembler is needed: what the disassembler writes for each encoding of the table is
+# what a user may write, but for sizes, numbers and addresses, which do not matter.
+
+_PREFIXES: Final = {"lock", "rep", "repe", "repz", "repne", "repnz"}
+_SAME: Final = {
+    "popf": "popfd", "pushf": "pushfd", "iret": "iretd", "lret": "retf",
+    "icebp": "int1", "loopz": "loope", "loopnz": "loopne", "setz": "sete",
+    "setnz": "setne", "setc": "setb", "setnae": "setb", "setnc": "setae",
+    "setnb": "setae", "setna": "setbe", "setnbe": "seta", "setpe": "setp",
+    "setpo": "setnp", "setnge": "setl", "setnl": "setge", "setng": "setle",
+    "setnle": "setg",
+}  # fmt: skip
+# Of an operand what matters, in this order; a number and a name are alike.
+_KINDS: Final = (
+    (r".*\[.*\]", "memory"),
+    (r"cr\d", "CR"),
+    (r"dr\d", "DR"),
+    (r"ss", "SS"),
+    (r"[c-g]s", "Sreg"),
+    (r"e?(ax|cx|dx|bx|sp|bp|si|di)|[abcd][lh]", "register"),
+    (r"[-+]?\w+|[.$\w]+", "number"),
+)
+_SIZES: Final = r"\b(byte|word|dword|qword|ptr|short|near)\b"
+
+
+def _parse(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the mnemonic and the kinds of its operands."""
+    text = text.lower().partition(";")[0].replace("fword", "far")
+    words = re.sub(_SIZES, " ", text).split()
+    while words and words[0] in _PREFIXES:
+        words.pop(0)
+    if not words:
+        return "", ()
+    mnemonic, *rest = words
+    operands = re.sub(r"\b[c-gs]s:", "", " ".join(rest))
+    if mnemonic in ("jmp", "call") and re.search(r"^far\b|^\w+\s*:", operands):
+        mnemonic = "l" + mnemonic
+        operands = operands.removeprefix("far")
+    mnemonic = _SAME.get(mnemonic, mnemonic)
+    kinds = tuple(map(_kind, re.split("[,:]", operands))) if operands else ()
+    return mnemonic, kinds
+
+
+def _kind(operand: str) -> str:
+    for pattern, kind in _KINDS:
+        if re.fullmatch(pattern, operand.strip()):
+            return kind
+    raise ConfigError(f"explain: {operand.strip()!r} is no operand")
+
+
+@cache
+def _forms() -> "dict[tuple[str, tuple[str, ...]], Record]":
+    """Return what there is to write for the table's instructions."""
+    import capstone  # noqa: PLC0415 - these take long to import
+
+    from emu86.rings.decode import decode  # noqa: PLC0415
+    from emu86.rings.insn.table import RECORDS, find  # noqa: PLC0415
+
+    disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
+    modrms = [mod | reg << 3 for mod in (0, 0xC0) for reg in range(8)]
+    forms: dict[tuple[str, tuple[str, ...]], Record] = {}
+    for record in RECORDS:
+        for opcode in record.opcodes:
+            plain = opcode.to_bytes(2, "big").lstrip(b"\0")
+            for modrm in modrms:
+                code = plain + bytes([modrm]) + bytes(8)
+                insn = decode(code, 32)
+                if insn is None or find(insn) is not record:
+                    continue
+                for _, _, name, operands in disassembler.disasm_lite(code, 0, 1):
+                    if "far" in record.mnemonic and name in ("jmp", "call"):
+                        name = "l" + name  # noqa: PLW2901 - so is it written elsewhere
+                    forms.setdefault(_parse(f"{name} {operands}"), record)
+        if record.kind == "io" and record.mnemonic.endswith("S"):
+            for size in "bwd":  # their operands go without saying
+                forms[record.mnemonic.lower() + size, ()] = record
+    return forms
+
+
+@cache
+def _mnemonics() -> frozenset[str]:
+    """Return the mnemonics of x86 less those of AVX, which no CPU model has."""
+    import capstone  # noqa: PLC0415 - takes long to import
+
+    disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
+    names = map(disassembler.insn_name, range(1, 3000))
+    return frozenset(name for name in names if name and not name.startswith("v"))

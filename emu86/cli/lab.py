@@ -1,26 +1,56 @@
 """`emu86 lab`: what a sensitive instruction does to a small guest."""
 
+import re
+from typing import Any, Final
+
 import click
 
-from emu86.cli.arguments import matching
+from emu86.cli.arguments import completion, matching
+from emu86.cli.terminal import is_coloured
+
+
+def _names() -> tuple[str, ...]:
+    from emu86.testing.lab import LABS  # noqa: PLC0415 - slow to import
+
+    return tuple(LABS)
 
 
 @click.command("lab")
-@click.argument("name", metavar="[INSTRUCTION]", required=False)
-def command(name: str | None) -> None:
+@click.argument(
+    "names", metavar="[INSTRUCTION]...", nargs=-1, shell_complete=completion(_names)
+)
+def command(names: tuple[str, ...]) -> None:
     """Show what a sensitive instruction does to a small guest, step by step.
 
     On the bare machine, under `trap`, and under `patch`. Without a name: which labs
-    there are. INSTRUCTION: its name, or words of the names of several.
+    there are. INSTRUCTION: its name (popf, mov-to-ss), or words of several names.
     """
     from emu86.testing.lab import LABS, show  # noqa: PLC0415 - slow to import
 
-    if name is None:
+    colour = is_coloured(1)
+    if not names:
         width = max(map(len, LABS)) + 2
         for known, guest in LABS.items():
             click.echo(f"{known:{width}}{guest.question}")
         return
-    for number, chosen in enumerate(matching("lab", (name,), tuple(LABS))):
+    for number, chosen in enumerate(matching("lab", names, tuple(LABS))):
         click.echo("\n" * min(number, 1), nl=False)
         for line in show(chosen):
-            click.echo(line)
+            click.echo(_coloured(line) if colour else line, color=colour)
+
+
+_BOLD: Final = {"bold": True}
+_COLOURS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
+    (r"^== .*: WRONG$", {"fg": "red"} | _BOLD),
+    (r"^== .*: right$", {"fg": "green"} | _BOLD),
+    (r"^== bare$", _BOLD),
+    (r"\[exit: .*\]$", {"fg": "cyan"}),
+    (r"^   bare .*", {"fg": "red"}),  # where a technique parts from it
+)
+
+
+def _coloured(line: str) -> str:
+    for pattern, style in _COLOURS:
+        if found := re.search(pattern, line):
+            line = line.replace(found[0], click.style(found[0], **style))
+    return line

@@ -21,7 +21,8 @@ def progress(text: str) -> Iterator[Callable[[str | None], None]]:
     )
 
     with Progress(
-        SpinnerColumn(),
+        # Its default has characters that not every terminal shows.
+        SpinnerColumn("line"),
         TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
         console=Terminal(stderr=True),

@@ -1,11 +1,14 @@
 """Tables for a person to read; imported when one is shown, for rich takes long."""
 
+import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from rich.box import SIMPLE_HEAD
+from rich.box import SIMPLE_HEAD, Box
 from rich.console import Console
 from rich.table import Table
+
+from emu86.cli.terminal import is_terminal
 
 if TYPE_CHECKING:
     from emu86 import Stats
@@ -13,9 +16,26 @@ if TYPE_CHECKING:
     from emu86.testing.classify import Class
 
 
+_WIDE: Final = 1000  # columns where no terminal has fewer: a row is a line, for grep
+_ASCII_HEAD: Final = Box(str(SIMPLE_HEAD).replace("─", "-"), ascii=True)
+_NARROW: Final = 110  # columns that have no room for the SDM's titles
+
+
+class _Terminal(Console):
+    """Standard output or error; a reader that has gone away is an error like others."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        free = not is_terminal(2 if stderr else 1) and "COLUMNS" not in os.environ
+        width = _WIDE if free else None
+        super().__init__(stderr=stderr, width=width, highlight=False, markup=False)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def show_stats(stats: "Stats") -> None:
     """Print the statistics of a run on standard error."""
-    terminal = Console(stderr=True, highlight=False, markup=False)
+    terminal = _Terminal(stderr=True)
     terminal.print(exit_table(stats))
     for line in summary(stats):
         terminal.print(line, soft_wrap=True)
@@ -65,28 +85,35 @@ def summary(stats: "Stats") -> list[str]:
     ]
 
 
+def _style(out: Console, title: str) -> dict[str, Any]:
+    """Return how a table looks that is to be narrow."""
+    box = _ASCII_HEAD if out.options.ascii_only else SIMPLE_HEAD
+    return {
+        "title": title, "title_justify": "left", "box": box, "pad_edge": False,
+        "collapse_padding": True,
+    }  # fmt: skip
+
+
 def show_records(records: "Iterable[Record]") -> None:
     """Print the exit table on standard output."""
-    table = Table(title="The exit table", title_justify="left")
-    for heading in ("instruction", "encoding", "kind", "reaches the VMM by", "SDM"):
-        table.add_column(heading)
+    out = _Terminal()
+    wide = out.width >= _NARROW
+    table = Table(**_style(out, "The exit table"))
+    headings = ("instruction", "kind", "encoding", "reaches the VMM by", "SDM")
+    for heading in headings[: None if wide else -1]:
+        table.add_column(heading, no_wrap=heading == "kind")
     for record in records:
-        table.add_row(
-            record.mnemonic, record.encoding, record.kind, record.traps, record.sdm
-        )
-    Console(highlight=False, markup=False).print(table)
+        cells = record.mnemonic, record.kind, record.encoding, record.traps, record.sdm
+        table.add_row(*cells[: len(table.columns)])
+    out.print(table)
+    if not wide:
+        out.print("emu86 explain INSTRUCTION tells more, and where the SDM has it.")
 
 
 def show_classes(classes: "Iterable[Class]", out: Console | None = None) -> None:
-    """Show what `emu86.testing.classify` has observed."""
-    out = out or Console()
-    table = Table(
-        title="System instructions, by what they do",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    """Show what `emu86.testing.classify` has observed, and what the columns mean."""
+    out = out or _Terminal()
+    table = Table(**_style(out, "System instructions, by what they do"))
     for heading in CLASS_HEADINGS:
         table.add_column(
             heading, no_wrap=heading in _WHOLE, min_width=_AT_LEAST.get(heading)
@@ -96,8 +123,20 @@ def show_classes(classes: "Iterable[Class]", out: Console | None = None) -> None
         table.add_row(*class_row(found), style="bold" if found.hole else None)
         notes += [f"{found.name}: {note}" for note in class_notes(found)]
     out.print(table)
-    for note in notes:
-        out.print(note, highlight=False, markup=False)
+    for line in (*notes, *([""] if notes else []), *_LEGEND.splitlines()):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+_LEGEND: Final = """\
+traps       at CPL 0, 1, 2 and 3, with IOPL 0: y always, s some forms, - never
+IOPL 3      the same, at CPL 3 with IOPL 3
+VM86        in virtual-8086 mode with IOPL 0 / with IOPL 3: it runs, or raises this
+class       privileged: it traps at CPL 3 and not at CPL 0
+            HOLE: it does not, and tells or changes what a user must not know
+depends on  what its result depends on (in brackets: a change of that makes it trap)
+changes     what it changes at CPL 0
+wrong       the techniques under which a guest can tell that it is not on its own
+engine      y: the engine has it wrong, and emu86 puts it right"""
 
 
 CLASS_HEADINGS: Final = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from emu86 import config
-from emu86.cli.arguments import Seconds
+from emu86.cli.arguments import OneOf, Seconds, files
 from emu86.cli.progress import progress
 from emu86.cli.terminal import is_terminal, say
 from emu86.errors import ConfigError
@@ -28,21 +28,18 @@ _STATUSES: Final = {
 }
 
 
-def _known_cpu(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
-    """Return the name of a CPU model, if it is one."""
-    config.check_cpu(name)
-    return name
-
-
 @click.command("run")
+@click.argument("image", metavar="[KERNEL]", required=False, shell_complete=files)
 @click.option(
     "--kernel",
     metavar="FILE",
-    help="Linux bzImage or vmlinux, or Multiboot.  [default: our teaching kernel]",
+    shell_complete=files,
+    help="The kernel, given as an option.",
 )
 @click.option(
     "--initrd",
     metavar="FILE",
+    shell_complete=files,
     help="Linux's initial RAM disk, or a Multiboot module.",
 )
 @click.option("--append", metavar="TEXT", help="The kernel's command line.")
@@ -56,15 +53,14 @@ def _known_cpu(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
 )
 @click.option(
     "--cpu",
-    metavar="MODEL",
-    callback=_known_cpu,
+    type=OneOf(config.CPUS),
     default=config.CPU,
     show_default=True,
-    help=f"CPU model: {', '.join(config.CPUS)}.",
+    help="CPU model: what CPUID tells of it.",
 )
 @click.option(
     "--technique",
-    type=click.Choice(list(config.TECHNIQUES)),
+    type=OneOf(config.TECHNIQUES),
     default=config.TECHNIQUE,
     show_default=True,
     help=". ".join(f"{name}: {line}" for name, line in config.TECHNIQUES.items()),
@@ -76,7 +72,12 @@ def _known_cpu(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
 )
 @click.option("--timeout", type=Seconds(), help="End with status 3 after this time.")
 @click.option("--stats", is_flag=True, help="Tell at the end what it cost.")
-@click.option("--stats-json", metavar="FILE", help="The same into FILE, - for stdout.")
+@click.option(
+    "--stats-json",
+    metavar="FILE",
+    shell_complete=files,
+    help="The same into FILE, - for stdout.",
+)
 @click.option(
     "--debug-exit",
     is_flag=True,
@@ -89,7 +90,7 @@ def _known_cpu(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
 )
 @click.option(
     "--on-reset",
-    type=click.Choice(["exit", "reboot"]),
+    type=OneOf(["exit", "reboot"]),
     default="exit",
     show_default=True,
     help="What a reset or a triple fault does: end the run, or start the kernel anew.",
@@ -103,6 +104,7 @@ def _known_cpu(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
 def command(
     ctx: click.Context,
     *,
+    image: str | None,
     kernel: str | None,
     initrd: str | None,
     append: str | None,
@@ -119,6 +121,9 @@ def command(
     keep_going: bool,
 ) -> None:
     """Boot a guest with its serial line on this terminal.
+
+    KERNEL: a file with a Linux bzImage or vmlinux, or a Multiboot kernel; without it
+    our teaching kernel is booted.
 
     Ctrl-A x quits, Ctrl-A h helps. Without a terminal standard input is fed to the
     guest.
@@ -139,8 +144,12 @@ def command(
     """  # noqa: D301 (click wants the character itself)
     if until == "":
         raise click.BadParameter("there is no text to wait for", param_hint="--until")
+    if image is not None and kernel is not None:
+        twice = f"{image!r} and --kernel {kernel!r}"
+        raise click.UsageError(f"the kernel is given twice: {twice}")
+    kernel = image if kernel is None else kernel
     interactive = is_terminal(0)
-    if stats_json:
+    if stats_json is not None:
         # A mistake shows before the run, not after it.
         _write(stats_json, "", "a")
     with progress("starting") as doing:
@@ -162,7 +171,7 @@ def command(
         machine.load_kernel(kernel, append=append or "", initrd=initrd)
         doing("booting, nothing shown yet")
 
-        if stats or stats_json:
+        if stats or stats_json is not None:
             machine.measure()
         with Console(machine) as console:
 
@@ -189,7 +198,7 @@ def command(
             from emu86.cli.report import show_stats  # noqa: PLC0415 - slow to import
 
             show_stats(machine.stats)
-        if stats_json:
+        if stats_json is not None:
             _write(stats_json, _as_json(machine, stop, status))
     ctx.exit(status)
 
@@ -263,6 +272,8 @@ def _status(
 
 def _write(path: str, text: str, mode: str = "w") -> None:
     """Write `text` to the file or, for -, to standard output."""
+    if not path:
+        raise ConfigError("--stats-json: the name of its file is empty")
     try:
         if path == "-":
             click.echo(text, nl=False)

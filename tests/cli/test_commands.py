@@ -1,41 +1,66 @@
 """What needs no machine."""
 
+import io
 import os
 import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from emu86 import ConfigError
+from emu86 import ConfigError, cli
+from emu86.cli.explain import explain, explain_text
+from emu86.rings.insn.table import RECORDS
 
 pytestmark = pytest.mark.not_quick
 
 
-def emu86(*arguments):
+@pytest.fixture
+def emu86(monkeypatch):
+    """The command in this process: its status, and what it says."""
+
+    def run(*arguments, encoding="utf-8", **environment):
+        for name in ("LANG", "LC_ALL", "PYTHONIOENCODING", "PYTHONUTF8", "COLUMNS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        streams = [
+            io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+            for _ in range(2)
+        ]
+        monkeypatch.setattr(sys, "argv", ["emu86", *arguments])
+        monkeypatch.setattr(sys, "stdout", streams[0])
+        monkeypatch.setattr(sys, "stderr", streams[1])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        told = [stream.buffer.getvalue().decode() for stream in streams]
+        return subprocess.CompletedProcess(arguments, end.value.code, *told)
+
+    return run
+
+
+def emu86_itself(*arguments, **options):
+    command = [sys.executable, "-m", "emu86", *arguments]
     return subprocess.run(
-        [sys.executable, "-m", "emu86", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        command, stderr=subprocess.PIPE, timeout=120, check=False, **options
     )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["run", "--help"]])
-def test_help(arguments):
+def test_help(emu86, arguments):
     result = emu86(*arguments)
     assert (result.returncode, result.stderr) == (0, "")
     assert "Usage: emu86" in result.stdout
 
 
-def test_help_has_a_line_for_each_status():
+def test_help_has_a_line_for_each_status(emu86):
     lines = emu86("run", "--help").stdout.splitlines()
     statuses = [line.split()[0] for line in lines if re.match("  [0-9N]", line)]
     assert statuses == ["128+n", "3", "0", "4", "1", "3", "N", "0"]
 
 
-def test_version():
+def test_version(emu86):
     assert emu86("--version").stdout == "emu86 0.1.0\n"
 
 
@@ -54,11 +79,114 @@ def test_help_needs_nothing_heavy():
     assert result.stdout == "[]\n"
 
 
-def test_exits_shows_the_table():
-    result = emu86("exits")
-    assert result.returncode == 0
-    for mnemonic in ("CLI", "POPF", "LGDT", "INS"):
-        assert mnemonic in result.stdout
+# -- what it shows, and where ----------------------------------------------------------
+
+
+def test_exits_in_a_pipe_and_at_80_columns(emu86):
+    """A row is a line in a pipe; few rows are more at 80 columns."""
+    shown = emu86("exits").stdout.splitlines()
+    (line,) = [one for one in shown if "WRMSR" in one]
+    assert " ".join(line.split()) == "WRMSR privileged 0F 30 #GP(0) Vol. 2D WRMSR"
+    narrow = emu86("exits", COLUMNS="80").stdout.splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert len(narrow) < 1.6 * len(RECORDS)
+    assert "explain INSTRUCTION" in narrow[-1]
+
+
+def test_tables_in_ascii(emu86):
+    for options in ({"encoding": "ascii"}, {"LANG": "C"}, {"LC_ALL": "POSIX"}):
+        shown = emu86("exits", **options).stdout
+        assert shown.isascii()
+        assert "----" in shown
+        assert "MOV-Move to/from Control Registers" in shown
+    shown = emu86("exits", LANG="C.UTF-8").stdout
+    assert "\u2500" in shown
+    assert "MOV\u2014Move" in shown
+    assert "MOV\u2014Move" in emu86("exits", LANG="C", PYTHONUTF8="1").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["explain", "mov"], ["lab"], ["lab", "popf"],
+     ["classify", "cli"], ["classify", "--json", "cli"]],
+)  # fmt: skip
+def test_every_command_in_ascii(emu86, arguments):
+    result = emu86(*arguments, encoding="ascii")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout
+
+
+def test_a_name_that_cannot_be_shown(emu86):
+    for encoding in ("ascii", "utf-8"):
+        result = emu86("run", "--kernel", "/\u00e4\udcff", encoding=encoding)
+        assert result.returncode == 2
+        shown = "\\xe4" if encoding == "ascii" else "\u00e4"
+        told = f"emu86: kernel: /{shown}\\udcff: No such file or directory\n"
+        assert result.stderr == told
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["exits"], ["explain", "fa"], ["lab", "popf"]]
+)
+def test_nobody_reads(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = emu86_itself(*arguments, stdout=writing)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_classify_has_a_legend(emu86):
+    shown = emu86("classify", "cli", COLUMNS="80").stdout
+    headings, legend = shown.partition("CLI")[0], shown.rpartition("\n\n")[2]
+    for name in ("traps", "IOPL 3", "VM86", "class", "changes", "wrong", "engine"):
+        assert name in headings
+        assert f"\n{name} " in "\n" + legend
+
+
+def test_colours_are_for_terminals_that_want_them(emu86, monkeypatch):
+    assert "\x1b" not in emu86("lab", "popf", TERM="xterm").stdout
+    monkeypatch.setattr(os, "isatty", lambda _: True)
+    assert "\x1b" not in emu86("lab", "popf", TERM="dumb").stdout
+    assert "\x1b" not in emu86("lab", "popf", TERM="xterm", NO_COLOR="1").stdout
+    shown = emu86("lab", "popf", TERM="xterm", NO_COLOR="").stdout
+    assert "\x1b[31m\x1b[1m== trap: WRONG\x1b[0m\n" in shown
+    assert "\x1b[32m\x1b[1m== patch: right\x1b[0m\n" in shown
+
+
+# -- completion ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("emu86 cl", ["plain,classify"]),
+        ("emu86 run --technique p", ["plain,patch"]),
+        ("emu86 run --cpu pentium3", ["plain,pentium3"]),
+        ("emu86 run vml", ["file,vml"]),
+        ("emu86 run --kernel vml", ["file,vml"]),
+        ("emu86 lab mov-to-s", ["plain,mov-to-sreg", "plain,mov-to-ss"]),
+        ("emu86 lab popf PUS", ["plain,pushf", "plain,push-sreg"]),
+        ("emu86 classify sg", ["plain,sgdt"]),
+        ("emu86 explain lds", ["plain,lds-les-lfs-lgs"]),
+        ("emu86 wlak x", []),
+    ],
+)
+def test_completion(emu86, line, found):
+    place = str(len(line.split(" ")) - 1)
+    told = {"COMP_WORDS": line, "COMP_CWORD": place}
+    assert emu86(_EMU86_COMPLETE="bash_complete", **told).stdout.split() == found
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_help_says_how_to_switch_completion_on(emu86, shell):
+    assert f"_EMU86_COMPLETE={shell}_source emu86" in emu86("--help").stdout
+    result = emu86(_EMU86_COMPLETE=f"{shell}_source")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "_EMU86_COMPLETE" in result.stdout
+
+
+# -- explain ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -68,9 +196,12 @@ def test_exits_shows_the_table():
         (["0x9D"], ["popfd", "POPF", "sensitive", "Patched before it first runs"]),
         (["fa", "90"], ["fa  cli", "(then 90, not looked at)"]),
         (["90"], ["Runs natively"]),
+        (["cd80"], ["int 0x80", "Raises an event"]),
+        (["mov cr3, eax"], ["MOV to CR (0F 22 /r): privileged"]),
+        (["mov", "cr3,eax"], ["MOV to CR (0F 22 /r): privileged"]),
     ],
 )
-def test_explain(code, parts):
+def test_explain(emu86, code, parts):
     result = emu86("explain", *code)
     assert (result.returncode, result.stderr) == (0, "")
     for part in parts:
@@ -80,14 +211,17 @@ def test_explain(code, parts):
 @pytest.mark.parametrize(
     ("code", "mistake"),
     [
-        (["xyz"], "'xyz' is not hexadecimal"),
-        (["0f"], "0f is no instruction"),
+        (["xyz"], "'xyz' is neither hexadecimal nor an instruction"),
+        (["ppof"], "an instruction (did you mean 'POPF'?)"),
+        (["mov", "eax,", "@"], "'@' is no operand"),
+        (["0f"], "0f is incomplete: more bytes must follow"),
+        (["FF"], "ff is incomplete: more bytes must follow"),
         (["0fff"], "0f ff is no instruction"),
-        ([""], "nothing is no instruction"),
+        (["0x"], "nothing is no instruction"),
         ([], "Missing argument"),
     ],
 )
-def test_what_cannot_be_explained(code, mistake):
+def test_what_cannot_be_explained(emu86, code, mistake):
     result = emu86("explain", *code)
     assert result.returncode == 2
     assert result.stderr.startswith("emu86: ")
@@ -95,25 +229,45 @@ def test_what_cannot_be_explained(code, mistake):
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["exits"], ["explain", "fa"]])
-def test_nobody_reads(arguments):
-    reading, writing = os.pipe()
-    os.close(reading)
-    result = subprocess.run(
-        [sys.executable, "-m", "emu86", *arguments],
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        timeout=120,
-        check=False,
-    )
-    os.close(writing)
-    assert result.stderr == b""
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("popf", "POPF"), ("POPFD", "POPF"), ("iret", "IRET"), ("pop ds", "POP Sreg"),
+        ("pop ss", "POP SS"), ("mov ss, ax", "MOV to SS"), ("mov ds, [x]", "MOV to S"),
+        ("mov dr7, ecx", "MOV to DR"), ("mov edx, cr4", "MOV from CR"),
+        ("lgdt [eax + 4*ecx]", "LGDT"), ("lgdt [gdtr]", "LGDT"), ("in al, 60h", "IN"),
+        ("rep insb", "INS"), ("outsd", "OUTS"), ("out dx, eax", "OUT"),
+        ("jmp 8:0x1000", "JMP far"), ("jmp far [eax]", "JMP far, indirect"),
+        ("call fword ptr [eax]", "CALL far, i"), ("call far [x]", "CALL far, indirect"),
+        ("retf 4", "RET far"), ("setnz byte [eax]", "SETcc"), ("loopz 5", "LOOPE"),
+        ("rcl dword ptr [eax], cl", "RCL"), ("lock cmpxchg8b [esi]", "CMPXCHG8B"),
+        ("les eax, [ebx]", "LDS, LES"), ("mov-to-cr", "MOV to CR"), ("mov", "MOV from"),
+        ("verr ax", "VERR"), ("cli ; and on", "CLI"), ("invlpg byte es:[di]", "INVLPG"),
+    ],
+)  # fmt: skip
+def test_explain_needs_no_assembler(text, first):
+    told = list(explain_text(text))
+    assert told[0].startswith(first)
+    if text == "mov":
+        assert told[-2] == "mov in other forms:"
+        assert told[-1].startswith("Runs natively")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mov eax, cs", "push cs", "pop eax", "jmp foo", "jmp [eax]", "call eax", "sete al",
+     "rcl eax, 1", "add eax, 1", "mov ax, [bx+si]", "fadd", "movaps xmm0, [eax]"],
+)  # fmt: skip
+def test_what_runs_natively(text):
+    assert list(explain_text(text))[1].startswith("Runs natively")
+
+
+@pytest.mark.parametrize("text", ["int 0x80", "int3", "into", "ud2"])
+def test_what_raises_an_event(text):
+    assert list(explain_text(text))[1].startswith("Raises an event")
 
 
 def test_every_record_explains_itself():
-    from emu86.cli.explain import explain
-    from emu86.rings.insn.table import RECORDS
-
     for record in RECORDS:
         opcode = record.opcodes[0]
         code = opcode.to_bytes(2, "big").lstrip(b"\0")
@@ -127,3 +281,4 @@ def test_every_record_explains_itself():
             break
         else:
             pytest.fail(f"{record.mnemonic} has no explanation")
+        assert next(explain_text(record.mnemonic)).startswith(f"{record.mnemonic} (")
