@@ -83,13 +83,13 @@ def test_help_needs_nothing_heavy():
 
 
 def test_exits_in_a_pipe_and_at_80_columns(emu86):
-    """A row is a line in a pipe; few rows are more at 80 columns."""
+    """A row is a line in a pipe; most rows are one at 80 columns, too."""
     shown = emu86("exits").stdout.splitlines()
     (line,) = [one for one in shown if "WRMSR" in one]
     assert " ".join(line.split()) == "WRMSR privileged 0F 30 #GP(0) Vol. 2D WRMSR"
     narrow = emu86("exits", COLUMNS="80").stdout.splitlines()
     assert max(map(len, narrow)) <= 80
-    assert len(narrow) < 1.6 * len(RECORDS)
+    assert len(narrow) < 2 * len(RECORDS)
     assert "explain INSTRUCTION" in narrow[-1]
 
 
