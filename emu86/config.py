@@ -1,4 +1,4 @@
-"""What can be asked of a machine: names, limits, defaults.
+"""The parameters of a machine: names, limits, defaults.
 
 The command line and the library take them from here. Nothing heavy is imported, so that
 help and mistakes answer at once.

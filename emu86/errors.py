@@ -1,4 +1,4 @@
-"""What emu86 says when its user, not its guest, is mistaken."""
+"""The errors of emu86's users, not of its guests."""
 
 import math
 import operator

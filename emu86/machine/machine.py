@@ -1,4 +1,4 @@
-"""The library's front door: build a machine, load a guest, run it, look inside."""
+"""The library's main class: build a machine, load a guest, run it, look inside."""
 
 import threading
 from collections.abc import Callable
@@ -89,7 +89,7 @@ class Machine:
 
     @property
     def realtime(self) -> bool:
-        """Whether idle time is slept, not skipped; it may be set between two runs."""
+        """Whether a halted guest takes real time; it may be set between two runs."""
         return self._loop.realtime
 
     @realtime.setter
@@ -234,11 +234,12 @@ class Machine:
     # -- its state ---------------------------------------------------------------------
 
     def save(self) -> snapshot.MachineState:
-        """Return what the machine is, for `restore`, and go on as what is restored.
+        """Return the state of the machine, for `restore`.
 
-        An instruction that is under way is finished first. What is derived is dropped,
-        in this machine too, and making it again costs virtual time later; so both go on
-        alike, to the bit. Raises ConfigError while the machine runs.
+        An instruction that is under way is finished first. What the VMM can make again,
+        such as shadow tables, is dropped, also in this machine, so that this machine
+        and the restored one go on alike, to the bit. To make it again costs virtual
+        time later. Raises ConfigError while the machine runs.
         """
         if self._lock.locked():
             message = "state: a machine that runs has none; stop it first"
@@ -260,10 +261,10 @@ class Machine:
     def restore(
         cls, state: snapshot.MachineState, *, abilities: Abilities | None = None
     ) -> "Machine":
-        """Build a machine that is what another was when `save` returned `state`.
+        """Build a machine in the state that another one was saved in.
 
-        Nobody watches it yet, nor its console. abilities: as of `Machine`. Raises
-        ConfigError for what is no state, or one of another version.
+        It has no observers and no console callbacks yet. abilities: as of `Machine`.
+        Raises ConfigError for a value that is no state, or a state of another version.
         """
         state = snapshot.check(state)
         machine = cls(**asdict(state.configuration), abilities=abilities)
@@ -285,7 +286,7 @@ class Machine:
     # -- console -----------------------------------------------------------------------
 
     def on_console(self, callback: Callable[[bytes], None]) -> None:
-        """Have `callback` told of every byte the guest sends on COM1."""
+        """Call `callback` with the bytes that the guest sends on COM1, as they come."""
         expect("callback", callback, Callable)
         self.console.subscribe(callback)
 
@@ -337,7 +338,7 @@ class Machine:
             self.vmm.q[x86.GPR_NAMES.index(name)] = value & x86.MASK32
 
     def read_physical(self, gpa: int, size: int) -> bytes:
-        """Read guest RAM; ones where there is none. ValueError beyond 4 GiB."""
+        """Read guest RAM; FFh where there is none. ValueError beyond 4 GiB."""
         gpa = as_int("gpa", gpa, 0, _SPACE)
         size = as_int("size", size, 0, _SPACE + 1)
         inside = self._ram.bytes[gpa : min(gpa + size, self._ram.size)]
@@ -385,14 +386,14 @@ class Machine:
         return gpa
 
     def subscribe(self, observer: Observer) -> None:
-        """Have `observer` told of what it has methods for; TypeError if it has none.
+        """Tell `observer` of what it has methods for; TypeError if it has none.
 
         The methods are `vm_exit`, `inject`, `shadow_fill` and `pio`.
         """
         self.vmm.subscribe(observer)
 
     def measure(self) -> None:
-        """Time every exit from now on: compiled code then handles RDTSC alone."""
+        """Time every exit from now on. Only RDTSC then stays in compiled code."""
         self.vmm.measure()
 
     @property

@@ -1,11 +1,11 @@
-"""Those who watch a VMM from outside, by what they watch."""
+"""Observers: objects that are told what a VMM does."""
 
 from collections.abc import Callable
 from typing import Final, Protocol
 
 
 class WatchesExits(Protocol):
-    """Is told of VM exits; CLI, STI and INVLPG then take Python's way, too."""
+    """Is told of VM exits. CLI, STI and INVLPG then do not stay in compiled code."""
 
     def vm_exit(self, reason: str, cs: int, eip: int) -> None:
         """Tell of an exit: its reason, and where the guest is afterwards."""

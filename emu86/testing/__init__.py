@@ -1,7 +1,7 @@
-"""Property tests on instruction semantics and on VMMs: a library for users' own tests.
+"""Property tests of what instructions do and of VMMs: a library for users' own tests.
 
-`run` plays a program on a stage of tables and handlers; `assert_equivalent` says that a
-deprivileged guest cannot tell itself from a bare one.
+`run` runs a program on a stage of tables and handlers. `assert_equivalent` checks that
+a deprivileged guest cannot tell its run from one on the bare machine.
 """
 
 from emu86.testing.equivalence import assert_equivalent

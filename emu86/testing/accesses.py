@@ -1,4 +1,4 @@
-"""Strategies of memory accesses, told with their addresses."""
+"""Strategies of memory accesses, with the address of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,8 +86,9 @@ def _accesses(draw: st.DrawFn) -> Access:
 def access_patterns(most: int = 6) -> st.SearchStrategy[AccessPattern]:
     """Up to `most` loads, stores, read-modify-writes and repeated STOS and LODS.
 
-    Of 1, 2 and 4 bytes; aligned and not; over the ends of pages, of RAM and of 4 GiB;
-    to pages that are there and that are not, the same ones again and again.
+    They are of 1, 2 and 4 bytes, aligned and not. They cross the ends of pages, of RAM
+    and of 4 GiB, and use the same pages again and again, of which some are present and
+    some are not.
     """
     return st.lists(_accesses(), min_size=1, max_size=most).map(
         lambda found: AccessPattern(
@@ -97,5 +98,5 @@ def access_patterns(most: int = 6) -> st.SearchStrategy[AccessPattern]:
 
 
 def accesses() -> Code:
-    """The code of an access."""
+    """The code of one access."""
     return access_patterns(most=1).map(lambda pattern: pattern.code)

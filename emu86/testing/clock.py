@@ -1,6 +1,6 @@
-"""Time by instructions, so that interrupts come at the same one whatever the technique.
+"""Time by instructions: interrupts come at the same instruction under every technique.
 
-An instruction takes 100 ns of virtual time and nothing else takes any: no exit, no
+An instruction takes 100 ns of virtual time, and nothing else takes any: no exit, no
 port. Interrupts come between two instructions, not between the rounds of a repeated
 one.
 """

@@ -1,12 +1,11 @@
 """Hypothesis strategies for `ring3`: what a user's program may compute, and states.
 
-All code here is of 32 bits or of 64, as `bits` says. Registers that addresses are made
-of start on the data page or the stack page, so most accesses stay there; the others are
-page faults on every machine. No instruction's result is undefined, but flags may be:
-`computing_programs` makes them 0 before the next instruction sees them.
-
-They shrink like those of `emu86.testing.strategies`. What the engine is known to have
-wrong is left out, see docs/testing.md.
+All code here is of 32 bits or of 64, as `bits` says. Registers from which addresses are
+made start on the data page or the stack page. So most accesses stay there, and the
+others are page faults on every machine. No instruction has an undefined result. Flags
+may be undefined: `computing_programs` makes them 0 before the next instruction sees
+them. The strategies shrink like those of `emu86.testing.strategies`. They leave out
+what the engine is known to have wrong: see docs/testing.md.
 """
 
 import struct
@@ -237,7 +236,7 @@ def _immediate(draw: st.DrawFn, kind: str, size: int, bits: int) -> bytes:
 
 @cache
 def values(bits: int) -> st.SearchStrategy[int]:
-    """Values of so many bits, most of them ones that matter."""
+    """Values of so many bits, most of them special ones."""
     top = 1 << bits - 1
     edges = (0, 1, 2 * top - 1, top, top - 1, 0x80, 0x7FFF, 0xFFFF)
     return st.one_of(
@@ -390,10 +389,10 @@ def _check(bits: int) -> None:
 
 
 def computations(bits: int = 32, *, engine: bool = False) -> Code:
-    """One instruction of any user (or the few that one needs), `bits` of code.
+    """One instruction of any user (or the few that it needs), `bits` of code.
 
-    engine: leave out what the engine has wrong and emu86 has right. 64-bit code, which
-    is the engine's alone, is always without. ValueError for other bits.
+    engine: leave out what the engine has wrong and emu86 has right, as 64-bit code does
+    always, because only the engine runs it. Raises ValueError for other bits.
     """
     _check(bits)
     forms = [form for form in FORMS if form.stands_in(bits)]
@@ -409,7 +408,7 @@ def computations(bits: int = 32, *, engine: bool = False) -> Code:
 
 
 def defined(instruction: bytes, bits: int = 32) -> bytes:
-    """Return it with its undefined flags, if it has any, made 0 after it."""
+    """Return an instruction followed by code that makes its undefined flags 0."""
     mask = undefined(instruction, bits)
     if not mask:
         return instruction

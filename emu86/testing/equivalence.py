@@ -1,4 +1,4 @@
-"""The law: a deprivileged run equals a bare run, and what to say when it does not."""
+"""The law: a deprivileged run equals a bare run; and what to say if it does not."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ def assert_equivalent(
     state: State | None = None,
     techniques: str | tuple[str, ...] = ("patch",),
 ) -> None:
-    """Assert that the guest cannot tell a technique, or several, from the bare machine.
+    """Assert that the guest cannot tell these techniques from the bare machine.
 
-    Raises AssertionError with the first event and the first instruction where they
-    part, both states with the differing bits, and the program as assembly; ValueError
-    if there is no technique, or none but the bare machine, or one that there is not;
-    TypeError for a program or a state that is none.
+    If it can, AssertionError says at which event and after which instruction the two
+    runs begin to differ, shows both states with the bits that differ, and the program
+    as assembly. Raises ValueError if no technique is named, or only the bare machine,
+    or one that does not exist; TypeError for a program or a state of the wrong type.
     """
     names = (techniques,) if isinstance(techniques, str) else techniques
     expect("techniques", names, tuple, list)
@@ -78,7 +78,7 @@ class _Parting:
 
 
 def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
-    """Tell of the first instruction after which two runs are not the same."""
+    """Describe the first instruction after which two runs are not the same."""
     traces: list[Trace] = []
     for name in ("bare", technique):
         trace: Trace = []

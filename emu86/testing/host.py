@@ -1,7 +1,7 @@
-"""The second oracle: the host's own CPU runs a user's program, in a process of its own.
+"""The second oracle: the host's own CPU, which runs a user's program.
 
-`ring3` has the programs and `run_on_host`, `cage` the process, `semantics` the
-comparison, `computations` the strategies.
+The program has a process of its own. `ring3` has the programs and `run_on_host`, `cage`
+the process, `semantics` the comparison, `computations` the strategies.
 """
 
 import platform

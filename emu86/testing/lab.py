@@ -1,8 +1,8 @@
 """Labs: small guests that a sensitive instruction leads astray, step by step.
 
-There is one for each instruction that `emu86 classify` calls a hole, and by that name,
-and for port I/O. Each runs on the bare machine, under `trap` and under `patch`; what
-every instruction did is shown beside the exits that it took.
+There is one, by the same name, for each instruction that `emu86 classify` calls a hole,
+and one for each port instruction. Each lab runs on the bare machine, under `trap` and
+under `patch`. Each line shows what an instruction did, and the exits that it took.
 """
 
 import struct
@@ -209,7 +209,7 @@ LABS: Final[dict[str, Lab]] = {
 
 
 def show(name: str) -> Iterator[str]:
-    """Yield the lines of a lab; ValueError for one that there is not."""
+    """Yield the lines of a lab; ValueError if there is none of that name."""
     if name not in LABS:
         message = f"lab: {unknown(name, LABS)}"
         raise ValueError(message)

@@ -1,6 +1,6 @@
 """Strategies of values, operands and prefixes: what instructions are made of.
 
-Those drawn within others are made once: hypothesis looks at each new one anew.
+Strategies that others use are made once, because hypothesis examines each new one.
 """
 
 from functools import cache
@@ -36,7 +36,7 @@ _SELECTORS: Final = tuple(
 
 @cache
 def words() -> st.SearchStrategy[int]:
-    """32-bit values, most of them ones that matter."""
+    """32-bit values, most of them special ones."""
     return st.one_of(
         st.sampled_from((0, 1, 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF)),
         addresses(),
@@ -71,10 +71,10 @@ def flags() -> st.SearchStrategy[int]:
 
 
 def operands(reg: int, *, memory: bool | None = None) -> Code:
-    """ModRM, SIB and displacement for this reg field: every form of addressing.
+    """ModRM, SIB and displacement for this reg field, in every form of addressing.
 
-    memory: memory only, a register only, or either. ValueError for what no reg field
-    holds.
+    memory: memory only, a register only, or either. Raises ValueError for a number that
+    no reg field can hold.
     """
     _check(reg)
     return _operands(reg, memory=memory)
@@ -109,8 +109,9 @@ def _operands(draw: st.DrawFn, reg: int, *, memory: bool | None) -> bytes:
 def operands16(reg: int) -> Code:
     """ModRM and displacement of a memory operand under the prefix 67h.
 
-    All eight forms, without displacement and with 8 or 16 bits of it; the address is
-    in the first 64 KiB of its segment. ValueError for what no reg field holds.
+    All eight forms, without displacement and with 8 or 16 bits of it. The address is in
+    the first 64 KiB of its segment. Raises ValueError for a number that no reg field
+    can hold.
     """
     _check(reg)
     return _operands16(reg)
@@ -137,9 +138,9 @@ def _operands16(draw: st.DrawFn, reg: int) -> bytes:
 
 @cache
 def prefixes() -> Code:
-    """Operand size, segment, and combinations; most often none.
+    """Prefixes of operand size and segment, and combinations; most often none.
 
-    The address size is a matter of the operand, too: see `encoded`.
+    The prefix of the address size depends on the operand: see `encoded`.
     """
     segment = st.sampled_from([*SEGMENT_PREFIXES]).map(lambda byte: bytes([byte]))
     return st.one_of(
@@ -157,8 +158,8 @@ def encoded(
 ) -> Code:
     """Instructions with this opcode and reg field, with all prefixes and operands.
 
-    memory: as for `operands`; immediate: what follows the operand. ValueError for what
-    no reg field holds.
+    memory: as for `operands`; immediate: what follows the operand. Raises ValueError
+    for a number that no reg field can hold.
     """
     parts = _encoded(opcode, reg, memory)
     if immediate is None:

@@ -1,4 +1,4 @@
-"""What a run comes to, in a form that can be compared and printed."""
+"""How a run ended, in a form that can be compared and printed."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -19,13 +19,13 @@ _DESCRIPTORS: Final = range(stage.PT + (stage.IDT >> 10), stage.PT + (stage.PD >
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that the outside, or the guest's kernel, can tell.
+    """Something that can be seen from outside of the program, while it runs.
 
     what: an exception ("#GP"), interrupt ("INT 80h") or port access ("IN 60h"); value:
-    its error code, or what was read or written; registers: of the guest as the event
-    came; pages: what has changed in RAM since the last event or the start, with what
-    this one has pushed, by page number. Both are empty for a port access: of a repeated
-    one the rounds before it may not have written yet.
+    its error code, or what was read or written; registers: the guest's, when the event
+    came; pages: the pages of RAM that have changed since the last event or the start,
+    by number, with what this event has pushed. A port access has neither registers nor
+    pages: a repeated instruction may not have written its earlier rounds yet.
     """
 
     what: str
@@ -66,14 +66,15 @@ class Outcome:
 
 
 def differences(one: Outcome, other: Outcome, hidden: int = 0) -> Iterator[str]:
-    """Tell in lines where another outcome parts from `one`; none if it does not.
+    """Return lines that say how another outcome differs from `one`, if it does.
 
-    What `one` had still to do when its budget ended is not compared. hidden: bits of
-    EFLAGS that may differ. The accessed bit of a page of descriptors may differ: a
-    technique reads tables whole, and keeps them. So may that of a PDE: the SDM leaves
-    open whether an access that then faults sets it (Vol. 3A 4.8), and that of the page
-    after the program's, or where an event finds EIP, since code may be fetched ahead
-    (Vol. 3A 11.7). What registers a CPU holds that has shut down, nobody can tell.
+    Not compared is what `one` had still to do when its budget ended. hidden: bits of
+    EFLAGS that may differ. These accessed bits may differ, too: that of a page of
+    descriptors, because a technique reads tables whole and keeps them; that of a PDE,
+    because the SDM leaves open whether an access that then faults sets it (Vol. 3A
+    4.8); that of the page after the program's or where an event finds EIP, because code
+    may be fetched ahead (Vol. 3A 11.7). The registers of a CPU that has shut down are
+    not compared.
     """
     ram = bytearray(one.start), bytearray(other.start)
     for number, (left, right) in enumerate(zip(one.events, other.events, strict=False)):

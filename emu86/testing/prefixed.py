@@ -1,4 +1,4 @@
-"""Strategies of prefixes, where they mean something and where they do not."""
+"""Strategies of prefixes: those that have an effect, and those that have none."""
 
 from functools import partial
 from typing import Final
@@ -25,9 +25,9 @@ def _locked(code: Code) -> Code:
 
 
 def locked() -> Code:
-    """LOCK before what takes it: read-modify-writes of memory (Vol. 2A LOCK).
+    """LOCK before what allows it: read-modify-writes of memory (Vol. 2A LOCK).
 
-    But for BTS, BTR and BTC, which leave flags undefined, and immediates of the
+    Left out are BTS, BTR and BTC, which leave flags undefined, and immediates of the
     operand's size.
     """
     found = []
@@ -44,7 +44,7 @@ def locked() -> Code:
 def locked_wrongly() -> Code:
     """LOCK before privileged and sensitive instructions, which is #UD.
 
-    Not before RDTSC: a handler that skips the prefix would run it, and time differs.
+    RDTSC is left out: a handler that skips the prefix would run it, and time differs.
     """
     return _locked(
         st.one_of(
@@ -86,7 +86,7 @@ def _plain() -> Code:
 
 
 def repeated() -> Code:
-    """Prefixes that say the same again, contradict each other, or mean nothing.
+    """Prefixes that repeat, contradict each other, or have no effect.
 
     REP and REPNE before what is no string instruction, two segments, 66h twice.
     """

@@ -132,8 +132,8 @@ def _event(vector: int | None) -> str:
 def run_on_host(program: bytes, user: User) -> UserOutcome:
     """Run a program of user code on this machine's CPU.
 
-    OSError where there is no way to (`host.missing` says why). A program may do
-    anything but live through a system call, which may end it as "killed".
+    Raises OSError where that is not possible (`host.missing` says why). A program may
+    do anything but a system call, which may end it as "killed".
     """
     held = cage()
     for address, offset in PAGES.items():

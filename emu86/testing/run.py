@@ -1,4 +1,4 @@
-"""Run a program on the stage, under a technique, to an outcome."""
+"""Run a program on the stage under a technique, and return its outcome."""
 
 import os
 from collections import Counter
@@ -54,7 +54,7 @@ _BUDGET: Final = 8 * STEPS * abi.EXIT_TIME
 
 
 class Ports:
-    """A board whose ports give what depends on port and turn alone."""
+    """A board whose ports answer by the port's number and the turn alone."""
 
     def __init__(self) -> None:
         self._turns: Counter[int] = Counter()
@@ -157,10 +157,11 @@ def run(
 ) -> Outcome:
     """Run `program`, 32-bit machine code, from `state` under a technique.
 
-    technique: "bare", "trap", "patch" or "iopl"; trace: a list that takes each
-    instruction that runs; instructions: after so many of the program and its handlers
-    it is "paused". The ports are a board's that has no device. ValueError for an
-    unknown technique, TypeError for a program that is no bytes or a state that is none.
+    technique: "bare", "trap", "patch" or "iopl"; trace: a list that gets each
+    instruction that runs; instructions: the run is "paused" after so many of the
+    program and its handlers. Ports answer as on a board that has no device. Raises
+    ValueError for an unknown technique, TypeError for a program or a state of the wrong
+    type.
     """
     state = State() if state is None else state
     expect("program", program, bytes)

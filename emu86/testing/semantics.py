@@ -1,4 +1,4 @@
-"""A user's program here and on the host's CPU, less flags that are undefined."""
+"""Compare a user's program on emu86 and on the host's CPU, less undefined flags."""
 
 import struct
 from collections.abc import Callable
@@ -34,7 +34,7 @@ _KERNEL: Final = range(stage.IDT >> 12, (stage.STACK0 >> 12) + 1)
 def run_on_emu86(program: bytes, user: User) -> UserOutcome:
     """Run a program of 32-bit user code in emu86, in ring 3 of the stage's kernel.
 
-    Of the stage's pages only code, data and stack are there for it. ValueError for
+    Of the stage's pages it can reach code, data and stack alone. Raises ValueError for
     64-bit code, which emu86's guests do not have.
     """
     if user.bits != 32:
@@ -96,16 +96,17 @@ def _is_open(here: UserOutcome, there: UserOutcome) -> bool:
 def compare_with_host(
     program: bytes, user: User, machine: Machine | None = None
 ) -> list[str]:
-    """Return where a user's program does not do here what it does on the host's CPU.
+    """Return how a user's program on the host's CPU differs from the same program here.
 
-    Empty if it ends in the same way, at the same place and with the same general
-    registers, flags, CR2, data page and stack page. Flags that the last instruction
-    which ran leaves undefined do not count; those of others do: `computing_programs`
-    has none. Nor does it count which fault an access over 4 GiB is, for the SDM leaves
-    that open. machine: `run_on_emu86` or `ring3.run_on_engine`; unless it is given, the
-    former for 32-bit code, the latter for 64-bit code. Where a line tells of a
-    difference, the last one is the program. `host.missing` must be empty. TypeError for
-    a program that is no bytes, or a user that is none.
+    The lines are empty if it ends in the same way, at the same place, with the same
+    general registers, flags, CR2, data page and stack page. Not compared are the flags
+    that the last instruction leaves undefined. (Flags that an earlier one leaves
+    undefined are compared: `computing_programs` has none.) Which fault an access over 4
+    GiB raises is not compared either, because the SDM leaves it open. machine:
+    `run_on_emu86` or `ring3.run_on_engine`; by default the former for 32-bit code and
+    the latter for 64-bit code. If there are differences, the last line is the program.
+    `host.missing` must be empty. Raises TypeError for a program or a user of the wrong
+    type.
     """
     expect("program", program, bytes)
     expect("user", user, User)

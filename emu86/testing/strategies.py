@@ -2,10 +2,9 @@
 
 All of them shrink: a program to fewer and plainer instructions, an instruction to one
 without prefixes on a register, an address to the first of the stage's. Programs are
-meant for the stage (`emu86.testing.stage`); what they hold is 32-bit code.
-
-What the engine under emu86 is known to have wrong, and the prices that techniques are
-documented to have, are left out of `programs`; see `docs/testing.md`.
+32-bit code for the stage (`emu86.testing.stage`). `programs` leaves out what the engine
+under emu86 is known to have wrong, and the documented costs of the techniques: see
+`docs/testing.md`.
 """
 
 import struct
@@ -82,9 +81,10 @@ def states(
 ) -> State:
     """Where a program may start.
 
-    paging: on, off, or either; rings: 0 to 3; patches: tables for `State.patches`,
-    such as `descriptor_tables("hostile")`; virtual_8086: in that mode, with any IOPL,
-    whatever the ring; clocked: time goes by instructions, and interrupts come.
+    paging: on, off, or either; rings: 0 to 3; patches: tables for `State.patches`, such
+    as `descriptor_tables("hostile")`; virtual_8086: start in that mode, with any IOPL,
+    whatever the ring; clocked: each instruction takes a fixed time, and interrupts
+    come.
     """
     cr4 = draw(st.sampled_from((0, 0x10, 0x90)))
     names = [name for name in x86.GPR_NAMES if name != "esp"]
@@ -401,7 +401,7 @@ def descriptor_edits() -> Code:
 
 
 def timed() -> Code:
-    """Instructions that tell the time, or let interrupts in: for a State with a clock.
+    """Instructions that read the time or let interrupts in: for a State with a clock.
 
     RDTSC, the TSC by RDMSR and WRMSR, STI, CLI, HLT, loads of SS, loops.
     """
@@ -416,9 +416,10 @@ def timed() -> Code:
 
 
 def breakpoints() -> Code:
-    """A breakpoint of the debug registers set; a return with RF; a read; all off.
+    """Code that sets a breakpoint, reads the debug registers, or switches all off.
 
-    On code, data or (with CR4.DE) ports, a local or a global one.
+    The breakpoint is on code, data or (with CR4.DE) ports, local or global. A return
+    with RF is among them.
     """
     set_ = st.builds(
         lambda number, at, kind, enable: (
@@ -463,9 +464,9 @@ _OFFERED: Final = CLASSES | {"timed": timed, "locked_natively": locked_natively}
 
 
 def instructions(*classes: str) -> Code:
-    """One instruction (or the few that one needs) of these classes, or of any.
+    """One instruction (or the few that it needs) of these classes, or of any.
 
-    "timed" and "locked_natively" must be named.
+    "timed" and "locked_natively" are drawn only if they are named.
     """
     for name in classes:
         if name not in _OFFERED:

@@ -64,9 +64,10 @@ def _check(kind: str) -> None:
 
 
 def gates(kind: Kind = "valid") -> Code:
-    """Gates of 8 bytes, of all kinds that there are: call, interrupt, trap, task.
+    """Gates of 8 bytes, of all kinds: call, interrupt, trap, task.
 
-    half-valid: to any selector, some not present, with rubbish in the reserved byte.
+    half-valid: they lead to any selector, some are not present, and the reserved byte
+    holds anything.
     """
     _check(kind)
     kinds = (
@@ -101,9 +102,9 @@ def descriptor_tables(kind: Kind = "valid") -> st.SearchStrategy[Patches]:
     """GDT, LDT and IDT, as patches of the stage.
 
     valid: segments and gates of all kinds in the GDT from 68h on, in the LDT, and in
-    the IDT from vector 60h on. half-valid: these with a bit wrong here and there.
-    hostile: rubbish; the exceptions' gates, too. Kinds of 16-bit TSSs are left out of
-    all but rubbish: the engine has no 16-bit tasks.
+    the IDT from vector 60h on. half-valid: the same, with a bit wrong here and there.
+    hostile: anything, also in the exceptions' gates. 16-bit TSSs come in hostile tables
+    alone: the engine has no 16-bit tasks.
     """
     _check(kind)
     valid = st.one_of(_segments(), gates())
@@ -158,10 +159,10 @@ def without_reserved(entry: int) -> int:
 def page_tables(kind: Kind = "valid") -> st.SearchStrategy[Patches]:
     """The page directory and the page table, as patches of the stage.
 
-    valid: every page is there, somewhere in RAM, for everybody to write. half-valid:
-    with any rights, or not there, or where no RAM is; directory entries, too. hostile:
-    any 32 bits; bits 12 to 21 of a large page are 0, which the engine has as an address
-    above 4 GiB.
+    valid: every page is present, somewhere in RAM, and everybody may write it.
+    half-valid: pages have any rights, are absent, or are where no RAM is; so are
+    directory entries. hostile: any 32 bits. Only bits 12 to 21 of a large page are 0:
+    the engine takes them for an address above 4 GiB.
     """
     _check(kind)
     anywhere = st.builds(lambda page: page << 12 | 7, st.integers(0x20, 0x9F))
