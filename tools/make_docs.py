@@ -23,6 +23,7 @@ What takes minutes (`emu86 classify`, boots of Debian's kernel) is left as it is
 import argparse
 import ast
 import functools
+import os
 import re
 import shlex
 import subprocess
@@ -111,6 +112,7 @@ def _shown(*command: str) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=os.environ | {"COLUMNS": "80"},
         check=True,
     )
     return ran.stdout.decode().replace("\r", "")

@@ -251,7 +251,7 @@ def test_memory_sizes(size, bytes_):
         (["run", "--timeout", "nan"], "no positive number"),
         (["run", "--timeout", "0"], "no positive number"),
         (["run", "--until", ""], "no text to wait for"),
-        (["run", "--on-reset", "pause"], "is not one of"),
+        (["run", "--on-reset", "pause"], "no 'pause' (there are exit, reboot)"),
         (["run", "--kernel"], "requires an argument"),
         (["run", "--no-such-option"], "No such option"),
         (["run", "file", "other"], "unexpected extra argument"),
