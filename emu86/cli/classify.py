@@ -20,9 +20,9 @@ def _names() -> tuple[str, ...]:
 def command(names: tuple[str, ...], as_json: bool) -> None:
     """Tell which system instructions are privileged, and which sensitive.
 
-    By running them, on the bare machine and under every technique; takes two minutes
-    without names. INSTRUCTION: its name (popf, mov-to-ss), or words of the names of
-    several.
+    The command runs them, on the bare machine and under every technique. INSTRUCTION
+    is a name (popf, mov-to-ss) or a word of several names (far). Without INSTRUCTION
+    all are run, which takes two minutes.
     """
     from emu86.testing import classify as classifier  # noqa: PLC0415 - slow to import
 

@@ -30,7 +30,7 @@ def _names() -> tuple[str, ...]:
     shell_complete=completion(_names),
 )
 def command(code: tuple[str, ...]) -> None:
-    r"""Explain one instruction, by its bytes or by its name.
+    """Explain one instruction, by its bytes or by its name.
 
     \b
     emu86 explain 0f 22 d8
@@ -38,7 +38,7 @@ def command(code: tuple[str, ...]) -> None:
     emu86 explain popf
 
     It is taken as 32-bit code. `emu86 exits` has all names.
-    """
+    """  # noqa: D301 (click wants the character itself)
     text = "".join(code).removeprefix("0x")
     is_hex = re.fullmatch(r"([0-9a-f]{2}|\s)*", text, re.IGNORECASE) is not None
     is_hex = is_hex and not (text.isalpha() and text.lower() in _mnemonics())

@@ -22,8 +22,9 @@ def _names() -> tuple[str, ...]:
 def command(names: tuple[str, ...]) -> None:
     """Show what a sensitive instruction does to a small guest, step by step.
 
-    On the bare machine, under `trap`, and under `patch`. Without a name: which labs
-    there are. INSTRUCTION: its name (popf, mov-to-ss), or words of several names.
+    The guest runs on the bare machine, under `trap` and under `patch`. INSTRUCTION is
+    a name (popf, mov-to-ss) or a word of several names (far). Without INSTRUCTION the
+    labs are listed.
     """
     from emu86.testing.lab import LABS, show  # noqa: PLC0415 - slow to import
 

@@ -34,7 +34,7 @@ _STATUSES: Final = {
     "--kernel",
     metavar="FILE",
     shell_complete=files,
-    help="The kernel, given as an option.",
+    help="The same as KERNEL.",
 )
 @click.option(
     "--initrd",
@@ -56,7 +56,7 @@ _STATUSES: Final = {
     type=OneOf(config.CPUS),
     default=config.CPU,
     show_default=True,
-    help="CPU model: what CPUID tells of it.",
+    help="The CPU model that CPUID tells of.",
 )
 @click.option(
     "--technique",
@@ -68,37 +68,43 @@ _STATUSES: Final = {
 @click.option(
     "--until",
     metavar="TEXT",
-    help="End with status 0 when the console has shown TEXT, 3 if it never does.",
+    help="End with status 0 when the console has shown TEXT, with 3 if it never does.",
 )
-@click.option("--timeout", type=Seconds(), help="End with status 3 after this time.")
-@click.option("--stats", is_flag=True, help="Tell at the end what it cost.")
+@click.option(
+    "--timeout", type=Seconds(), help="End with status 3 after this time of the host."
+)
+@click.option(
+    "--stats",
+    is_flag=True,
+    help="Print exits, their times and the patched sites at the end.",
+)
 @click.option(
     "--stats-json",
     metavar="FILE",
     shell_complete=files,
-    help="The same into FILE, - for stdout.",
+    help="Write the same as JSON into FILE; - is standard output.",
 )
 @click.option(
     "--debug-exit",
     is_flag=True,
-    help="A byte to port F4h ends the run with it as status.",
+    help="A byte written to port F4h ends the run; the byte is the status.",
 )
 @click.option(
     "--debug-exit-qemu",
     is_flag=True,
-    help="The same with QEMU's status, twice the byte plus 1.",
+    help="As --debug-exit, but the status is twice the byte plus 1, as in QEMU.",
 )
 @click.option(
     "--on-reset",
     type=OneOf(["exit", "reboot"]),
     default="exit",
     show_default=True,
-    help="What a reset or a triple fault does: end the run, or start the kernel anew.",
+    help="What follows a reset or a triple fault: the end, or the same kernel anew.",
 )
 @click.option(
     "--keep-going",
     is_flag=True,
-    help="Run on when Linux panics. [default: with a terminal and without --until]",
+    help="Run on when Linux panics, as with a terminal and without --until.",
 )
 @click.pass_context
 def command(

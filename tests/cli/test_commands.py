@@ -60,6 +60,11 @@ def test_help_has_a_line_for_each_status(emu86):
     assert statuses == ["128+n", "3", "0", "4", "1", "3", "N", "0"]
 
 
+def test_help_has_a_line_for_each_example(emu86):
+    lines = emu86("explain", "--help").stdout.splitlines()
+    assert {"  emu86 explain 0f 22 d8", "  emu86 explain popf"} <= set(lines)
+
+
 def test_version(emu86):
     assert emu86("--version").stdout == "emu86 0.1.0\n"
 
