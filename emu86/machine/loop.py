@@ -14,6 +14,7 @@ from emu86.cpu.state import RFLAGS
 from emu86.machine.board import Board
 from emu86.machine.chardev import CharDevice
 from emu86.machine.panic import PanicWatch
+from emu86.notebook import table
 from emu86.rings.technique.base import Technique
 from emu86.spec import x86
 
@@ -39,6 +40,11 @@ class Stop:
     def resumable(self) -> bool:
         """Whether `Machine.run` can go on from here."""
         return self.reason in ("until", "panic", "timeout", "interrupted")
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        rows = [("reason", self.reason), ("code", self.code), ("detail", self.detail)]
+        return table("Stop", [row for row in rows if row[1]])
 
 
 class RunLoop:

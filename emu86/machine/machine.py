@@ -18,6 +18,7 @@ from emu86.machine.boot import Entry
 from emu86.machine.chardev import CharDevice
 from emu86.machine.loop import RunLoop, Stop
 from emu86.machine.stats import Stats
+from emu86.notebook import table
 from emu86.rings.observers import Observer
 from emu86.rings.technique.registry import build
 from emu86.spec import x86
@@ -86,6 +87,20 @@ class Machine:
         # What the guest was loaded by, and what CPU and chips are at a reset.
         self._load_again: Callable[[], Entry] | None = None
         self._at_reset = self.vmm.save(), self.board.save()
+
+    def __repr__(self) -> str:
+        """Say what it is and where its guest is."""
+        asked, at = self._configuration, self.registers
+        where = f"at {at['cs']:04X}:{at['eip']:08X}" if self._loaded else "no guest"
+        return (
+            f"<Machine: {config.size(asked.memory)} of memory, {asked.cpu}, "
+            f"{asked.technique}; {where}, {self.now / 1e9:.6f} s of virtual time>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show it and its registers in a notebook."""
+        rows = ((name, f"{value:08X}") for name, value in self.registers.items())
+        return table(repr(self).strip("<>"), rows)
 
     @property
     def realtime(self) -> bool:

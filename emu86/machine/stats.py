@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from emu86.notebook import table
+
 if TYPE_CHECKING:
     from emu86.rings.technique.base import Technique
 
@@ -59,6 +61,28 @@ class Stats:
             wall_s=wall,
             virtual_s=vmm.engine.clock.now / 1e9,
         )
+
+    @property
+    def _exits(self) -> int:
+        return sum(stat.count for stat in self.exits.values())
+
+    def __repr__(self) -> str:
+        """Say how many of each kind; the fields have what they were."""
+        patched = sum(self.patched.values())
+        return (
+            f"<Stats: {self._exits:,} exits, {self.blocks:,} blocks scanned, "
+            f"{patched:,} sites patched, {self.virtual_s:.6f} s of virtual time>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the exits in a notebook."""
+        seen = [(reason, stat) for reason, stat in self.exits.items() if stat.count]
+        measured = self.guest_share is not None
+        rows = [("reason", "count", "mean ns")[: 2 + measured]]
+        for reason, stat in seen:
+            cells = reason, f"{stat.count:,}", f"{stat.ns // stat.count:,}"
+            rows.append(cells[: len(rows[0])])
+        return table(repr(self).strip("<>"), [*rows, ("all", f"{self._exits:,}")])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""

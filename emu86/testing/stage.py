@@ -8,11 +8,12 @@ few bytes of code and return; after `limit` exceptions they halt the machine.
 
 import math
 import struct
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Final, TypeGuard
 
+from emu86.notebook import table
 from emu86.spec import x86
 from emu86.testing.encode import mov, push
 
@@ -56,6 +57,7 @@ _IDT_SIZE: Final = 0x800
 _GDTR_AT: Final = BOOT + 0xF00
 _IDTR_AT: Final = BOOT + 0xF08
 _FILLER: Final = b"\xcc"  # what RAM holds elsewhere: INT3, so that a lost program ends
+_IN_HEX: Final = ("flags", "cr0", "cr4", "at", "gdt", "idt", "ldtr", "tr")
 _USER: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US
 
 
@@ -92,6 +94,25 @@ class State:
     tr: int = TSS_SELECTOR
     interrupts: tuple[tuple[int, int], ...] | None = None
     patches: tuple[tuple[int, bytes], ...] = ()
+
+    def _differs(self) -> Iterator[tuple[str, object]]:
+        """Yield the fields, by name, that are not as in `State()`."""
+        for one in fields(self):
+            plain = {} if one.name == "registers" else one.default
+            if (value := getattr(self, one.name)) != plain:
+                yield one.name, value
+
+    def __repr__(self) -> str:
+        """Name what is not as it is without being asked for."""
+        shown = (
+            f"{name}={value:#x}" if name in _IN_HEX else f"{name}={value!r}"
+            for name, value in self._differs()
+        )
+        return f"State({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what `repr` does."""
+        return table("State", [(name, repr(value)) for name, value in self._differs()])
 
     def __post_init__(self) -> None:
         """Raise ValueError for a field that no stage can have."""
