@@ -182,7 +182,7 @@ class Machine:
     def _must_be_new(self) -> None:
         self._must_be_ours("kernel")
         if self.now:
-            message = "kernel: this machine has run; another guest needs a new one"
+            message = "kernel: this machine has run; load the guest into a new one"
             raise ConfigError(message)
 
     def _enter(self, entry: Entry) -> None:
@@ -257,7 +257,7 @@ class Machine:
         time later. Raises ConfigError while the machine runs.
         """
         if self._lock.locked():
-            message = "state: a machine that runs has none; stop it first"
+            message = "state: a running machine cannot be saved; stop it"
             raise ConfigError(message)
         self.vmm.finish_instruction()
         self.vmm.drop_derived()

@@ -112,7 +112,7 @@ LABS: Final[dict[str, Lab]] = {
     ),
     # Through an interrupt gate: the IRET is in its handler.
     "IRET": Lab(
-        "A user with interrupts on calls the kernel, thrice. Are they on afterwards?",
+        "A user with interrupts on calls the kernel 3 times. Are they on afterwards?",
         (b"\xcd\x83", b"\xcd\x83", b"\xcd\x83"), b"\xcf",
         State(ring=3, flags=0x202, limit=4, skip=0),
     ),

@@ -38,7 +38,7 @@ def run_on_emu86(program: bytes, user: User) -> UserOutcome:
     64-bit code, which emu86's guests do not have.
     """
     if user.bits != 32:
-        message = f"bits: emu86 has no guests of {user.bits}"
+        message = f"bits: emu86 runs no {user.bits}-bit guests"
         raise ValueError(message)
     pages = tuple((address, user.page(address, program)) for address in PAGES)
     names = [name for name in x86.GPR_NAMES if name != "esp"]

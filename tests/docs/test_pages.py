@@ -54,6 +54,15 @@ def test_is_up_to_date(path):
     assert page == make_docs.up_to_date(page), "run tools/make_docs.py"
 
 
+def test_figures_of_the_readme_are_those_of_commands():
+    """They stand in what make_docs.py writes: output, bench's tables, boots."""
+    page = (ROOT / "README.md").read_text()
+    for made in (make_docs._OUTPUT, make_docs._TABLE, make_docs._BOOT):
+        page, count = made.subn("", page)
+        assert count, made.pattern
+    assert re.findall(r"\d[\d,.]* ?(?:[nµm]?s|seconds?|%|exits)\b", page) == []
+
+
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):

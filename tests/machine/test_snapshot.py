@@ -495,4 +495,4 @@ def test_not_while_it_runs():
 
     machine.on_console(look)
     machine.run(until=b"teach:", timeout=60)
-    assert set(told) == {"state: a machine that runs has none; stop it first"}
+    assert set(told) == {"state: a running machine cannot be saved; stop it"}

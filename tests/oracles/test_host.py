@@ -332,7 +332,7 @@ def test_why_a_host_is_no_oracle(monkeypatch, answer, reason):
 
 
 def test_emu86_has_no_64_bit_guests():
-    with pytest.raises(ValueError, match="bits: emu86 has no guests of 64"):
+    with pytest.raises(ValueError, match="bits: emu86 runs no 64-bit guests"):
         run_on_emu86(b"\x90", User(64))
 
 
