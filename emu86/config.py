@@ -4,7 +4,9 @@ The command line and the library take them from here. Nothing heavy is imported,
 help and mistakes answer at once.
 """
 
+import mmap
 import re
+import sys
 from collections.abc import Collection
 from typing import Final
 
@@ -32,6 +34,12 @@ LARGEST: Final = 3 << 30
 PAGE: Final = 4096
 MEMORY: Final = 128 << 20
 
+# Addresses, not memory, that Unicorn takes for translated code, an engine: without them
+# it ends the process. A machine takes more, beside the guest's memory, with the
+# libraries.
+ENGINE_SPACE: Final = (1 << 30) + (64 << 20)
+MACHINE_SPACE: Final = 3 << 29
+
 
 def size(count: int) -> str:
     """Write a number of bytes with the largest unit that leaves no rest: 128M."""
@@ -55,6 +63,24 @@ def memory(asked: int | str) -> int:
         ends = f"from {size(SMALLEST)} to {size(LARGEST)}"
         raise ConfigError(f"memory: {asked} is not a multiple of 4 KiB {ends}")
     return count
+
+
+def check_address_space(count: int) -> None:
+    """Raise ConfigError if the host gives this process no `count` bytes of addresses.
+
+    `ulimit -v` sets the limit. Where the host cannot be asked, it is not.
+    """
+    if sys.platform == "win32":
+        return
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        mmap.mmap(-1, count, flags=flags, prot=0).close()
+    except OSError:
+        mib = -(-count >> 20)
+        raise ConfigError(
+            f"memory: the host refuses this process {mib} MiB of address space: raise"
+            " its limit (ulimit -v unlimited)"
+        ) from None
 
 
 def check_cpu(name: str) -> None:

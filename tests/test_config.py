@@ -7,6 +7,7 @@ import pytest
 
 from emu86 import ConfigError, Machine, config
 from emu86.cpu.models import MODELS
+from emu86.mmu import ram
 from emu86.rings.technique.registry import POLICIES
 
 HEAVY = {"capstone", "llvmlite", "numpy", "rich", "unicorn"}
@@ -85,3 +86,66 @@ def test_what_is_not_allowed(check, value):
 )
 def test_sizes_in_words(number, text):
     assert config.size(number) == text
+
+
+def limited(kib, program):
+    """Run Python under `ulimit -v`."""
+    resource = pytest.importorskip("resource")
+    limit = (kib << 10, kib << 10)
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+REFUSED = "memory: the host refuses this process {} MiB of address space: raise its"
+RUN = "import sys; from emu86.cli import main; sys.argv[1:] = ['run']; main()"
+
+
+@pytest.mark.parametrize("mib", [60, 300, 1500])
+def test_too_little_address_space_is_told_of_before_anything_else(mib):
+    result = limited(mib << 10, RUN)
+    assert result.returncode == 2
+    assert result.stderr.startswith("emu86: " + REFUSED.format(128 + 1536))
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.not_quick
+def test_the_address_space_that_is_asked_for_is_enough():
+    kib = (config.MEMORY + config.MACHINE_SPACE >> 10) + (40 << 10)
+    result = limited(kib, RUN)
+    assert "teach: all" in result.stdout, result
+
+
+@pytest.mark.not_quick
+def test_a_second_machine_is_refused_and_the_first_goes_on():
+    kib = (2 * config.MEMORY + config.MACHINE_SPACE >> 10) + (200 << 10)
+    program = """
+from emu86 import ConfigError, Machine
+first = Machine()
+try:
+    Machine()
+except ConfigError as error:
+    print(error)
+first.load_flat(b"\\xf4", 0x1000)
+print(first.run().reason)
+"""
+    refused = REFUSED.format(config.ENGINE_SPACE >> 20)
+    result = limited(kib, program)
+    assert result.stdout.startswith(refused), result
+    assert result.stdout.endswith("\nhalted\n"), result
+
+
+def test_memory_that_the_host_has_not(monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(ram.mmap, "mmap", refuse)
+    with pytest.raises(
+        ConfigError, match="the host has no 3072 MiB for a machine: Can"
+    ):
+        ram.allocate(3 << 30)

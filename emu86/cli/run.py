@@ -158,6 +158,8 @@ def command(
     if stats_json is not None:
         # A mistake shows before the run, not after it.
         _write(stats_json, "", "a")
+    # Below this Unicorn, and what it is imported with, end the process by themselves.
+    config.check_address_space(memory + config.MACHINE_SPACE)
     with progress("starting") as doing:
         from emu86 import Machine, images  # noqa: PLC0415 - slow to import
         from emu86.cli.console import Console  # noqa: PLC0415
@@ -174,6 +176,7 @@ def command(
             append = "script"
         if kernel is None:
             kernel = str(images.path("teach"))
+        end = None if timeout is None else time.monotonic() + timeout
         machine.load_kernel(kernel, append=append or "", initrd=initrd)
         doing("booting, nothing shown yet")
 
@@ -189,7 +192,7 @@ def command(
             stop = _run(
                 machine,
                 until=None if until is None else os.fsencode(until),
-                timeout=timeout,
+                end=end,
                 panics=not keep_going and (until is not None or not interactive),
                 reboots=on_reset == "reboot",
             )
@@ -213,19 +216,17 @@ def _run(
     machine: "emu86.Machine",
     *,
     until: bytes | None,
-    timeout: float | None,
+    end: float | None,
     panics: bool,
     reboots: bool,
 ) -> "emu86.Stop":
-    """Run the guest to its end, through its resets if it `reboots`."""
-    end = None if timeout is None else time.monotonic() + timeout
+    """Run the guest to its end or that of its time, through resets if it `reboots`."""
     while True:
+        timeout = None if end is None else max(end - time.monotonic(), 0)
         stop = machine.run(until=until, timeout=timeout, panics=panics)
         if not reboots or stop.reason not in ("reset", "triple fault"):
             return stop
         machine.reset()
-        if end is not None:
-            timeout = max(end - time.monotonic(), 0)
 
 
 def _tell(

@@ -12,6 +12,7 @@ private except the blob's layout. The facts relied on are listed in
 """
 
 import ctypes
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -19,6 +20,7 @@ from typing import Any, Final
 import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
 from unicorn import unicorn_const as uc_const
 
+from emu86 import config
 from emu86.cpu import library, offsets
 from emu86.cpu.clock import Clock, ClockState
 from emu86.cpu.fpu import Fpu
@@ -46,6 +48,7 @@ from emu86.cpu.state import (
     SELECTOR,
     CpuState,
 )
+from emu86.errors import ConfigError
 from emu86.native import abi
 from emu86.spec import x86
 
@@ -86,6 +89,19 @@ def abilities() -> Abilities:
     return _probed[0]
 
 
+def _make_room() -> None:
+    """See that an engine's address space can be had, if must be from dropped engines.
+
+    Unicorn would end the process. An engine is in cycles: it stays until they are
+    collected.
+    """
+    try:
+        config.check_address_space(config.ENGINE_SPACE)
+    except ConfigError:
+        gc.collect()
+        config.check_address_space(config.ENGINE_SPACE)
+
+
 class Engine(CpuState):
     """One CPU with its physical memory.
 
@@ -100,6 +116,7 @@ class Engine(CpuState):
         if stepped:
             # To stop before any instruction it must look whether to at each.
             self.can = replace(self.can, stops=False, inline=False)
+        _make_room()
         self._uc = binding.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
         handle = self._uc._uch.value  # noqa: SLF001 (the binding hides its handle)
         assert handle is not None

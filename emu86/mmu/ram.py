@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from emu86.errors import ConfigError
 from emu86.spec import x86
 
 # What a guest page holds, as far as the shadow tables care.
@@ -27,9 +28,15 @@ HOLE: Final = range(0xA0, 0xFF)
 def allocate(size: int) -> mmap.mmap:
     """Return zeroed memory, taken from the host as it is touched.
 
-    It is private: a process that is forked off gets a copy of its own.
+    It is private: a process that is forked off gets a copy of its own. Raises
+    ConfigError if the host refuses.
     """
-    return mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+    try:
+        return mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise ConfigError(
+            f"memory: the host has no {size >> 20} MiB for a machine: {error.strerror}"
+        ) from None
 
 
 def address_of(memory: mmap.mmap) -> int:

@@ -143,6 +143,12 @@ def test_a_reset_ends_the_run_or_starts_the_kernel_anew():
     assert result.stderr.startswith("emu86: the guest powered off, after")
 
 
+def test_the_timeout_is_over_loading_too():
+    result = run("load:0.3 tell timeout", "--timeout", "0.2")
+    assert "('timeout', 0)" in result.stdout
+    assert result.returncode == 3
+
+
 def test_all_reboots_together_have_the_timeout():
     script = "reset wait reset wait reset wait"
     result = run(script, "--on-reset", "reboot", "--timeout", "0.2")

@@ -5,6 +5,7 @@ The words of --append, run one after another:
     say:TEXT     the guest prints TEXT (\\n and \\r by name)
     echo         it echoes what is typed until it has seen "."
     wait         it does nothing until it is stopped
+    load:TIME    loading has taken so many seconds (the first word only)
     tell         it prints what the machine was made with
     REASON       it ends for this reason; code:N gives its code
 
@@ -60,6 +61,8 @@ class Machine:
     def load_kernel(self, kernel, *, append="", initrd=None):
         boot.read("kernel", kernel)
         self.script = append.split()
+        if self.script and self.script[0].startswith("load:"):
+            time.sleep(float(self.script.pop(0).removeprefix("load:")))
         self.options["initrd"] = initrd
 
     def on_console(self, callback):
@@ -83,7 +86,7 @@ class Machine:
         self.print(b"again\n")
 
     def run(self, until=None, timeout=None, *, panics=False):
-        self.options["panics"] = panics
+        self.options |= {"panics": panics, "timeout": timeout}
         end = time.monotonic() + (60 if timeout is None else timeout)
         shown = b""
         while self.script:

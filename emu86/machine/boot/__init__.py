@@ -5,6 +5,8 @@ One module per format. `load` looks at the file and takes the right one.
 
 import os
 from collections.abc import Sequence
+from functools import partial
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from emu86.machine.boot.placement import Entry, memory_map
 
 __all__ = ["Entry", "flat", "load", "memory_map", "read", "sniff"]
 
+_PIECE = 1 << 20
 _LARGEST = 1 << 30  # a device or pipe without an end is not read forever
 
 
@@ -31,7 +34,9 @@ def read(role: str, source: bytes | bytearray | str | PathLike[str]) -> bytes:
         raise ConfigError(f"{role}: the name of its file is empty")
     try:
         with Path(path).open("rb") as file:
-            data = file.read(_LARGEST + 1)
+            # By pieces, for Python sets aside at once all that it may read.
+            pieces = iter(partial(file.read, _PIECE), b"")
+            data = b"".join(islice(pieces, _LARGEST // _PIECE + 1))
     except OSError as error:
         raise ConfigError(f"{role}: {path}: {error.strerror}") from None
     except ValueError as error:

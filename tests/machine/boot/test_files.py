@@ -42,6 +42,17 @@ def test_reading(tmp_path):
     assert boot.read("kernel", b"as it is") == b"as it is"
 
 
+def test_a_file_without_an_end_is_not_read_forever(tmp_path, monkeypatch):
+    monkeypatch.setattr(boot, "_LARGEST", 2 * boot._PIECE)
+    file = tmp_path / "kernel"
+    file.write_bytes(bytes(2 * boot._PIECE))
+    assert boot.read("kernel", file) == bytes(2 * boot._PIECE)
+    file.write_bytes(bytes(2 * boot._PIECE + 1))
+    for path in (file, "/dev/zero"):
+        with pytest.raises(ConfigError, match="larger than 1 GiB"):
+            boot.read("kernel", path)
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

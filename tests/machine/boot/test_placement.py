@@ -1,5 +1,8 @@
 """The memory map and the choice of places."""
 
+import mmap
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from emu86.errors import ConfigError
 from emu86.machine import boot
 from emu86.machine.boot.placement import LOW_END, MIB, Placement, human
+from emu86.mmu.ram import Ram
 
 
 @pytest.mark.parametrize("size", [1 << 20, 4 << 20, 3 << 30])
@@ -69,6 +73,18 @@ def test_zeros_clear_what_was_there():
     Placement(ram).put_zeros("kernel", MIB + 1, 2 * MIB)
     assert ram[MIB] == ram[3 * MIB + 1] == 0xFF
     assert not any(ram[MIB + 1 : 3 * MIB + 1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+def test_zeros_over_what_nobody_has_written_take_no_memory():
+    def resident():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * mmap.PAGESIZE
+
+    ram = Ram(256 * MIB)
+    before = resident()
+    Placement(ram.bytes).put_zeros("kernel", MIB, 200 * MIB)
+    assert resident() - before < 50 * MIB
 
 
 @given(
