@@ -90,9 +90,11 @@ def check_cpu(name: str) -> None:
 
 def check_technique(name: str) -> None:
     """Raise ConfigError if there is no technique of that name."""
+    __tracebackhide__ = True
     _check("technique", name, TECHNIQUES)
 
 
 def _check(what: str, name: object, names: Collection[str]) -> None:
+    __tracebackhide__ = True
     if not isinstance(name, str) or name not in names:
         raise ConfigError(f"{what}: {unknown(name, names)}")

@@ -18,6 +18,7 @@ class ConfigError(ValueError):
 
 def expect(what: str, value: object, *kinds: Any, hint: str = "") -> None:  # noqa: ANN401 - a class
     """Raise TypeError, which tells `what` it is about, for a value of another kind."""
+    __tracebackhide__ = True  # by pytest: the caller's mistake is not here
     if not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(
@@ -34,6 +35,7 @@ def as_int(
     Raises TypeError for what is none, ValueError for one that is not from `least` up to
     `end`, which it is not itself.
     """
+    __tracebackhide__ = True
     try:
         found = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -47,6 +49,7 @@ def as_int(
 
 def as_bytes(what: str, value: object) -> bytes:
     """Return bytes of any type as bytes; raises TypeError for what is none, as text."""
+    __tracebackhide__ = True
     hint = f" (for text: b{value!r:.40})" if isinstance(value, str) else ""
     expect(what, value, bytes, bytearray, memoryview, hint=hint)
     return bytes(value)  # type: ignore[call-overload, no-any-return]

@@ -27,6 +27,7 @@ _MARKS: Final = (
 )
 _SEED: Final = pytest.StashKey[int]()
 _PROFILE: Final = pytest.StashKey[str | None]()
+_STARTED: Final = pytest.StashKey[bool]()
 _OF_MODULES: Final = pytest.StashKey[set[str]]()
 _WORKER_SEED: Final = "emu86_seed"
 _THEIR_SEED: Final = "_hypothesis_internal_use_seed"
@@ -101,9 +102,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = metafunc.definition.get_closest_marker("emu86_techniques")
     if mark is None:
         return
-    from emu86.config import DEPRIVILEGED  # noqa: PLC0415  # the engine is slow
+    from emu86.config import DEPRIVILEGED  # noqa: PLC0415 - few tests have the mark
+    from emu86.errors import unknown  # noqa: PLC0415
 
-    wrong = [f"no {one!r}" for one in mark.args if one not in ("bare", *DEPRIVILEGED)]
+    known = (*DEPRIVILEGED, "bare")
+    wrong = [unknown(one, known) for one in mark.args if one not in known]
     wrong += [f"names alone, no {one}=" for one in mark.kwargs]
     if wrong:
         where = metafunc.definition.nodeid
@@ -112,13 +115,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs the host's CPU, if it cannot serve."""
+    """Skip what needs the host's CPU, if it cannot serve; start the engine."""
+    if _are_emu86s() and _Property.of(item):
+        _start(item.config)
     if item.get_closest_marker("emu86_host") is None:
         return
     from emu86.testing.host import missing  # noqa: PLC0415  # the engine is slow
 
     if reason := missing():
         pytest.skip(reason)
+
+
+def _start(config: pytest.Config) -> None:
+    """Have the engine compiled and tried before the first property.
+
+    That takes longer than hypothesis lets an example take, and is no fault of it.
+    """
+    if not config.stash.get(_STARTED, False):
+        from emu86.testing import run  # noqa: PLC0415 - the engine is slow
+
+        config.stash[_STARTED] = True
+        for technique in ("bare", "patch"):
+            run(b"\xfa\xf4", technique=technique)  # cli; hlt
 
 
 @dataclass(frozen=True)

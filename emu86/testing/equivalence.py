@@ -34,6 +34,7 @@ def assert_equivalent(
     as assembly. Raises ValueError if no technique is named, or only the bare machine,
     or one that does not exist; TypeError for a program or a state of the wrong type.
     """
+    __tracebackhide__ = True
     names = (techniques,) if isinstance(techniques, str) else techniques
     expect("techniques", names, tuple, list)
     if not names or not all(name in DEPRIVILEGED for name in names):

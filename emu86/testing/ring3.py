@@ -50,6 +50,7 @@ class User:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a field that no user can have."""
+        __tracebackhide__ = True
         if self.bits not in (32, 64):
             message = f"bits: {self.bits!r:.60} is not 32 or 64"
             raise ValueError(message)

@@ -163,6 +163,7 @@ def run(
     ValueError for an unknown technique, TypeError for a program or a state of the wrong
     type.
     """
+    __tracebackhide__ = True
     state = State() if state is None else state
     expect("program", program, bytes)
     expect("state", state, State)

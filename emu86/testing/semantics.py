@@ -108,6 +108,7 @@ def compare_with_host(
     `host.missing` must be empty. Raises TypeError for a program or a user of the wrong
     type.
     """
+    __tracebackhide__ = True
     expect("program", program, bytes)
     expect("user", user, User)
     machine = machine or (run_on_engine if user.bits == 64 else run_on_emu86)

@@ -116,6 +116,7 @@ class State:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a field that no stage can have."""
+        __tracebackhide__ = True
         names = [name for name in x86.GPR_NAMES if name != "esp"]
         word, selector, truth = "32 bits", "a selector", "True or False"
         free = "a free place on the stage"
@@ -214,6 +215,7 @@ def image(program: bytes, state: State) -> bytes:
 
     Raises ValueError if the program reaches beyond what is free from `state.at` on.
     """
+    __tracebackhide__ = True
     place = range(state.at, state.at + len(program))
     gdt = range(state.gdt, state.gdt + _GDT_SIZE)
     idt = range(state.idt, state.idt + _IDT_SIZE)

@@ -254,8 +254,9 @@ def test_the_marks(mine):
 
 @pytest.mark.parametrize(
     ("argument", "told"),
-    [("'magic'", "no 'magic'"), ("technique='trap'", "names alone, no technique=")],
-)
+    [("'ptach'", "no 'ptach' (did you mean 'patch'? there are trap, patch,"),
+     ("technique='trap'", "names alone, no technique=")],
+)  # fmt: skip
 def test_a_mark_that_names_no_technique(mine, argument, told):
     run = mine(f"""
         import pytest
@@ -266,7 +267,49 @@ def test_a_mark_that_names_no_technique(mine, argument, told):
     """)
     output = run()[0]
     error = f"tests/test_mine.py::test_one: emu86_techniques: {told}"
-    assert re.findall("(?ms)ERROR collecting.*?$\\n(.*?)$\\n=", output) == [error]
+    (found,) = re.findall("(?ms)ERROR collecting.*?$\\n(.*?)$\\n=", output)
+    assert found.startswith(error)
+
+
+def test_the_engine_has_started_before_the_first_example(mine):
+    run = mine("""
+        from hypothesis import given, strategies as st
+        from emu86 import testing
+        from emu86.cpu import engine
+
+        def test_0_plain():
+            assert not engine._probed
+
+        @given(st.booleans())
+        def test_1_property(_):
+            assert engine._probed
+    """)
+    assert "2 passed" in run()[0]
+
+
+def test_a_traceback_has_no_frame_of_ours(mine):
+    run = mine("""
+        import pytest
+        from emu86.testing import State, assert_equivalent, run
+
+        popf = bytes.fromhex("fb 6a02 9d 9c 58 f4")
+
+        @pytest.mark.parametrize("wrong", [
+            lambda: assert_equivalent(popf, None, "trap"),
+            lambda: assert_equivalent(b"\\xf4", techniques="magic"),
+            lambda: run("f4"),
+            lambda: run(b"\\xf4", technique="magic"),
+            lambda: run(b"\\xf4" * 0x100000),
+            lambda: State(ring=5),
+        ])
+        def test_one(wrong):
+            wrong()
+    """)
+    output = run()[0]
+    assert "6 failed" in output
+    places = re.findall(r"(?m)^(\S+\.py):\d+:", output)
+    assert len(places) >= 12
+    assert set(places) == {"tests/test_mine.py"}
 
 
 def test_others_pay_nothing(mine):
