@@ -4,9 +4,12 @@
 a deprivileged guest cannot tell its run from one on the bare machine.
 """
 
+from emu86.testing.assembler import asm
 from emu86.testing.equivalence import assert_equivalent
 from emu86.testing.outcome import Event, Outcome, differences
 from emu86.testing.run import run
 from emu86.testing.stage import State
 
-__all__ = ["Event", "Outcome", "State", "assert_equivalent", "differences", "run"]
+__all__ = [
+    "Event", "Outcome", "State", "asm", "assert_equivalent", "differences", "run",
+]  # fmt: skip
