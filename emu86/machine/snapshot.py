@@ -13,8 +13,8 @@ the compiled hooks, checked transfers, cached translations. A state has none of 
 to have it again takes exits and so virtual time. Two machines agree to the bit only if
 both begin without it, so saving drops it in the machine that is saved, too.
 
-Neither kind are the host's things: consoles, observers, timing, a wish to stop. They
-stay with their machine.
+What belongs to the host is of neither kind: consoles, observers, timing, a wish to
+stop. It stays with its machine.
 
 A `MachineState` is plain data: frozen dataclasses of numbers, bytes and names, with
 tuples and dictionaries of these. It holds nothing that points into the process, nor
