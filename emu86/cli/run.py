@@ -259,8 +259,14 @@ def _tell(
         how += f", and the console has not shown {until!r}"
     if not console.at_line_start and is_terminal(2):
         click.echo(err=True)
-    exits = sum(exit_.count for exit_ in machine.stats.exits.values())
-    say(f"{how}, after {machine.stats.wall_s:.1f} s and {exits:,} exits")
+    stats = machine.stats
+    exits = sum(exit_.count for exit_ in stats.exits.values())
+    say(f"{how}, after {stats.wall_s:.1f} s and {exits:,} exits")
+    if stats.display_bytes:
+        say(
+            f"the guest wrote {stats.display_bytes:,} bytes to the memory of a display"
+            " (text is at B8000h), and there is none: print on COM1, port 3F8h"
+        )
 
 
 def _status(

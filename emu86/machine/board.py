@@ -65,6 +65,8 @@ class Board:
         )
         self.coprocessor = Coprocessor(line(layout.IRQ_FERR))
 
+        self.display_bytes = 0  # that were written to display memory, and are lost
+
         self.ports = Bus()
         self.memory = Bus()
         self.timed: tuple[Timed, ...] = ()
@@ -128,9 +130,11 @@ class Board:
         return bytes(read(gpa + i, 1, now) for i in range(width))
 
     def mmio_write(self, gpa: int, data: bytes) -> None:
-        """Write device memory."""
+        """Write device memory, or where there is neither a device nor RAM."""
         now = self._clock.now
         width = len(data)
+        if gpa in layout.DISPLAY:
+            self.display_bytes += width
         if width in (1, 2, 4):
             self.memory.write(gpa, width, int.from_bytes(data, "little"), now)
             return

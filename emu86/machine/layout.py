@@ -20,6 +20,8 @@ COM1: Final = range(0x3F8, 0x400)
 ELCR: Final = range(0x4D0, 0x4D2)
 POWER: Final = range(0x604, 0x606)
 
+DISPLAY: Final = range(0xA0000, 0xC0000)  # where a VGA's memory would be
+
 ROM: Final = 0xFF000  # to 1 MiB; copied to RAM there, as a PC shadows its ROM
 
 IRQ_PIT: Final = 0

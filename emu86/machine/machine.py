@@ -414,4 +414,5 @@ class Machine:
     @property
     def stats(self) -> Stats:
         """Counts and times since the start."""
-        return Stats.of(self.vmm, self._loop.wall, self._loop.slept)
+        wall, slept = self._loop.wall, self._loop.slept
+        return Stats.of(self.vmm, wall, slept, self.board.display_bytes)

@@ -21,7 +21,7 @@ class IoBus(Protocol):
         ...
 
     def mmio_write(self, gpa: int, data: bytes) -> None:
-        """Write device memory."""
+        """Write device memory, or where there is neither a device nor RAM."""
         ...
 
     def coprocessor_error(self) -> None:

@@ -143,6 +143,14 @@ def test_a_reset_ends_the_run_or_starts_the_kernel_anew():
     assert result.stderr.startswith("emu86: the guest powered off, after")
 
 
+def test_what_is_written_to_a_display_is_told_of_once():
+    result = run("draw:4000 draw:80 halted")
+    first, second = result.stderr.splitlines()
+    assert "halted" in first
+    assert second.startswith("emu86: the guest wrote 4,080 bytes to the memory of a")
+    assert "display" not in run("halted").stderr
+
+
 def test_the_timeout_is_over_loading_too():
     result = run("load:0.3 tell timeout", "--timeout", "0.2")
     assert "('timeout', 0)" in result.stdout

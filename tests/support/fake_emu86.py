@@ -5,6 +5,7 @@ The words of --append, run one after another:
     say:TEXT     the guest prints TEXT (\\n and \\r by name)
     echo         it echoes what is typed until it has seen "."
     wait         it does nothing until it is stopped
+    draw:N       the guest writes N bytes to display memory
     load:TIME    loading has taken so many seconds (the first word only)
     tell         it prints what the machine was made with
     REASON       it ends for this reason; code:N gives its code
@@ -46,6 +47,7 @@ class Stats:
     )
     guest_share: float | None = None
     wall_s: float = 0.5
+    display_bytes: int = 0
 
     def to_dict(self):
         return {"wall_s": self.wall_s}
@@ -110,6 +112,8 @@ class Machine:
             elif kind == "wait":
                 while not self.stopped and time.monotonic() < end:
                     time.sleep(0.01)
+            elif kind == "draw":
+                self.stats.display_bytes += int(text)
             elif kind == "code":
                 return Stop("debug exit", int(text))
             else:

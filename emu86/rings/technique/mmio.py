@@ -153,7 +153,7 @@ class MmioStep:
         writes = []
         for window in self.windows:
             stored = self._mmu.vmm_memory.page(window.page)
-            for gpa, width in window.written if window.device else ():
+            for gpa, width in window.written:
                 at = gpa & 0xFFF
                 writes.append((gpa, bytes(stored[at : at + width])))
         self._close()

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from support.cases import LOG, RECORD, Case, image, machine, records
+from support.flat import guest
 
 DEVICE = 0xB8000
 AWAY = 0xF0000000
@@ -215,3 +216,30 @@ def test_what_is_not_there():
     assert ends[5]["vector"] == 0x40
     assert ends[6]["eax"] == 0xFFFFFFFF
     assert (ends[6]["vector"], ends[6]["error"]) == (13, 0xFFFC)
+
+
+@pytest.mark.parametrize("technique", ["patch", "trap", "iopl"])
+def test_what_is_written_to_display_memory_is_counted(technique):
+    """A0000h to BFFFFh; each byte once, whoever writes it."""
+    built = guest(
+        """
+        mov edi, 0xb8000
+        mov ecx, 10
+        mov ax, 0x0741
+        rep stosw
+        mov byte [0xa0000], 1
+        inc dword [0xbfffc]
+        mov dword [0xbfffe], 5  ; two of its bytes
+        rcl word [0xb8000], 1   ; emulated
+        setc [0xb8000]
+        mov byte [0x9ffff], 1
+        mov byte [0xc0000], 1
+        mov eax, [0xb8000]
+        cli
+        hlt
+        """,
+        technique=technique,
+    )
+    assert built.run(timeout=60).reason == "halted"
+    assert built.stats.display_bytes == 20 + 1 + 4 + 2 + 2 + 1
+    assert built.registers["eax"] == 0xFFFFFFFF
