@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bench import against, compute, exits, inside, linux, programs, start
-from bench.tools import say
+from bench.tools import positive, say
 
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "start": start.main,
@@ -50,7 +50,7 @@ def main() -> None:
         help="compare this tree with that revision, in turn, by ratios",
     )
     parser.add_argument(
-        "--pairs", type=int, default=5, help="of runs with --against (default: 5)"
+        "--pairs", type=positive, default=5, help="of runs with --against (default: 5)"
     )
     asked = parser.parse_args()
     known = list(against.KINDS if asked.against else BENCHMARKS)

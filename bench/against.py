@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from bench.tools import ENVIRONMENT, ROOT, BenchError, say, show
+from bench.tools import ENVIRONMENT, ROOT, BenchError, doing, say, show
 
 KINDS: Final = ("start", "spin", "exits", "programs", "linux")
 TIMEOUT: Final = 1200
@@ -94,6 +94,7 @@ def main(revision: str, kinds: Sequence[str], pairs: int) -> None:
             whys: dict[str, str] = {}
             for number in range(pairs):
                 for tree in ("old", "new") if number % 2 == 0 else ("new", "old"):
+                    doing(f"{kind}: pair {number + 1} of {pairs}, {tree}")
                     found, why = measure(kind, trees[tree])
                     seen[tree].append(found)
                     if why:

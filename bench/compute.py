@@ -15,7 +15,6 @@ Each round runs all of them in turn; a ratio is taken within its round.
 import mmap
 import re
 import struct
-import sys
 from statistics import median
 from time import process_time
 from typing import Final
@@ -25,7 +24,7 @@ from unicorn import unicorn_const as uc_const
 from unicorn import x86_const
 
 from bench.spin import emulated
-from bench.tools import IMAGES, BenchError, say, show
+from bench.tools import IMAGES, BenchError, asked, doing, say, show
 from emu86.cpu import engine, library, state
 from emu86.spec import x86
 
@@ -123,7 +122,8 @@ def main(millions: int = MILLIONS, rounds: int = ROUNDS) -> None:
     """Measure and print."""
     code, count = loop(), millions * 1_000_000
     times: dict[str, list[float]] = {}
-    for _ in range(rounds):
+    for number in range(rounds):
+        doing(f"compute: round {number + 1} of {rounds}")
         sums = set()
         for name, (took, checksum) in (
             ("plain", plain(code, count)),
@@ -157,4 +157,4 @@ def main(millions: int = MILLIONS, rounds: int = ROUNDS) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(**asked(__doc__, millions=MILLIONS, rounds=ROUNDS))

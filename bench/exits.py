@@ -4,12 +4,11 @@ The firmware image `exits`: one operation at a time, many times over, and the ti
 between two of its lines: all of it is in there, the engine's way out and back too.
 """
 
-import sys
 from statistics import median
 from time import process_time
 from typing import Final
 
-from bench.tools import IMAGES, BenchError, show
+from bench.tools import IMAGES, BenchError, asked, doing, show
 from emu86 import Machine
 
 COUNT: Final = 20_000
@@ -56,6 +55,7 @@ def operations(technique: str, count: int) -> dict[str, tuple[float, float]]:
     """CPU microseconds and exits of one operation, by its name."""
     machine = Machine(memory=16 << 20, technique=technique)
     machine.load_kernel(IMAGES / "exits.elf", append=str(count))
+    doing(f"exits: {count:,} of each operation, {technique}")
     sections = Sections(machine)
     stop = machine.run(timeout=300)
     cost = sections.cost
@@ -86,6 +86,7 @@ def compiled(body: bytes, count: int) -> float:
     It does so for INVLPG of a register only, which the firmware image has not.
     """
     costs = []
+    doing(f"exits: {count:,} times {body.hex()} in the compiled hook")
     for each in (body, b""):
         machine = Machine(memory=4 << 20)
         machine.write_physical(_DIRECTORY, _PDE.to_bytes(4, "little"))
@@ -155,4 +156,4 @@ def main(count: int = COUNT, rounds: int = ROUNDS) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(**asked(__doc__, count=COUNT, rounds=ROUNDS))

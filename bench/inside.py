@@ -4,7 +4,7 @@ As `Machine.stats` measures it, dearer than without a stopwatch in each exit. Wh
 exits are measured the compiled hook leaves all to Python.
 """
 
-from bench.tools import GUESTS, BenchError, say, terminal
+from bench.tools import GUESTS, BenchError, asked, doing, say, terminal
 from emu86 import Machine
 from emu86.cli.report import exit_table, summary
 
@@ -16,6 +16,7 @@ def main() -> None:
         GUESTS / "vmlinuz", append="console=ttyS0", initrd=GUESTS / "workload.cpio"
     )
     machine.measure()
+    doing("inside: Linux boots, and every exit is timed")
     stop = machine.run(until=b"GUEST-DONE", timeout=300)
     if stop.reason != "until":
         raise BenchError(f"the Linux workload ended with {stop}")
@@ -27,4 +28,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    asked(__doc__)
     main()

@@ -6,11 +6,10 @@ once, in turn; a ratio is taken within its round: a busy machine is busy for bot
 """
 
 import shutil
-import sys
 from statistics import median
 from typing import Final
 
-from bench.tools import EMU86, GUESTS, BenchError, Child, say, show, watch
+from bench.tools import EMU86, GUESTS, BenchError, Child, asked, doing, say, show, watch
 
 ROUNDS: Final = 3
 TARGET: Final = 2.0  # times QEMU's CPU seconds
@@ -71,6 +70,7 @@ def main(rounds: int = ROUNDS) -> None:
     runs: dict[str, list[Child]] = {}
     for number in range(rounds):
         for name, command in commands().items():
+            doing(f"linux: round {number + 1} of {rounds}, {name}")
             child = watch(command, list(MARKS.values()), TIMEOUT)
             runs.setdefault(name, []).append(child)
             ratio = ""
@@ -111,4 +111,4 @@ def main(rounds: int = ROUNDS) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(**asked(__doc__, rounds=ROUNDS))

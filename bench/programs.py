@@ -6,13 +6,12 @@ against the bare machine. All in one process, in CPU time; and where it goes: dr
 with the comparison.
 """
 
-import sys
 from time import process_time
 from typing import Final
 
 from hypothesis import HealthCheck, Phase, given, settings
 
-from bench.tools import say, show
+from bench.tools import asked, doing, say, show
 from emu86.testing import State, assert_equivalent, run
 from emu86.testing import strategies as guests
 
@@ -74,6 +73,7 @@ def main(examples: int = EXAMPLES) -> None:
     rows = []
     slowest = float("inf")
     for name in _PROPERTIES:
+        doing(f"programs: {examples} examples of {name}")
         total, bare, law = measure(name, examples)
         pace = 60 * examples / total
         slowest = min(slowest, pace)
@@ -86,4 +86,4 @@ def main(examples: int = EXAMPLES) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else EXAMPLES)
+    main(**asked(__doc__, examples=EXAMPLES))

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from bench.tools import EMU86, ENVIRONMENT, Child, say, show, watch
+from bench.tools import EMU86, ENVIRONMENT, Child, asked, doing, say, show, watch
 
 RUNS: Final = 7
 _ROWS: Final = 3  # runs, of which the least counts
@@ -121,7 +121,9 @@ def main(runs: int = RUNS) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "star.elf"
         path.write_bytes(kernel())
+        doing(f"start: {runs + 1} runs to the first character")
         children = [first_character(str(path)) for _ in range(runs + 1)][1:]
+        doing(f"start: {runs} runs, step by step")
         each = steps(str(path), runs)
     wall = median(child.marks[b"*"].wall for child in children)
     cpu = median(child.cpu for child in children)
@@ -145,4 +147,4 @@ def main(runs: int = RUNS) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(**asked(__doc__, runs=RUNS))

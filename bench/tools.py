@@ -1,5 +1,6 @@
 """What the benchmarks share: a child process watched, and tables."""
 
+import argparse
 import os
 import select
 import shlex
@@ -32,8 +33,41 @@ _TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 terminal: Final = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
 
+def asked(about: str | None, **defaults: int) -> dict[str, int]:
+    """Return the numbers that the command line gives, in this order; it may ask."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, default in defaults.items():
+        parser.add_argument(
+            name, nargs="?", type=positive, default=default, help=f"default: {default}"
+        )
+    return vars(parser.parse_args())
+
+
+def positive(text: str) -> int:
+    """Return the number that `text` is; raises ValueError unless it is above 0."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+positive.__name__ = "number above 0"  # what argparse calls it
+
+
+def doing(text: str) -> None:
+    """Tell on standard error what is measured: in one place on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)  # noqa: T201
+    else:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
 def say(text: str) -> None:
     """Print a line, with rich's markup."""
+    if sys.stderr.isatty():
+        doing("")
     terminal.print(text, soft_wrap=True)
 
 

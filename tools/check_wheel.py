@@ -4,6 +4,7 @@ What the wheel forgets, a file or a dependency, is found here and not by a user.
 environment is new and temporary; its packages are those of requirements.lock.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -52,25 +53,34 @@ def missing(wheel: Path) -> list[str]:
         return sorted(set(committed) - set(files.namelist()))
 
 
+def step(what: str) -> None:
+    """Tell what takes its time."""
+    print(f"check_wheel: {what}", flush=True)
+
+
 def main(folder: Path) -> None:
     """Do it all in `folder`, which is empty."""
     wheels, environment, elsewhere = (
         folder / n for n in ("wheels", "env", "elsewhere")
     )
     elsewhere.mkdir()
+    step("building the wheel")
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ROOT)
     (wheel,) = wheels.glob("emu86-*.whl")
     if forgotten := missing(wheel):
         sys.exit(f"check_wheel: {wheel.name} has no {', '.join(forgotten)}")
 
     # First the locked packages, by their hashes; then of these what the wheel asks for.
+    step("fetching what it needs")
     lock = ROOT / "requirements.lock"
     pip("download", "--require-hashes", "--no-deps", "-r", lock, "--dest", wheels)
+    step("installing it")
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
     offline = ("--no-index", "--find-links", wheels)
     pip("--python", python, "install", *offline, "emu86[testing]", "pytest")
 
+    step("using it")
     shown = run(environment / "bin" / "emu86", "run", cwd=elsewhere)
     if "checks passed" not in shown:
         sys.exit(f"{shown}\ncheck_wheel: the teaching kernel fails")
@@ -82,5 +92,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         main(Path(temporary))

@@ -9,6 +9,7 @@ build/guests/apt: nothing of the system is changed, and no root is needed. What 
 there already is kept.
 """
 
+import argparse
 import hashlib
 import io
 import re
@@ -205,4 +206,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     sys.exit(main())

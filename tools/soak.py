@@ -3,6 +3,8 @@
 Ends with status 1 at the first failure, with the line that has it again in the output.
 """
 
+import argparse
+import math
 import os
 import subprocess
 import sys
@@ -46,5 +48,19 @@ def main(minutes: float) -> int:
     return 0
 
 
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < math.inf:
+        raise ValueError
+    return minutes
+
+
+_minutes.__name__ = "number of minutes"  # what argparse calls it
+
+
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 60))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "minutes", nargs="?", type=_minutes, default=60, help="default: 60"
+    )
+    sys.exit(main(parser.parse_args().minutes))
