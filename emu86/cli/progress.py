@@ -1,4 +1,4 @@
-"""What is waited for, shown on a terminal."""
+"""Progress: what is being waited for, shown on a terminal."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Character devices: the world's end of a serial line, as QEMU's chardev is.
+"""Character devices: what a serial line is connected to (QEMU's word).
 
 The guest's end, a UART, is connected to one as its front end. Whoever shows what the
 guest writes subscribes to it, and whoever types for the guest, from any thread, sends

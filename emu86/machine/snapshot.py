@@ -1,4 +1,4 @@
-"""What a machine is at a moment: `Machine.save` returns it, `Machine.restore` takes it.
+"""The state of a machine: `Machine.save` returns it, `Machine.restore` takes it.
 
 All that a machine holds is of one of two kinds.
 

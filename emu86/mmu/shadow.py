@@ -1,4 +1,4 @@
-"""The tables that the hardware walks, as true to the guest's as a TLB would be.
+"""The shadow tables: they may lag behind the guest's tables as a TLB may.
 
 The engine's format is 4-level (it runs in long mode), whatever the guest's is: one root
 per guest CR3, and leaf tables per guest page table or large page, cached across CR3

@@ -1,4 +1,4 @@
-"""What goes wrong in a guest, on its way to the guest."""
+"""Faults of the guest: exceptions in Python until they are injected."""
 
 from emu86.spec import x86
 

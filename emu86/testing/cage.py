@@ -1,4 +1,4 @@
-"""A process of this machine's CPU that has the stage's pages, and nothing else.
+"""A process with the stage's pages and nothing else: programs on the host's CPU.
 
 The code is in `cage.asm`: a program of a few hundred bytes that unmaps whatever Linux
 gave it, forbids itself all system calls but reading and writing (seccomp, where no

@@ -1,4 +1,4 @@
-"""Privileged and sensitive instructions, told from what they do.
+"""Privileged and sensitive instructions, classified by what they do.
 
 After Popek and Goldberg (1974) and Robin and Irvine (2000). Each form of each system
 instruction runs on the bare machine at every CPL and with one privileged resource at a

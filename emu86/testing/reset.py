@@ -1,4 +1,4 @@
-"""Machines that play again: their RAM is what it was at first.
+"""Put a machine's RAM back, so that it can run another program.
 
 It goes back page by page, those alone that differ, and the VMM learns of each. The rest
 of a machine is `Technique.restore`'s.

@@ -1,4 +1,4 @@
-"""What a block has done to the engine's lazy flags before an instruction of it.
+"""The engine's lazy flags at an instruction, by what its block did before.
 
 The engine keeps the arithmetic flags as the last operation and its operands, and while
 it translates a block it knows which operation that is. CMPXCHG8B and SETcc of memory go

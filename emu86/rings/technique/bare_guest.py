@@ -1,4 +1,4 @@
-"""What technique `bare` has of its guest: memory by its tables, and its CPU."""
+"""The guest of technique `bare`: its memory, by its own tables, and its CPU."""
 
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine

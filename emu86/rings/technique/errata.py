@@ -1,4 +1,4 @@
-"""What the engine does otherwise than a CPU, so that the oracle does it right.
+"""Where the engine differs from a CPU: here the oracle does it right.
 
 Each erratum says at which opcodes to look, what is wrong, and what to do instead. What
 concerns a deprivileged guest, too, is decided for it by the VMM, not here.
