@@ -141,6 +141,24 @@ def test_a_guest_that_is_loaded_there_has_its_own_bytes():
     assert built.read_physical(0, 0x600) == b"\xf4" * 0x600
 
 
+def test_a_reset_leaves_it_again():
+    """And the ticks go on with the date."""
+    built = Machine(memory=MIB)
+    wait = b"\xfb\xf4\xfa\xf4"  # sti; hlt; cli; hlt
+    built.load_flat(wait, 0x1000)
+    built.write_physical(0x400, bytes(256))
+    for number, value in ((0x21, 0xFF), (0xA1, 0xFF), (0x43, 0x30), (0x40, 1)):
+        port(built, number, value)
+    built._engine.clock.advance_to(10 * 10**9)
+    built.reset()
+    assert (port(built, 0x21), port(built, 0xA1)) == (0xF8, 0xDE)
+    assert (word(built, 0x400), word(built, 0x413)) == (0x3F8, 639)
+    assert word(built, 0x46C, 4) == 10 * 1193182 // 65536
+    assert built.board.deadline() - built.now == pytest.approx(
+        32768e9 / 1193182, abs=900
+    )
+
+
 # Values that do not depend on which devices there are; QEMU's BIOS is SeaBIOS.
 SAME = (
     (0x400, "w"), (0x40E, "w"), (0x413, "w"), (0x41A, "w"), (0x41C, "w"), (0x449, "b"),
