@@ -53,13 +53,13 @@ def sniff(image: bytes) -> str:
     """
     if linux.is_linux(image):
         return "linux"
-    if foreign.is_rom(image):
+    is_elf = elf.is_elf(image)
+    if foreign.is_rom(image) and not is_elf:
         raise foreign.refuse(image)
     if multiboot.find_header(image) is not None:
         return "multiboot"
     if not image:
         raise ConfigError("kernel: the file is empty")
-    is_elf = elf.is_elf(image)
     if is_elf:
         foreign.check_kernel(elf.headers(image), image)
     foreign.check_multiboot(image)

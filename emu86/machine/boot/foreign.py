@@ -95,6 +95,9 @@ _GNU_LINUX: Final = 3  # EI_OSABI
 # A note of the name "GNU", 4 bytes with its NUL, of 16 bytes and type 1: the oldest
 # kernel that a program runs on; operating system 0 is Linux (LSB, "Note Sections").
 _ABI_TAG: Final = b"\4\0\0\0\x10\0\0\0\1\0\0\0GNU\0\0\0\0\0"
+# How far it is looked for: a file may claim any number of notes, of any size.
+_NOTES: Final = 8
+_NOTES_SIZE: Final = 512
 # Where ld puts programs: i386 and x86-64.
 _LINKED_LOW: Final = {3: range(0x08040000, 0x09000000), 62: range(0x400000, 0x500000)}
 
@@ -178,7 +181,7 @@ def _sums_up(image: bytes, at: int, count: int) -> bool:
 def _kind(image: bytes) -> tuple[str, str]:
     """Return what the file is, and what to do."""
     for offset, magic, what, advice in _KINDS:
-        if image[offset if offset >= 0 else len(image) + offset :].startswith(magic):
+        if image.startswith(magic, offset):
             return what, advice
     if image.startswith(b"MZ"):
         return _mz(image), _KERNEL
@@ -213,11 +216,7 @@ def _is_program(found: elf.Headers, image: bytes) -> bool:
     kinds = {segment.kind for segment in found.segments}
     if kinds & {elf.INTERPRETER, elf.THREAD_LOCAL} or found.abi == _GNU_LINUX:
         return True
-    notes = (
-        image[segment.offset : segment.offset + segment.size]
-        for segment in found.segments
-        if segment.kind == elf.NOTE
-    )
-    if any(_ABI_TAG in note for note in notes):
+    notes = [segment.offset for segment in found.segments if segment.kind == elf.NOTE]
+    if any(_ABI_TAG in image[at : at + _NOTES_SIZE] for at in notes[:_NOTES]):
         return True
     return found.entry in _LINKED_LOW.get(found.machine, ())
