@@ -75,7 +75,8 @@ def _main() -> int:
         # Not `commands.main`: a reader that has gone away is status 1 to it.
         with commands.make_context(_PROGRAM, sys.argv[1:]) as ctx:
             commands.invoke(ctx)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who started us
+            sys.stdout.flush()
     except click.exceptions.Exit as end:
         return end.exit_code
     except ConfigError as error:

@@ -12,7 +12,7 @@ def _names() -> tuple[str, ...]:
     return NAMES
 
 
-@click.command("classify")
+@click.command("classify", short_help="Find the holes of x86, by running instructions.")
 @click.argument(
     "names", metavar="[INSTRUCTION]...", nargs=-1, shell_complete=completion(_names)
 )

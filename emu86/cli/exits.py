@@ -3,7 +3,7 @@
 import click
 
 
-@click.command("exits")
+@click.command("exits", short_help="List what the VMM handles: the exit table.")
 def command() -> None:
     """Show the exit table: every instruction that the VMM handles."""
     from emu86.cli.report import show_records  # noqa: PLC0415 - slow to import

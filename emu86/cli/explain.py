@@ -21,7 +21,7 @@ def _names() -> tuple[str, ...]:
     return tuple(record.mnemonic for record in RECORDS)
 
 
-@click.command("explain")
+@click.command("explain", short_help="Tell what becomes of one instruction.")
 @click.argument(
     "code",
     metavar="INSTRUCTION...",

@@ -15,7 +15,7 @@ def _names() -> tuple[str, ...]:
     return tuple(LABS)
 
 
-@click.command("lab")
+@click.command("lab", short_help="Watch one instruction lead a guest astray.")
 @click.argument(
     "names", metavar="[INSTRUCTION]...", nargs=-1, shell_complete=completion(_names)
 )

@@ -28,7 +28,7 @@ _STATUSES: Final = {
 }
 
 
-@click.command("run")
+@click.command("run", short_help="Boot a guest, its serial line on this terminal.")
 @click.argument("image", metavar="[KERNEL]", required=False, shell_complete=files)
 @click.option(
     "--kernel",

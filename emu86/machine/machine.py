@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from numbers import Real
 from os import PathLike
 from typing import Final, NoReturn
 
@@ -32,12 +33,11 @@ class Machine:
     """A PC with one 32-bit CPU, its guest deprivileged (or, to compare, not).
 
     memory: bytes of RAM, a multiple of 4 KiB from 1 MiB to 3 GiB, or text like "64M";
-    cpu and technique:
-    names in `emu86.config`, where each technique has its line; debug_exit: a write to
-    port F4h ends the run; realtime: idle time is slept, not skipped; hypervisor: tell
-    the guest of a hypervisor in CPUID; abilities: for tests, what of Unicorn's private
-    state to use. Raises ConfigError, and as all methods do TypeError for a value of
-    another type.
+    cpu and technique: names in `emu86.config`, where each technique has its line;
+    debug_exit: a write to port F4h ends the run; realtime: idle time is slept, not
+    skipped; hypervisor: tell the guest of a hypervisor in CPUID; abilities: for tests,
+    what of Unicorn's private state to use. Raises ConfigError and, as all methods do,
+    TypeError for a value of another type.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class Machine:
 
     @realtime.setter
     def realtime(self, value: bool) -> None:
+        expect("realtime", value, bool)
         self._loop.realtime = value
 
     # -- loading -----------------------------------------------------------------------
@@ -216,8 +217,9 @@ class Machine:
         panics: a panic of Linux, which its console tells of, is an end, too.
         """
         text = b"" if until is None else as_bytes("until", until)
+        expect("panics", panics, bool)
         if timeout is not None:
-            expect("timeout", timeout, int, float)
+            expect("timeout", timeout, Real)
             if not timeout >= 0:
                 message = f"timeout: {timeout} is no number of seconds"
                 raise ValueError(message)

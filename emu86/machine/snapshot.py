@@ -21,7 +21,7 @@ tuples and dictionaries of these. It holds nothing that points into the process,
 into the machine, and may be restored any number of times.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from emu86.errors import ConfigError
@@ -55,9 +55,9 @@ class MachineState:
     version: int
     configuration: Configuration
     loaded: bool
-    ram: tuple[tuple[int, bytes], ...]
-    technique: TechniqueState
-    board: BoardState
+    ram: tuple[tuple[int, bytes], ...] = field(repr=False)
+    technique: TechniqueState = field(repr=False)
+    board: BoardState = field(repr=False)
     console: CharDeviceState
 
 

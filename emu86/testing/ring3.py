@@ -109,8 +109,8 @@ class UserOutcome:
     end: str
     registers: dict[str, int]
     cr2: int
-    data: bytes
-    stack: bytes
+    data: bytes = field(repr=False)
+    stack: bytes = field(repr=False)
 
 
 def outcome_of(

@@ -65,6 +65,12 @@ def test_help_has_a_line_for_each_example(emu86):
     assert {"  emu86 explain 0f 22 d8", "  emu86 explain popf"} <= set(lines)
 
 
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+def test_the_list_of_commands_is_whole(emu86, columns):
+    shown = emu86("--help", COLUMNS=columns).stdout
+    assert "..." not in shown.partition("Commands:")[2]
+
+
 def test_version(emu86):
     assert emu86("--version").stdout == "emu86 0.1.0\n"
 
@@ -139,6 +145,15 @@ def test_nobody_reads(arguments):
     result = emu86_itself(*arguments, stdout=writing)
     os.close(writing)
     assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_standard_output_that_is_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    for arguments in (["exits"], ["explain", "cli"], ["--version"]):
+        monkeypatch.setattr(sys, "argv", ["emu86", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0
 
 
 def test_classify_has_a_legend(emu86):

@@ -8,6 +8,8 @@ import pytest
 from emu86 import Machine, Stop
 from emu86.spec import x86
 from emu86.testing import State, stage
+from emu86.testing.ring3 import User
+from emu86.testing.semantics import run_on_emu86
 from support.flat import MEMORY
 
 
@@ -45,6 +47,13 @@ def test_stats(machine):
     assert shown[0] == ["reason", "count"]
     assert ["CLI", "1"] in shown
     assert shown[-1] == ["all", "3"]
+
+
+def test_what_holds_all_of_ram(machine):
+    """No page of bytes is printed."""
+    assert len(repr(machine.save())) < 500
+    outcome = run_on_emu86(b"\x90", User(bits=32, data=b"text"))
+    assert len(repr(outcome)) < 500
 
 
 def test_a_stop():
