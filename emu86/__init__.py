@@ -7,6 +7,7 @@ from emu86.errors import ConfigError
 if TYPE_CHECKING:
     from emu86.machine.loop import Stop
     from emu86.machine.machine import Machine
+    from emu86.machine.report import Report
     from emu86.machine.snapshot import MachineState
     from emu86.machine.stats import ExitStat, Stats
     from emu86.rings.observers import Observer
@@ -17,12 +18,14 @@ __all__ = [
     "Machine",
     "MachineState",
     "Observer",
+    "Report",
     "Stats",
     "Stop",
 ]
 
 _HOMES = {
     "Machine": "emu86.machine.machine",
+    "Report": "emu86.machine.report",
     "MachineState": "emu86.machine.snapshot",
     "Stop": "emu86.machine.loop",
     "ExitStat": "emu86.machine.stats",

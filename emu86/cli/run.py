@@ -10,7 +10,7 @@ import click
 from emu86 import config
 from emu86.cli.arguments import OneOf, Seconds, files
 from emu86.cli.progress import progress
-from emu86.cli.terminal import is_terminal, say
+from emu86.cli.terminal import is_terminal, say, show
 from emu86.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -184,11 +184,11 @@ def command(
             machine.measure()
         with Console(machine) as console:
 
-            def show(data: bytes) -> None:
+            def see(data: bytes) -> None:
                 doing(None)
                 console.show(data)
 
-            machine.on_console(show)
+            machine.on_console(see)
             stop = _run(
                 machine,
                 until=None if until is None else os.fsencode(until),
@@ -259,6 +259,7 @@ def _tell(
         how += f", and the console has not shown {until!r}"
     if not console.at_line_start and is_terminal(2):
         click.echo(err=True)
+    _show_report(machine, stop)
     stats = machine.stats
     exits = sum(exit_.count for exit_ in stats.exits.values())
     say(f"{how}, after {stats.wall_s:.1f} s and {exits:,} exits")
@@ -267,6 +268,15 @@ def _tell(
             f"the guest wrote {stats.display_bytes:,} bytes to the memory of a display"
             " (text is at B8000h), and there is none: print on COM1, port 3F8h"
         )
+
+
+def _show_report(machine: "emu86.Machine", stop: "emu86.Stop") -> None:
+    """Show on standard error what a guest died of, or that it runs where no code is."""
+    died = stop.reason in ("triple fault", "panic", "unsupported")
+    if died or stop.reason in ("timeout", "interrupted"):
+        report = machine.report()
+        if died or report.nothing:
+            show(str(report))
 
 
 def _status(

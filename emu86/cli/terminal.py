@@ -52,5 +52,10 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
 
 def say(text: str) -> None:
     """Tell the user `text`, one line, on standard error if there is still one."""
+    show(f"emu86: {text}")
+
+
+def show(text: str) -> None:
+    """Show lines on standard error if there is still one."""
     with contextlib.suppress(OSError, ValueError):
-        print(f"emu86: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        print(text, file=sys.stderr, flush=True)  # noqa: T201

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from numbers import Real
 from os import PathLike
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from emu86 import config
 from emu86.cpu.library import Abilities
@@ -23,6 +23,9 @@ from emu86.notebook import table
 from emu86.rings.observers import Observer
 from emu86.rings.technique.registry import build
 from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.machine.report import Report
 
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
 _RDTSC_NS: Final = 500
@@ -336,6 +339,13 @@ class Machine:
         values |= {"cr0": vcpu.cr0, "cr2": vcpu.cr2, "cr3": vcpu.cr3, "cr4": vcpu.cr4}
         return values
 
+    def report(self) -> "Report":
+        """Look at the guest, at any time; the text of a `Report` is for people."""
+        from emu86.machine.report import Report  # noqa: PLC0415 (capstone takes long)
+
+        self._must_be_ours("report")
+        return Report.of(self.vmm, self.registers)
+
     def set_register(self, name: str, value: int) -> None:
         """Write a general register, EIP or EFLAGS; ValueError for another.
 
@@ -405,7 +415,7 @@ class Machine:
     def subscribe(self, observer: Observer) -> None:
         """Tell `observer` of what it has methods for; TypeError if it has none.
 
-        The methods are `vm_exit`, `inject`, `shadow_fill` and `pio`.
+        The methods are `vm_exit`, `inject`, `shadow_fill`, `pio` and `shutdown`.
         """
         self.vmm.subscribe(observer)
 

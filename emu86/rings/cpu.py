@@ -134,6 +134,12 @@ class Services(Protocol):
         """Learn of an event that nothing keeps from the guest any more."""
         ...
 
+    def failed(
+        self, vector: int, error: int | None, second: int, code: int | None
+    ) -> None:
+        """Learn of an event whose delivery met a fault: `second`, with its `code`."""
+        ...
+
     def unsupported(self, what: str) -> None:
         """End the run: the guest needs what emu86 does not have yet."""
         ...

@@ -16,7 +16,11 @@ class WatchesEvents(Protocol):
     """Is told of exceptions and interrupts."""
 
     def inject(self, vector: int, error: int | None) -> None:
-        """Tell of an event on its way through the guest's IDT."""
+        """Tell of an event on its way through the guest's IDT.
+
+        Where the way ends in a fault, what comes of that is told next: an event, or the
+        shutdown that follows a fault of #DF.
+        """
         ...
 
 
@@ -36,8 +40,16 @@ class WatchesPorts(Protocol):
         ...
 
 
-Observer = WatchesExits | WatchesEvents | WatchesFills | WatchesPorts
-HOOKS: Final = ("vm_exit", "inject", "shadow_fill", "pio")
+class WatchesShutdown(Protocol):
+    """Is told of a triple fault."""
+
+    def shutdown(self, cs: int, eip: int) -> None:
+        """Tell that the CPU has shut down, and where the guest was."""
+        ...
+
+
+Observer = WatchesExits | WatchesEvents | WatchesFills | WatchesPorts | WatchesShutdown
+HOOKS: Final = ("vm_exit", "inject", "shadow_fill", "pio", "shutdown")
 
 
 class Observers:
@@ -53,6 +65,7 @@ class Observers:
         self.inject: list[Callable[[int, int | None], None]] = []
         self.shadow_fill: list[Callable[[int], None]] = []
         self.pio: list[Callable[[int, int, int, bool], None]] = []
+        self.shutdown: list[Callable[[int, int], None]] = []
 
     def subscribe(self, observer: Observer) -> None:
         """Tell `observer` from now on; TypeError if it has none of the hooks."""

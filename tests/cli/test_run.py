@@ -103,7 +103,9 @@ def terminal(script, *arguments):
 def test_how_a_run_ends(script, status, how):
     result = run(f"say:hello\\n {script}")
     assert result.stdout == "hello\n"
-    assert result.stderr == f"emu86: {how}, after 0.5 s and 1,000 exits\n"
+    died = script in ("triple-fault", "panic", "unsupported")
+    report = "0 → 3\nall of it\n" if died else ""
+    assert result.stderr == f"{report}emu86: {how}, after 0.5 s and 1,000 exits\n"
     assert result.returncode == status
 
 
@@ -176,6 +178,12 @@ def test_at_a_terminal_a_panic_ends_a_run_that_has_an_aim(options, panics):
     with terminal("tell timeout", *options) as at:
         at.end()
         assert f"('panics', {panics})".encode() in at.screen
+
+
+def test_a_report_on_a_terminal_without_arrows():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = run("panic", env=environment)
+    assert result.stderr.startswith("0 -> 3\nall of it\nemu86: ")
 
 
 def test_a_pipe_is_fed_to_the_guest_as_it_is():

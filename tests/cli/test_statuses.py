@@ -46,7 +46,9 @@ def emu86(tmp_path, capfd):
         words = ["run", "--kernel", os.fspath(kernel), "--memory", "2M"]
         status = commands.main([*words, *options], standalone_mode=False)
         out, err = capfd.readouterr()
-        return status or 0, out, err.splitlines()[-1].removeprefix("emu86: ")
+        *report, last = err.splitlines()
+        run.report = "\n".join(report)
+        return status or 0, out, last.removeprefix("emu86: ")
 
     return run
 
@@ -76,6 +78,22 @@ def emu86(tmp_path, capfd):
 def test_how_a_run_ends(emu86, code, options, status, words):
     found, _, last = emu86(code, *options.split())
     assert (found, last[: len(words)]) == (status, words)
+    died = words.split(" (")[0].endswith(("fault", "triple", "panicked", "cannot do"))
+    assert bool(emu86.report) == died, "others get their one line"
+    assert emu86.report.count("\n") < 23
+
+
+def test_a_triple_fault_says_why(emu86):
+    emu86("lidt [none]\nmov eax, 0x100\nmov ds, eax\nnone: dw 0, 0, 0")
+    chain = " ".join(emu86.report.splitlines()[:2])
+    assert " mov ds, ax: beyond the GDT's limit 1Fh → #DF: IDT" in chain
+    assert "\n> 00100" in emu86.report
+
+
+def test_who_runs_in_zeros_until_the_time_is_over_is_told(emu86):
+    status, _, last = emu86("call 0x180000", "--timeout", "0.5")
+    assert (status, last[:16]) == (3, "the time is over")
+    assert "a jump into nothing: zeros at EIP" in emu86.report
 
 
 @pytest.mark.parametrize(

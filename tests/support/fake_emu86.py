@@ -53,6 +53,14 @@ class Stats:
         return {"wall_s": self.wall_s}
 
 
+@dataclass
+class Report:
+    nothing: str = ""
+
+    def __str__(self):
+        return "0 → 3\nall of it"
+
+
 class Machine:
     def __init__(self, **options):
         self.options = options
@@ -83,6 +91,9 @@ class Machine:
 
     def stop(self):
         self.stopped = True
+
+    def report(self):
+        return Report()
 
     def reset(self):
         self.print(b"again\n")

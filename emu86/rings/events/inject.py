@@ -34,9 +34,10 @@ def inject(
         try:
             deliver(cpu, vector, error, fault=not interrupt and vector in x86.FAULTS)
         except (GuestFault, PageFault) as raised:
+            second, code = as_fault(cpu, raised)
+            cpu.services.failed(vector, error, second, code)
             if vector == x86.VEC_DF and not interrupt:
                 raise TripleFault from raised
-            second, code = as_fault(cpu, raised)
             # An interrupt is benign, whatever its vector (SDM Vol. 3A table 6-4).
             first_contributes = not interrupt and (
                 vector in x86.CONTRIBUTORY or vector == x86.VEC_PF
@@ -106,7 +107,6 @@ def deliver(
         raise GuestFault(x86.VEC_NP, where)
     selector = gate.low >> 16
     if kind == x86.SYS_TASK_GATE:
-        cpu.services.delivered(vector, error)
         try:
             switch_task(cpu, selector, CALL, cpu.q[RIP])
         except GuestFault as bad:
@@ -115,6 +115,7 @@ def deliver(
             stack = Stack(cpu)
             stack.push(error, 4 if vcpu.tr.kind & 8 else 2)
             stack.commit()
+        cpu.services.delivered(vector, error)
         return
     if selector & 0xFFFC == 0:
         raise GuestFault(x86.VEC_GP, ext)

@@ -32,7 +32,7 @@ from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn, decode
-from emu86.rings.events.inject import as_fault, software
+from emu86.rings.events.inject import as_fault
 from emu86.rings.fault import GuestFault
 from emu86.rings.insn.segment_loads import loads_ss
 from emu86.rings.technique.bare_guest import BareCpu, BareMemory
@@ -46,6 +46,7 @@ _ONE_BYTE: Final = {x86.VEC_BP: 0xCC, x86.VEC_OF: 0xCE}
 _RETURNS: Final = (0xCA, 0xCB, 0xCF)
 _WIDEST: Final = 8  # bytes of what is read to be written
 _TSS_EIP: Final = 0x20  # of a 32-bit TSS
+_IRET: Final = 0xCF
 _HLT: Final = 0xF4
 _STI: Final = 0xFB
 _PERIOD: Final = 1000 * abi.QUARTERS
@@ -235,7 +236,8 @@ class Bare(Technique):
         halts = insn is not None and insn.opcode == _HLT and not self.cpu.cpl
         self.insn = insn
         open_before = self.q[RFLAGS] & x86.IF
-        self._place = self.q[RIP], self.d[SELECTOR[x86.CS]]
+        self._place = eip, cs = self.q[RIP], self.d[SELECTOR[x86.CS]]
+        cpl = self.cpu.cpl
         self._ss = self.d[SELECTOR[x86.SS]]
         self._task, self._cr2 = self.vcpu.tr.selector, self.vcpu.cr2
         # It looks ahead at the next instruction, which may be the one not in memory.
@@ -262,6 +264,9 @@ class Bare(Technique):
             self.vcpu.halted = True
         else:
             if self._is_far():
+                if self.cpu.cpl != cpl:
+                    how = "IRET" if insn and insn.opcode == _IRET else "far transfer"
+                    self._changed_ring(how, cpl, cs, eip)
                 self._mark_loaded()
                 if self.vcpu.tr.selector != self._task:
                     self.vcpu.dr[7] &= ~x86.DR7_LOCAL
@@ -444,7 +449,8 @@ class Bare(Technique):
             and self.memory.ram.bytes[gpa] == _ONE_BYTE.get(vector)
         )
         try:
-            software(self.cpu, vector, last if one_byte else (after - 2) & x86.MASK32)
+            start = last if one_byte else (after - 2) & x86.MASK32
+            self._software_interrupt(vector, start)
         except (GuestFault, PageFault) as raised:
             self._inject(*as_fault(self.cpu, raised))
         self._push()

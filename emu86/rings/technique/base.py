@@ -17,8 +17,9 @@ from emu86.native import abi
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
 from emu86.rings.events.breakpoints import Breakpoints
-from emu86.rings.events.inject import inject
+from emu86.rings.events.inject import inject, software
 from emu86.rings.fault import TripleFault, gp
+from emu86.rings.history import Event, Failure, History, RingChange
 from emu86.rings.observers import Observer, Observers
 from emu86.rings.protocols import Interrupts, IoBus, LinearMemory
 from emu86.spec import x86
@@ -106,10 +107,12 @@ class Technique:
         self.pic: Interrupts
         self.breakpoints = Breakpoints(cpu)
         self.observers = Observers()
+        self.history = History()
         self.end: tuple[str, str] | None = None
         self.timing = False
         self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
         self._reason = ""
+        self._event: Event  # that is being delivered
 
     def connect(self, bus: IoBus, pic: Interrupts) -> None:
         """Stand on a board: its ports and memory, and its interrupt controller."""
@@ -227,6 +230,7 @@ class Technique:
         self.breakpoints.restore(state.breakpoints)
         self.end = state.end
         self.exits = {reason: list(stat) for reason, stat in state.exits.items()}
+        self.history.clear()
 
     def drop_derived(self) -> None:
         """Forget all that can be had again from RAM and from what `save` returns."""
@@ -295,10 +299,35 @@ class Technique:
     def _inject(
         self, vector: int, error: int | None = None, *, interrupt: bool = False
     ) -> None:
+        cpu = self.cpu
+        cpl, cs, eip = cpu.cpl, self.d[_CS_SELECTOR], self.q[RIP] & x86.MASK32
+        cr2 = self.vcpu.cr2
+        self._event = Event(vector, error, interrupt, cs, eip, cr2, [])
+        if not interrupt:
+            self.history.events.append(self._event)
         try:
-            inject(self.cpu, vector, error, interrupt=interrupt)
+            inject(cpu, vector, error, interrupt=interrupt)
         except TripleFault:
             self.finish("triple fault", f"at {self.where()}")
+            for shutdown in self.observers.shutdown:
+                shutdown(cs, eip)
+            return
+        if cpu.cpl != cpl:
+            how = f"interrupt {vector:X}h" if interrupt else x86.event_name(vector)
+            self._changed_ring(how, cpl, cs, eip)
+
+    def _software_interrupt(self, vector: int, start: int) -> None:
+        """INT n, INT3 or INTO at EIP `start`: raises the guest's faults."""
+        cpl, cs = self.cpu.cpl, self.d[_CS_SELECTOR]
+        software(self.cpu, vector, start)
+        if self.cpu.cpl != cpl:
+            self._changed_ring(f"INT {vector:02X}h", cpl, cs, start)
+
+    def _changed_ring(self, how: str, cpl: int, cs: int, eip: int) -> None:
+        """Keep where the guest was, in ring `cpl`, before it came where it is."""
+        to_cs, to_eip = self.d[_CS_SELECTOR], self.q[RIP] & x86.MASK32
+        change = RingChange(how, cpl, cs, eip, self.cpu.cpl, to_cs, to_eip)
+        self.history.changes.append(change)
 
     # -- debug registers, ports, the end -----------------------------------------------
 
@@ -351,9 +380,20 @@ class Technique:
             self.watch_exits()
 
     def delivered(self, vector: int, error: int | None) -> None:
-        """Tell who watches of an event that nothing keeps from the guest any more."""
+        """Tell who watches of an event, delivered or met by a fault on its way."""
         for told in self.observers.inject:
             told(vector, error)
+
+    def failed(
+        self, vector: int, error: int | None, second: int, code: int | None
+    ) -> None:
+        """Tell who watches of an event that met a fault on its way, and keep that."""
+        event = self._event
+        if event.interrupt and not event.failures:
+            self.history.events.append(event)
+        address = self.vcpu.cr2 if second == x86.VEC_PF else None
+        event.failures.append(Failure(vector, second, code, address))
+        self.delivered(vector, error)
 
     def finish(self, reason: str, detail: str = "") -> None:
         """End the run at the next block."""

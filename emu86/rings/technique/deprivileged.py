@@ -29,7 +29,7 @@ from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.rings.cpu import MODE_BITS
 from emu86.rings.decode import Insn
-from emu86.rings.events.inject import as_fault, software
+from emu86.rings.events.inject import as_fault
 from emu86.rings.events.single_step import SingleStep
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn.record import Record
@@ -338,7 +338,8 @@ class Deprivileged(Technique):
             vector == x86.VEC_OF and byte == _INTO
         )
         self._delivered = True
-        software(self.cpu, vector, last if one_byte else (after - 2) & x86.MASK32)
+        start = last if one_byte else (after - 2) & x86.MASK32
+        self._software_interrupt(vector, start)
 
     def _page_fault(self) -> None:
         gva = self.q[_CR2]
@@ -416,8 +417,12 @@ class Deprivileged(Technique):
         breakpoints = self.breakpoints
         breakpoints.resume = 0
         eip = cpu.next_eip(insn.length)
+        cpl, cs = cpu.cpl, d[_CS_SELECTOR]
         if not record.handler(cpu, insn):
             q[RIP] = eip
+        elif cpu.cpl != cpl:
+            start = (eip - insn.length) & x86.MASK32
+            self._changed_ring(record.mnemonic, cpl, cs, start)
         if shadowed:
             # As in the engine, only the first of several holds interrupts off: Vol. 2B
             # MOV and STI leave the others open.

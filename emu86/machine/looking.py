@@ -1,0 +1,236 @@
+"""Looking at a guest without touching it: memory, instructions, page tables.
+
+Nothing here sets an accessed bit, fills a shadow entry or takes virtual time.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import capstone
+
+from emu86.cpu.state import BASE
+from emu86.mmu.paging import format_of, walk
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.technique.base import Technique
+
+_BACK: Final = 48  # bytes before an instruction in which those before it are looked for
+_LEVELS: Final = ("PML4E", "PDPTE", "PDE", "PTE")
+# MOV Sreg, r/m16, as Vol. 2B has it: the disassembler writes the register in 32 bits.
+_TO_SEGMENT: Final = re.compile(r"^([c-gs]s, )e(?=[a-ds][xpi]$)(..)$")
+# Bits of CPUID.1:EDX that instructions need: Vol. 2A CPUID.
+_NEEDS: Final = {
+    capstone.x86.X86_GRP_CMOV: 15,
+    capstone.x86.X86_GRP_MMX: 23,
+    capstone.x86.X86_GRP_SSE1: 25,
+    capstone.x86.X86_GRP_SSE2: 26,
+}
+_STACK_BASES: Final = (
+    capstone.x86.X86_REG_ESP, capstone.x86.X86_REG_EBP,
+    capstone.x86.X86_REG_SP, capstone.x86.X86_REG_BP,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction of the guest.
+
+    eip: where it is; code: its bytes; mnemonic, operands: as a disassembler writes
+    them.
+    """
+
+    eip: int
+    code: bytes
+    mnemonic: str
+    operands: str
+
+    def __str__(self) -> str:
+        return f"{self.mnemonic} {self.operands}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An operand in memory: segment register, offset, linear address, bytes."""
+
+    segment: int
+    offset: int
+    linear: int
+    size: int
+
+
+class Looker:
+    """Looks at one guest as it is now."""
+
+    def __init__(self, vmm: "Technique") -> None:
+        self._vmm = vmm
+        vmm.cpu.update_mode()
+        bits = vmm.cpu.code_bits
+        mode = capstone.CS_MODE_32 if bits == 32 else capstone.CS_MODE_16
+        self._decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
+        self._decoder.detail = True
+
+    # -- memory ------------------------------------------------------------------------
+
+    def read(self, linear: int, size: int) -> bytes:
+        """Read by the guest's tables, up to the first page that is not mapped."""
+        data = b""
+        ram = self._vmm.ram
+        while len(data) < size:
+            at = (linear + len(data)) & x86.MASK32
+            gpa = self._vmm.memory.lookup(at)
+            if gpa is None:
+                break
+            part = min(size - len(data), x86.PAGE_SIZE - (at & 0xFFF))
+            data += self._unpatched(gpa, bytes(ram.bytes[gpa : gpa + part])).ljust(
+                part, b"\xff"
+            )
+        return data
+
+    def _unpatched(self, gpa: int, data: bytes) -> bytes:
+        """Have the guest's own byte where a patch stands for a moment."""
+        pending = self._vmm.pending_patch
+        if pending is None or not 0 <= pending[0] - gpa < len(data):
+            return data
+        i = pending[0] - gpa
+        return data[:i] + bytes([pending[1]]) + data[i + 1 :]
+
+    def has_ram(self, linear: int) -> bool:
+        """Tell whether RAM is mapped there."""
+        gpa = self._vmm.memory.lookup(linear)
+        return gpa is not None and self._vmm.ram.backed(gpa >> x86.PAGE_SHIFT)
+
+    # -- instructions ------------------------------------------------------------------
+
+    def decode(self, eip: int, linear: int) -> Instruction | None:
+        """Return the instruction there, or None if there is none."""
+        return next(
+            iter(self._sweep(self.read(linear, x86.LONGEST_INSN), eip, 1)), None
+        )
+
+    def _sweep(self, code: bytes, eip: int, count: int) -> list[Instruction]:
+        found = self._decoder.disasm_lite(code, eip, count)
+        out = []
+        for at, length, mnemonic, operands in found:
+            start = at - eip
+            text = _TO_SEGMENT.sub(r"\1\2", operands.replace(" ptr ", " "))
+            out.append(
+                Instruction(
+                    at & x86.MASK32, code[start : start + length], mnemonic, text
+                )
+            )
+        return out
+
+    def around(self, eip: int, linear: int, count: int) -> list[Instruction]:
+        """Return up to `count` instructions, those before `eip` first, then from it on.
+
+        Where those before begin is a guess: code has no marks. A start is one from
+        which all decode and one ends at `eip`: of those at multiples of 16, as
+        functions are, and then of all the farthest.
+        """
+        code = self.read(linear, x86.LONGEST_INSN * count)
+        before: list[Instruction] = []
+        starts = sorted(
+            range(max(eip - _BACK, 0), eip), key=lambda start: (start % 16 > 0, start)
+        )
+        for start in starts:
+            back = eip - start
+            data = self.read(linear - back & x86.MASK32, back)
+            if len(data) < back:
+                continue
+            found = self._sweep(data, start, 0)
+            if found and sum(len(one.code) for one in found) == back:
+                before = found[-((count - 1) // 2) :]
+                break
+        after = self._sweep(code, eip, count - len(before))
+        if code and not after:
+            after = [Instruction(eip, code[:2], "no instruction", "")]
+        return before + after
+
+    def call_before(self, eip: int, linear: int) -> Instruction | None:
+        """Return the CALL that ends at `eip`, if one does."""
+        for length in range(2, 8):
+            data = self.read(linear - length & x86.MASK32, length)
+            found = self._sweep(data, eip - length, 1)
+            if found and found[0].mnemonic == "call" and len(found[0].code) == length:
+                return found[0]
+        return None
+
+    def operand(self, insn: Instruction) -> Operand | None:
+        """Return the operand in memory of an instruction, by the registers as now."""
+        for one in next(self._decoder.disasm(insn.code, insn.eip, 1)).operands:
+            if one.type == capstone.x86.X86_OP_MEM:
+                mem = one.mem
+                offset = mem.disp + self._register(mem.base)
+                offset += self._register(mem.index) * mem.scale
+                segment = self._segment(mem.segment, mem.base)
+                offset &= x86.MASK32
+                linear = (offset + self._vmm.q[BASE[segment]]) & x86.MASK32
+                return Operand(segment, offset, linear, one.size)
+        return None
+
+    def needs(self, insn: Instruction) -> int:
+        """Return the bit of CPUID.1:EDX that an instruction needs, or -1."""
+        groups = next(self._decoder.disasm(insn.code, insn.eip, 1)).groups
+        return max((_NEEDS[one] for one in groups if one in _NEEDS), default=-1)
+
+    def _register(self, number: int) -> int:
+        name = self._decoder.reg_name(number) if number else ""
+        return self.register(name or "")
+
+    def register(self, name: str) -> int:
+        """Return a general register by its name, parts of one too; 0 if it is none."""
+        q = self._vmm.q
+        names = x86.GPR_NAMES
+        if name in names:
+            return q[names.index(name)] & x86.MASK32
+        if f"e{name}" in names:
+            return q[names.index(f"e{name}")] & 0xFFFF
+        if len(name) == 2 and name[1] in "lh" and f"e{name[0]}x" in names:
+            value = q[names.index(f"e{name[0]}x")]
+            return value >> (8 if name[1] == "h" else 0) & 0xFF
+        return 0
+
+    def _segment(self, number: int, base: int) -> int:
+        name = self._decoder.reg_name(number) if number else ""
+        if name in x86.SEGMENT_NAMES:
+            return x86.SEGMENT_NAMES.index(name)
+        return x86.SS if base in _STACK_BASES else x86.DS
+
+    # -- page tables -------------------------------------------------------------------
+
+    def rights(self, linear: int) -> int:
+        """Return the RW and US bits that the tables give an address, 0 if unmapped."""
+        vcpu = self._vmm.vcpu
+        return walk(self._vmm.ram, vcpu.cr0, vcpu.cr3, vcpu.cr4, linear).rights
+
+    def pages(self, linear: int) -> str:
+        """Say what the page tables have for a linear address."""
+        vcpu, ram = self._vmm.vcpu, self._vmm.ram
+        layout = format_of(vcpu.cr0, vcpu.cr4)
+        gpa = self._vmm.memory.lookup(linear)
+        steps: list[str] = []
+        table, size = vcpu.cr3 & layout.frame, layout.entry_size
+        for shift in layout.shifts:
+            index = linear >> shift & x86.PAGE_SIZE // size - 1
+            entry = ram.read32(table + index * size)
+            name = _LEVELS[len(steps) - len(layout.shifts)]
+            steps.append(f"{name} {entry:08x}")
+            large = shift in layout.large_shifts and entry & x86.PDE_PS
+            if not entry & x86.PTE_P or large:
+                break
+            table = entry & layout.frame
+        tables = ", ".join(steps) or "no paging"
+        if gpa is None:
+            return f"{linear:08x}: {tables}: not mapped"
+        rights = self.rights(linear)
+        words = [
+            "user" if rights & x86.PTE_US else "supervisor",
+            "writable" if rights & x86.PTE_RW else "read-only",
+        ]
+        if not ram.backed(gpa >> x86.PAGE_SHIFT):
+            words.append("no RAM")
+        if layout.direct:
+            return ", ".join([f"{linear:08x}: {tables}", *words[2:]])
+        return f"{linear:08x} is at {gpa:08x}: {tables}: {', '.join(words)}"

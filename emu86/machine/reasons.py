@@ -1,0 +1,264 @@
+"""Why a fault was raised, told from the state that the guest is left in.
+
+A fault leaves the registers as they were, so its reason need not be kept where it is
+raised, where it would cost something each time. What cannot be told for certain is not
+told. Source: SDM Vol. 3A sections 5.1 to 5.12, 6.13 and 6.15.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from emu86.cpu.state import BASE, LIMIT, RFLAGS, SELECTOR
+from emu86.machine.looking import Instruction, Looker, Operand
+from emu86.rings.descriptor import Descriptor
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.technique.base import Technique
+
+_IDT: Final = 2  # bit of an error code: Vol. 3A section 6.13
+_TI: Final = 4
+_NAMES: Final = {
+    x86.SYS_TSS16: "a 16-bit TSS",
+    x86.SYS_LDT: "an LDT",
+    x86.SYS_TSS16_BUSY: "a busy 16-bit TSS",
+    x86.SYS_CALL16: "a 16-bit call gate",
+    x86.SYS_TASK_GATE: "a task gate",
+    x86.SYS_INT16: "a 16-bit interrupt gate",
+    x86.SYS_TRAP16: "a 16-bit trap gate",
+    x86.SYS_TSS32: "a TSS",
+    x86.SYS_TSS32_BUSY: "a busy TSS",
+    x86.SYS_CALL32: "a call gate",
+    x86.SYS_INT32: "an interrupt gate",
+    x86.SYS_TRAP32: "a trap gate",
+}
+_GATES: Final = (
+    x86.SYS_TASK_GATE, x86.SYS_INT16, x86.SYS_TRAP16, x86.SYS_INT32, x86.SYS_TRAP32,
+)  # fmt: skip
+_PRIVILEGED: Final = frozenset(
+    ("hlt", "lgdt", "lidt", "lldt", "ltr", "clts", "lmsw", "invd", "wbinvd", "invlpg",
+     "rdmsr", "wrmsr")
+)  # fmt: skip
+_BY_IOPL: Final = frozenset(("cli", "sti"))
+_SSE: Final = 25  # CPUID.1:EDX
+_MSR: Final = ("rdmsr", "wrmsr")
+_ALIGNED: Final = frozenset(
+    ("movaps", "movapd", "movdqa", "movntps", "movntpd", "movntdq", "fxsave", "fxrstor")
+)
+_STACK: Final = 64  # bytes beside ESP that the delivery of an event may write
+
+
+def number(value: int) -> str:
+    """Write a number as the SDM does: 9, 1Fh."""
+    return f"{value:X}h" if value > 9 else str(value)
+
+
+def _vector(value: int) -> str:
+    """Write a vector: exceptions in decimal, as the SDM numbers them."""
+    return str(value) if value < 32 else number(value)
+
+
+class Reasons:
+    """Tells reasons by the state that a guest is in now."""
+
+    def __init__(self, vmm: "Technique", looker: Looker) -> None:
+        self._vmm = vmm
+        self._vcpu = vmm.vcpu
+        self._looker = looker
+
+    def of_fault(
+        self, vector: int, error: int | None, address: int, insn: Instruction | None
+    ) -> str:
+        """Say why the instruction at CS:EIP faulted, or "".
+
+        error: the error code; address: CR2.
+        """
+        if vector == x86.VEC_PF:
+            return self._page(f"{address:08x}", error or 0, address)
+        if vector in (x86.VEC_TS, x86.VEC_NP, x86.VEC_SS, x86.VEC_GP) and error:
+            return self._selector(vector, error)
+        if insn is None:
+            return "no instruction" if vector == x86.VEC_UD else ""
+        if vector == x86.VEC_GP:
+            return self._protection(insn)
+        if vector == x86.VEC_UD:
+            return self._undefined(insn)
+        if vector == x86.VEC_NM:
+            bits = ((x86.CR0_EM, "CR0.EM is 1"), (x86.CR0_TS, "CR0.TS is 1"))
+            return next((text for bit, text in bits if self._vcpu.cr0 & bit), "")
+        if vector == x86.VEC_DE and insn.mnemonic in ("div", "idiv"):
+            return self._division(insn)
+        return ""
+
+    def of_delivery(
+        self, delivering: int, vector: int, error: int | None, address: int | None
+    ) -> str:
+        """Say why an event of vector `delivering` did not come through the IDT."""
+        if vector == x86.VEC_PF:
+            address = address or 0
+            where = f"{self._structure(address, delivering)} at {address:08x}"
+            return self._page(where, error or 0, address)
+        error = error or 0
+        if error & _IDT:
+            return self._selector(vector, error)
+        gate = f"gate {_vector(delivering)}"
+        if error & 0xFFFC:
+            if vector == x86.VEC_TS and error & 0xFFFC == self._vcpu.tr.selector:
+                return f"the TSS's limit is {number(self._vcpu.tr.limit)}"
+            whose = "the TSS's SS0" if vector in (x86.VEC_TS, x86.VEC_SS) else gate
+            selector = number(error & 0xFFFC)
+            return f"{whose} has selector {selector}, {self._selector(vector, error)}"
+        if vector == x86.VEC_TS:
+            return "the TSS's SS0 is null"
+        entry = self._descriptor(self._vcpu.idt_base + 8 * delivering)
+        if entry is not None and not entry.low >> 16 & 0xFFFC:
+            return f"{gate} has a null selector"
+        return f"{gate} leads beyond its segment's limit"
+
+    # -- selectors and tables ----------------------------------------------------------
+
+    def _descriptor(self, linear: int) -> Descriptor | None:
+        data = self._looker.read(linear & x86.MASK32, 8)
+        if len(data) < 8:
+            return None
+        low, high = (int.from_bytes(data[i : i + 4], "little") for i in (0, 4))
+        return Descriptor(low, high)
+
+    def _selector(self, vector: int, error: int) -> str:
+        """Say what is wrong with what an error code names."""
+        vcpu = self._vcpu
+        index = error & 0xFFF8
+        if error & _IDT:
+            return self._gate(error >> 3, vector)
+        if error & _TI:
+            name, base, limit = "LDT", vcpu.ldtr.base, vcpu.ldtr.limit
+            if not vcpu.ldtr.selector & 0xFFFC:
+                return "there is no LDT"
+        else:
+            name, base, limit = "GDT", vcpu.gdt_base, vcpu.gdt_limit
+        if index + 7 > limit:
+            return f"beyond the {name}'s limit {number(limit)}"
+        found = self._descriptor(base + index)
+        if found is None:
+            return f"the {name} is not mapped there"
+        if not found.low | found.high:
+            return f"the {name}'s descriptor {number(index)} is empty"
+        if vector == x86.VEC_NP or (vector == x86.VEC_SS and not found.present):
+            return f"{_kind(found)} that is not present"
+        return f"{_kind(found)} of DPL {found.dpl}, in ring {self._vmm.cpu.cpl}"
+
+    def _gate(self, index: int, vector: int) -> str:
+        limit = self._vcpu.idt_limit
+        if 8 * index + 7 > limit:
+            return f"IDT limit {number(limit)}"
+        gate = self._descriptor(self._vcpu.idt_base + 8 * index)
+        name = f"gate {_vector(index)}"
+        if gate is None:
+            return f"{name} is not mapped"
+        if gate.system not in _GATES:
+            what = "no gate" if gate.low | gate.high else "empty"
+            return f"IDT entry {_vector(index)} is {what}"
+        if vector == x86.VEC_NP:
+            return f"{name} is not present"
+        return f"{name} has DPL {gate.dpl}, in ring {self._vmm.cpu.cpl}"
+
+    # -- pages -------------------------------------------------------------------------
+
+    def _page(self, what: str, error: int, address: int) -> str:
+        """Say why `what`, at a linear address, met #PF(error)."""
+        if error & x86.PF_RSVD:
+            return f"{what} has reserved bits in its tables"
+        if not error & x86.PF_P:
+            return f"{what} is not mapped"
+        if error & x86.PF_U and not self._looker.rights(address) & x86.PTE_US:
+            return f"{what} is the kernel's"
+        return f"{what} is read-only" if error & x86.PF_W else f"{what} was forbidden"
+
+    def _structure(self, address: int, delivering: int) -> str:
+        """Name what a delivery looks for at a linear address."""
+        vcpu, q = self._vcpu, self._vmm.q
+        gate = vcpu.idt_base + 8 * delivering
+        esp = (q[BASE[x86.SS]] + q[x86.ESP]) & x86.MASK32
+        if 0 <= address - gate < 8:
+            return f"gate {_vector(delivering)}"
+        if 0 <= esp - address <= _STACK:
+            return "the stack"
+        if 0 <= address - vcpu.gdt_base <= vcpu.gdt_limit:
+            return "the GDT"
+        if 0 <= address - vcpu.tr.base <= vcpu.tr.limit:
+            return "the TSS"
+        return "the stack"
+
+    # -- instructions ------------------------------------------------------------------
+
+    def _protection(self, insn: Instruction) -> str:
+        """#GP(0)."""
+        name, operands = insn.mnemonic, insn.operands
+        cpl = self._vmm.cpu.cpl
+        control = name == "mov" and any(
+            word[:2] in ("cr", "dr") for word in operands.replace(",", "").split()
+        )
+        if cpl and (name in _PRIVILEGED or control):
+            return f"privileged, in ring {cpl}"
+        iopl = self._vmm.cpu.iopl
+        if name in _BY_IOPL and cpl > iopl:
+            return f"IOPL is {iopl}, in ring {cpl}"
+        if name in ("in", "out") or name.startswith(("ins", "outs")):
+            return f"IOPL is {iopl}, in ring {cpl}, and the TSS does not allow the port"
+        if name in _MSR:
+            return f"MSR {number(self._looker.register('ecx'))} is not there, or not so"
+        if control and operands.startswith("cr"):
+            register, _, source = operands.partition(", ")
+            value = number(self._looker.register(source))
+            return f"{register.upper()} cannot be {value}"
+        loads_ss = name == "mov" and operands.startswith("ss, ")
+        if loads_ss and not self._looker.register(operands[4:]) & 0xFFFC:
+            return "a null selector"
+        operand = self._looker.operand(insn)
+        return "" if operand is None else self._memory(insn, operand)
+
+    def _memory(self, insn: Instruction, operand: Operand) -> str:
+        """Say what is wrong with a memory operand of #GP(0)."""
+        d, segment = self._vmm.d, operand.segment
+        name = x86.SEGMENT_NAMES[segment].upper()
+        if not d[SELECTOR[segment]] & 0xFFFC and not self._vmm.q[RFLAGS] & x86.VM:
+            return f"{name} is null"
+        limit = d[LIMIT[segment]] & x86.MASK32
+        if operand.offset + operand.size - 1 > limit:
+            return f"{number(operand.offset)} is beyond {name}'s limit {number(limit)}"
+        if insn.mnemonic in _ALIGNED and operand.linear % 16:
+            return f"{operand.linear:08x} is not a multiple of 16"
+        return ""
+
+    def _undefined(self, insn: Instruction) -> str:
+        if insn.mnemonic.startswith("ud2"):
+            return "made to fault"
+        if insn.mnemonic.startswith("lock "):
+            return "LOCK is not allowed here"
+        bit = self._looker.needs(insn)
+        if bit >= 0:
+            vcpu = self._vcpu
+            if not vcpu.model.cpuid(1, "")[3] >> bit & 1:
+                return f"not on a {vcpu.model.name}"
+            if vcpu.cr0 & x86.CR0_EM:
+                return "CR0.EM is 1"
+            if bit >= _SSE and not vcpu.cr4 & x86.CR4_OSFXSR:
+                return "CR4.OSFXSR is 0"
+        return ""
+
+    def _division(self, insn: Instruction) -> str:
+        operand = self._looker.operand(insn)
+        if operand is None:
+            divisor = self._looker.register(insn.operands)
+        else:
+            data = self._looker.read(operand.linear, operand.size)
+            divisor = int.from_bytes(data, "little")
+        return "the quotient does not fit" if divisor else "by 0"
+
+
+def _kind(found: Descriptor) -> str:
+    """Name what a descriptor describes."""
+    if found.system >= 0:
+        return _NAMES.get(found.system, "a reserved descriptor")
+    if found.code:
+        return "conforming code" if found.conforming else "code"
+    return "data" if found.writable else "read-only data"

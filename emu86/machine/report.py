@@ -1,0 +1,238 @@
+"""What a guest is doing, or what it died of, on less than a screen."""
+
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from emu86.machine.looking import Instruction, Looker
+from emu86.machine.reasons import Reasons, number
+from emu86.rings.history import Event, RingChange
+from emu86.spec import x86
+
+if TYPE_CHECKING:
+    from emu86.rings.technique.base import Technique
+
+_WIDTH: Final = 80
+_INSTRUCTIONS: Final = 10
+_CHANGES: Final = 2  # ring changes shown of those kept
+_SLED: Final = 16  # bytes, all alike, that are no code
+_NAMES: Final = ("eax", "ebx", "ecx", "edx"), ("esi", "edi", "ebp", "esp")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An exception, or the shutdown that ends a chain of them.
+
+    name: "#GP" or "shutdown"; error: its error code, if it has one; where: CS:EIP, in
+    the first of a chain alone; instruction: at CS:EIP then, "" if none is there;
+    reason: why it was raised, "" where that cannot be told.
+    """
+
+    name: str
+    error: int | None = None
+    where: str = ""
+    instruction: str = ""
+    reason: str = ""
+
+    def __str__(self) -> str:
+        # #DF's error code is always 0.
+        coded = self.error is not None and self.name != "#DF"
+        text = f"{self.name}({number(self.error or 0)})" if coded else self.name
+        if self.where:
+            text += f" at {self.where} {self.instruction}".rstrip()
+        return f"{text}: {self.reason}" if self.reason else text
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A guest at a moment.
+
+    stop: why its run has ended, "" if it has not; chain: the last fault that could not
+    be delivered and what came of it, if there is one; exceptions: the last that were,
+    the latest last; nothing: how EIP is where there is no code, or ""; registers: as
+    `Machine.registers`; ring: its CPL; gdtr, idtr: base and limit; tr, ldtr: selectors;
+    changes: the last ring changes, the latest last; code: up to ten instructions around
+    EIP, or around the CALL that led into nothing; pages: what the page tables say of
+    EIP and, with paging, of CR2.
+    """
+
+    stop: str
+    chain: tuple[Fault, ...]
+    exceptions: tuple[Fault, ...]
+    nothing: str
+    registers: dict[str, int]
+    ring: int
+    gdtr: tuple[int, int]
+    idtr: tuple[int, int]
+    ldtr: int
+    tr: int
+    changes: tuple[RingChange, ...]
+    code: tuple[Instruction, ...]
+    pages: tuple[str, ...]
+
+    @classmethod
+    def of(cls, vmm: "Technique", registers: dict[str, int]) -> "Report":
+        """Look at the guest of a VMM; nothing of it changes."""
+        looker = Looker(vmm)
+        reasons = Reasons(vmm, looker)
+        eip = registers["eip"]
+        linear = (eip + registers["cs_base"]) & x86.MASK32
+        events = list(vmm.history.events)
+        chain: tuple[Fault, ...] = ()
+        if events and events[-1].failures:
+            chain = _chain(events.pop(), looker, reasons, linear)
+        call = _caller(looker, registers)
+        nothing = _nothing(looker, linear)
+        if nothing and call is not None:
+            nothing += f"; called from {call.eip:08x}"
+        at, around = eip, linear
+        if nothing and call is not None:
+            at = call.eip
+            around = (at + registers["cs_base"]) & x86.MASK32
+        vcpu = vmm.vcpu
+        paging = vcpu.cr0 & x86.CR0_PG
+        pages = [f"EIP {looker.pages(linear)}"]
+        if paging:
+            pages.append(f"CR2 {looker.pages(vcpu.cr2)}")
+        return cls(
+            stop=vmm.end[0] if vmm.end else "",
+            chain=chain,
+            exceptions=tuple(_exception(event, reasons) for event in events),
+            nothing=nothing,
+            registers=registers,
+            ring=vmm.cpu.cpl,
+            gdtr=(vcpu.gdt_base, vcpu.gdt_limit),
+            idtr=(vcpu.idt_base, vcpu.idt_limit),
+            ldtr=vcpu.ldtr.selector,
+            tr=vcpu.tr.selector,
+            changes=tuple(vmm.history.changes),
+            code=tuple(looker.around(at, around, _INSTRUCTIONS)),
+            pages=tuple(pages),
+        )
+
+    def __str__(self) -> str:
+        """Return at most 23 lines of at most 80 columns."""
+        lines = _wrapped(" → ".join(map(str, self.chain)), 3)
+        if not self.chain:
+            had = "; ".join(map(str, reversed(self.exceptions)))
+            lines += _wrapped(f"the last exceptions: {had}" if had else "", 3)
+        if self.nothing:
+            lines += _wrapped(self.nothing, 1)
+        lines += self._registers()
+        lines += map(_change, self.changes[-_CHANGES:])
+        lines += map(self._instruction, self.code)
+        lines += [page[:_WIDTH] for page in self.pages]
+        return "\n".join(lines)
+
+    def _registers(self) -> list[str]:
+        values = self.registers
+        selectors = {name: values[name] for name in x86.SEGMENT_NAMES}
+        selectors |= {"ldtr": self.ldtr, "tr": self.tr}
+        (gdt, gdt_limit), (idt, idt_limit) = self.gdtr, self.idtr
+        tables = f"GDT {gdt:08x} {number(gdt_limit)}  IDT {idt:08x} {number(idt_limit)}"
+        where = "  ".join(_value(name, values[name]) for name in ("eip", "eflags"))
+        return [
+            *("  ".join(_value(name, values[name]) for name in row) for row in _NAMES),
+            f"{where}  ring {self.ring}  {tables}",
+            " ".join(f"{name.upper()} {one:04x}" for name, one in selectors.items()),
+            "  ".join(
+                _value(name, values[name]) for name in ("cr0", "cr2", "cr3", "cr4")
+            ),
+        ]
+
+    def _instruction(self, one: Instruction) -> str:
+        mark = ">" if one.eip == self.registers["eip"] else " "
+        code = one.code.hex()
+        if len(code) > 20:
+            code = code[:18] + ".."
+        return f"{mark} {one.eip:08x}  {code:20}  {one}"[:_WIDTH]
+
+
+def _value(name: str, value: int) -> str:
+    return f"{name.upper()} {value:08x}"
+
+
+def _wrapped(text: str, lines: int) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, subsequent_indent="  ", max_lines=lines, placeholder=" ..."
+    )
+
+
+def _change(change: RingChange) -> str:
+    return (
+        f"ring {change.before} → {change.after}: {change.how} at "
+        f"{change.cs:04x}:{change.eip:08x}, to {change.to_cs:04x}:{change.to_eip:08x}"
+    )
+
+
+def _name(event: Event) -> str:
+    if event.interrupt:
+        return f"interrupt {number(event.vector)}"
+    return x86.event_name(event.vector)
+
+
+def _chain(
+    event: Event, looker: Looker, reasons: Reasons, linear: int
+) -> tuple[Fault, ...]:
+    """Tell an event whose delivery failed: the guest is where it was then."""
+    insn = None if event.interrupt else looker.decode(event.eip, linear)
+    where = f"{event.cs:04x}:{event.eip:08x}"
+    reason = ""
+    if not event.interrupt:
+        reason = reasons.of_fault(event.vector, event.error, event.address, insn)
+    chain = [Fault(_name(event), event.error, where, str(insn or ""), reason)]
+    told = ""  # why the last of the chain could not be delivered
+    for i, failure in enumerate(event.failures):
+        last = i + 1 == len(event.failures)
+        following = x86.VEC_DF if last else event.failures[i + 1].delivering
+        reason = reasons.of_delivery(*failure)
+        if failure.delivering == x86.VEC_DF:
+            name, error = "shutdown", None
+        elif following == x86.VEC_DF:
+            name, error = "#DF", 0
+        else:
+            name, error = x86.event_name(failure.vector), failure.error
+        chain.append(Fault(name, error, reason="" if reason == told else reason))
+        told = reason
+    return tuple(chain)
+
+
+def _exception(event: Event, reasons: Reasons) -> Fault:
+    """Tell an exception that the guest has had: only so much as is known still."""
+    where = f"{event.cs:04x}:{event.eip:08x}"
+    reason = ""
+    if event.vector == x86.VEC_PF:
+        reason = reasons.of_fault(event.vector, event.error, event.address, None)
+        if event.eip == event.address and not (event.error or 0) & x86.PF_P:
+            reason += ", a jump into nothing"
+    return Fault(_name(event), event.error, where, "", reason)
+
+
+def _nothing(looker: Looker, linear: int) -> str:
+    """Say how there is no code at EIP, or ""."""
+    data = looker.read(linear, _SLED)
+    if not data:
+        text = "EIP is not mapped"
+    elif not looker.has_ram(linear):
+        text = "no RAM at EIP, which reads as FFh"
+    elif data == bytes(_SLED):
+        text = "zeros at EIP, which run as add [eax], al"
+    elif data == b"\xff" * _SLED:
+        text = "bytes of FFh at EIP"
+    else:
+        return ""
+    if data.strip(b"\xff") == b"" and looker.read(linear - _SLED, _SLED) == bytes(
+        _SLED
+    ):
+        text += ", behind zeros"
+    return f"a jump into nothing: {text}"
+
+
+def _caller(looker: Looker, registers: dict[str, int]) -> Instruction | None:
+    """Return the CALL that the top of the stack would return to, if it does."""
+    stack = (registers["esp"] + registers["ss_base"]) & x86.MASK32
+    data = looker.read(stack, 4)
+    if len(data) < 4:
+        return None
+    eip = int.from_bytes(data, "little")
+    return looker.call_before(eip, (eip + registers["cs_base"]) & x86.MASK32)
