@@ -4,6 +4,7 @@
 #   make test     what CI runs, guests included  ARGS='tests/mmu -k walk' for some
 #   make nightly  what is marked slow
 #   make soak     the properties, with fresh examples    MINUTES=5 for less than an hour
+#   make clock    the guest's clock on a terminal, beside the host's
 #   make lint     style, types, imports
 #   make wheel    the built wheel, installed by itself and used
 #   make bench    beside qemu-system-i386        ARGS='--against REV' for another tree
@@ -14,7 +15,7 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 MINUTES ?= 60
 
-.PHONY: run quick test nightly soak lint wheel bench guests debian lock clean
+.PHONY: run quick test nightly soak clock lint wheel bench guests debian lock clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -36,6 +37,9 @@ nightly: guests
 
 soak: $(READY) debian
 	$(BIN)/python tools/soak.py $(MINUTES)
+
+clock: guests
+	$(BIN)/python tools/measure_clock.py
 
 lint: $(READY)
 	$(BIN)/ruff check

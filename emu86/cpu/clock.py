@@ -1,20 +1,38 @@
 """Virtual time: each engine has one clock, in words that compiled hooks count up too.
 
 Time is a function of the work done: a quarter nanosecond for each byte of code run, and
-what exits, port accesses and RDTSC take. The words hold quarter nanoseconds; what is
-said and asked here is in whole ones. The TSC counts nanoseconds, so it runs at 1 GHz.
+what exits, port accesses and RDTSC take. The words hold work, in quarter nanoseconds;
+what is said and asked here is in whole ones. The TSC counts nanoseconds, so it runs at
+1 GHz. In real time (`machine.realtime`) a unit of work takes more or less than that
+quarter: the rate.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import Final
 
 from emu86.native import abi
+
+_ONE: Final = 1 << abi.RATE_SHIFT
+USUAL: Final = 1 / abi.QUARTERS
+"""The rate of virtual time: nanoseconds for a unit of work."""
+# The words of a ClockState, in the order of its fields.
+_SAVED: Final = (
+    abi.NOW, abi.SINCE, abi.NS, abi.RATE, abi.TSC_OFFSET, abi.TSC_COST, abi.EXIT_COST,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ClockState:
-    """What a clock holds: quarter nanoseconds, but for `tsc_offset` in nanoseconds."""
+    """What a clock holds.
 
-    now: int
+    work, since, tsc_cost, exit_cost: units of work; ns, tsc_offset: nanoseconds; rate:
+    as the word. When `since` had been done, it was `ns`.
+    """
+
+    work: int
+    since: int
+    ns: int
+    rate: int
     tsc_offset: int
     tsc_cost: int
     exit_cost: int
@@ -31,20 +49,42 @@ class Clock:
         self._control = control
         control[abi.STOP_AT] = abi.NEVER
         control[abi.EXIT_COST] = abi.EXIT_TIME
+        control[abi.RATE] = int(USUAL * _ONE)
 
     @property
     def now(self) -> int:
         """Virtual time in nanoseconds."""
-        return self._control[abi.NOW] // abi.QUARTERS
+        control = self._control
+        work = control[abi.NOW] - control[abi.SINCE]
+        return control[abi.NS] + (work * control[abi.RATE] >> abi.RATE_SHIFT)
 
-    def advance(self, ns: int) -> None:
-        """Let nanoseconds pass."""
-        self._control[abi.NOW] += ns * abi.QUARTERS
+    def _work_at(self, ns: int) -> int:
+        """Return how much work is done at a moment."""
+        control = self._control
+        ahead = ns - control[abi.NS] << abi.RATE_SHIFT
+        return control[abi.SINCE] - -ahead // control[abi.RATE]
 
     def advance_to(self, ns: int) -> None:
         """Let time pass until a moment that may have been already."""
         control = self._control
-        control[abi.NOW] = max(control[abi.NOW], ns * abi.QUARTERS)
+        control[abi.NOW] = max(control[abi.NOW], self._work_at(ns))
+
+    @property
+    def work(self) -> int:
+        """The work done, in its units; what time was let pass for counts, too."""
+        return self._control[abi.NOW]
+
+    @property
+    def rate(self) -> float:
+        """How many nanoseconds a unit of work takes from now on."""
+        return self._control[abi.RATE] / _ONE
+
+    @rate.setter
+    def rate(self, ns: float) -> None:
+        control, rate = self._control, max(int(ns * _ONE), 1)
+        if rate != control[abi.RATE]:
+            control[abi.NS], control[abi.SINCE] = self.now, control[abi.NOW]
+            control[abi.RATE] = rate
 
     def count_exit(self) -> None:
         """Let pass what a VM exit takes."""
@@ -79,13 +119,17 @@ class Clock:
     # -- how long the engine runs ------------------------------------------------------
 
     def run_for(self, ns: int) -> None:
-        """Have the engine stop once that many nanoseconds have passed."""
-        self._control[abi.STOP_AT] = self._control[abi.NOW] + ns * abi.QUARTERS
+        """Have the engine stop once that many nanoseconds have passed, as usual."""
+        self.run_on(ns * abi.QUARTERS)
+
+    def run_on(self, work: int) -> None:
+        """Have the engine stop once that much work is done."""
+        self._control[abi.STOP_AT] = self._control[abi.NOW] + work
 
     def stop_by(self, ns: int) -> None:
         """Have the engine stop at that time, if it does not sooner."""
         control = self._control
-        control[abi.STOP_AT] = min(control[abi.STOP_AT], ns * abi.QUARTERS)
+        control[abi.STOP_AT] = min(control[abi.STOP_AT], self._work_at(ns))
 
     def stop_soon(self) -> None:
         """Have the engine stop at its next block; from any thread."""
@@ -99,14 +143,10 @@ class Clock:
     # -- its state ---------------------------------------------------------------------
 
     def save(self) -> ClockState:
-        """Return the time, to the quarter nanosecond, and what takes how long."""
-        words = abi.NOW, abi.TSC_OFFSET, abi.TSC_COST, abi.EXIT_COST
-        return ClockState(*(self._control[word] for word in words))
+        """Return the time, to the unit of work, and what takes how long."""
+        return ClockState(*(self._control[word] for word in _SAVED))
 
     def restore(self, state: ClockState) -> None:
         """Become the clock that was saved."""
-        control = self._control
-        control[abi.NOW] = state.now
-        control[abi.TSC_OFFSET] = state.tsc_offset
-        control[abi.TSC_COST] = state.tsc_cost
-        control[abi.EXIT_COST] = state.exit_cost
+        for word, value in zip(_SAVED, astuple(state), strict=True):
+            self._control[word] = value

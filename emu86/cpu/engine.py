@@ -511,7 +511,7 @@ class Engine(CpuState):
         control = self.control
         control[abi.NOW] += control[abi.TSC_COST]
         control[abi.COUNT_RDTSC] += 1
-        tsc = control[abi.NOW] // abi.QUARTERS + control[abi.TSC_OFFSET]
+        tsc = self.clock.tsc()
         self._uc.reg_write(x86_const.UC_X86_REG_RAX, tsc & x86.MASK32)
         self._uc.reg_write(x86_const.UC_X86_REG_RDX, tsc >> 32 & x86.MASK32)
         return 1

@@ -158,6 +158,13 @@ class Board:
         """Return the next deadline, absolute virtual ns, or None."""
         return self._next
 
+    @property
+    def wakes(self) -> bool:
+        """Whether what is due can interrupt: not the timer alone, and that masked."""
+        masked = self.pic.master.imr & 1 << layout.IRQ_PIT
+        timed = (chip for chip in self.timed if not (masked and chip is self.pit))
+        return any(chip.deadline() is not None for chip in timed)
+
     def advance(self) -> None:
         """Let every chip whose deadline has come do its work."""
         now = self._clock.now

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
+from emu86.cpu.clock import USUAL
 from emu86.cpu.state import RFLAGS
 from emu86.machine.board import Board
 from emu86.machine.chardev import CharDevice
 from emu86.machine.panic import PanicWatch
+from emu86.machine.realtime import RealTime
 from emu86.notebook import table
 from emu86.rings.technique.base import Technique
 from emu86.spec import x86
 
 _SECOND: Final = 1_000_000_000  # ns
 _SLICE: Final = 4_000_000  # virtual ns between looks at the host
-_LONGEST_SLEEP: Final = _SECOND // 4
+_LONGEST_SLEEP: Final = 0.25  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,9 @@ class Stop:
 class RunLoop:
     """Runs one virtual CPU with its board and its console.
 
-    realtime: the time of a halted CPU is slept, not skipped; wall, slept: seconds that
-    runs have taken so far, and that the CPU was halted of them.
+    realtime: virtual time keeps to the host's, and that of a halted CPU is slept, not
+    skipped; wall, slept: seconds that runs have taken so far, and that the CPU was
+    halted of them.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class RunLoop:
         self._console = console
         self._clock = vmm.engine.clock
         self.realtime = realtime
+        self._pace = RealTime(self._clock)
         self._kicked = threading.Event()  # input has come, or a request to stop
         self._stop_asked = False
         self._found = False
@@ -163,6 +167,10 @@ class RunLoop:
         # run.
         collecting = gc.isenabled()
         gc.disable()
+        if self.realtime:
+            self._pace.start()
+        else:
+            self._clock.rate = USUAL
         try:
             with self._ctrl_c():
                 stop = self._run(deadline)
@@ -181,7 +189,7 @@ class RunLoop:
         while True:
             if vmm.pending_patch is None:
                 # Set first: a stop that is asked for after the check ends the slice.
-                self._clock.run_for(_SLICE)
+                self._begin_slice()
             stop = self._reason_to_stop(deadline)
             if stop is not None:
                 return stop
@@ -197,6 +205,12 @@ class RunLoop:
                     continue
                 board.schedule()
             vmm.run()
+
+    def _begin_slice(self) -> None:
+        if self.realtime:
+            self._pace.pace()
+        else:
+            self._clock.run_for(_SLICE)
 
     def _reason_to_stop(self, deadline: float | None) -> Stop | None:
         self._raise()
@@ -225,7 +239,7 @@ class RunLoop:
             vmm.finish("halted", f"at {vmm.where()}, interrupts off")
         elif self.realtime:
             self._sleep(due, deadline)
-        elif due is not None:
+        elif due is not None and self._board.wakes:
             self._clock.advance_to(due)
         elif not self._console.deliverable:
             vmm.finish("halted", f"at {vmm.where()}, waiting for nothing")
@@ -233,16 +247,15 @@ class RunLoop:
     def _sleep(self, due: int | None, deadline: float | None) -> None:
         """Sleep until an interrupt is due (virtual ns) or there is a kick, for a while.
 
-        As much virtual time passes.
+        Virtual time is then the host's, if it was not ahead of that.
         """
-        ns = _LONGEST_SLEEP
-        if due is not None:
-            ns = max(min(ns, due - self._clock.now), 0)
+        pace = self._pace
+        seconds = _LONGEST_SLEEP if due is None else pace.left(due) / _SECOND
+        seconds = min(seconds, _LONGEST_SLEEP)
         began = time.monotonic()
-        seconds = ns / _SECOND
         if deadline is not None:
             seconds = min(seconds, deadline - began)
-        woken = seconds > 0 and self._kicked.wait(seconds)
-        slept = time.monotonic() - began
-        self.slept += slept
-        self._clock.advance(int(slept * _SECOND) if woken else ns)
+        if seconds > 0:
+            self._kicked.wait(seconds)
+        self.slept += time.monotonic() - began
+        pace.slept(due)

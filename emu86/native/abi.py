@@ -5,7 +5,7 @@ Kept apart from `hooks` so that the fallback without compiled hooks needs no com
 
 from typing import Final
 
-NOW: Final = 0  # virtual time, quarter nanoseconds
+NOW: Final = 0  # work done; virtual time in quarter nanoseconds at the usual rate
 STOP_AT: Final = 1  # the block hook stops the engine once NOW has reached it
 UC: Final = 2  # the engine's handle
 UC_EMU_STOP: Final = 3  # address of uc_emu_stop
@@ -13,10 +13,8 @@ STATE: Final = 4  # address of the live CPU state
 ON_EXCEPTION: Final = 5  # address of the Python exception hook
 PENDING: Final = 6  # not 0: an interrupt waits for IF
 TSC_OFFSET: Final = 7  # TSC at virtual time 0, nanoseconds
-TSC_COST: Final = 8  # quarter nanoseconds that one RDTSC takes
-EXIT_COST: Final = (
-    9  # quarter nanoseconds that any other exit takes, whoever handles it
-)
+TSC_COST: Final = 8  # work that one RDTSC takes
+EXIT_COST: Final = 9  # work that any other exit takes, whoever handles it
 COUNT_CLI: Final = 10
 COUNT_STI: Final = 11
 COUNT_RDTSC: Final = 12
@@ -39,6 +37,11 @@ COUNT_SPLIT: Final = 23  # CMPXCHG8Bs made the first of a block
 DROPPED_COUNT: Final = 24
 DROPPED: Final = 25
 DROPPED_MOST: Final = 32
+# Virtual time is NS + ((NOW - SINCE) * RATE >> RATE_SHIFT) nanoseconds.
+SINCE: Final = 57
+NS: Final = 58
+RATE: Final = 59
+RATE_SHIFT: Final = 32
 # A set of linear pages whose INVLPG is Python's, by their number's low 12 bits.
 GUARDED: Final = 64
 GUARDED_WORDS: Final = 64

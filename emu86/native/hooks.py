@@ -122,7 +122,8 @@ done:
 _ON_RDTSC: Final = f"""
 {_enter("define i32 @on_rdtsc(ptr %uc, ptr %control)",
         {"now_at": abi.NOW, "cost_at": abi.TSC_COST, "offset_at": abi.TSC_OFFSET,
-         "count_at": abi.COUNT_RDTSC},
+         "count_at": abi.COUNT_RDTSC, "since_at": abi.SINCE, "then_at": abi.NS,
+         "rate_at": abi.RATE},
         {"eax": 8 * x86.EAX, "edx": 8 * x86.EDX})}
   %old = load i64, ptr %now_at
   %cost = load i64, ptr %cost_at
@@ -131,7 +132,16 @@ _ON_RDTSC: Final = f"""
   %seen = load i64, ptr %count_at
   %count = add i64 %seen, 1
   store i64 %count, ptr %count_at
-  %ns = lshr i64 %now, 2
+  %since = load i64, ptr %since_at
+  %then = load i64, ptr %then_at
+  %rate = load i64, ptr %rate_at
+  %work = sub i64 %now, %since
+  %wide_work = zext i64 %work to i128
+  %wide_rate = zext i64 %rate to i128
+  %product = mul i128 %wide_work, %wide_rate
+  %scaled = lshr i128 %product, {abi.RATE_SHIFT}
+  %passed = trunc i128 %scaled to i64
+  %ns = add i64 %then, %passed
   %offset = load i64, ptr %offset_at
   %tsc = add i64 %ns, %offset
   %low = and i64 %tsc, {x86.MASK32}

@@ -3,8 +3,10 @@
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from emu86.cpu.clock import Clock
+from emu86.cpu.clock import USUAL, Clock
 from emu86.native import abi
 
 
@@ -19,7 +21,7 @@ def clock(control):
 
 
 def test_time_passes_in_nanoseconds(control, clock):
-    clock.advance(10)
+    clock.advance_to(clock.now + 10)
     control[abi.NOW] += 7  # what code of 7 bytes takes
     assert clock.now == 11
     clock.advance_to(9)
@@ -37,10 +39,10 @@ def test_an_exit_takes_time(clock):
 
 
 def test_the_tsc_counts_nanoseconds(clock):
-    clock.advance(5)
+    clock.advance_to(clock.now + 5)
     assert clock.tsc() == 5
     clock.set_tsc(100)
-    clock.advance(5)
+    clock.advance_to(clock.now + 5)
     assert clock.tsc() == 105
     assert clock.tsc_offset == 95
     clock.tsc_offset = -10
@@ -56,9 +58,9 @@ def test_the_engine_is_stopped_by_the_earliest(control, clock):
     assert control[abi.STOP_AT] == 402
     clock.stop_by(50)
     assert control[abi.STOP_AT] == 200
-    clock.advance(49)
+    clock.advance_to(clock.now + 49)
     assert not clock.is_due
-    clock.advance(1)
+    clock.advance_to(clock.now + 1)
     assert clock.is_due
     clock.run_for(100)
     thread = threading.Thread(target=clock.stop_soon)
@@ -73,9 +75,46 @@ def test_a_restored_clock_is_the_saved_one(control, clock):
     clock.set_tsc(7)
     state = clock.save()
     words = control.tolist()
-    clock.advance(1)
+    clock.advance_to(clock.now + 1)
     clock.set_tsc(0)
     clock.set_costs(rdtsc=1, other=1)
     clock.restore(state)
     assert control.tolist() == words
     assert clock.save() == state
+
+
+def test_the_rate_may_change_and_time_goes_on(control, clock):
+    clock.advance_to(100)
+    clock.rate = 2.5
+    assert (clock.now, clock.rate) == (100, 2.5)
+    control[abi.NOW] += 10
+    assert clock.now == 125
+    clock.stop_by(150)
+    assert control[abi.STOP_AT] == control[abi.NOW] + 10
+    clock.rate = 0.001
+    assert clock.now == 125
+    clock.advance_to(127)
+    assert control[abi.NOW] >= 400 + 10 + 2000
+    assert clock.now == 127
+    clock.rate = USUAL
+    assert clock.now == 127
+    clock.run_for(3)
+    control[abi.NOW] = control[abi.STOP_AT]
+    assert clock.now == 130
+
+
+@given(st.lists(st.tuples(st.floats(1e-9, 100), st.integers(0, 1 << 30)), max_size=9))
+def test_a_moment_has_come_when_its_work_is_done(steps):
+    """At any rate, and not an instant sooner."""
+    control = memoryview(bytearray(8 * abi.WORDS)).cast("q")
+    clock = Clock(control)
+    for rate, ns in steps:
+        clock.rate = rate
+        due = clock.now + ns
+        clock.run_on(1 << 60)
+        clock.stop_by(due)
+        if ns:
+            control[abi.NOW] = control[abi.STOP_AT] - 1
+            assert clock.now < due
+        control[abi.NOW] = control[abi.STOP_AT]
+        assert clock.now >= due

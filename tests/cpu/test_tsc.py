@@ -5,6 +5,8 @@ from itertools import pairwise
 import pytest
 
 from emu86 import Machine
+from emu86.cpu.library import Abilities
+from emu86.native import abi
 from support.assembler import assemble
 from support.cases import TECHNIQUES, Case, image, machine, on_emu86
 
@@ -33,6 +35,23 @@ def test_it_is_the_machines_time():
     told = built.registers["ebx"]
     assert 40_000 < told <= built.now
     assert built.now - told < 20_000
+
+
+@pytest.mark.parametrize("abilities", [None, Abilities.none()])
+def test_it_goes_at_the_rate_of_virtual_time(abilities):
+    """Compiled, and in Python."""
+    built = Machine(memory=2 << 20, abilities=abilities)
+    built.load_flat(assemble("bits 32\nrdtsc\nmov ebx, eax\nrdtsc\nl: jmp l"), 0x100000)
+    clock = built.vmm.clock
+    clock.advance_to(1_000_000)
+    clock.rate = 7.5
+    clock.set_tsc(5_000)
+    clock.run_on(20_000)
+    built.vmm.run()
+    first, second = built.registers["ebx"], built.registers["eax"]
+    assert second - first == 500 * abi.QUARTERS * 7.5
+    assert 5_000 + 500 * abi.QUARTERS * 7.5 <= first < 5_000 + 20_000 * 7.5
+    assert clock.now >= 1_000_000 + 20_000 * 7.5
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)

@@ -71,7 +71,7 @@ def _use(board, clock):
         *((0x64, 0x20), (0x60, 0xF2), (0x80, 0x77), (0x4D1, 0x0C), (0x92, 0x00)),
     ):
         board.port_write(port, 1, value)
-        clock.advance(1234)
+        clock.advance_to(clock.now + 1234)
     board.uart.receive(b"typed")
     board.coprocessor_error()
 
@@ -86,7 +86,7 @@ def _read(board, clock):
         seen += [board.pic.intr, board.deadline()]
         if board.pic.intr:
             seen.append(board.pic.acknowledge())
-        clock.advance(1_000_003)
+        clock.advance_to(clock.now + 1_000_003)
     return seen
 
 

@@ -1,0 +1,246 @@
+"""Real time against a clock of the host that goes as the tests say."""
+
+import random
+
+import pytest
+
+from emu86 import Stop
+from emu86.cpu.clock import Clock
+from emu86.machine import loop, realtime
+from emu86.machine.realtime import RealTime
+from emu86.native import abi
+from support.flat import flat
+
+MS = 1_000_000
+SECOND = 1000 * MS
+
+
+class Host:
+    """A host whose clock goes by the guest's work, and by what is slept."""
+
+    def __init__(self, clock, cost):
+        self.clock = clock
+        self.cost = cost  # ns of CPU time for a unit of the guest's work
+        self.share = 1  # that the guest has of its CPU
+        self.late = 0  # ns that a sleeper wakes too late
+        self._cpu = 7 * SECOND
+        self._ns = 10 * SECOND
+        self._seen = clock.work
+
+    def thread_time_ns(self):
+        work = self.clock.work
+        spent = (work - self._seen) * self.cost
+        self._cpu += spent
+        self._ns += spent / self.share
+        self._seen = work
+        return int(self._cpu)
+
+    def monotonic_ns(self):
+        self.thread_time_ns()
+        return int(self._ns)
+
+    def monotonic(self):
+        return self.monotonic_ns() / SECOND
+
+    def pass_(self, ns):
+        self.monotonic_ns()
+        self._ns += ns
+
+    def skip(self, to):
+        """Advance the guest's clock for no work at all."""
+        self.monotonic_ns()
+        Clock.advance_to(self.clock, to)
+        self._seen = self.clock.work
+
+    def wait(self, seconds):
+        self.pass_(seconds * SECOND + self.late)
+        return False
+
+
+@pytest.fixture
+def control():
+    return memoryview(bytearray(8 * abi.WORDS)).cast("q")
+
+
+@pytest.fixture
+def host(control, monkeypatch):
+    made = Host(Clock(control), 0.25)
+    monkeypatch.setattr(realtime, "monotonic_ns", made.monotonic_ns)
+    monkeypatch.setattr(realtime, "thread_time_ns", made.thread_time_ns)
+    monkeypatch.setattr(made.clock, "advance_to", made.skip)
+    return made
+
+
+class Guest:
+    """What computes for a while of the host's time, slice by slice."""
+
+    def __init__(self, host, control):
+        self.host, self.control = host, control
+        self.pace = RealTime(host.clock)
+        self.start = host.monotonic_ns(), host.clock.now
+        self.pace.start()
+
+    @property
+    def ahead(self):
+        host, now = self.start
+        passed = self.host.monotonic_ns() - host
+        return self.host.clock.now - now - passed
+
+    def compute(self, ns):
+        end = self.host.monotonic_ns() + ns
+        while self.host.monotonic_ns() < end:
+            before = self.host.clock.now
+            self.pace.pace()
+            assert self.host.clock.now == before, "time does not jump"
+            self.control[abi.NOW] = self.control[abi.STOP_AT]
+
+    def idle(self, due):
+        """Halt until then, as the run loop has it; return how long it slept."""
+        slept = 0
+        while self.host.clock.now < due:
+            ns = self.pace.left(due)
+            if ns:
+                ns += self.host.late
+                self.host.pass_(ns)
+            self.pace.slept(due)
+            slept += ns
+        return slept
+
+
+@pytest.fixture
+def guest(host, control):
+    return Guest(host, control)
+
+
+@pytest.mark.parametrize("cost", [0.05, 0.2, 1, 5, 50])
+def test_work_takes_the_time_that_it_takes_the_host(host, guest, cost):
+    host.cost = cost
+    guest.compute(SECOND)
+    assert abs(guest.ahead) < 5 * MS
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_kind_of_work_after_another(host, guest, seed):
+    """System calls, delay loops by RDTSC, new code: a factor of 50 between them."""
+    chance = random.Random(seed)
+    for _ in range(20):
+        host.cost = 10 ** chance.uniform(-1, 0.7)
+        guest.compute(chance.randrange(100, 300) * MS)
+        assert abs(guest.ahead) < 50 * MS
+
+
+def test_a_host_that_was_away_is_caught_up_with(host, guest):
+    guest.compute(SECOND)
+    host.pass_(300 * MS)
+    guest.compute(10 * MS)
+    assert guest.ahead < -250 * MS, "not at once"
+    guest.compute(200 * MS)
+    assert abs(guest.ahead) < 50 * MS
+
+
+@pytest.mark.parametrize("share", [0.5, 0.4])
+def test_a_busy_host(host, guest, share):
+    host.share = share
+    guest.compute(3 * SECOND)
+    assert abs(guest.ahead) < 50 * MS
+
+
+def test_on_a_host_that_is_too_busy_time_falls_behind_until_the_guest_is_idle(
+    host, guest
+):
+    """Or it would do nothing but serve its timer."""
+    host.share = 0.1
+    guest.compute(SECOND)
+    assert -800 * MS < guest.ahead < -600 * MS
+    slept = [guest.idle(host.clock.now + 10 * MS) for _ in range(80)]
+    assert slept[0] == 0
+    assert slept[-1] == 10 * MS
+    assert guest.ahead == 0
+
+
+def test_who_wakes_late_sleeps_less_the_next_time(host, guest):
+    host.late = 3 * MS
+    for tick in range(1, 500):
+        guest.idle(10 * tick * MS)
+        assert host.clock.now == 10 * tick * MS, "every tick in its turn"
+        assert abs(guest.ahead) < 4 * MS
+
+
+def test_who_is_late_by_more_does_not_sleep_at_all(host, guest):
+    host.pass_(95 * MS)
+    slept = [guest.idle(10 * tick * MS) for tick in range(1, 12)]
+    assert slept[:9] == [0] * 9
+    assert slept[9:] == [5 * MS, 10 * MS]
+
+
+def test_who_is_ahead_sleeps_longer(host, guest):
+    Clock.advance_to(host.clock, 30 * MS)
+    host._seen = host.clock.work
+    assert guest.idle(40 * MS) == 40 * MS
+    assert guest.ahead == 0
+
+
+def test_sleep_is_no_work(host, guest):
+    """Work costs after it what it cost before."""
+    guest.compute(SECOND)
+    rate = host.clock.rate
+    guest.idle(host.clock.now + 10 * SECOND)
+    guest.compute(4 * MS)
+    assert host.clock.rate == pytest.approx(rate, rel=0.2)
+
+
+# A tick each 10 ms; the 300th ends the run. In between it computes or halts.
+_TICKS = """
+    gate 8, ticked
+    mov al, 0x11
+    out 0x20, al
+    mov al, 8
+    out 0x21, al
+    mov al, 4
+    out 0x21, al
+    mov al, 1
+    out 0x21, al
+    mov al, 0xfe
+    out 0x21, al
+    mov al, 0x34
+    out 0x43, al
+    mov al, 11932 & 255
+    out 0x40, al
+    mov al, 11932 >> 8
+    out 0x40, al
+    xor esi, esi
+    sti
+.wait:
+    {between}
+    jmp .wait
+ticked:
+    inc esi
+    push eax
+    mov al, 0x20
+    out 0x20, al
+    mov eax, esi
+    cmp eax, 300
+    je fin
+    pop eax
+    iret
+"""
+
+
+@pytest.mark.parametrize(
+    ("between", "cost"), [("hlt", 1), ("nop", 90), ("cpuid", 10), ("rdtsc", 20)]
+)
+def test_a_guest_has_a_tick_each_10_ms_of_the_host(monkeypatch, between, cost):
+    machine = flat(_TICKS.format(between=between), realtime=True)
+    clock = machine.vmm.clock
+    host = Host(clock, cost)
+    host.late = 2 * MS
+    monkeypatch.setattr(realtime, "monotonic_ns", host.monotonic_ns)
+    monkeypatch.setattr(realtime, "thread_time_ns", host.thread_time_ns)
+    monkeypatch.setattr(loop, "time", host)
+    monkeypatch.setattr(clock, "advance_to", host.skip)
+    monkeypatch.setattr(machine._loop._kicked, "wait", host.wait)
+    before = host.monotonic_ns()
+    assert machine.run() == Stop("debug exit", 300)
+    passed = host.monotonic_ns() - before
+    assert abs(passed - 3 * SECOND) < 50 * MS + passed // 100
+    assert abs(machine.now - passed) < 50 * MS
