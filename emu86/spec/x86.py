@@ -160,14 +160,10 @@ LONGEST_INSN: Final = 15  # bytes: Vol. 2A section 2.3.11
 CPL_USER: Final = 3  # of applications: Vol. 3A section 5.5
 
 # Model-specific registers: Vol. 4 table 2-2
-MSR_P5_MC_ADDR: Final = 0x0
-MSR_P5_MC_TYPE: Final = 0x1
 MSR_TSC: Final = 0x10
 MSR_PLATFORM_ID: Final = 0x17
 MSR_BIOS_SIGN_ID: Final = 0x8B
 MSR_PERFCTR0: Final = 0xC1
 MSR_MCG_CAP: Final = 0x179
-MSR_MCG_STATUS: Final = 0x17A
 MSR_PERFEVTSEL0: Final = 0x186
-MSR_MISC_ENABLE: Final = 0x1A0
 MSR_MC0_CTL: Final = 0x400  # then its STATUS, ADDR and MISC, then the next bank's

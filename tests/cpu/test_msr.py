@@ -4,19 +4,39 @@
 
 import pytest
 
+from emu86 import Machine
 from emu86.cpu.models import MODELS
 from support.cases import Case, on_emu86
+from support.flat import guest
 
 FAMILY = {"pentium": 5, "pentium2": 6, "pentium3": 6, "pentium4": 15}
-# Which families have which MSRs: SDM Vol. 4 tables 2-2, 2-41, 2-55 and 2-56. Machine
-# checks have 5 banks in the P6 family and 4 in the Pentium 4.
+# Which families have which MSRs, with their values at first: SDM Vol. 4 tables 2-2,
+# 2-41 (Pentium 4), 2-55 (P6 family) and 2-56 (Pentium). Machine checks have 5 banks in
+# the P6 family and 4 in the Pentium 4. What CPUID denies is not there.
 HAVE = {
-    0x0: (5,), 0x1: (5,), 0x10: (5, 6, 15), 0x17: (6, 15), 0x8B: (6, 15),
-    0xC1: (6,), 0xC2: (6,), 0x179: (6, 15), 0x17A: (6, 15), 0x186: (6,), 0x187: (6,),
-    0x1A0: (15,), 0x400: (6, 15), 0x403: (6, 15), 0x40F: (6, 15), 0x410: (6,),
-    0x413: (6,),
+    0x0: (5, 6, 15), 0x1: (5, 6, 15), 0x10: (5, 6, 15), 0x11: (5,), 0x12: (5,),
+    0x13: (5,), 0x17: (6, 15), 0x1B: (6, 15), 0x2A: (6, 15), 0x2B: (15,), 0x2C: (15,),
+    0x33: (6,), 0x88: (6,), 0x89: (6,), 0x8A: (6,), 0x8B: (6, 15), 0xC1: (6,),
+    0xC2: (6,), 0x116: (6,), 0x118: (6,), 0x119: (6,), 0x11B: (6,), 0x11E: (6,),
+    0x179: (6, 15), 0x17A: (6, 15), 0x186: (6,), 0x187: (6,), 0x1A0: (15,),
+    0x1D7: (15,), 0x1D8: (15,), 0x1D9: (6, 15), 0x1DA: (15,), 0x1DB: (6, 15),
+    0x1DC: (6, 15), 0x1DD: (6, 15), 0x1DE: (6, 15), 0x1E0: (6,), 0x400: (6, 15),
+    0x403: (6, 15), 0x40F: (6, 15), 0x410: (6,), 0x413: (6,),
 }  # fmt: skip
-NONE = (0x2, 0x11, 0x1B, 0xC0, 0xC3, 0x178, 0x17B, 0x188, 0x414, 0xC0000080, 0xFFFFFFFF)
+AT_FIRST = {
+    (6, 0x1B): 0xFEE00100, (15, 0x1B): 0xFEE00100, (6, 0x2A): 0x0AC80000,
+    (15, 0x2C): 0x0A000000, (6, 0x11E): 0x4501, (6, 0x179): 5, (15, 0x179): 4,
+    (15, 0x1A0): 0x1801, (6, 0x1E0): 4,
+}  # fmt: skip
+NONE = (
+    0x2, 0xE, 0x14, 0x3A, 0x79, 0xC0, 0xC3, 0x11A, 0x178, 0x17B, 0x188,
+    0x414, 0xC0000080, 0xFFFFFFFF,
+    0xFE, 0x200, 0x20F, 0x250, 0x258, 0x268, 0x2FF,  # MTRRs
+    0x277,  # PAT
+    0x174, 0x175, 0x176,  # SYSENTER
+    0x19A, 0x19B, 0x19C,  # ACPI
+    0x600,  # the debug store
+)  # fmt: skip
 
 
 def cases(*codes, ring=0):
@@ -33,10 +53,88 @@ def test_which_there_are(name):
     for number, record in zip(numbers, told, strict=True):
         has = FAMILY[name] in HAVE.get(number, ())
         assert (record["vector"], hex(number)) == (0x40 if has else 13, hex(number))
+        if has and number != 0x10:
+            value = record["edx"] << 32 | record["eax"]
+            assert value == AT_FIRST.get((FAMILY[name], number), 0), hex(number)
 
 
 def write(number, low, high=0):
     return f"mov ecx, {number}\nmov eax, {low}\nmov edx, {high}\nwrmsr\nmov eax, 0x77\nmov edx, eax\nrdmsr"
+
+
+def held(cpu, *writes):
+    """What the MSRs hold after these writes of (MSR, 64 bits); None: #GP."""
+    codes = (write(number, value & 0xFFFFFFFF, value >> 32) for number, value in writes)
+    told = on_emu86(cases(*codes), options={"cpu": cpu})
+    return [None if r["vector"] == 13 else r["edx"] << 32 | r["eax"] for r in told]
+
+
+def test_the_apic_stays_disabled():
+    """SDM Vol. 3A 10.4.3 and 10.4.4: BSP is bit 8, the enable bit 11; 36 bits."""
+    for cpu in ("pentium3", "pentium4"):
+        assert held(
+            cpu,
+            (0x1B, 0xFEE00800),
+            (0x1B, 0xF12345100),
+            (0x1B, 0xFEE00500),  # bit 10 is reserved: x2APIC
+            (0x1B, 0xFEE00101),
+            (0x1B, 1 << 36),
+        ) == [0xFEE00100, 0xF12345100, None, None, None]  # fmt: skip
+
+
+def test_what_registers_take():
+    """SDM Vol. 4 table 2-55: reserved bits are #GP, read-only ones stay."""
+    assert held(
+        "pentium3",
+        (0x2A, 0x0AC80002),
+        (0x2A, 0x00000002),  # the ratio is read-only
+        (0x2A, 0x00000020),
+        (0x33, 0x40000000),
+        (0x33, 1),
+        (0x88, 0x123456789ABCDEF0),
+        (0x116, 0x7),
+        (0x119, 0x200000),  # no processor serial number
+        (0x11B, 0),
+        (0x11E, 0x4101),  # 2 ways in place of 4
+        (0x11E, 0x80000),
+        (0x1D9, 0x7F),  # branches are not recorded
+        (0x1D9, 0x80),
+        (0x1DB, 0),
+        (0x17, 0),
+        (0x1E0, 0),
+        (0x1E0, 1),
+    ) == [
+        0x0AC80002, 0x0AC80002, None, 0x40000000, None, 0x123456789ABCDEF0, None,
+        0x200000, None, 0x4501, None, 0x3C, None, None, None, 0, None,
+    ]  # fmt: skip
+
+
+def test_what_registers_of_a_pentium_take():
+    assert held("pentium", (0x11, 0x3FF03FF), (0x11, 0x400), (0x12, 1 << 39), (0x0, 0)) == [
+        0x3FF03FF, None, 1 << 39, None,
+    ]  # fmt: skip
+
+
+def test_what_registers_of_a_pentium_4_take():
+    assert held(
+        "pentium4", (0x2A, 0), (0x2B, 0x7F), (0x2C, 0), (0x1A0, 0x1A89), (0x1A0, 2),
+        (0x1D9, 0x7F),
+    ) == [None, 0x7F, None, 0x1801, None, 0]  # fmt: skip
+
+
+def test_triggers_can_only_be_written():
+    """BIOS_UPDT_TRIG takes an update, which does nothing; BBL_CR_TRIG takes 0."""
+    code = "mov ecx, {}\nxor edx, edx\nmov eax, 0x10000 * {}\nwrmsr"
+    told = on_emu86(cases(code.format(0x79, 1), code.format(0x11A, 0)))
+    assert [record["vector"] for record in told] == [0x40, 0x40]
+    assert held("pentium3", (0x79, 0), (0x8B, 0)) == [None, 0]
+
+
+def test_msrs_are_saved():
+    machine = guest("mov ecx, 0x33\nmov eax, 0x40000000\nxor edx, edx\nwrmsr\ncli\nhlt")
+    machine.run()
+    again = Machine.restore(machine.save())
+    assert again.save().technique.vcpu.msr == {0x33: 0x40000000}
 
 
 def test_machine_checks():

@@ -2,10 +2,20 @@
 
 An MSR that the model does not have is #GP(0), and so is a value that it does not take.
 Source: SDM Vol. 4 tables 2-2 (architectural), 2-41 (Pentium 4), 2-55 (P6 family), 2-56
-(Pentium).
+(Pentium). What comes with a feature that CPUID denies is not there: no MTRRs (FEh, 200h
+and up), no PAT, no SYSENTER, no debug store.
+
+IA32_APIC_BASE is there on the P6 and the Pentium 4, for all that there is no APIC. It
+tells of a local APIC that is disabled, which is "functionally equivalent to an IA-32
+processor without an on-chip APIC" (Vol. 3A 10.4.3): the base FEE00000h, BSP set, the
+enable bit clear. What is written to the enable bit is ignored: an APIC of the P6 cannot
+be enabled again before a reset. (QEMU's `pentium3,-apic` reads 0 there, without BSP.)
+
+Branches are not recorded: the last-branch registers read 0, and LBR, BTF and TR of
+DEBUGCTL stay clear. A microcode update is taken and does nothing.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
@@ -13,11 +23,88 @@ from emu86.rings.fault import gp, undefined
 from emu86.rings.insn.record import Record
 from emu86.spec import x86
 
-# MISC_ENABLE of a Pentium 4: fast strings are on; there is no branch trace store, no
-# event sampling and (bit 7) no performance monitoring.
-_FAST_STRINGS: Final = 1 << 0
-_NOT_THERE: Final = 1 << 11 | 1 << 12
-_STATUS_BITS: Final = 7  # RIPV, EIPV and MCIP of MCG_STATUS
+
+class Register(NamedTuple):
+    """An MSR that holds what is written to it, and does nothing.
+
+    reset: its value at first, 64 bits; writable: the bits that can be written; ignored:
+    bits that stay as they are, whatever is written. Any other must be written as 0.
+    With neither, a write is #GP(0).
+    """
+
+    reset: int = 0
+    writable: int = 0
+    ignored: int = 0
+
+
+def _bits(*numbers: int | range) -> int:
+    spans = (part if isinstance(part, range) else (part,) for part in numbers)
+    return sum(1 << bit for span in spans for bit in span)
+
+
+_READ_ONLY: Final = Register()
+_WHOLE: Final = Register(writable=_bits(range(64)))
+_UPDATE_TRIGGER: Final = 0x79
+_BBL_CR_TRIG: Final = 0x11A
+_WRITE_ONLY: Final = (_UPDATE_TRIGGER, _BBL_CR_TRIG)
+_MACHINE_CHECKS: Final = {0x0: _READ_ONLY, 0x1: _READ_ONLY}  # P5_MC_ADDR, P5_MC_TYPE
+
+_PENTIUM: Final = _MACHINE_CHECKS | {
+    0x11: Register(writable=_bits(range(10), range(16, 26))),  # CESR: see README
+    0x12: Register(writable=_bits(range(40))),  # CTR0
+    0x13: Register(writable=_bits(range(40))),  # CTR1
+}
+_SINCE_P6: Final = _MACHINE_CHECKS | {
+    0x17: _READ_ONLY,  # IA32_PLATFORM_ID
+    # IA32_APIC_BASE; BSP is bit 8, the enable bit 11.
+    0x1B: Register(0xFEE00100, _bits(range(12, 36)), _bits(8, 11)),
+    _UPDATE_TRIGGER: _WHOLE,  # IA32_BIOS_UPDT_TRIG
+    0x8B: _WHOLE,  # IA32_BIOS_SIGN_ID: the revision in the upper half, 0
+    0x17A: Register(writable=_bits(range(3))),  # IA32_MCG_STATUS: RIPV, EIPV, MCIP
+    **dict.fromkeys(range(0x1DB, 0x1DF), _READ_ONLY),  # last branches and exceptions
+}
+_P6: Final = _SINCE_P6 | {
+    # EBL_CR_POWERON: 10 times a bus of 100 MHz, which is the TSC's 1 GHz. The codes are
+    # those of Linux's speedstep-lib.c.
+    0x2A: Register(
+        0x2B << 22 | 2 << 18,
+        _bits(range(1, 5), 6, 7, 26),
+        _bits(range(8, 11), range(12, 26), 27),
+    ),
+    0x33: Register(writable=_bits(30, 31)),  # TEST_CTL
+    # The L2 cache, of 512 KiB in 4 ways, enabled: BBL_CR_D0 to D2, ADDR, DECC, CTL,
+    # TRIG, BUSY, CTL3.
+    **dict.fromkeys(range(0x88, 0x8B), _WHOLE),
+    0x116: Register(writable=_bits(range(3, 32))),
+    0x118: _WHOLE,
+    0x119: Register(writable=_bits(range(7), range(8, 14), 16, 18, 21)),
+    _BBL_CR_TRIG: Register(ignored=_bits(0)),
+    0x11B: _READ_ONLY,
+    0x11E: Register(
+        2 << 13 | 2 << 9 | 1 << 8 | 1,
+        _bits(range(9), range(13, 19), range(20, 23)),
+        _bits(range(9, 13), 23, 25),
+    ),
+    0x1D9: Register(0, _bits(range(2, 6)), _bits(0, 1, 6)),  # DEBUGCTLMSR: PB0 to PB3
+    0x1E0: Register(1 << 2, _bits(2)),  # ROB_CR_BKUPTMPDR6: fast strings
+}
+_PENTIUM4: Final = _SINCE_P6 | {
+    0x2A: _READ_ONLY,  # MSR_EBC_HARD_POWERON
+    0x2B: Register(writable=_bits(range(7))),  # MSR_EBC_SOFT_POWERON
+    0x2C: Register(10 << 24),  # MSR_EBC_FREQUENCY_ID: 10 times 100 MHz
+    # IA32_MISC_ENABLE: fast strings are on; there is no branch trace store, no event
+    # sampling and (bit 7) no performance monitoring, nor is there what else is ignored.
+    0x1A0: Register(
+        _bits(0, 11, 12),
+        _bits(0),
+        _bits(2, 3, 4, range(6, 13), 19, 23, 24),
+    ),
+    0x1D7: _READ_ONLY,  # MSR_LER_FROM_LIP
+    0x1D8: _READ_ONLY,  # MSR_LER_TO_LIP
+    0x1D9: Register(ignored=_bits(range(7))),  # MSR_DEBUGCTLA
+    0x1DA: _READ_ONLY,  # MSR_LASTBRANCH_TOS
+}
+_OF_FAMILY: Final = {5: _PENTIUM, 6: _P6, 15: _PENTIUM4}
 
 
 def read(cpu: Cpu, number: int) -> int:
@@ -25,13 +112,10 @@ def read(cpu: Cpu, number: int) -> int:
     vcpu, model = cpu.vcpu, cpu.vcpu.model
     if number == x86.MSR_TSC:
         return cpu.clock.tsc()
-    if model.family == 5:
-        if number in (x86.MSR_P5_MC_ADDR, x86.MSR_P5_MC_TYPE):
-            return 0
-        raise gp(0)
-    if number in (x86.MSR_PLATFORM_ID, x86.MSR_BIOS_SIGN_ID, x86.MSR_MCG_STATUS):
-        return vcpu.msr.get(number, 0)
-    if number == x86.MSR_MCG_CAP:
+    register = _OF_FAMILY[model.family].get(number)
+    if register is not None and number not in _WRITE_ONLY:
+        return vcpu.msr.get(number, register.reset)
+    if number == x86.MSR_MCG_CAP and model.banks:
         return model.banks
     if _bank_register(cpu, number) is not None:
         return vcpu.msr.get(number, 0)
@@ -39,8 +123,6 @@ def read(cpu: Cpu, number: int) -> int:
         return vcpu.pmu.read(cpu.clock.now, number - x86.MSR_PERFCTR0)
     if 0 <= number - x86.MSR_PERFEVTSEL0 < model.counters:
         return vcpu.pmu.select[number - x86.MSR_PERFEVTSEL0]
-    if number == x86.MSR_MISC_ENABLE and model.family == 15:
-        return vcpu.msr.get(number, _FAST_STRINGS) | _NOT_THERE
     raise gp(0)
 
 
@@ -50,14 +132,11 @@ def write(cpu: Cpu, number: int, value: int) -> None:
     if number == x86.MSR_TSC:
         # Only the low half is writable before family 0Fh models 3 (Vol. 3B 17.17.3).
         cpu.clock.set_tsc(value & x86.MASK32)
-    elif model.family == 5:
-        raise gp(0)
-    elif number == x86.MSR_BIOS_SIGN_ID:
-        vcpu.msr[number] = value
-    elif number == x86.MSR_MCG_STATUS:
-        if value & ~_STATUS_BITS:
+    elif (held := _OF_FAMILY[model.family].get(number)) is not None:
+        takes = held.writable | held.ignored
+        if not takes or value & ~takes:
             raise gp(0)
-        vcpu.msr[number] = value
+        vcpu.msr[number] = value & held.writable | held.reset & ~held.writable
     elif (register := _bank_register(cpu, number)) is not None:
         # There is never an error to tell of: STATUS, ADDR and MISC stay 0.
         if register == 0:
@@ -69,8 +148,6 @@ def write(cpu: Cpu, number: int, value: int) -> None:
     elif 0 <= number - x86.MSR_PERFEVTSEL0 < model.counters:
         select = value & x86.MASK32
         vcpu.pmu.choose(cpu.clock.now, number - x86.MSR_PERFEVTSEL0, select)
-    elif number == x86.MSR_MISC_ENABLE and model.family == 15:
-        vcpu.msr[number] = value & _FAST_STRINGS
     else:
         raise gp(0)
 
