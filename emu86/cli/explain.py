@@ -64,8 +64,10 @@ def explain(code: bytes) -> Iterator[str]:
     """
     import capstone  # noqa: PLC0415 - these take long to import
 
+    from emu86.cpu.models import MODELS  # noqa: PLC0415
     from emu86.rings.decode import decode  # noqa: PLC0415
-    from emu86.rings.insn.table import find  # noqa: PLC0415
+    from emu86.rings.insn.table import find, needs  # noqa: PLC0415
+    from emu86.spec.features import NAMES  # noqa: PLC0415
 
     disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
     found = next(disassembler.disasm_lite(code, 0, 1), None)
@@ -80,6 +82,14 @@ def explain(code: bytes) -> Iterator[str]:
     yield f"{code[:length].hex(' ')}  {mnemonic} {operands}".rstrip()
     if len(code) > length:
         yield f"(then {code[length:].hex(' ')}, not looked at)"
+    needed = needs(insn)
+    lacking = [name for name, model in MODELS.items() if model.lacks & needed]
+    if lacking:
+        features = " and ".join(NAMES[bit] for bit in NAMES if needed & bit)
+        yield f"Needs {features}: #UD on {', '.join(lacking)}, where it is patched."
+        if len(lacking) == len(MODELS):
+            return
+        yield "Elsewhere:"
     record = find(insn)
     yield from _natively(mnemonic) if record is None else _of(record)
 

@@ -8,22 +8,23 @@ from typing import Final
 
 from emu86.cpu import pmu
 from emu86.spec import x86
-
-# CPUID.1:EDX
-FPU: Final = 1 << 0
-DE: Final = 1 << 2
-PSE: Final = 1 << 3
-TSC: Final = 1 << 4
-MSR: Final = 1 << 5
-MCE: Final = 1 << 7
-CX8: Final = 1 << 8
-PGE: Final = 1 << 13
-MCA: Final = 1 << 14
-CMOV: Final = 1 << 15
-MMX: Final = 1 << 23
-FXSR: Final = 1 << 24
-SSE: Final = 1 << 25
-SSE2: Final = 1 << 26
+from emu86.spec.features import (
+    CMOV,
+    CX8,
+    DE,
+    FPU,
+    FXSR,
+    MCA,
+    MCE,
+    MMX,
+    MSR,
+    P6,
+    PGE,
+    PSE,
+    SSE,
+    SSE2,
+    TSC,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,11 @@ class CpuModel:
     def family(self) -> int:
         """5: Pentium; 6: Pentium Pro to III; 15: Pentium 4."""
         return self.signature >> 8 & 15
+
+    @property
+    def lacks(self) -> int:
+        """The features, of `spec.features`, whose instructions are #UD."""
+        return ~(self.features | (P6 if self.family >= 6 else 0))
 
     @property
     def banks(self) -> int:

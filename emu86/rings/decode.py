@@ -56,13 +56,13 @@ class Insn:
     or 4; segment: of the memory operand (or of a string's source); base, index:
     register numbers or -1; scale: a shift; displacement, immediate: as encoded, not
     sign-extended unless they are addresses; rep: 0, F2h or F3h; lock: a LOCK prefix
-    stands there.
+    stands there; size_prefix: an operand-size prefix (66h) does.
     """
 
     __slots__ = (
         "address_size", "base", "displacement", "immediate", "index", "length", "lock",
         "memory", "modrm", "opcode", "override", "record", "reg", "rep", "rm", "scale",
-        "segment", "selector", "size",
+        "segment", "selector", "size", "size_prefix",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Insn:
         self.scale = 0
         self.displacement = self.immediate = self.selector = 0
         self.rep = 0
-        self.lock = False
+        self.lock = self.size_prefix = False
         self.length = 0
         self.record: object = None
 
@@ -115,6 +115,7 @@ def decode(code: bytes, bits: int) -> Insn | None:
                 insn.override = True
             elif opcode == OPERAND_SIZE:
                 insn.size = other
+                insn.size_prefix = True
             elif opcode == ADDRESS_SIZE:
                 insn.address_size = other
             elif opcode == LOCK:

@@ -56,9 +56,8 @@ class Opcode(NamedTuple):
 
     transfers: it may set EIP, and not by an event. ends_block: a translator ends its
     block behind it, in any mode: it transfers or stops, or may change EFLAGS, SS or
-    what is mapped. lock: LOCK may stand before one of memory. later: with a register it
-    is an instruction of CPUs later than any model. modes: bits of the code segments
-    that have it.
+    what is mapped. lock: LOCK may stand before one of memory. modes: bits of the code
+    segments that have it.
     """
 
     rm: Literal["", "rm", "m", "r"] = ""
@@ -74,7 +73,6 @@ class Opcode(NamedTuple):
     transfers: bool = False
     ends_block: bool = False
     lock: bool = False
-    later: bool = False
     modes: tuple[int, ...] = (16, 32, 64)
 
     @property
@@ -125,7 +123,7 @@ _JUMP_FAR: Final = _JUMP._replace(rm="m", sizes=_FAR)
 _LOAD_FAR: Final = Opcode("m", sizes=_FAR)
 _LES: Final = _LOAD_FAR._replace(modes=_LEGACY)
 _BIT_STRING: Final = _LOCKABLE._replace(bit_string=True)
-_LATER: Final = Opcode("m", later=True)
+_MEMORY: Final = Opcode("m")
 _ENVIRONMENT: Final = Opcode("rm", sizes=(14, 28))
 _FPU_STATE: Final = Opcode("rm", sizes=(94, 108))
 _FXSAVE: Final = Opcode("rm", sizes=(512, 512))
@@ -245,11 +243,11 @@ ROWS: Final[tuple[tuple[Iterable[int], Opcode | Group], ...]] = (
     # SLDT, STR, LLDT, LTR, VERR, VERW
     ((0x0F00,), _group(_RM, {(0, 1): _STORE})),
     # SGDT, SIDT, LGDT, LIDT, SMSW, LMSW, INVLPG
-    ((0x0F01,), _group(_LATER, {
-        (0, 1): _LATER._replace(memory="w"),
+    ((0x0F01,), _group(_MEMORY, {
+        (0, 1): _MEMORY._replace(memory="w"),
         (4,): _STORE,
         (6,): _RM._replace(ends_block=True),
-        (7,): _LATER._replace(memory="", ends_block=True),
+        (7,): _MEMORY._replace(memory="", ends_block=True),
     })),
     ((0x0F04, 0x0F08, 0x0F09, 0x0F0A, 0x0F0C, 0x0F0E), _PLAIN),  # INVD, WBINVD, FEMMS
     ((0x0F05, 0x0F07, 0x0F34, 0x0F35), _JUMP),  # SYSCALL, SYSRET, SYSENTER, SYSEXIT
@@ -291,7 +289,7 @@ ROWS: Final[tuple[tuple[Iterable[int], Opcode | Group], ...]] = (
     })),
     ((0x0FC2, 0x0FC4, 0x0FC5, 0x0FC6), Opcode("rm", "b")),  # CMPPS, PINSRW, SHUFPS
     # CMPXCHG8B, and RDRAND and RDSEED
-    ((0x0FC7,), _group(_RM, {(1,): _LOCKABLE._replace(rm="m"), (6, 7): _LATER})),
+    ((0x0FC7,), _group(_RM, {(1,): _LOCKABLE._replace(rm="m"), (6, 7): _MEMORY})),
     (range(0x0FC8, 0x0FD0), _PLAIN),  # BSWAP
 )  # fmt: skip
 

@@ -302,3 +302,24 @@ def test_every_record_explains_itself():
         else:
             pytest.fail(f"{record.mnemonic} has no explanation")
         assert next(explain_text(record.mnemonic)).startswith(f"{record.mnemonic} (")
+
+
+EVERY = "pentium, pentium2, pentium3, pentium4"
+
+
+@pytest.mark.parametrize(
+    ("code", "needs", "lacking"),
+    [
+        ("0f 01 d0", "later CPUs", EVERY),  # XGETBV
+        ("0f 01 c1", "later CPUs", EVERY),  # VMCALL, and no SGDT
+        ("f3 0f b8 c1", "later CPUs", EVERY),  # POPCNT
+        ("66 0f ef c0", "SSE2", "pentium, pentium2, pentium3"),  # PXOR
+        ("0f 44 c1", "CMOV", "pentium"),
+    ],
+)
+def test_what_a_model_lacks_is_explained(code, needs, lacking):
+    from emu86.cli.explain import explain
+
+    _, told, *rest = explain(bytes.fromhex(code))
+    assert told == f"Needs {needs}: #UD on {lacking}, where it is patched."
+    assert bool(rest) == (lacking != EVERY)

@@ -73,17 +73,18 @@ def test_a_data_segment_has_no_limit():
     assert machine.registers["eax"] == 0x2A
 
 
-def ran(code, cpu="pentium3"):
+def ran(code, **options):
     """Run code of ring 0 at 10000h, to its HLT."""
-    machine = Machine(memory=2 << 20, cpu=cpu)
+    machine = Machine(memory=2 << 20, **options)
     machine.load_flat(bytes.fromhex(code + "fa f4"), 0x10000)
     machine.run(timeout=120)
     return machine.registers
 
 
-def test_a_cpu_without_cmov_has_it():
+def test_with_trap_a_cpu_without_cmov_has_it():
     # mov eax, 1; cpuid; xor eax, eax; cmovz eax, esp
-    registers = ran("b8 01 00 00 00  0f a2  31 c0  0f 44 c4", "pentium")
+    code = "b8 01 00 00 00  0f a2  31 c0  0f 44 c4"
+    registers = ran(code, cpu="pentium", technique="trap")
     assert not registers["edx"] & 1 << 15
     assert registers["eax"] == registers["esp"]
 

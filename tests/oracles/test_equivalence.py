@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from emu86 import config
+from emu86.cpu.models import MODELS
 from emu86.rings.decode import decode
-from emu86.rings.insn.table import find, of_later_cpus
+from emu86.rings.insn.table import find, needs
 from emu86.spec import x86
 from emu86.testing import State, assert_equivalent, run, stage
 from emu86.testing import strategies as guests
@@ -109,9 +111,12 @@ def executed(program, state):
                 yield insn
 
 
+LACKS = MODELS[config.CPU].lacks
+
+
 def needs_a_patch(insn):
     record = find(insn)
-    return insn.lock or of_later_cpus(insn) or bool(record and record.patched)
+    return insn.lock or needs(insn) & LACKS or bool(record and record.patched)
 
 
 def tells_iopl(insn):

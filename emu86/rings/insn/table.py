@@ -6,6 +6,7 @@ derive from it.
 
 from typing import Final
 
+from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
 from emu86.rings.insn import (
     lazy_flags,
@@ -16,6 +17,9 @@ from emu86.rings.insn import (
     sensitive,
 )
 from emu86.rings.insn.record import Record
+from emu86.spec import x86
+from emu86.spec.features import FORMS, LATER, MMX, SSE, SSE2
+from emu86.spec.opcodes import OPERAND_SIZE
 
 RECORDS: Final = (
     *privileged.RECORDS,
@@ -26,6 +30,12 @@ RECORDS: Final = (
     *port_io.RECORDS,
 )
 
+# MOVNTI and the fences, of what comes with SSE and SSE2, know no CR0 and CR4.
+_MOVNTI, _GROUP15 = 0x0FC3, 0x0FAE
+# CMPPS and SHUFPS; what else is above them and has no prefix is of MMX registers.
+_OF_XMM: Final = (0x0FC2, 0x0FC6)
+_FIRST_OF_MMX: Final = 0x0F60
+
 _ANY: Final = 8  # stands for "whatever ModRM.reg" beside 0 to 7
 _BY_OPCODE: Final = {
     (opcode, _ANY if record.reg < 0 else record.reg): record
@@ -34,17 +44,39 @@ _BY_OPCODE: Final = {
 }
 
 
-def of_later_cpus(insn: Insn) -> bool:
-    """Tell whether it is one of later CPUs' that the engine runs and no model has."""
-    return not insn.memory and insn.spec.later
+def needs(insn: Insn) -> int:
+    """Return the features that a CPU must have to run it: bits of `spec.features`."""
+    forms = FORMS.get(insn.opcode)
+    if forms is None:
+        return 0
+    form = insn.reg if insn.memory else insn.reg | 8
+    if not insn.size_prefix:
+        return forms[insn.rep][form]
+    # To a CPU F2h and F3h come before 66h, to the engine behind it.
+    return forms[OPERAND_SIZE][form] | forms[insn.rep][form] * bool(insn.rep)
+
+
+def is_switched_off(cpu: Cpu, insn: Insn) -> bool:
+    """Tell whether CR0.EM or CR4.OSFXSR makes it #UD, of MMX, SSE or SSE2.
+
+    CR0.TS does not count then: SDM Vol. 3A tables 12-1 and 13-1. FXSAVE is #NM.
+    """
+    if not needs(insn) & (MMX | SSE | SSE2) or insn.opcode == _MOVNTI:
+        return False
+    if insn.opcode == _GROUP15 and not insn.memory:
+        return False
+    if cpu.vcpu.cr0 & x86.CR0_EM:
+        return True
+    prefixed = insn.size_prefix or insn.rep
+    of_mmx = insn.opcode >= _FIRST_OF_MMX and insn.opcode not in _OF_XMM
+    of_xmm = prefixed or not of_mmx or insn.opcode == _GROUP15
+    return bool(of_xmm) and not cpu.vcpu.cr4 & x86.CR4_OSFXSR
 
 
 def find(insn: Insn) -> Record | None:
     """Return the record of a decoded instruction, or None if the VMM has none."""
-    if of_later_cpus(insn):
-        return None
     found = _BY_OPCODE.get((insn.opcode, insn.reg))
     found = found or _BY_OPCODE.get((insn.opcode, _ANY))
-    if found is not None and found.memory and not insn.memory:
+    if found is None or (found.memory and not insn.memory) or needs(insn) & LATER:
         return None
     return found

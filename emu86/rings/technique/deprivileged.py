@@ -34,6 +34,7 @@ from emu86.rings.events.single_step import SingleStep
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.segment_loads import loads_ss
+from emu86.rings.insn.table import is_switched_off
 from emu86.rings.technique.base import (
     Counts,
     Policy,
@@ -445,6 +446,10 @@ class Deprivileged(Technique):
             raise gp(0)
 
     def _exception(self, vector: int) -> None:
+        if vector == x86.VEC_NM and is_switched_off(
+            self.cpu, self.instructions.at_eip()
+        ):
+            vector = x86.VEC_UD  # to the engine CR0.TS comes before EM and OSFXSR
         self._reason = x86.VECTOR_NAMES.get(vector, f"vector {vector}")
         if vector == x86.VEC_DB:
             stepped = not self.single_step.forced

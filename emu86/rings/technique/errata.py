@@ -17,11 +17,12 @@ from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn import lazy_flags, msr, port_io
 from emu86.rings.insn.flag_states import SETCC
 from emu86.rings.insn.privileged import read_dr, write_dr
-from emu86.rings.insn.table import RECORDS, find, of_later_cpus
+from emu86.rings.insn.table import RECORDS, find, is_switched_off, needs
 from emu86.rings.insn.transfer import return_target
 from emu86.rings.stack import Stack
 from emu86.rings.technique.base import check_cr0
 from emu86.spec import x86
+from emu86.spec.features import FORMS
 
 _PORTS: Final = frozenset({*range(0x6C, 0x70), *range(0xE4, 0xE8), *range(0xEC, 0xF0)})
 
@@ -106,12 +107,6 @@ def _undefined(_cpu: Cpu, _insn: Insn) -> bool:
 
 def _locked(_cpu: Cpu, insn: Insn) -> bool:
     if insn.lock and not insn.spec.lock and find(insn) is not None:
-        raise undefined()
-    return False
-
-
-def _with_register(_cpu: Cpu, insn: Insn) -> bool:
-    if not insn.memory:
         raise undefined()
     return False
 
@@ -244,8 +239,8 @@ def far_pointer(cpu: Cpu, insn: Insn) -> tuple[int, int] | None:
     return operand.read(cpu, where + insn.size, 2), offset
 
 
-def _later(_cpu: Cpu, insn: Insn) -> bool:
-    if of_later_cpus(insn):
+def _denied(cpu: Cpu, insn: Insn) -> bool:
+    if needs(insn) & cpu.vcpu.model.lacks or is_switched_off(cpu, insn):
         raise undefined()
     return False
 
@@ -271,10 +266,6 @@ ERRATA: Final = (
         frozenset({0x0F05, 0x0F07, 0x0F34, 0x0F35}),
         "SYSCALL, SYSRET, SYSENTER, SYSEXIT are there, or skipped",
         "#UD: in no CPU model", "Vol. 2B SYSENTER", _undefined,
-    ),
-    Erratum(
-        frozenset({0xC4, 0xC5}), "LES and LDS of a register are VEX prefixes", "#UD",
-        "Vol. 2A LDS", _with_register,
     ),
     Erratum(
         frozenset({0xCA, 0xCB}), "RET iw releases a signed number of bytes",
@@ -307,12 +298,9 @@ ERRATA: Final = (
         "#PF of a user", "Vol. 3A 4.7", _user_call,
     ),
     Erratum(
-        frozenset({0x0F01}), "MONITOR, XGETBV, SWAPGS and others are there", "#UD",
-        "Vol. 2D XGETBV", _later,
-    ),
-    Erratum(
-        frozenset({0x0FC7}), "RDRAND and RDSEED give what the host has", "#UD",
-        "Vol. 2B RDRAND", _later,
+        frozenset(FORMS), "CMOV, MMX, SSE and later run on any model; TS is before EM",
+        "#UD, unless CPUID tells of them; CR0.EM is before TS",
+        "Vol. 2A CPUID", _denied,
     ),
     Erratum(
         frozenset({0xF1}), "INT1 is #UD", "#DB, as a trap", "Vol. 2A INT n", _icebp,

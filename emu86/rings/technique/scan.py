@@ -18,14 +18,20 @@ from emu86.cpu.state import HFLAGS
 from emu86.mmu.shadow import ShadowMmu
 from emu86.rings.decode import decode
 from emu86.rings.insn import flag_states
-from emu86.rings.insn.table import RECORDS, find, of_later_cpus
+from emu86.rings.insn.table import RECORDS, find, needs
 from emu86.rings.technique.shadow_segments import ShadowCpu
 from emu86.spec import x86
-from emu86.spec.opcodes import LOCK, OPCODES, OPERAND_SIZE, PREFIXES, TWO_BYTES
+from emu86.spec.features import FORMS
+from emu86.spec.opcodes import (
+    ESCAPE,
+    LOCK,
+    OPCODES,
+    OPERAND_SIZE,
+    PREFIXES,
+    TWO_BYTES,
+)
 
 INT3: Final = 0xCC
-# LES and LDS with a register operand are VEX prefixes to the engine.
-_VEX: Final = (0xC4, 0xC5)
 # In virtual-8086 mode the engine's PUSHFD shows VM.
 _PUSHF: Final = 0x9C
 # With IOPL raised POPF and the kernel's IRET run natively.
@@ -58,26 +64,55 @@ def _code(opcode: int) -> bytes:
     return re.escape(opcode.to_bytes(2 if opcode >= TWO_BYTES else 1, "big"))
 
 
-def _native_mistakes(ring: int) -> set[bytes]:
+def _denied(lacks: int) -> set[bytes]:
+    """Return expressions for the instructions of features that the CPU model lacks."""
+    alike: dict[tuple[bytes, bytes], list[int]] = {}  # two-byte opcodes
+    found = set()
+    for opcode, by_prefix in FORMS.items():
+        for prefix, forms in by_prefix.items():
+            lacking = [form for form in range(16) if forms[form] & lacks]
+            if not lacking:
+                continue
+            before = _class([prefix]) + _class(PREFIXES) + b"*" if prefix else b""
+            behind = _forms(lacking) if len(lacking) < len(forms) else b""
+            if opcode >= TWO_BYTES:
+                alike.setdefault((before, behind), []).append(opcode & 0xFF)
+            else:
+                found.add(_code(opcode) + behind)
+            if not prefix:
+                break  # it is found with a prefix, too
+    for (before, behind), opcodes in alike.items():
+        found.add(before + bytes([ESCAPE]) + _class(opcodes) + behind)
+    return found
+
+
+def _forms(numbers: Iterable[int]) -> bytes:
+    """Return an expression for the ModRM bytes of these forms (see `FORMS`)."""
+    in_memory = [form for form in numbers if form < 8]
+    in_register = [form - 8 for form in numbers if form >= 8]
+    both = (_MEMORY, in_memory), (_REGISTER, in_register)
+    found = [_modrm(mods, regs) for mods, regs in both if regs]
+    return b"(?:" + b"|".join(found) + b")"
+
+
+def _native_mistakes(ring: int, lacks: int) -> set[bytes]:
     """Return expressions for what no record has and a CPU does not run so."""
-    found = {_code(opcode) + _modrm(_REGISTER, range(8)) for opcode in _VEX}
-    for opcode, group in OPCODES.items():
-        later = [reg for reg in range(8) if group[reg].later]
-        if later:
-            found.add(_code(opcode) + _modrm(_REGISTER, later))
+    found = _denied(lacks)
     if ring == x86.CPL_USER:
         found.add(_PUSHFD)
     return found
 
 
 @cache
-def _prefilter(ring: int, skip: tuple[str, ...]) -> re.Pattern[bytes]:
+def _prefilter(ring: int, skip: tuple[str, ...], lacks: int) -> re.Pattern[bytes]:
     """Return a pattern that every block with a site to patch at `ring` matches.
+
+    lacks: see `CpuModel`.
 
     What ends a block is looked for at the end of a block only: the opcodes of those are
     common bytes.
     """
-    parts = _native_mistakes(ring)
+    parts = _native_mistakes(ring, lacks)
     for record in RECORDS:
         members = slice(None) if record.reg < 0 else slice(record.reg, record.reg + 1)
         regs = range(8)[members]
@@ -120,7 +155,11 @@ class Scanner:
         mmu.listeners.ring_changed.append(self.scan_again)
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
         self._skip = {1: kernel_skip, 3: ()}
-        self._filter = {1: _prefilter(1, kernel_skip), 3: _prefilter(3, ())}
+        self._lacks = lacks = cpu.vcpu.model.lacks
+        self._filter = {
+            1: _prefilter(1, kernel_skip, lacks),
+            3: _prefilter(3, (), lacks),
+        }
 
     def on_block(self, linear: int, size: int) -> None:
         """Take a block that the engine has translated and not yet run."""
@@ -153,7 +192,7 @@ class Scanner:
         """Return the offset of the first instruction to patch."""
         bits = self._cpu.code_bits
         virtual_8086 = self._cpu.is_virtual_8086
-        skip = self._skip[ring]
+        skip, lacks = self._skip[ring], self._lacks
         state = flag_states.CAME
         offset = 0
         end = len(code)
@@ -174,7 +213,7 @@ class Scanner:
                 if wanted and record.mnemonic not in skip:
                     self.patched[record.mnemonic] += 1
                     return offset
-            if of_later_cpus(insn) or (insn.opcode in _VEX and not insn.memory):
+            if needs(insn) & lacks:
                 self.patched["#UD"] += 1
                 return offset
             state = flag_states.after(insn, state)
