@@ -1,6 +1,7 @@
 """Progress: what is being waited for, shown on a terminal."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 from emu86.cli.terminal import is_terminal
@@ -9,7 +10,7 @@ from emu86.cli.terminal import is_terminal
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[Callable[[str | None], None]]:
     """Show what is waited for, on a terminal; yield what changes or (None) ends it."""
-    if not is_terminal(2):
+    if not is_terminal(2) or os.environ.get("TERM") == "dumb":
         yield lambda _text: None
         return
     from rich.console import Console as Terminal  # noqa: PLC0415 - rich is slow to import

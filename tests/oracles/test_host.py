@@ -375,7 +375,7 @@ def test_a_machine_for_the_bits_of_a_user():
 
 @pytest.mark.parametrize(("program", "user"), [("90", User()), (b"\x90", None)])
 def test_what_is_no_program_of_a_user(program, user):
-    with pytest.raises(TypeError, match="^(program: .90. is of type str|user: None is of type)"):
+    with pytest.raises(TypeError, match="^(program: .90.|user: None) is of type"):
         compare_with_host(program, user)
 
 
