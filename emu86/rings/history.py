@@ -1,4 +1,4 @@
-"""What has happened to a guest lately: for who asks afterwards how it came so far.
+"""The last faults and changes of ring of a guest, kept for a report.
 
 It is the host's, neither architectural nor derived: a state that is saved has none of
 it.
