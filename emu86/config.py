@@ -23,8 +23,13 @@ TECHNIQUE: Final = "patch"
 # Those that keep the guest's kernel from the hardware.
 DEPRIVILEGED: Final = ("trap", "patch", "iopl")
 
-CPUS: Final = ("pentium", "pentium2", "pentium3", "pentium4")
-"""The CPU models: what each is, `emu86.cpu.models` has."""
+CPUS: Final = {
+    "pentium": "without CMOV, MMX and SSE",
+    "pentium2": "with CMOV, MMX and FXSAVE",
+    "pentium3": "with SSE, too",
+    "pentium4": "with SSE2, too",
+}
+"""The CPU models: what each has, in a line. All of it, `emu86.cpu.models` has."""
 CPU: Final = "pentium3"
 
 UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

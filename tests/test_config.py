@@ -47,7 +47,7 @@ def test_every_technique_has_its_line():
 
 
 def test_every_cpu_can_be_asked_for():
-    assert tuple(MODELS) == config.CPUS
+    assert tuple(MODELS) == tuple(config.CPUS)
 
 
 def test_the_defaults_are_allowed():

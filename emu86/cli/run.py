@@ -56,14 +56,14 @@ _STATUSES: Final = {
     type=OneOf(config.CPUS),
     default=config.CPU,
     show_default=True,
-    help="The CPU model that CPUID tells of.",
+    help=". ".join(f"{name}: {line}" for name, line in config.CPUS.items()) + ".",
 )
 @click.option(
     "--technique",
     type=OneOf(config.TECHNIQUES),
     default=config.TECHNIQUE,
     show_default=True,
-    help=". ".join(f"{name}: {line}" for name, line in config.TECHNIQUES.items()),
+    help=". ".join(f"{name}: {line}" for name, line in config.TECHNIQUES.items()) + ".",
 )
 @click.option(
     "--until",

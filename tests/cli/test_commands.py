@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from emu86 import ConfigError, cli
+from emu86 import ConfigError, cli, config
 from emu86.cli.explain import explain, explain_text
 from emu86.rings.insn.table import RECORDS
 
@@ -69,6 +69,13 @@ def test_help_has_a_line_for_each_example(emu86):
 def test_the_list_of_commands_is_whole(emu86, columns):
     shown = emu86("--help", COLUMNS=columns).stdout
     assert "..." not in shown.partition("Commands:")[2]
+
+
+def test_help_has_a_line_for_each_name(emu86):
+    shown = " ".join(emu86("run", "--help").stdout.split())
+    for names in (config.CPUS, config.TECHNIQUES):
+        for name, line in names.items():
+            assert f"{name}: {line}." in shown
 
 
 def test_version(emu86):
