@@ -10,7 +10,7 @@ import sys
 from collections.abc import Collection
 from typing import Final
 
-from emu86.errors import ConfigError, as_int, unknown
+from emu86.errors import ConfigError, as_int, expect, unknown
 
 TECHNIQUES: Final = {
     "patch": "find sensitive instructions and patch them before they first run",
@@ -31,6 +31,11 @@ CPUS: Final = {
 }
 """The CPU models: what each has, in a line. All of it, `emu86.cpu.models` has."""
 CPU: Final = "pentium3"
+
+# The date at virtual time 0, in seconds since 1970, always the same so that runs
+# repeat: 2026-01-01 00:00:00; and what a date has to be below: that of the year 10000.
+RTC: Final = 1_767_225_600
+RTC_END: Final = 253_402_300_800
 
 UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 # Bytes of guest memory, at least and at most: a number of whole pages.
@@ -103,3 +108,10 @@ def _check(what: str, name: object, names: Collection[str]) -> None:
     __tracebackhide__ = True
     if not isinstance(name, str) or name not in names:
         raise ConfigError(f"{what}: {unknown(name, names)}")
+
+
+def check_rtc(seconds: float) -> None:
+    """Raise ConfigError for a date that the real-time clock cannot show."""
+    expect("rtc", seconds, int, float)
+    if not 0 <= seconds < RTC_END:
+        raise ConfigError(f"rtc: {seconds} s after 1970 is no date from 1970 to 9999")

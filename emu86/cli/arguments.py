@@ -1,7 +1,9 @@
 """Kinds of argument that commands take, and how shells complete them."""
 
 import math
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -44,6 +46,35 @@ class Seconds(click.ParamType[float]):
         if not (math.isfinite(seconds) and seconds > 0):
             self.fail(f"{value!r} is no positive number of seconds", param, ctx)
         return seconds
+
+
+class Date(click.ParamType[float]):
+    """What the real-time clock shows: seconds since 1970-01-01, as if it were UTC."""
+
+    name = "date"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - click's own type
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Return the host's UTC or local time, or the date in ISO 8601."""
+        if value == "utc":
+            return time.time()
+        if value == "localtime":
+            now = time.time()
+            return now + time.localtime(now).tm_gmtoff
+        try:
+            date = datetime.fromisoformat(value)
+        except ValueError:
+            example = "utc, localtime, nor a date like 2026-01-31 or 2026-01-31T12:00"
+            self.fail(f"{value!r} is neither {example}", param, ctx)
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        if date.timestamp() < 0:
+            self.fail(f"{value!r} is before 1970", param, ctx)
+        return date.timestamp()
 
 
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from emu86 import config
-from emu86.cli.arguments import OneOf, Seconds, files
+from emu86.cli.arguments import Date, OneOf, Seconds, files
 from emu86.cli.progress import progress
 from emu86.cli.terminal import is_terminal, say, show
 from emu86.errors import ConfigError
@@ -66,6 +66,13 @@ _STATUSES: Final = {
     help=". ".join(f"{name}: {line}" for name, line in config.TECHNIQUES.items()) + ".",
 )
 @click.option(
+    "--rtc",
+    type=Date(),
+    metavar="DATE",
+    help="The date at the start: utc or localtime, the host's, or 2026-01-31T12:00. "
+    "[default: utc with a terminal, else always the same]",
+)
+@click.option(
     "--until",
     metavar="TEXT",
     help="End with status 0 when the console has shown TEXT, with 3 if it never does.",
@@ -117,6 +124,7 @@ def command(
     memory: int,
     cpu: str,
     technique: str,
+    rtc: float | None,
     until: str | None,
     timeout: float | None,
     stats: bool,
@@ -155,6 +163,8 @@ def command(
         raise click.UsageError(f"the kernel is given twice: {twice}")
     kernel = image if kernel is None else kernel
     interactive = is_terminal(0)
+    if rtc is None:
+        rtc = time.time() if interactive else config.RTC
     if stats_json is not None:
         # A mistake shows before the run, not after it.
         _write(stats_json, "", "a")
@@ -170,6 +180,7 @@ def command(
             technique=technique,
             debug_exit=debug_exit or debug_exit_qemu,
             realtime=interactive,
+            rtc=rtc,
         )
         doing("loading " + ("the teaching kernel" if kernel is None else kernel))
         if kernel is None and append is None and not interactive:

@@ -121,7 +121,7 @@ class Rtc:
     def __init__(
         self,
         irq: Callable[[bool], None],
-        epoch: int,
+        epoch: float,
         base_memory: int = 640,
         extended_memory: int = 0,
     ) -> None:
@@ -130,7 +130,8 @@ class Rtc:
         Args:
             irq: told the level of the interrupt line when it changes (True: the
                 request is made; the chip's own pin is active low).
-            epoch: time at virtual time 0, in seconds since 1970-01-01 UTC.
+            epoch: what it shows at virtual time 0, in seconds since 1970-01-01; the
+                next second comes with the fraction, if there is one.
             base_memory: memory below 1 MiB, in KiB, for bytes 15h and 16h.
             extended_memory: memory above 1 MiB, in KiB, for bytes 17h and 18h, 30h
                 and 31h, and 34h and 35h (that above 16 MiB, in 64 KiB units).
@@ -149,8 +150,8 @@ class Rtc:
         above_16m = max(extended_memory - 15 * 1024, 0) // 64
         self._ram[0x34:0x36] = min(above_16m, 0xFFFF).to_bytes(2, "little")
         self._ram[0x2E:0x30] = sum(self._ram[0x10:0x2E]).to_bytes(2, "big")
-        self.clock: int | None = epoch
-        self.origin = 0
+        self.clock: int | None = int(epoch)
+        self.origin = -int(epoch % 1 * SECOND)
         self.weekday_shift = 0
         self.flags = 0
         self.synced = 0

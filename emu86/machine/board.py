@@ -34,7 +34,7 @@ class Board:
 
     clock: tells the chips the time and is told when the next of them is due; console:
     what COM1 is connected to; end: called with the reason when the guest switches
-    itself off or resets; debug_exit: whether port F4h ends the run.
+    itself off or resets; rtc: see `Machine`; debug_exit: whether port F4h ends the run.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Board:
         console: CharDevice,
         end: Callable[[str, str], None],
         *,
+        rtc: float,
         debug_exit: bool = False,
     ) -> None:
         self._clock = clock
@@ -52,9 +53,7 @@ class Board:
         self.pit = Pit(line(layout.IRQ_PIT))
         self.speaker = Speaker(self.pit)
         kib = memory >> 10
-        self.rtc = Rtc(
-            line(layout.IRQ_RTC), layout.EPOCH, extended_memory=max(kib - 1024, 0)
-        )
+        self.rtc = Rtc(line(layout.IRQ_RTC), rtc, extended_memory=max(kib - 1024, 0))
         self.uart = Uart(line(layout.IRQ_COM1), console.write)
         console.connect(self.uart)
         self.keyboard = I8042(

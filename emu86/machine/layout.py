@@ -30,6 +30,3 @@ IRQ_COM1: Final = 4
 IRQ_RTC: Final = 8
 IRQ_MOUSE: Final = 12
 IRQ_FERR: Final = 13
-
-# The date at virtual time 0, so that runs repeat: 2026-01-01 00:00:00 UTC.
-EPOCH: Final = 1767225600

@@ -37,10 +37,12 @@ class Machine:
 
     memory: bytes of RAM, a multiple of 4 KiB from 1 MiB to 3 GiB, or text like "64M";
     cpu and technique: names in `emu86.config`, where each technique has its line;
-    debug_exit: a write to port F4h ends the run; realtime: idle time is slept, not
-    skipped; hypervisor: tell the guest of a hypervisor in CPUID; abilities: for tests,
-    what of Unicorn's private state to use. Raises ConfigError and, as all methods do,
-    TypeError for a value of another type.
+    debug_exit: a write to port F4h ends the run; realtime: the guest's clock keeps to
+    the host's, where else idle time is skipped; hypervisor: tell the guest of a
+    hypervisor in CPUID; rtc: the date at the start, in seconds since 1970, as
+    `time.time()` gives the host's; abilities: for tests, what of Unicorn's private
+    state to use. Raises ConfigError and, as all methods do, TypeError for a value of
+    another type.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Machine:
         debug_exit: bool = False,
         realtime: bool = False,
         hypervisor: bool = False,
+        rtc: float = config.RTC,
         abilities: Abilities | None = None,
     ) -> None:
         memory = config.memory(memory)
@@ -60,10 +63,11 @@ class Machine:
         switches = {
             "debug_exit": debug_exit, "realtime": realtime, "hypervisor": hypervisor,
         }  # fmt: skip
+        config.check_rtc(rtc)
         for name, value in switches.items():
             expect(name, value, bool)
         self._configuration = snapshot.Configuration(
-            memory, cpu, technique, debug_exit, realtime, hypervisor
+            memory, cpu, technique, debug_exit, realtime, hypervisor, rtc
         )
         self._model = MODELS[cpu]
         self.vmm = build(
@@ -79,7 +83,12 @@ class Machine:
         self.vcpu = self.vmm.vcpu
         self.console = CharDevice()
         self.board = Board(
-            self._engine.clock, memory, self.console, self._end, debug_exit=debug_exit
+            self._engine.clock,
+            memory,
+            self.console,
+            self._end,
+            rtc=rtc,
+            debug_exit=debug_exit,
         )
         bios.leave(self._ram.bytes, self.board, self.now)
         self.vmm.connect(self.board, self.board.pic)

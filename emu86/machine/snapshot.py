@@ -29,7 +29,7 @@ from emu86.machine.board import BoardState
 from emu86.machine.chardev import CharDeviceState
 from emu86.rings.technique.base import TechniqueState
 
-VERSION: Final = 1  # of the format: a change of any state's fields is another one
+VERSION: Final = 2  # of the format: a change of any state's fields is another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Configuration:
     debug_exit: bool
     realtime: bool
     hypervisor: bool
+    rtc: float
 
 
 @dataclass(frozen=True, slots=True)

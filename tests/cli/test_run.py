@@ -238,6 +238,7 @@ def test_options_reach_the_machine(tmp_path):
     result = run(
         "tell poweroff",
         *("--memory", "64M", "--cpu", "pentium", "--technique", "iopl", "--debug-exit"),
+        *("--rtc", "2001-09-09T03:46:40.5+02:00"),
         *("--initrd", str(initrd)),
     )
     assert dict(eval(result.stdout)) == {
@@ -246,6 +247,7 @@ def test_options_reach_the_machine(tmp_path):
         "technique": "iopl",
         "debug_exit": True,
         "realtime": False,
+        "rtc": 1_000_000_000.5,
         "panics": True,
         "initrd": str(initrd),
     }
@@ -273,6 +275,8 @@ def test_memory_sizes(size, bytes_):
         (["run", "--timeout", "nan"], "no positive number"),
         (["run", "--timeout", "0"], "no positive number"),
         (["run", "--until", ""], "no text to wait for"),
+        (["run", "--rtc", "now"], "'now' is neither utc, localtime, nor a date like"),
+        (["run", "--rtc", "1969-12-31"], "'1969-12-31' is before 1970"),
         (["run", "--on-reset", "pause"], "no 'pause' (there are exit, reboot)"),
         (["run", "--kernel"], "requires an argument"),
         (["run", "--no-such-option"], "No such option"),
@@ -449,3 +453,31 @@ def test_silence_is_filled_until_the_guest_speaks():
         at.type(b".")
         at.wait_for(b"ready")
         assert at.end() == 0
+
+
+def told(result):
+    return dict(eval(result.stdout))
+
+
+def test_without_a_terminal_the_date_is_always_the_same():
+    assert told(run("tell poweroff"))["rtc"] == 1_767_225_600
+
+
+@pytest.mark.parametrize("zone", ["UTC0", "XYZ-5:30"])
+def test_the_hosts_date(zone):
+    ahead = 5.5 * 3600 if zone != "UTC0" else 0
+    environment = os.environ | {"TZ": zone}
+    before = time.time()
+    utc = told(run("tell poweroff", "--rtc", "utc", env=environment))["rtc"]
+    local = told(run("tell poweroff", "--rtc", "localtime", env=environment))["rtc"]
+    after = time.time()
+    assert before <= utc <= local - ahead <= after
+
+
+def test_on_a_terminal_the_date_is_the_hosts():
+    before = time.time()
+    with terminal("tell poweroff") as at:
+        at.wait_for(b"('rtc', ")
+        assert at.end() == 0
+    rtc = at.screen.partition(b"('rtc', ")[2].partition(b")")[0]
+    assert before <= float(rtc) <= time.time()

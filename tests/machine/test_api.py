@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from emu86 import ConfigError, Machine, Stop, images
-from support.flat import COM1, MEMORY, flat, guest, send
+from emu86 import ConfigError, Machine, Stop, config, images
+from support.flat import COM1, MEMORY, code, flat, guest, send
 
 POWEROFF = "mov dx, 0x604\nmov ax, 0x2000\nout dx, ax\njmp $\n"
 # It says that it is ready for input, RTS, and sends on each character's successor.
@@ -283,3 +283,39 @@ def test_consoles_are_told_in_order_byte_by_byte():
     built.on_console(lambda data: told.append((2, data)))
     built.run(timeout=120)
     assert told == [(1, b"h"), (2, b"h"), (1, b"i"), (2, b"i")]
+
+
+# -- the date --------------------------------------------------------------------------
+
+# It ends with a register of the real-time clock.
+_DATE = """
+    mov al, {}
+    out 0x70, al
+    xor eax, eax
+    in al, 0x71
+    jmp fin
+"""
+_REGISTERS = (0, 2, 4, 7, 8, 9, 0x32)  # seconds to years, and centuries
+
+
+def shown(rtc):
+    """The date as a guest reads it at its start, in BCD."""
+    return [code(_DATE.format(index), rtc=rtc) for index in _REGISTERS]
+
+
+def test_the_guest_is_given_a_date():
+    # 2038-01-19 03:14:07, the last second of a 32-bit time.
+    assert shown((1 << 31) - 1) == [0x07, 0x14, 0x03, 0x19, 0x01, 0x38, 0x20]
+    assert shown(config.RTC) == [0, 0, 0, 1, 1, 0x26, 0x20]
+
+
+def test_the_second_after_begins_with_its_fraction():
+    machine = flat("sti\nl: jmp l", rtc=10.75)
+    seconds = machine.board.rtc.seconds_of_day
+    assert (seconds(0), seconds(249_999_999), seconds(250_000_000)) == (10, 10, 11)
+
+
+@pytest.mark.parametrize("rtc", [-1, float("nan"), float("inf"), 253_402_300_800])
+def test_dates_that_are_none(rtc):
+    with pytest.raises(ConfigError, match="^rtc: .* is no date from 1970 to 9999$"):
+        Machine(rtc=rtc)

@@ -15,7 +15,7 @@ def new(**options):
     ends = []
     clock = Clock(control)
     board = Board(
-        clock, 1 << 20, CharDevice(), lambda *end: ends.append(end), **options
+        clock, 1 << 20, CharDevice(), lambda *end: ends.append(end), rtc=0, **options
     )
     return board, clock, ends
 

@@ -402,12 +402,20 @@ def test_a_machine_without_a_guest():
 
 def test_it_is_as_it_was_built():
     machine = Machine(
-        1 << 21, "pentium2", "iopl", debug_exit=True, realtime=True, hypervisor=True
+        1 << 21,
+        "pentium2",
+        "iopl",
+        debug_exit=True,
+        realtime=True,
+        hypervisor=True,
+        rtc=1.5,
     )
     other = twin(machine)
     assert other.vmm.name == "iopl"
     assert other.vcpu.model is machine.vcpu.model
     assert other.vcpu.hypervisor == machine.vcpu.hypervisor != ""
+    assert other.board.rtc.save() == machine.board.rtc.save()
+    assert other.save().configuration.rtc == 1.5
     machine.realtime = False
     assert other.realtime
     assert not twin(machine).realtime
