@@ -162,3 +162,23 @@ def test_until_the_prompt(linux):
     )
     assert result.returncode == 0
     assert result.stdout.endswith(b"GUEST-READY")
+
+
+@pytest.mark.slow
+@pytest.mark.guest
+def test_linux_without_a_root_panics():
+    result = subprocess.run(
+        [*EMU86, "--kernel", KERNEL, "--append", APPEND, "--timeout", str(PATIENCE)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+    assert result.returncode == 4
+    assert result.stdout.splitlines()[-1].endswith(b" on unknown-block(0,0) ]---")
+    *report, last = result.stderr.decode().splitlines()
+    why = "not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"
+    assert last.startswith(f"emu86: the guest's kernel panicked ({why}), after ")
+    assert len(report) < 24
+    assert report[0].startswith("the last exceptions: ")
+    assert any(line.startswith("> c") for line in report)

@@ -1,10 +1,12 @@
 """`Machine.report`: what a guest died of, to the letter; SDM Vol. 3A 6.13 and 6.15."""
 
 import hashlib
+import random
 
 import pytest
 
 from emu86.machine.report import Fault
+from emu86.spec import x86
 from support.flat import flat, guest
 from support.recorder import Recorder
 
@@ -168,6 +170,55 @@ def test_looking_changes_nothing():
     report = machine.report()
     assert whole() == before
     assert (report.stop, report.chain, report.exceptions) == ("", (), ())
+
+
+def test_code_of_16_bits():
+    machine = guest(
+        _NO_IDT
+        + """
+        lgdt [gdtr]
+        jmp 0x20:small - 0x100000
+    bits 16
+    small:
+        mov ax, 0x1234
+        ud2
+    gdtr: dw 0x27
+        dd gdt
+    gdt: dq 0, 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x000f9b100000ffff
+        """
+    )
+    assert machine.run(timeout=60).reason == "triple fault"
+    report = machine.report()
+    eip = machine.registers["eip"]
+    assert eip < 0x100
+    assert str(report.chain[0]) == f"#UD at 0020:{eip:08x} ud2: made to fault"
+    assert [str(one) for one in report.code if one.eip == eip - 3] == ["mov ax, 0x1234"]
+
+
+@pytest.mark.parametrize("paging", [None, "local"])
+def test_whatever_the_guest_is_in_there_is_a_report(paging):
+    """Any code, registers and fault; nothing is raised, and it fits on a screen."""
+    rng = random.Random(13)
+    machine = flat("lidt [0x180000]\nhlt", paging)
+    machine.run(timeout=60)
+    vmm = machine.vmm
+    for _ in range(150):
+        machine.write_physical(0x100000, rng.randbytes(64))
+        for name in x86.GPR_NAMES:
+            machine.set_register(name, rng.choice((0, 0x90000, rng.getrandbits(32))))
+        eip = rng.choice((0x100000, 0x100020, 0, 0xFFFFFFFE, rng.getrandbits(32)))
+        machine.set_register("eip", eip)
+        vmm.vcpu.cr2 = rng.choice((eip, rng.getrandbits(32)))
+        error = rng.choice((0, 1, 7, 0xB, 0x10, 0x6A, 0x1FF, rng.getrandbits(16)))
+        vector = rng.choice((*x86.FAULTS, 1, 3, 4))
+        vmm.end = None
+        vmm._inject(vector, error if vector in x86.PUSHES_ERROR else None)
+        report = machine.report()
+        lines = str(report).splitlines()
+        assert len(lines) < _LINES
+        assert max(map(len, lines)) <= _WIDTH
+        assert report.chain[0].name == x86.VECTOR_NAMES[vector]
+        assert report.chain[-1].name == "shutdown"
 
 
 # -- why -------------------------------------------------------------------------------
