@@ -7,7 +7,7 @@ told. Source: SDM Vol. 3A sections 5.1 to 5.12, 6.13 and 6.15.
 
 from typing import TYPE_CHECKING, Final
 
-from emu86.cpu.state import BASE, LIMIT, RFLAGS, SELECTOR
+from emu86.cpu.state import ATTRIBUTES, BASE, LIMIT, RFLAGS, RIP, SELECTOR
 from emu86.machine.looking import Instruction, Looker, Operand
 from emu86.rings.descriptor import Descriptor
 from emu86.spec import x86
@@ -76,10 +76,20 @@ class Reasons:
             return self._page(f"{address:08x}", error or 0, address)
         if vector in (x86.VEC_TS, x86.VEC_NP, x86.VEC_SS, x86.VEC_GP) and error:
             return self._selector(vector, error)
+        limit = self._vmm.d[LIMIT[x86.CS]] & x86.MASK32
+        if vector == x86.VEC_GP and self._vmm.q[RIP] & x86.MASK32 > limit:
+            return f"EIP is beyond CS's limit {number(limit)}"
         if insn is None:
             return "no instruction" if vector == x86.VEC_UD else ""
         if vector == x86.VEC_GP:
             return self._protection(insn)
+        if vector in (x86.VEC_SS, x86.VEC_AC):
+            operand = self._looker.operand(insn)
+            if operand is None:
+                return ""
+            if vector == x86.VEC_SS:
+                return self._memory(insn, operand)
+            return f"{operand.linear:08x} is not a multiple of its {operand.size} bytes"
         if vector == x86.VEC_UD:
             return self._undefined(insn)
         if vector == x86.VEC_NM:
@@ -227,7 +237,13 @@ class Reasons:
             return f"{number(operand.offset)} is beyond {name}'s limit {number(limit)}"
         if insn.mnemonic in _ALIGNED and operand.linear % 16:
             return f"{operand.linear:08x} is not a multiple of 16"
-        return ""
+        if insn.mnemonic == "ldmxcsr":
+            data = self._looker.read(operand.linear, 4)
+            return f"MXCSR cannot be {number(int.from_bytes(data, 'little'))}"
+        attributes = d[ATTRIBUTES[segment]]
+        if attributes & x86.DESC_CODE:
+            return f"{name} is code, which is not written"
+        return "" if attributes & x86.DESC_RW else f"{name} is read-only"
 
     def _undefined(self, insn: Instruction) -> str:
         if insn.mnemonic.startswith("ud2"):

@@ -266,6 +266,52 @@ def test_reasons(code, fault, why, technique):
     assert last == Fault("shutdown")
 
 
+@pytest.mark.parametrize(
+    ("code", "fault", "why"),
+    [
+        ("mov eax, [0x90001]", x86.VEC_AC, "00090001 is not a multiple of its 4 bytes"),
+        ("mov [cs:0x90000], eax", x86.VEC_GP, "CS is code, which is not written"),
+        ("movaps xmm0, [0x90004]", x86.VEC_GP, "00090004 is not a multiple of 16"),
+        ("ldmxcsr [0x90000]", x86.VEC_GP, "MXCSR cannot be FFFF0000h"),
+        ("mov [gs:0x90000], eax", x86.VEC_GP, "GS is null"),
+        ("mov [fs:0x90000], eax", x86.VEC_GP, "90000h is beyond FS's limit FFFh"),
+        ("mov [es:0x900], eax", x86.VEC_GP, "ES is read-only"),
+        ("mov [esp + ecx], eax", x86.VEC_SS, ""),
+    ],
+)
+def test_reasons_of_memory_operands(code, fault, why):
+    """As if the fault were raised there, whatever the engine checks of these."""
+    machine = guest(
+        f"""
+        {_NO_IDT}
+        lgdt [gdtr]
+        mov eax, 8
+        mov fs, eax
+        mov eax, 0x20
+        mov es, eax
+        xor eax, eax
+        mov gs, eax
+        mov dword [0x90000], 0xffff0000
+        mov al, 1
+        out 0xf4, al
+        jmp $
+        times 0x100 - ($ - $$) nop
+        {code}
+    gdtr: dw 0x27
+        dd gdt
+    gdt: dq 0, 0x00c0930000000000, 0x00cf9b000000ffff, 0x00cf93000000ffff
+        dq 0x00cf91000000ffff
+        """,
+        debug_exit=True,
+    )
+    assert machine.run(timeout=60).reason == "debug exit"
+    vmm = machine.vmm
+    vmm.end = None
+    machine.set_register("eip", 0x100100)
+    vmm._inject(fault, 0)
+    assert machine.report().chain[0].reason == why
+
+
 @pytest.mark.parametrize("technique", ["patch", "bare"])
 @pytest.mark.parametrize(
     ("code", "fault"),
