@@ -85,6 +85,7 @@ _ROM_UNIT: Final = 1 << 16
 
 _MULTIBOOT: Final = 0x1BADB002
 _MULTIBOOT_2: Final = 0xE85250D6
+_SEARCH: Final = 1 << 20  # how far a header that is out of place is looked for
 
 _MACHINES: Final = {
     2: "SPARC", 3: "i386", 4: "68000", 8: "MIPS", 20: "PowerPC", 21: "PowerPC 64",
@@ -137,10 +138,12 @@ def check_machine(found: elf.Headers, image: bytes) -> None:
 
 def check_kernel(found: elf.Headers, image: bytes) -> None:
     """Raise ConfigError for an ELF file that may be a program, not a kernel."""
-    if _is_program(found, image):
+    linked_as_one = found.entry in _LINKED_LOW.get(found.machine, ())
+    marked = _is_marked(found, image)
+    if found.kind in (elf.EXECUTABLE, elf.SHARED) and (marked or linked_as_one):
         where = "" if found.machine == elf.I386 else f" on {_machine(found)}"
         message = f"is a program for Linux{where}, not a kernel: {_PROGRAM}"
-        if found.entry in _LINKED_LOW.get(found.machine, ()):
+        if not marked:
             message += f" (if it is a kernel after all, link it with {_LD})"
         raise ConfigError(f"kernel: {message}")
     check_machine(found, image)
@@ -154,19 +157,20 @@ def check_multiboot(image: bytes) -> None:
     if at >= 0 and at % 8 == 0 and _sums_up(image, at, 4):
         raise ConfigError("kernel: is for Multiboot 2: give it a header of Multiboot 1")
     magic = _MULTIBOOT.to_bytes(4, "little")
-    at = image.find(magic)
+    start = image[:_SEARCH]
+    at = start.find(magic)
     if 0 <= at <= 8192 - 12 and at % 4 == 0:
         raise ConfigError(
             f"kernel: the checksum of its Multiboot header, at {at:#x}, is wrong:"
             " magic number, flags and checksum must give 0"
         )
     while at >= 0:
-        if _sums_up(image, at, 3):
+        if _sums_up(start, at, 3):
             raise ConfigError(
                 f"kernel: its Multiboot header is at {at:#x} in the file: it must be"
                 " in the first 8192 bytes, at a multiple of 4"
             )
-        at = image.find(magic, at + 1)
+        at = start.find(magic, at + 1)
 
 
 def _machine(found: elf.Headers) -> str:
@@ -210,13 +214,10 @@ def _is_text(start: bytes) -> bool:
     return bool(start) and not start.translate(None, printable)
 
 
-def _is_program(found: elf.Headers, image: bytes) -> bool:
-    if found.kind not in (elf.EXECUTABLE, elf.SHARED):
-        return False
+def _is_marked(found: elf.Headers, image: bytes) -> bool:
+    """Whether something in the file says that it is for Linux, or for a C library."""
     kinds = {segment.kind for segment in found.segments}
     if kinds & {elf.INTERPRETER, elf.THREAD_LOCAL} or found.abi == _GNU_LINUX:
         return True
     notes = [segment.offset for segment in found.segments if segment.kind == elf.NOTE]
-    if any(_ABI_TAG in image[at : at + _NOTES_SIZE] for at in notes[:_NOTES]):
-        return True
-    return found.entry in _LINKED_LOW.get(found.machine, ())
+    return any(_ABI_TAG in image[at : at + _NOTES_SIZE] for at in notes[:_NOTES])
