@@ -32,6 +32,7 @@ def test_code_in_nothing_may_use_its_own_page():
     """FFh at FFFFFFFFh and 00h at 0 are INC [EAX]: fetch and data in one page."""
     machine = Machine(memory=2 << 20)
     machine.load_flat(bytes.fromhex("b8ffffffff ffe0"), 0x1000)
+    machine.write_physical(0, bytes(0x1000))  # what a BIOS has left
     assert run(machine, 5_000_000).reason == "interrupted"
     assert machine.read_physical(0, 4) == b"\x01\0\0\0"
 
@@ -77,7 +78,8 @@ def test_hlt_with_interrupts_off_is_the_end():
 
 def test_hlt_waiting_for_nothing_is_the_end():
     machine = Machine(memory=2 << 20)
-    machine.load_flat(b"\xfb\xf4", 0x1000)  # sti; hlt
+    # mov al, 1; out 21h, al (the timer is masked); sti; hlt
+    machine.load_flat(bytes.fromhex("b001 e621 fb f4"), 0x1000)
     assert machine.run(timeout=120).reason == "halted"
 
 
