@@ -87,6 +87,8 @@ class Bare(Technique):
         self._translated: dict[int, dict[int, bytes]] = {}
         self.distance: int | None = None  # of its operand, if it reads it to write it
         self._place = 0, 0  # EIP and CS
+        self._alone = False  # it is a block of its own
+        self._again = False  # it is to run once more, alone
         self._ss = self._task = 0
         engine.on_exception = self._on_exception
         engine.on_invalid = self._on_invalid
@@ -240,8 +242,7 @@ class Bare(Technique):
         cpl = self.cpu.cpl
         self._ss = self.d[SELECTOR[x86.SS]]
         self._task, self._cr2 = self.vcpu.tr.selector, self.vcpu.cr2
-        # It looks ahead at the next instruction, which may be the one not in memory.
-        fetched = self.engine.step() or self._has_moved()
+        fetched = self._run_one()
         self.q[RIP] &= x86.MASK32
         trapped_sti = insn is not None and insn.opcode == _STI and not self.cpu.iopl
         if trapped_sti and open_before:
@@ -253,10 +254,7 @@ class Bare(Technique):
         self._pull()
         if self.vcpu.tr.kind in (x86.SYS_TSS16, x86.SYS_TSS16_BUSY):
             self.unsupported("a 16-bit task")
-        elif (
-            not fetched
-            and self.cpu.linear_eip & 0xFFF > x86.PAGE_SIZE - x86.LONGEST_INSN
-        ):
+        elif not fetched and self._begins_in_ram():
             self.unsupported("an instruction that is not all in RAM")
         elif not fetched:
             self._deliver(x86.VEC_UD, None)  # FF FF
@@ -271,6 +269,36 @@ class Bare(Technique):
                 if self.vcpu.tr.selector != self._task:
                     self.vcpu.dr[7] &= ~x86.DR7_LOCAL
             self._done(stepped=bool(halts))
+
+    def _run_one(self) -> bool:
+        """Run the instruction at EIP; False if there is no memory to fetch it from.
+
+        The engine looks ahead at those behind it, which may be the ones not there. If
+        they are, the instruction runs again, in an interrupt's shadow: then it is a
+        block of its own.
+        """
+        d = self.d
+        self._alone = bool(
+            self.q[RFLAGS] & x86.TF or d[HFLAGS] & offsets.HF_INHIBIT_IRQ
+        )
+        self._again = False
+        fetched = self.engine.step() or self._has_moved()
+        if self._again or (not fetched and not self._alone and self._is_in_a_page()):
+            self._alone = True
+            d[HFLAGS] |= offsets.HF_INHIBIT_IRQ
+            fetched = self.engine.step() or self._has_moved()
+            d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
+        return fetched
+
+    def _is_in_a_page(self) -> bool:
+        """Tell whether the instruction at EIP is whole in its page."""
+        linear = self.cpu.linear_eip
+        insn = _decode(self._read_code(linear), self.cpu.code_bits)
+        return insn is not None and (linear & 0xFFF) + insn.length <= x86.PAGE_SIZE
+
+    def _begins_in_ram(self) -> bool:
+        gpa = self.memory.lookup(self.cpu.linear_eip)
+        return gpa is not None and self.memory.ram.backed(gpa >> x86.PAGE_SHIFT)
 
     def _breaks(self, insn: Insn | None) -> bool:
         """Look for breakpoints at the instruction to run; tell if one is before it."""
@@ -329,24 +357,27 @@ class Bare(Technique):
         What the engine has translated there is dropped if it may have been other code.
         """
         linear = self.cpu.linear_eip
-        code = b""
-        first = -1
-        while len(code) < x86.LONGEST_INSN:
-            gpa = self.memory.lookup((linear + len(code)) & x86.MASK32)
-            if gpa is None:
-                break
-            if not code and self.memory.ram.backed(gpa >> x86.PAGE_SHIFT):
-                first = gpa
-            part = min(x86.LONGEST_INSN - len(code), x86.PAGE_SIZE - (gpa & 0xFFF))
-            inside = bytes(self.memory.ram.bytes[gpa : gpa + part])
-            code += inside.ljust(part, b"\xff")
-        if first >= 0:
+        code = self._read_code(linear)
+        first = self.memory.lookup(linear)
+        if first is not None and self.memory.ram.backed(first >> x86.PAGE_SHIFT):
             known = self._translated.setdefault(first >> x86.PAGE_SHIFT, {})
             if known.get(first) != code:
                 self.engine.drop_code(first, 1)
                 known[first] = code
         self._code = code
         return _decode(code, self.cpu.code_bits)
+
+    def _read_code(self, linear: int) -> bytes:
+        """Return 15 bytes of code, or fewer if a page is not there."""
+        code = b""
+        while len(code) < x86.LONGEST_INSN:
+            gpa = self.memory.lookup((linear + len(code)) & x86.MASK32)
+            if gpa is None:
+                break
+            part = min(x86.LONGEST_INSN - len(code), x86.PAGE_SIZE - (gpa & 0xFFF))
+            inside = bytes(self.memory.ram.bytes[gpa : gpa + part])
+            code += inside.ljust(part, b"\xff")
+        return code
 
     def _distance(self, insn: Insn) -> int | None:
         """Return how far from itself in physical memory the operand is, in bytes.
@@ -394,6 +425,9 @@ class Bare(Technique):
             self._software(vector)
         elif vector == x86.VEC_DB:
             self._done(stepped=True)
+        elif vector == x86.VEC_PF and self._is_ahead():
+            self.q[CR + 2] = self._cr2
+            self._again = not self._has_moved()
         elif self.breakpoints.armed and self._looked_ahead(vector):
             self.q[CR + 2] = self._cr2  # the next step finds it again
         else:
@@ -415,6 +449,16 @@ class Bare(Technique):
         """Tell of a page that the next instruction is not on: this one is done."""
         same_task = self.vcpu.tr.selector == self._task
         return vector == x86.VEC_PF and same_task and self._has_moved()
+
+    def _is_ahead(self) -> bool:
+        """Tell of a fault at code behind an instruction that has not run.
+
+        It may be at data there, too, which the instruction finds when it runs alone.
+        """
+        if self._alone and not self._has_moved():
+            return False
+        behind = (self.cpu.linear_eip | 0xFFF) + 1 & x86.MASK32
+        return self.q[CR + 2] & x86.MASK32 == behind and self._is_in_a_page()
 
     def _has_moved(self) -> bool:
         """Tell whether the instruction is done, by where the guest is."""

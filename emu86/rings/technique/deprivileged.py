@@ -89,6 +89,7 @@ class Deprivileged(Technique):
             cpu, mmu, self.instructions, self.single_step, self.breakpoints
         )
         self._delivered = False  # an event, in this exit
+        self._alone = False  # a shadow is the VMM's, for an instruction to run alone
         engine.on_exception = self.on_exception
         engine.on_invalid = self.on_invalid
         engine.on_in = self.on_in
@@ -117,10 +118,14 @@ class Deprivileged(Technique):
     def step(self) -> None:
         """Run one instruction of an engine that is made to be stepped."""
         if self.scanner.pending is not None or not self._step_to_breakpoints():
+            self._alone = False
             try:
                 self.engine.step()
             finally:
                 self._update_mode()
+            if self._alone:
+                # It may have been for the instruction after, which has not run.
+                self.d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
 
     @property
     def pending_patch(self) -> tuple[int, int] | None:
@@ -354,7 +359,12 @@ class Deprivileged(Technique):
             gva &= x86.MASK32
             self.mmu.wrap()
         outcome = self.mmu.miss(gva, error)
-        if outcome is FILLED:
+        if outcome is not FILLED and error & x86.PF_I and self._is_ahead(gva):
+            self._reason = "#PF ahead"
+            # In an interrupt's shadow a block is one instruction, which ends it.
+            self.d[HFLAGS] |= offsets.HF_INHIBIT_IRQ
+            self._alone = True
+        elif outcome is FILLED:
             self._reason = "#PF fill"
             if self.mmu.use.taken_over >= 0:
                 self.mmio_step.contend()
@@ -380,6 +390,17 @@ class Deprivileged(Technique):
             index = self.mmu.spte_index(gva)
             if not self.mmio_step.start(gva, gpa, index, write=write):
                 raise undefined()
+
+    def _is_ahead(self, gva: int) -> bool:
+        """Tell whether code at `gva` was fetched for a block, and not to run at once.
+
+        The engine translates a block before any of it runs, and faults at its start.
+        A block of one instruction faults where that does.
+        """
+        alone = self.q[RFLAGS] & x86.TF or self.d[HFLAGS] & offsets.HF_INHIBIT_IRQ
+        return (
+            not alone and gva >> x86.PAGE_SHIFT != self.cpu.linear_eip >> x86.PAGE_SHIFT
+        )
 
     def _protection(self, vector: int) -> None:
         """#TS, #NP, #SS, #GP: something to emulate, or the guest's own fault."""
