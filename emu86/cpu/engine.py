@@ -13,7 +13,7 @@ private except the blob's layout. The facts relied on are listed in
 
 import ctypes
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -57,6 +57,13 @@ _NONE: Final = 0xFFFFFFFF
 _LAZY: Final = x86.ARITHMETIC_FLAGS | x86.DF
 _CONTEXT_HEADER: Final = 40
 _FIRST_JUMP: Final = 0x100000
+Looks = ctypes.Array[ctypes.c_int64]  # what a translation refers to that looks
+_NOWHERE: Final = (1 << 64) - 1  # where no code is
+CALLED_BY_LOOKS: Final = (
+    (abi.RAISE, "raise_exception_err_x86_64"),
+    (abi.PROBE, "probe_access_x86_64"),
+    (abi.READ32, "cpu_ldl_data_ra_x86_64"),
+)
 # What the compiled hooks count.
 _COUNTS: Final = (
     abi.COUNT_CLI, abi.COUNT_STI, abi.COUNT_RDTSC, abi.COUNT_INVLPG,
@@ -115,7 +122,7 @@ class Engine(CpuState):
         self.stepped = stepped
         if stepped:
             # To stop before any instruction it must look whether to at each.
-            self.can = replace(self.can, stops=False, inline=False)
+            self.can = replace(self.can, stops=False, inline=False, looks=False)
         _make_room()
         self._uc = binding.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
         handle = self._uc._uch.value  # noqa: SLF001 (the binding hides its handle)
@@ -135,6 +142,7 @@ class Engine(CpuState):
         self.clock = Clock(self.control)
         self._stop = quick.uc_emu_stop
         self._prologues: Prologues | None = None
+        self._looker: memoryview | None = None  # the hook of `look_at`
         self._stop_at: int | None = None  # what STOP_AT was before `stop`
         if self.can.stops:
             ctypes.c_ubyte.from_address(
@@ -400,10 +408,50 @@ class Engine(CpuState):
             self._prologues = Prologues(
                 self._handle, ctypes.addressof(self._control), compiled.on_late
             )
+        if self.can.looks:
+            self._hook_looks(compiled.on_look)
         rdtsc = PTR(compiled.on_rdtsc)
         self._add_insn(x86_const.UC_X86_INS_RDTSC, rdtsc, shared)
 
-    def _add(self, kind: int, callback: Any, data: Any = None, *extra: Any) -> None:
+    def _hook_looks(self, on_look: int) -> None:
+        """Have a hook before instructions that is called for none, until `look_at`."""
+        for word, name in CALLED_BY_LOOKS:
+            function = ctypes.cast(getattr(lib, name), PTR).value
+            assert function is not None
+            self.control[word] = function
+        hook = self._add(uc_const.UC_HOOK_CODE, PTR(on_look))
+        words = (ctypes.c_uint64 * (offsets.HOOK_DATA // 8 + 1)).from_address(hook)
+        self._looker = memoryview(words).cast("B").cast("Q")
+        self.look_away()
+
+    def look_at(
+        self, sites: Sequence[tuple[int, int]], known: Looks | None = None
+    ) -> Looks:
+        """Have operands looked at in what is translated next, until `look_away`.
+
+        sites: addresses of instructions, 64 bits, upwards, and `native.abi`'s word for
+        each. Returns what must live as long as the translation does; known: what was
+        returned for the same ones.
+        """
+        looker = self._looker
+        assert looker is not None
+        if known is None:
+            words = [value for site in sites for value in site]
+            control = ctypes.addressof(self._control)
+            known = (ctypes.c_int64 * (len(words) + 2))(control, *words, -1)
+        looker[offsets.HOOK_BEGIN // 8] = sites[0][0]
+        looker[offsets.HOOK_END // 8] = sites[-1][0]
+        looker[offsets.HOOK_DATA // 8] = ctypes.addressof(known)
+        return known
+
+    def look_away(self) -> None:
+        """Have no more operands looked at in what is translated."""
+        if self._looker is not None:
+            self._looker[offsets.HOOK_BEGIN // 8] = _NOWHERE
+            self._looker[offsets.HOOK_END // 8] = _NOWHERE
+
+    def _add(self, kind: int, callback: Any, data: Any = None, *extra: Any) -> int:
+        """Add a hook, and return its address."""
         self._keep.append(callback)
         hook = ctypes.c_size_t()
         status = quick.uc_hook_add(
@@ -411,6 +459,7 @@ class Engine(CpuState):
             U64(1), U64(0), *extra,
         )  # fmt: skip
         check(status, "hook")
+        return hook.value
 
     def _add_insn(self, instruction: int, callback: Any, data: Any = None) -> None:
         self._add(uc_const.UC_HOOK_INSN, callback, data, ctypes.c_int(instruction))

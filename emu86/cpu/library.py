@@ -65,7 +65,8 @@ class Abilities:
     live: the state can be viewed without copying. stops: stops fall between blocks, no
     instruction is ever executed twice. flush_page: one page of the TLB can be dropped.
     drop_code: the translations of a range of physical memory can be dropped.
-    inline: the clock can be counted inside of translated blocks.
+    inline: the clock can be counted inside of translated blocks. looks: compiled code
+    can look at the operands of an instruction before it runs.
     """
 
     live: bool
@@ -73,6 +74,7 @@ class Abilities:
     flush_page: bool
     drop_code: bool
     inline: bool = False
+    looks: bool = False
 
     @classmethod
     def none(cls) -> "Abilities":

@@ -42,6 +42,11 @@ UC_CPU: Final = 440
 CPU_STATE: Final = 35408
 UC_NO_EXIT_REQUEST: Final = 2034
 
+# In a hook: where it begins and ends to be called, and what it is called with.
+HOOK_BEGIN: Final = 24
+HOOK_END: Final = 32
+HOOK_DATA: Final = 48
+
 # HFLAGS
 HF_CPL: Final = 3
 HF_INHIBIT_IRQ: Final = 1 << 3

@@ -31,6 +31,7 @@ _PROGRAM: Final = bytes.fromhex(
     "ebfe"  # jmp $
 )
 _COUNT: Final = bytes.fromhex("ff06ebfc")  # again: inc dword [rsi]; jmp again
+_UNALIGNED: Final = bytes.fromhex("0f2806ebfe")  # movaps xmm0, [rsi]; jmp $
 _RETURN: Final = bytes.fromhex("b801000000ebfe")  # mov eax, 1; jmp $
 
 
@@ -46,7 +47,15 @@ def probe() -> library.Abilities:
         flush_page=flushes,
         drop_code=_Program(full).drops_code(),
         inline=_Program(replace(full, inline=True)).counts_inline(),
+        looks=_looks(full),
     )
+
+
+def _looks(full: library.Abilities) -> bool:
+    """Tell whether operands can be looked at; not without the functions for it."""
+    if any(not hasattr(library.quick, name) for _word, name in engine.CALLED_BY_LOOKS):
+        return False
+    return _Program(replace(full, looks=True)).looks()
 
 
 def _state_is_live() -> bool:
@@ -187,3 +196,29 @@ class _Program:
         now = cpu.control[abi.NOW]
         clean = (done, now) == (blocks - 1, blocks * len(_COUNT))
         return clean and cpu.shortened > 0
+
+    def looks(self) -> bool:
+        """Tell whether an operand that is not aligned is found before it is read."""
+        cpu = self.cpu
+        self.memory[_CODE : _CODE + len(_UNALIGNED)] = _UNALIGNED
+        vectors: list[int] = []
+
+        def exception(vector: int) -> None:
+            vectors.append(vector)
+            cpu.stop()
+
+        cpu.on_exception = exception
+        cpu.d[HFLAGS] |= offsets.HF_OSFXSR
+        cpu.control[abi.STOP_AT] = 100 * len(_UNALIGNED)
+        cpu.hook()
+        none = 8  # R8
+        word = x86.ESI << abi.LOOK_BASE | none << abi.LOOK_INDEX
+        word |= x86.DS << abi.LOOK_SEGMENT | 1 << abi.LOOK_ALIGNED
+        kept = cpu.look_at([(_CODE, word)])
+        cpu.q[x86.ESI] = _PAGE_A + 8
+        cpu.run()
+        refused = vectors == [x86.VEC_GP] and cpu.q[RIP] == _CODE
+        cpu.q[x86.ESI] = _PAGE_A
+        cpu.run()
+        del kept
+        return refused and len(vectors) == 1 and cpu.q[RIP] > _CODE

@@ -42,6 +42,11 @@ SINCE: Final = 57
 NS: Final = 58
 RATE: Final = 59
 RATE_SHIFT: Final = 32
+# What compiled code that looks at operands calls: the engine's functions that raise an
+# exception, see that a page can be used, and read 32 bits.
+RAISE: Final = 60
+PROBE: Final = 61
+READ32: Final = 62
 # A set of linear pages whose INVLPG is Python's, by their number's low 12 bits.
 GUARDED: Final = 64
 GUARDED_WORDS: Final = 64
@@ -55,6 +60,20 @@ SITE_STI: Final = 2
 SITE_SPLIT: Final = 3
 SITE_INVLPG: Final = 8  # plus the number of the register that holds the address
 INVLPG_LENGTH: Final = 3
+
+# An operand to look at, in a word: its displacement in the low 32 bits, the numbers of
+# base and index, a shift, the segment register, and bits: 16-bit addresses; at a
+# multiple of 16; written; of 512 bytes, without need of CR4.OSFXSR. At last from what
+# byte of it on MXCSR is loaded, plus 1, or 0.
+LOOK_BASE: Final = 32
+LOOK_INDEX: Final = 36
+LOOK_SCALE: Final = 40
+LOOK_SEGMENT: Final = 42
+LOOK_16: Final = 45
+LOOK_ALIGNED: Final = 46
+LOOK_WRITTEN: Final = 47
+LOOK_FXSAVE: Final = 48
+LOOK_MXCSR: Final = 49
 
 QUARTERS: Final = 4  # quarter nanoseconds in a nanosecond
 NEVER: Final = 1 << 62

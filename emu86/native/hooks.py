@@ -381,6 +381,114 @@ python:
 }}
 """  # fmt: skip
 
+# Before an instruction: looks at its operand, as `rings.insn.sse_operands.check` does,
+# if `sites` has it: the control block's address, pairs of an instruction's address and
+# its word, and -1. A fault leaves the engine here, with EIP at the instruction and no
+# flag computed; behind this it would lose flags, so the pages are tried, too.
+_ON_LOOK: Final = f"""
+{_enter("define void @on_look_at(i64 %address, ptr %sites, ptr %control)",
+        {"raise_at": abi.RAISE, "probe_at": abi.PROBE, "read_at": abi.READ32},
+        {"rflags_at": offsets.RFLAGS, "hflags_at": offsets.HFLAGS,
+         "segments": offsets.SEGMENTS + 8})}
+  %rflags = load i64, ptr %rflags_at
+  %kept = and i64 %rflags, {~(x86.ARITHMETIC_FLAGS | x86.DF)}
+  store i64 %kept, ptr %rflags_at
+  br label %next
+next:
+  %at = phi ptr [ %sites, %0 ], [ %word_at, %other ]
+  %pc_at = getelementptr i64, ptr %at, i64 1
+  %word_at = getelementptr i64, ptr %at, i64 2
+  %pc = load i64, ptr %pc_at
+  %is_here = icmp eq i64 %pc, %address
+  br i1 %is_here, label %here, label %other
+other:
+  %is_last = icmp eq i64 %pc, -1
+  br i1 %is_last, label %done, label %next
+here:
+  %word = load i64, ptr %word_at
+  %hflags = load i32, ptr %hflags_at
+  %off = and i32 %hflags, {(x86.CR0_EM | x86.CR0_TS) << offsets.HF_MP_EM_TS_SHIFT}
+  %is_on = icmp eq i32 %off, 0
+  %osfxsr = and i32 %hflags, {offsets.HF_OSFXSR}
+  %has_sse = icmp ne i32 %osfxsr, 0
+  %fxsave.0 = lshr i64 %word, {abi.LOOK_FXSAVE}
+  %is_fxsave = trunc i64 %fxsave.0 to i1
+  %may = or i1 %has_sse, %is_fxsave
+  %runs = and i1 %is_on, %may
+  br i1 %runs, label %look, label %done
+look:
+  %base.0 = lshr i64 %word, {abi.LOOK_BASE}
+  %base.1 = and i64 %base.0, 15
+  %base_at = getelementptr i64, ptr %state, i64 %base.1
+  %base = load i64, ptr %base_at
+  %index.0 = lshr i64 %word, {abi.LOOK_INDEX}
+  %index.1 = and i64 %index.0, 15
+  %index_at = getelementptr i64, ptr %state, i64 %index.1
+  %index = load i64, ptr %index_at
+  %scale.0 = lshr i64 %word, {abi.LOOK_SCALE}
+  %scale = and i64 %scale.0, 3
+  %scaled = shl i64 %index, %scale
+  %sum.0 = add i64 %base, %scaled
+  %sum = add i64 %sum.0, %word
+  %is_16.0 = lshr i64 %word, {abi.LOOK_16}
+  %is_16 = trunc i64 %is_16.0 to i1
+  %mask = select i1 %is_16, i64 {0xFFFF}, i64 {x86.MASK32}
+  %offset = and i64 %sum, %mask
+  %segment.0 = lshr i64 %word, {abi.LOOK_SEGMENT}
+  %segment.1 = and i64 %segment.0, 7
+  %segment.2 = mul i64 %segment.1, {offsets.SEGMENT_SIZE}
+  %segment_at = getelementptr i8, ptr %segments, i64 %segment.2
+  %segment = load i64, ptr %segment_at
+  %linear.0 = add i64 %segment, %offset
+  %linear = and i64 %linear.0, {x86.MASK32}
+  %low = and i64 %linear, 15
+  %aligned.0 = lshr i64 %word, {abi.LOOK_ALIGNED}
+  %must_be = trunc i64 %aligned.0 to i1
+  %is_not = icmp ne i64 %low, 0
+  %is_wrong = and i1 %must_be, %is_not
+  br i1 %is_wrong, label %refuse, label %try
+refuse:
+  %raise = load ptr, ptr %raise_at
+  call void %raise(ptr %state, i32 {x86.VEC_GP}, i32 0)
+  unreachable
+try:
+  %written.0 = lshr i64 %word, {abi.LOOK_WRITTEN}
+  %written.1 = trunc i64 %written.0 to i32
+  %access = and i32 %written.1, 1
+  %cpl = and i32 %hflags, {offsets.HF_CPL}
+  %is_user = icmp eq i32 %cpl, 3
+  %mmu = select i1 %is_user, i32 1, i32 2
+  %probe = load ptr, ptr %probe_at
+  call ptr %probe(ptr %state, i64 %linear, i32 1, i32 %access, i32 %mmu, i64 0)
+  %end.0 = select i1 %is_fxsave, i64 511, i64 0
+  %end.1 = add i64 %linear, %end.0
+  %end = and i64 %end.1, {x86.MASK32}
+  call ptr %probe(ptr %state, i64 %end, i32 1, i32 %access, i32 %mmu, i64 0)
+  %mxcsr.0 = lshr i64 %word, {abi.LOOK_MXCSR}
+  %mxcsr.1 = and i64 %mxcsr.0, 63
+  %loads.0 = icmp ne i64 %mxcsr.1, 0
+  %loads = and i1 %loads.0, %has_sse
+  br i1 %loads, label %load, label %done
+load:
+  %mxcsr.2 = sub i64 %mxcsr.1, 1
+  %mxcsr.3 = add i64 %linear, %mxcsr.2
+  %mxcsr.4 = and i64 %mxcsr.3, {x86.MASK32}
+  %read = load ptr, ptr %read_at
+  %mxcsr = call i32 %read(ptr %state, i64 %mxcsr.4, i64 0)
+  %reserved = lshr i32 %mxcsr, 16
+  %is_bad = icmp ne i32 %reserved, 0
+  br i1 %is_bad, label %refuse, label %done
+done:
+  ret void
+}}
+
+define void @on_look(ptr %uc, i64 %address, i32 %size, ptr %sites) {{
+  %control = load ptr, ptr %sites
+  tail call void @on_look_at(i64 %address, ptr %sites, ptr %control)
+  ret void
+}}
+"""  # fmt: skip
+
 
 class Hooks:
     """The compiled hooks: the addresses of their C functions."""
@@ -388,7 +496,9 @@ class Hooks:
     def __init__(self) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        module = llvm.parse_assembly(_ON_BLOCK + _ON_LATE + _ON_RDTSC + _ON_EXCEPTION)
+        module = llvm.parse_assembly(
+            _ON_BLOCK + _ON_LATE + _ON_RDTSC + _ON_EXCEPTION + _ON_LOOK
+        )
         module.verify()
         machine = llvm.Target.from_default_triple().create_target_machine(opt=2)
         self._engine: Any = llvm.create_mcjit_compiler(module, machine)
@@ -397,6 +507,7 @@ class Hooks:
         self.on_block = int(address("on_block"))
         self.on_late = int(address("on_late"))
         self.on_rdtsc = int(address("on_rdtsc"))
+        self.on_look = int(address("on_look"))
         self.on_exception = int(address("on_exception"))
 
 

@@ -45,6 +45,9 @@ class Opcode(NamedTuple):
     plain operand has. bit_string: ModRM.reg's register is the number of a bit, in
     memory before or behind the address, too.
 
+    aligned: mandatory prefixes (0: none) with which an operand in memory must be at a
+    multiple of 16 bytes. mxcsr: from what byte of it on MXCSR is loaded, or -1.
+
     source: a string instruction that reads DS:eSI; target: what it does at ES:eDI.
 
     pushes, pops: operands on the stack. ENTER pushes more by its level, LEAVE pops at
@@ -65,6 +68,8 @@ class Opcode(NamedTuple):
     memory: Literal["", "r", "w", "rw"] = "r"
     sizes: tuple[int, ...] = ()
     bit_string: bool = False
+    aligned: tuple[int, ...] = ()
+    mxcsr: int = -1
     source: bool = False
     target: Literal["", "r", "w"] = ""
     pushes: int = 0
@@ -126,7 +131,11 @@ _BIT_STRING: Final = _LOCKABLE._replace(bit_string=True)
 _MEMORY: Final = Opcode("m")
 _ENVIRONMENT: Final = Opcode("rm", sizes=(14, 28))
 _FPU_STATE: Final = Opcode("rm", sizes=(94, 108))
-_FXSAVE: Final = Opcode("rm", sizes=(512, 512))
+_FXSAVE: Final = Opcode("rm", sizes=(512, 512), aligned=(0,))
+# SSE and SSE2: of floats, and of integers in XMM registers.
+_PACKED: Final = Opcode("rm", aligned=(0, OPERAND_SIZE))
+_INTEGERS: Final = Opcode("rm", aligned=(OPERAND_SIZE,))
+_INTEGERS_F2: Final = Opcode("rm", aligned=(OPERAND_SIZE, REPNE))
 
 
 def _group1(one: Opcode) -> Group:
@@ -254,14 +263,28 @@ ROWS: Final[tuple[tuple[Iterable[int], Opcode | Group], ...]] = (
     ((0x0F06, 0x0F0B), _ENDS),  # CLTS, UD2
     ((0x0F0D, *range(0x0F18, 0x0F1F)), _UNTOUCHED),  # prefetches
     ((0x0F0F,), Opcode("rm", "b")),  # 3DNow!
-    ((0x0F11, 0x0F13, 0x0F17, 0x0F29, 0x0F2B), _STORE),  # MOVUPS and the like
+    ((0x0F11, 0x0F13, 0x0F17), _STORE),  # MOVUPS and the like
+    ((0x0F12, 0x0F16), Opcode("rm", aligned=(REP,))),  # MOVSLDUP, MOVSHDUP
+    ((0x0F14, 0x0F15, 0x0F28, *range(0x0F54, 0x0F5A)), _PACKED),  # UNPCK, MOVAPS, AND
+    ((0x0F51, *range(0x0F5C, 0x0F60)), _PACKED),  # SQRT, SUB, MIN, DIV, MAX
+    ((0x0F29, 0x0F2B), _PACKED._replace(memory="w")),  # MOVAPS, MOVNTPS
+    ((0x0F52, 0x0F53), Opcode("rm", aligned=(0,))),  # RSQRTPS, RCPPS
+    ((0x0F2C, 0x0F2D, 0x0F5A), _INTEGERS),  # CVTPD2PI, CVTPD2PS
+    ((0x0F5B,), Opcode("rm", aligned=(0, OPERAND_SIZE, REP))),  # CVTDQ2PS
+    ((*range(0x0F60, 0x0F6E), 0x0F6F, *range(0x0F74, 0x0F77)), _INTEGERS),
+    ((*range(0x0FD1, 0x0FD6), *range(0x0FD8, 0x0FE6)), _INTEGERS),
+    ((*range(0x0FE8, 0x0FF0), *range(0x0FF1, 0x0FF7)), _INTEGERS),
+    (range(0x0FF8, 0x0FFF), _INTEGERS),
+    ((0x0F7C, 0x0F7D, 0x0FD0, 0x0FE6), _INTEGERS_F2),  # HADD, ADDSUB, CVTPD2DQ
     ((0x0F1F,), _UNTOUCHED._replace(flags="kept")),  # NOP
     ((0x0F20, 0x0F21), Opcode("r")),  # MOV from CR and DR
     ((0x0F22, 0x0F23), Opcode("r", ends_block=True)),  # MOV to CR and DR
     ((*range(0x0F30, 0x0F34), 0x0F36, 0x0F37, 0x0F77), _PLAIN),  # MSRs, GETSEC, EMMS
-    ((0x0F3A, *range(0x0F70, 0x0F74)), Opcode("rm", "b")),
+    ((0x0F3A, *range(0x0F71, 0x0F74)), Opcode("rm", "b")),
+    ((0x0F70,), Opcode("rm", "b", aligned=(OPERAND_SIZE, REPNE, REP))),  # PSHUFD
     ((0x0F78,), Opcode("rm", "bb")),  # SSE4a: EXTRQ, INSERTQ
-    ((0x0F7E, 0x0F7F, 0x0FC3, 0x0FD6, 0x0FE7), _STORE),  # MOVD, MOVQ, MOVNTI
+    ((0x0F7E, 0x0FC3, 0x0FD6), _STORE),  # MOVD, MOVNTI, MOVQ
+    ((0x0F7F, 0x0FE7), _INTEGERS._replace(memory="w")),  # MOVDQA, MOVNTDQ
     (range(0x0F80, 0x0F90), _JUMP._replace(immediate="z")),  # Jcc
     (range(0x0F90, 0x0FA0), _STORE),  # SETcc
     ((0x0FA0, 0x0FA8), Opcode(pushes=1)),  # FS, GS
@@ -275,7 +298,8 @@ ROWS: Final[tuple[tuple[Iterable[int], Opcode | Group], ...]] = (
     # FXSAVE, FXRSTOR, LDMXCSR, STMXCSR, XSAVE, fences and CLFLUSH
     ((0x0FAE,), _group(_RM, {
         (0,): _FXSAVE._replace(memory="w"),
-        (1,): _FXSAVE,
+        (1,): _FXSAVE._replace(mxcsr=24),
+        (2,): _RM._replace(mxcsr=0),
         (3,): _STORE,
         (5, 6, 7): _UNTOUCHED,
     })),
@@ -287,7 +311,8 @@ ROWS: Final[tuple[tuple[Iterable[int], Opcode | Group], ...]] = (
     ((0x0FBA,), _group(Opcode("rm", "b"), {
         (5, 6, 7): _LOCKABLE._replace(immediate="b"),
     })),
-    ((0x0FC2, 0x0FC4, 0x0FC5, 0x0FC6), Opcode("rm", "b")),  # CMPPS, PINSRW, SHUFPS
+    ((0x0FC4, 0x0FC5), Opcode("rm", "b")),  # PINSRW, PEXTRW
+    ((0x0FC2, 0x0FC6), _PACKED._replace(immediate="b")),  # CMPPS, SHUFPS
     # CMPXCHG8B, and RDRAND and RDSEED
     ((0x0FC7,), _group(_RM, {(1,): _LOCKABLE._replace(rm="m"), (6, 7): _MEMORY})),
     (range(0x0FC8, 0x0FD0), _PLAIN),  # BSWAP

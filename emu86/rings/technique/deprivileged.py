@@ -32,9 +32,10 @@ from emu86.rings.decode import Insn
 from emu86.rings.events.inject import as_fault
 from emu86.rings.events.single_step import SingleStep
 from emu86.rings.fault import GuestFault, gp, undefined
+from emu86.rings.insn import sse_operands
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.segment_loads import loads_ss
-from emu86.rings.insn.table import is_switched_off
+from emu86.rings.insn.table import is_switched_off, needs
 from emu86.rings.technique.base import (
     Counts,
     Policy,
@@ -66,6 +67,10 @@ _SEGMENT_VECTORS: Final = (x86.VEC_TS, x86.VEC_NP, x86.VEC_SS, x86.VEC_GP)
 # What of EFLAGS the engine holds. No breakpoint of its own fires, so RF does nothing,
 # and its PUSHF would show it.
 _KEPT_FLAGS: Final = x86.FLAGS_DEFINED & ~(x86.VM | x86.VIF | x86.VIP | x86.RF)
+
+
+def _raise(fault: GuestFault) -> None:
+    raise fault
 
 
 class Deprivileged(Technique):
@@ -117,7 +122,8 @@ class Deprivileged(Technique):
 
     def step(self) -> None:
         """Run one instruction of an engine that is made to be stepped."""
-        if self.scanner.pending is not None or not self._step_to_breakpoints():
+        pending = self.scanner.pending is not None
+        if pending or not (self._step_to_breakpoints() or self._refuses_next()):
             self._alone = False
             try:
                 self.engine.step()
@@ -126,6 +132,30 @@ class Deprivileged(Technique):
             if self._alone:
                 # It may have been for the instruction after, which has not run.
                 self.d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
+
+    def _refuses_next(self) -> bool:
+        """Look at the operand of the next instruction; tell if that has faulted.
+
+        Where the engine is not stepped compiled code does so.
+        """
+        if not self.policy.scans:
+            return False
+        try:
+            insn = self.instructions.at_eip()
+        except PageFault:
+            return False  # the fetch's own
+        if needs(insn) & self.vcpu.model.lacks:
+            return False  # #UD
+        try:
+            sse_operands.check(self.cpu, insn)
+        except GuestFault as refused:
+            raised = refused
+        except PageFault:
+            return False  # it comes again
+        else:
+            return False
+        self._exit_before(partial(_raise, raised))
+        return True
 
     @property
     def pending_patch(self) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
 from emu86.rings.fault import GuestFault, gp, undefined
-from emu86.rings.insn import lazy_flags, msr, port_io
+from emu86.rings.insn import lazy_flags, msr, port_io, sse_operands
 from emu86.rings.insn.flag_states import SETCC
 from emu86.rings.insn.privileged import read_dr, write_dr
 from emu86.rings.insn.table import RECORDS, find, is_switched_off, needs
@@ -245,6 +245,11 @@ def _denied(cpu: Cpu, insn: Insn) -> bool:
     return False
 
 
+def _sse_operand(cpu: Cpu, insn: Insn) -> bool:
+    sse_operands.check(cpu, insn)
+    return False
+
+
 def _icebp(cpu: Cpu, insn: Insn) -> bool:
     _done(cpu, insn)
     raise GuestFault(x86.VEC_DB)
@@ -304,6 +309,11 @@ ERRATA: Final = (
     ),
     Erratum(
         frozenset({0xF1}), "INT1 is #UD", "#DB, as a trap", "Vol. 2A INT n", _icebp,
+    ),
+    Erratum(
+        sse_operands.OPCODES_LOOKED_AT,
+        "SSE takes operands that are not aligned, and any MXCSR", "#GP(0)",
+        "Vol. 1 11.4.1", _sse_operand,
     ),
     Erratum(
         _PORTS, "port I/O never faults", "#GP(0) by IOPL and the TSS's bitmap",

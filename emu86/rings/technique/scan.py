@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
-from emu86.cpu.engine import Engine
+from emu86.cpu.engine import Engine, Looks
 from emu86.cpu.state import HFLAGS
 from emu86.mmu.shadow import ShadowMmu
 from emu86.rings.decode import decode
-from emu86.rings.insn import flag_states
+from emu86.rings.insn import flag_states, sse_operands
 from emu86.rings.insn.table import RECORDS, find, needs
 from emu86.rings.technique.shadow_segments import ShadowCpu
 from emu86.spec import x86
@@ -36,6 +36,8 @@ INT3: Final = 0xCC
 _PUSHF: Final = 0x9C
 # With IOPL raised POPF and the kernel's IRET run natively.
 _NATIVE_WITH_IOPL: Final = ("POPF", "IRET")
+
+_MANY: Final = 1024  # blocks of a page whose operands are looked at
 
 _MEMORY, _REGISTER = (0, 1, 2), (3,)  # ModRM.mod
 # Expressions for immediates, of what ends blocks.
@@ -134,6 +136,14 @@ def _prefilter(ring: int, skip: tuple[str, ...], lacks: int) -> re.Pattern[bytes
     return re.compile(b"|".join(sorted(parts)), re.DOTALL)
 
 
+_LOOKED_AT: Final = re.compile(
+    b"|".join(
+        _code(opcode) + _modrm(_MEMORY, range(8))
+        for opcode in sorted(sse_operands.OPCODES_LOOKED_AT)
+    )
+)
+
+
 class Scanner:
     """Scans and patches the blocks of one engine."""
 
@@ -148,6 +158,8 @@ class Scanner:
         self.decoded = 0
         self.patched: Counter[str] = Counter()
         self.sites: dict[int, set[int]] = {}  # guest page -> GPAs of patched sites
+        # Guest page -> what the translations of its blocks refer to, by what it says.
+        self._looks: dict[int, dict[tuple[tuple[int, int], ...], Looks]] = {}
         # A patched block waits to be translated and nothing may come between: the
         # site's GPA, the byte that stood there.
         self.pending: tuple[int, int] | None = None
@@ -167,7 +179,7 @@ class Scanner:
             self.unpatch()
             return
         self.blocks += 1
-        linear &= x86.MASK32
+        address, linear = linear, linear & x86.MASK32
         cpu = self._cpu
         # Where the guest's CPL is the engine's own, its rings 1 and 2 are as its users.
         ring = 3 if cpu.d[HFLAGS] & 3 == 3 or cpu.inner else 1
@@ -175,13 +187,27 @@ class Scanner:
         if self._engine.stepped:
             cpu.update_mode()
             code = self._first(code)  # no more of the block will run
-        if not self._filter[ring].search(code):
+        has_site = self._filter[ring].search(code)
+        has_operand = self._engine.can.looks and _LOOKED_AT.search(code)
+        if not has_site and not has_operand:
             return
-        self.decoded += 1
         cpu.update_mode()
-        found = self._first_site(code, ring)
+        found = None
+        if has_site:
+            self.decoded += 1
+            found = self._first_site(code, ring)
+        looks = self._to_look_at(address, code[:found]) if has_operand else ()
+        if looks:
+            self._look_at(looks, linear)
+            gpa = self._mmu.fetch_gpa(linear)
+            self.pending = gpa, self._ram.bytes[gpa]  # as it is
         if found is not None:
-            self._patch(linear + found & x86.MASK32, linear, size)
+            self._patch(linear + found & x86.MASK32)
+        if self.pending is not None:
+            start = self._mmu.fetch_gpa(linear)
+            size = min(size, x86.PAGE_SIZE - (start & 0xFFF))
+            self._engine.drop_code(start, size)
+            self._engine.stop()
 
     def _first(self, code: bytes) -> bytes:
         """Return the first instruction of a block."""
@@ -220,7 +246,7 @@ class Scanner:
             offset += insn.length
         return None
 
-    def _patch(self, site: int, linear: int, size: int) -> None:
+    def _patch(self, site: int) -> None:
         mmu, ram = self._mmu, self._ram
         gpa = mmu.fetch_gpa(site)
         if not ram.backed(gpa >> x86.PAGE_SHIFT):
@@ -228,11 +254,33 @@ class Scanner:
             self._cpu.services.unsupported("a far jump out of what is no RAM")
             return
         self.sites.setdefault(gpa >> x86.PAGE_SHIFT, set()).add(gpa)
-        start = mmu.fetch_gpa(linear)
         self.pending = gpa, ram.bytes[gpa]
         ram.bytes[gpa] = INT3
-        self._engine.drop_code(start, min(size, x86.PAGE_SIZE - (start & 0xFFF)))
-        self._engine.stop()
+
+    def _to_look_at(self, address: int, code: bytes) -> tuple[tuple[int, int], ...]:
+        """Return the instructions of a block to look at: addresses and words."""
+        cpu = self._cpu
+        if cpu.is_virtual_8086:
+            return ()  # where the engine's hook loses VM
+        found = []
+        offset = 0
+        while offset < len(code):
+            insn = decode(code[offset : offset + x86.LONGEST_INSN], cpu.code_bits)
+            if insn is None:
+                break
+            if sse_operands.is_looked_at(insn):
+                found.append((address + offset, sse_operands.word(insn)))
+            offset += insn.length
+        return tuple(found)
+
+    def _look_at(self, looks: tuple[tuple[int, int], ...], linear: int) -> None:
+        """Have compiled code look at operands in the next translation of a block."""
+        page = self._mmu.fetch_gpa(linear) >> x86.PAGE_SHIFT
+        known = self._looks.setdefault(page, {})
+        if len(known) >= _MANY:
+            self._engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
+            known.clear()
+        known[looks] = self._engine.look_at(looks, known.get(looks))
 
     def unpatch(self) -> None:
         """Put the guest's byte back, once the patched block has been translated."""
@@ -240,6 +288,7 @@ class Scanner:
             gpa, byte = self.pending
             self.pending = None
             self._ram.bytes[gpa] = byte
+            self._engine.look_away()
 
     def scan_again(self) -> None:
         """Scan all code anew: the guest enters or leaves its rings 1 and 2.
@@ -257,7 +306,9 @@ class Scanner:
     def drop_derived(self) -> None:
         """Forget all patches: no block is translated, nor does one wait to be."""
         self.sites.clear()
+        self._looks.clear()
 
     def forget(self, page: int) -> None:
         """Drop what was known of a guest page: its code is gone."""
         self.sites.pop(page, None)
+        self._looks.pop(page, None)
