@@ -314,6 +314,8 @@ def _write(path: str, text: str, mode: str = "w") -> None:
         else:
             with Path(path).open(mode) as file:
                 file.write(text)
+    except BrokenPipeError:
+        raise  # a reader that has left is told nothing
     except OSError as error:
         raise ConfigError(f"--stats-json: {path}: {error.strerror}") from None
     except ValueError as error:

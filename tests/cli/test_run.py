@@ -338,6 +338,22 @@ def test_stats_as_json(tmp_path):
     assert json.loads(result.stdout)["stop"] == "poweroff"
 
 
+def test_stats_that_nobody_reads():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*FAKE, "run", "--append", "poweroff", "--stats-json", "-"],
+        stdin=subprocess.DEVNULL,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        timeout=PATIENCE,
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert b"Broken pipe" not in done.stderr
+
+
 def test_stats_onto_a_full_disk():
     result = run("poweroff", "--stats-json", "/dev/full")
     assert result.returncode == 2
