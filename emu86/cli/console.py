@@ -7,6 +7,7 @@ A pipe or file is fed to the guest as it is.
 import contextlib
 import errno
 import os
+import queue
 import select
 import signal
 import termios
@@ -26,6 +27,9 @@ _CHUNK: Final = 4096  # bytes read, and bytes that may wait for the guest, at mo
 
 HELP: Final = """\
 Ctrl-A x       quit
+Ctrl-A i       what the guest is at
+Ctrl-A r       reset: start the kernel anew
+Ctrl-A z       pause, and go on
 Ctrl-A h       this help
 Ctrl-A Ctrl-A  send Ctrl-A to the guest
 """
@@ -36,8 +40,8 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Keys:
     """What is typed, less what is meant for emu86."""
 
-    def __init__(self, quit_: Callable[[], None], help_: Callable[[], None]) -> None:
-        self._commands = {ord("x"): quit_, ord("h"): help_, ord("?"): help_}
+    def __init__(self, command: Callable[[str], None]) -> None:
+        self._command = command
         self._escaped = False
 
     def filter(self, data: bytes) -> bytes:
@@ -48,8 +52,8 @@ class Keys:
                 self._escaped = False
                 if byte == _ESCAPE:
                     guest.append(byte)
-                elif byte in self._commands:
-                    self._commands[byte]()
+                else:
+                    self._command(chr(byte))
             elif byte == _ESCAPE:
                 self._escaped = True
             else:
@@ -62,7 +66,8 @@ class Console:
 
     A terminal is put into raw mode and given back as it was, however the block is
     left. SIGINT, SIGTERM, SIGHUP and a terminal or reader that has gone away stop the
-    machine: `status` is then the exit status to end with, else None.
+    machine: `status` is then the exit status to end with, else None. What Ctrl-A asks
+    for stops it, too, and is done by `serve`.
     """
 
     def __init__(self, machine: "Machine") -> None:
@@ -71,7 +76,8 @@ class Console:
         self.gone = False  # nobody is left to be told anything
         self.quit = False
         self.error: OSError | None = None  # of standard output
-        self.at_line_start = True
+        self._line = b""  # what the guest has shown since its last new line
+        self._asked: queue.SimpleQueue[str] = queue.SimpleQueue()  # keys after Ctrl-A
         self._saved: list[int | list[bytes | int]] | None = None
         self._handlers: dict[int, signal._HANDLER] = {}
         self._wake = os.pipe()
@@ -99,7 +105,15 @@ class Console:
         """Write what the guest has sent to standard output."""
         if self.status is not None or self.error is not None:
             return
-        self.at_line_start = data.endswith(b"\n")
+        self._line = (self._line + data).rpartition(b"\n")[2][-_CHUNK:]
+        self._write(data)
+
+    @property
+    def at_line_start(self) -> bool:
+        """Whether what the guest has shown ends with a new line."""
+        return not self._line
+
+    def _write(self, data: bytes) -> None:
         rest = memoryview(data)
         try:
             while rest:
@@ -115,11 +129,11 @@ class Console:
                 self._hang_up(signal.SIGHUP)
             else:
                 self.error = error
-                self._machine.stop()
+                self._ask("")
 
     def _read(self) -> None:
         """Feed standard input to the guest: the reader thread."""
-        keys = Keys(self._quit, self._help)
+        keys = Keys(self._key)
         while True:
             # While the guest lags behind, look again soon instead of reading on.
             watched = [0] if self._machine.console_waiting < _CHUNK else []
@@ -143,12 +157,65 @@ class Console:
                 data = keys.filter(data)
             self._machine.console_input(data)
 
-    def _quit(self) -> None:
-        self.quit = True
+    # -- what is asked for by Ctrl-A ---------------------------------------------------
+
+    def _key(self, key: str) -> None:
+        """Take a key that followed Ctrl-A: the reader thread."""
+        if key == "x":
+            self.quit = True
+        if key in "xirzh?":
+            self._ask(key)
+
+    def _ask(self, key: str) -> None:
+        """Have the machine stop, and `serve` do what is asked for; "" is nothing."""
+        self._asked.put(key)
         self._machine.stop()
 
-    def _help(self) -> None:
-        self.show(("\r\n" + HELP).replace("\n", "\r\n").encode())
+    @property
+    def _ends(self) -> bool:
+        return self.quit or self.status is not None or self.error is not None
+
+    def serve(self) -> bool:
+        """Do what was asked for, the machine being stopped; tell whether it goes on."""
+        while not self._ends and not self._asked.empty():
+            self._do(self._asked.get())
+        return not self._ends
+
+    def _do(self, key: str) -> None:
+        if key == "z":
+            self._tell("paused; Ctrl-A z goes on")
+            while not self._ends and (asked := self._asked.get()) != "z":
+                self._do(asked)
+            if not self._ends:
+                self._tell("going on")
+        elif key == "i":
+            self._tell(self._status_line())
+        elif key == "r":
+            begin = b"" if self.at_line_start else b"\r\n"
+            self._line = b""
+            self._write(begin)
+            self._tell("reset")
+            self._machine.reset()
+        elif key:
+            self._say(HELP)
+
+    def _status_line(self) -> str:
+        machine = self._machine
+        exits = sum(exit_.count for exit_ in machine.stats.exits.values())
+        registers = machine.registers
+        cs, eip = registers["cs"], registers["eip"]
+        where = f"at {cs:04x}:{eip:08x}, {'halted' if machine.vcpu.halted else 'busy'}"
+        return f"{machine.now / 1e9:.1f} s of its time, {exits:,} exits, {where}"
+
+    def _tell(self, text: str) -> None:
+        self._say(f"emu86: {text}\n")
+
+    def _say(self, text: str) -> None:
+        """Show lines of emu86's own, and then again the line that they broke into."""
+        begin = "" if self.at_line_start else "\n"
+        self._write((begin + text).replace("\n", "\r\n").encode() + self._line)
+
+    # -- the end -----------------------------------------------------------------------
 
     def _hang_up(self, as_if: signal.Signals) -> None:
         self.gone = True
@@ -156,7 +223,7 @@ class Console:
 
     def _leave(self, status: int) -> None:
         self.status = status
-        self._machine.stop()
+        self._ask("")
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGCONT:

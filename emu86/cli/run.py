@@ -202,6 +202,7 @@ def command(
             machine.on_console(see)
             stop = _run(
                 machine,
+                console,
                 until=None if until is None else os.fsencode(until),
                 end=end,
                 panics=not keep_going and (until is not None or not interactive),
@@ -225,19 +226,30 @@ def command(
 
 def _run(
     machine: "emu86.Machine",
+    console: "Console",
     *,
     until: bytes | None,
     end: float | None,
     panics: bool,
     reboots: bool,
 ) -> "emu86.Stop":
-    """Run the guest to its end or that of its time, through resets if it `reboots`."""
+    """Run the guest to its end or that of its time, through resets if it `reboots`.
+
+    What is asked for by Ctrl-A is done in between; it takes none of its time.
+    """
     while True:
         timeout = None if end is None else max(end - time.monotonic(), 0)
         stop = machine.run(until=until, timeout=timeout, panics=panics)
-        if not reboots or stop.reason not in ("reset", "triple fault"):
+        if stop.reason == "interrupted":
+            asked = time.monotonic()
+            if not console.serve():
+                return stop
+            if end is not None:
+                end += time.monotonic() - asked
+        elif not reboots or stop.reason not in ("reset", "triple fault"):
             return stop
-        machine.reset()
+        else:
+            machine.reset()
 
 
 def _tell(

@@ -68,11 +68,12 @@ class CharDevice:
     def expect(self, text: bytes, found: Callable[[], None]) -> None:
         """Call `found` once, when the guest has written `text` from now on.
 
-        Empty: nothing is expected any more.
+        What is expected already goes on being expected. Empty: nothing is any more.
         """
+        if text != self._expected:
+            self._tail = b""
         self._expected = text
         self._found = found
-        self._tail = b""
 
     def write(self, byte: int) -> None:
         """Take a byte that the guest writes."""

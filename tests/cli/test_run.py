@@ -249,6 +249,7 @@ def test_options_reach_the_machine(tmp_path):
         "realtime": False,
         "rtc": 1_000_000_000.5,
         "panics": True,
+        "timeout": None,
         "initrd": str(initrd),
     }
 
@@ -429,14 +430,78 @@ def test_a_terminal_is_raw_while_it_runs_and_as_before_afterwards():
 def test_ctrl_a():
     with terminal("say:ready echo wait") as at:
         at.wait_for(b"ready")
-        at.type(CTRL_A + CTRL_A + b"q" + CTRL_A + b"h" + CTRL_A + b"zy.")
-        at.wait_for(b"this help\r\n")
-        at.wait_for(b"\x01qy.")
+        at.type(CTRL_A + CTRL_A + b"q" + CTRL_A + b"h")
+        at.wait_for(b"this help\r\nCtrl-A Ctrl-A  send Ctrl-A to the guest\r\n")
+        at.type(CTRL_A + b"dy.")
+        at.wait_for(b"y.")
         at.type(CTRL_A)
         at.type(b"x")
         assert at.end() == 0
         assert at.modes() == at.before
         assert b"emu86: quit" in at.screen
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (b"h", b"Ctrl-A Ctrl-A  send Ctrl-A to the guest"),
+        (b"?", b"Ctrl-A Ctrl-A  send Ctrl-A to the guest"),
+        (b"i", b"emu86: 1.5 s of its time, 1,000 exits, at 0010:c0100000, halted"),
+    ],
+)
+def test_what_emu86_says_is_followed_by_the_guests_line_again(key, told):
+    with terminal("say:one\\r\\nready> echo poweroff") as at:
+        at.wait_for(b"ready>")
+        at.type(b"ab")
+        at.wait_for(b"ready>ab")
+        at.type(CTRL_A + key)
+        at.wait_for(told + b"\r\nready>ab")
+        assert b"ready>ab\r\n" in at.screen
+        at.type(b"c.")
+        at.wait_for(b"ready>abc.")
+        assert at.end() == 0
+
+
+def test_a_pause():
+    with terminal("say:ready echo poweroff", "--timeout", "20") as at:
+        at.wait_for(b"ready")
+        at.type(CTRL_A + b"z")
+        at.wait_for(b"emu86: paused; Ctrl-A z goes on\r\n")
+        at.type(b"typed" + CTRL_A + b"i")
+        at.wait_for(b"1,000 exits")
+        assert b"typed" not in at.screen, "the guest does not run"
+        at.type(CTRL_A + b"z")
+        at.wait_for(b"emu86: going on\r\n")
+        at.wait_for(b"typed")
+        at.type(b".")
+        assert at.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("quit", 0), ("signal", 128 + 15), ("hang up", 128 + 1)]
+)
+def test_the_end_of_a_pause(end, status):
+    with terminal("say:ready wait") as at:
+        at.wait_for(b"ready")
+        at.type(CTRL_A + b"z")
+        at.wait_for(b"paused")
+        if end == "quit":
+            at.type(CTRL_A + b"x")
+        elif end == "signal":
+            at.process.send_signal(signal.SIGTERM)
+        else:
+            os.close(at.line)
+            os.close(at.keyboard)
+        assert at.process.wait(PATIENCE) == status
+
+
+def test_a_reset_by_ctrl_a():
+    with terminal("say:ready> wait") as at:
+        at.wait_for(b"ready>")
+        at.type(CTRL_A + b"r")
+        at.wait_for(b"ready>\r\nemu86: reset\r\nagain")
+        at.type(CTRL_A + b"x")
+        assert at.end() == 0
 
 
 def test_quitting_before_the_text_was_shown():

@@ -319,3 +319,10 @@ def test_the_second_after_begins_with_its_fraction():
 def test_dates_that_are_none(rtc):
     with pytest.raises(ConfigError, match="^rtc: .* is no date from 1970 to 9999$"):
         Machine(rtc=rtc)
+
+
+def test_a_run_that_is_stopped_in_the_midst_of_the_text_may_go_on_to_its_end():
+    machine = guest(send(b"XY") + POWEROFF)
+    machine.on_console(lambda data: machine.stop() if data == b"X" else None)
+    assert machine.run(until=b"XY", timeout=120) == Stop("interrupted")
+    assert machine.run(until=b"XY", timeout=120).reason == "until"

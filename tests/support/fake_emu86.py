@@ -16,6 +16,7 @@ A reset goes on with the words behind the one that ended the run.
 import queue
 import time
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import emu86
 from emu86 import cli
@@ -67,6 +68,9 @@ class Machine:
         self.stats = Stats()
         self.typed = queue.Queue()
         self.stopped = False
+        self.now = 1_500_000_000
+        self.registers = {"cs": 0x10, "eip": 0xC0100000}
+        self.vcpu = SimpleNamespace(halted=True)
 
     def load_kernel(self, kernel, *, append="", initrd=None):
         boot.read("kernel", kernel)
@@ -130,6 +134,9 @@ class Machine:
             else:
                 return Stop(kind.replace("-", " "))
             if self.stopped:
+                self.stopped = False
+                if kind == "wait" or (kind == "echo" and b"." not in seen):
+                    self.script.insert(0, word)
                 return Stop("interrupted")
             if until is not None and until in shown:
                 return Stop("until")
