@@ -184,9 +184,10 @@ class Machine:
             raise ConfigError(message)
         now = self.now
         vmm, (technique, chips) = self.vmm, self._at_reset
+        engine = replace(technique.engine, clock=self._engine.clock.save())
+        exits, counts = vmm.all_exits(), vmm.counts()
         self._ram.restore(())
-        vmm.restore(replace(technique, exits=vmm.all_exits(), counts=vmm.counts()))
-        self._engine.clock.advance_to(now)
+        vmm.restore(replace(technique, engine=engine, exits=exits, counts=counts))
         self._engine.clock.set_tsc(0)
         self.board.restore(chips)
         bios.leave(self._ram.bytes, self.board, now)
