@@ -3,6 +3,7 @@
 ; Copyright (C) the emu86 authors.  SPDX-License-Identifier: GPL-2.0-or-later
 
 LINE_MAX        equ     60
+ESCAPE          equ     27
 BIT_SIZE        equ     16              ; mask and name, see print_bits
 KEYBOARD_STATUS equ     64h             ; i8042: read status, write command
 INPUT_FULL      equ     02h             ; it has not taken the last command yet
@@ -26,6 +27,7 @@ endstruc
 
 section .bss
 line:           resb    LINE_MAX + 1
+last_line:      resb    LINE_MAX + 1    ; what was entered before
 
 section .rodata
         align   4
@@ -69,10 +71,15 @@ prompt:
         call    [ebx + Command.routine]
         jmp     .again
 
-; A line into `line`, without its end.  Backspace takes one character back, Ctrl-U all.
+; A line into `line`, without its end.  Backspace takes one character back, Ctrl-U all,
+; Ctrl-C begins a new line, and cursor up brings the line entered before.
 read_line:
         xor     edi, edi
 .next:  call    get_char
+        cmp     al, ESCAPE
+        je      .escape
+        cmp     al, 'C' - 40h
+        je      .cancel
         cmp     al, 13
         je      .done
         cmp     al, 10
@@ -102,7 +109,47 @@ read_line:
         call    .rub_out
         jmp     .kill
 .done:  mov     byte [line + edi], 0
+        mov     esi, line
+        test    edi, edi
+        jz      .end
+        mov     edi, last_line
+.keep:  lodsb
+        stosb
+        test    al, al
+        jnz     .keep
+.end:   jmp     put_newline
+
+.cancel:
+        mov     byte [line], 0
+        PRINT   "^C"
         jmp     put_newline
+
+; A key of a terminal: ESC [ or ESC O, parameters, a letter.  A is cursor up.
+.escape:
+        call    get_char
+        cmp     al, '['
+        je      .letter
+        cmp     al, 'O'
+        jne     .next
+.letter:
+        call    get_char
+        cmp     al, 'A' - 1
+        jbe     .letter                 ; digits and semicolons
+        cmp     al, 'A'
+        jne     .next
+.clear: test    edi, edi
+        jz      .recall
+        call    .rub_out
+        jmp     .clear
+.recall:
+        mov     al, [last_line + edi]
+        mov     [line + edi], al
+        test    al, al
+        jz      .next
+        inc     edi
+        call    put_char
+        jmp     .recall
+
 .rub_out:
         dec     edi
         PRINT   {8, " ", 8}

@@ -144,6 +144,14 @@ def test_prompt_runs_commands_and_edits_lines(prompt: Guest) -> None:
     assert "virtual 00000000 is not mapped\n" in prompt.until("teach> ")
     prompt.type("pages 123456789")
     assert "1 to 8 hex digits\n" in prompt.until("teach> ")
+    prompt.type("xx\x03regs")  # Ctrl-C
+    assert "teach> xx^C\nteach> regs\n" in "teach> " + prompt.until("MP PE\n")
+    prompt.until("teach> ")
+    prompt.type("x\x1b[A")  # cursor up
+    assert "PG WP NE ET MP PE\n" in prompt.until("MP PE\n")
+    prompt.until("teach> ")
+    prompt.type("tic\x1b[D\x1b[3~\x1bOCks")  # cursor left, Delete, cursor right
+    assert "seconds\n" in prompt.until("teach> ")
     prompt.type("frobnicate")
     assert "no such command: frobnicate\n" in prompt.until("teach> ")
     prompt.type("all")
