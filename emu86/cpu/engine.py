@@ -67,7 +67,7 @@ CALLED_BY_LOOKS: Final = (
 # What the compiled hooks count.
 _COUNTS: Final = (
     abi.COUNT_CLI, abi.COUNT_STI, abi.COUNT_RDTSC, abi.COUNT_INVLPG,
-    abi.COUNT_DROPPED, abi.COUNT_SPLIT,
+    abi.COUNT_DROPPED, abi.COUNT_SPLIT, abi.COUNT_ACCESS,
 )  # fmt: skip
 
 
@@ -173,7 +173,8 @@ class Engine(CpuState):
         self.on_in: Callable[[int, int], int] = _unset
         self.on_out: Callable[[int, int, int], None] = _unset
         self.on_cpuid: Callable[[], None] = _unset
-        self.on_block: Callable[[int, int], None] | None = None
+        # It returns what `Prologues.shorten` is to guard.
+        self.on_block: Callable[[int, int], int] | None = None
         self._run_a_block()
         self._uc.ctl_exits_enabled(True)
         self._uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
@@ -405,6 +406,7 @@ class Engine(CpuState):
             check = ctypes.cast(lib.helper_check_exit_request_x86_64, PTR).value
             assert check is not None
             self.control[abi.CHECK_EXIT] = check
+            self.control[abi.ON_GUARD] = compiled.on_guard
             self._prologues = Prologues(
                 self._handle, ctypes.addressof(self._control), compiled.on_late
             )
@@ -535,11 +537,12 @@ class Engine(CpuState):
     def _edge(self, _uc: int, block: Any, _previous: Any, _data: int) -> None:
         try:
             made = block.contents
-            if self._prologues is not None:
-                self._prologues.shorten(made.pc, made.size)
+            guard = 0
             if self.on_block is not None:
                 self._load()
-                self.on_block(made.pc, made.size)
+                guard = self.on_block(made.pc, made.size)
+            if self._prologues is not None:
+                self._prologues.shorten(made.pc, made.size, guard)
         except BaseException as error:  # noqa: BLE001 (raised again by run)
             self._fail(error)
 

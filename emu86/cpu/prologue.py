@@ -6,6 +6,8 @@ has been translated, and before it first runs, the 54 bytes of those calls are
 overwritten with code that counts the block itself and calls out only when there is
 something to look at. Nothing is touched that is not, byte for byte, what Unicorn 2.1.4
 makes on x86-64: any other block keeps its calls, which do the same.
+
+A block can be guarded besides: a segment register that it may use must not be null.
 """
 
 import ctypes
@@ -21,6 +23,7 @@ _CALL: Final = b"\xff\x15"  # call [rip + disp32]
 _LENGTH: Final = 54
 _STOP_AT: Final = 8 * abi.STOP_AT
 _PENDING: Final = 8 * abi.PENDING
+_ON_GUARD: Final = 8 * abi.ON_GUARD
 
 _libc: Any = ctypes.PyDLL(None)
 _libc.memmem.restype = ctypes.c_void_p
@@ -52,11 +55,23 @@ class Prologues:
             + b"\x48\x89\xc7\x48\xba" + struct.pack("<Q", late) + b"\xff\xd2"
             + b"\xeb\x04\xcc\xcc\xcc\xcc"  # jmp done
         )  # fmt: skip
+        # xor esi, esi; test byte [rbp + at], 80h; jnz ok; inc esi; jmp late; ok:
+        self._guard = b"\x31\xf6\xf6\x85", b"\x80\x75\x04\xff\xc6\xeb\x10"
+        self._guarded = (
+            self._tail[:9]  # the clock, and late as before
+            + bytes((0x48, 0x83, 0x78, _PENDING, 0))
+            + b"\x74\x06"  # je done
+            # late: mov rdi, rax; call [rax + ON_GUARD]
+            + bytes((0x48, 0x89, 0xC7, 0xFF, 0x50, _ON_GUARD))
+        )
         self._begin = self._end = 0  # of the buffer of translated code
         self._next = 0  # behind the last block
 
-    def shorten(self, pc: int, size: int) -> None:
-        """Rewrite the block at `pc`, 64 bits, with `size` bytes, just translated."""
+    def shorten(self, pc: int, size: int, guard: int = 0) -> None:
+        """Rewrite the block at `pc`, 64 bits, with `size` bytes, just translated.
+
+        guard: where in the CPU's state a byte is whose bit 7 must be set; 0 for none.
+        """
         if pc >> 32:
             return
         key = self._uc + struct.pack("<BIBI", 0xBE, pc, 0xBA, size) + self._control
@@ -68,7 +83,11 @@ class Prologues:
         # The block hook; mov rdi, uc; xor esi, esi; the look whether to stop.
         if code[30:32] != _CALL or code[36:50] != self._uc + b"\x33\xf6" + _CALL:
             return
-        new = self._head + struct.pack("<I", size) + self._tail
+        new = self._head + struct.pack("<I", size)
+        if guard:
+            new += struct.pack("<I", guard).join(self._guard) + self._guarded
+        else:
+            new += self._tail
         assert len(new) == _LENGTH
         ctypes.memmove(at, new, _LENGTH)
         self.count += 1

@@ -25,6 +25,7 @@ class Listeners:
     of descriptors and of compiled sites to Python.
     descriptors_read: with a linear page number; descriptors on it have been copied.
     ring_changed: the guest enters or leaves its rings 1 and 2.
+    checks_changed: other accesses than before must be looked at before they run.
     """
 
     def __init__(self) -> None:
@@ -37,3 +38,4 @@ class Listeners:
         self.dropped_page: list[Callable[[int], None]] = []
         self.descriptors_read: list[Callable[[int], None]] = []
         self.ring_changed: list[Callable[[], None]] = []
+        self.checks_changed: list[Callable[[], None]] = []

@@ -19,7 +19,7 @@ COUNT_CLI: Final = 10
 COUNT_STI: Final = 11
 COUNT_RDTSC: Final = 12
 COUNT_INVLPG: Final = 13
-FLUSH_PAGE: Final = 14  # address of the engine's one-page TLB flush, or 0
+ON_GUARD: Final = 14  # address of `hooks.on_guard`
 CPU: Final = 15  # what it wants as first argument
 # For INVLPG: addresses in this process of the current shadow root's 2048 PDEs (0: no
 # paging), of the guest's page directory and of the VMM's copy of that; what to add to a
@@ -47,17 +47,23 @@ RATE_SHIFT: Final = 32
 RAISE: Final = 60
 PROBE: Final = 61
 READ32: Final = 62
+FLUSH_PAGE: Final = 63  # address of the engine's one-page TLB flush, or 0
 # A set of linear pages whose INVLPG is Python's, by their number's low 12 bits.
 GUARDED: Final = 64
 GUARDED_WORDS: Final = 64
 # A direct-mapped cache of decoded sites: pairs (linear address, kind).
 SITES: Final = 128
 SITE_MASK: Final = 4095
-WORDS: Final = SITES + 2 * (SITE_MASK + 1)
+_END: Final = SITES + 2 * (SITE_MASK + 1)
+NULL_USED: Final = _END  # not 0: a guarded block has found a register null
+COUNT_ACCESS: Final = _END + 1  # accesses that have been looked at, and let go
+WORDS: Final = _END + 2
 
 SITE_CLI: Final = 1
 SITE_STI: Final = 2
 SITE_SPLIT: Final = 3
+SITE_ACCESS: Final = 4  # see `access_kind`
+NO_REGISTER: Final = 8  # R8, which is 0 for 32-bit guests
 SITE_INVLPG: Final = 8  # plus the number of the register that holds the address
 INVLPG_LENGTH: Final = 3
 
@@ -80,6 +86,21 @@ NEVER: Final = 1 << 62
 # An exit takes the guest time too, or one that does nothing but fault would stand still
 # and never come to the next look at the host.
 EXIT_TIME: Final = 1000 * QUARTERS
+
+
+def access_kind(
+    segment: int, size: int, base: int, index: int, scale: int, displacement: int,
+    *, write: bool,
+) -> int:  # fmt: skip
+    """Return the kind of a site that accesses memory by a segment with a limit.
+
+    size: 1 to 16 bytes; base, index: registers, or -1; displacement: 32 bits.
+    """
+    kind = SITE_ACCESS | segment << 4 | write << 7 | scale << 16 | (size - 1) << 20
+    kind |= (base if base >= 0 else NO_REGISTER) << 8
+    kind |= (index if index >= 0 else NO_REGISTER) << 12
+    signed = (displacement + (1 << 31) & 0xFFFFFFFF) - (1 << 31)
+    return kind | signed << 32
 
 
 def site_slot(linear: int) -> int:

@@ -20,6 +20,8 @@ from emu86.native import abi
 from emu86.spec import x86
 
 _DS_BASE: Final = offsets.SEGMENTS + offsets.SEGMENT_SIZE * x86.DS + 8
+# Of a data segment that does not expand down P alone is set.
+_KIND: Final = x86.DESC_P | x86.DESC_CODE | x86.DESC_CE
 _CS_BASE: Final = offsets.SEGMENTS + offsets.SEGMENT_SIZE * x86.CS + 8
 
 
@@ -113,6 +115,30 @@ stop:
   musttail call void %check(ptr %uc, i32 0)
   ret void
 done:
+  musttail call void %check(ptr %uc, i32 0)
+  ret void
+}}
+"""
+
+# What a guarded block of `prologue` calls: the clock may be due, or a segment register
+# that it may use is null. Then the engine stops before the block.
+_ON_GUARD: Final = f"""
+define void @on_guard(ptr %control, i32 %null) {{
+  %is_null = icmp ne i32 %null, 0
+  br i1 %is_null, label %used, label %late
+late:
+  musttail call void @on_late(ptr %control, i32 %null)
+  ret void
+used:
+  {_word("used_at", abi.NULL_USED)}
+  store i64 1, ptr %used_at
+  {_word("uc_at", abi.UC)}
+  %uc = load ptr, ptr %uc_at
+  {_word("check_at", abi.CHECK_EXIT)}
+  %check = load ptr, ptr %check_at
+  {_word("emu_stop_at", abi.UC_EMU_STOP)}
+  %emu_stop = load ptr, ptr %emu_stop_at
+  call i32 %emu_stop(ptr %uc)
   musttail call void %check(ptr %uc, i32 0)
   ret void
 }}
@@ -254,6 +280,55 @@ dropped:
   br label %done
 """
 
+# Looks at an access by a data segment, as `events.protection` does: see
+# `abi.access_kind`. Where it is right it runs alone: `Deprivileged._run_alone`.
+_ACCESS: Final = f"""
+access:
+  %ac = and i64 %rflags, {x86.AC}
+  %no_ac = icmp eq i64 %ac, 0
+  %base_no = lshr i64 %kind, 8
+  %base_reg = and i64 %base_no, 15
+  %base_at.0 = getelementptr i64, ptr %state, i64 %base_reg
+  %base_value = load i64, ptr %base_at.0
+  %index_no = lshr i64 %kind, 12
+  %index_reg = and i64 %index_no, 15
+  %index_at = getelementptr i64, ptr %state, i64 %index_reg
+  %index_value = load i64, ptr %index_at
+  %scale_no = lshr i64 %kind, 16
+  %scale = and i64 %scale_no, 3
+  %scaled = shl i64 %index_value, %scale
+  %displacement = ashr i64 %kind, 32
+  %offset.0 = add i64 %base_value, %scaled
+  %offset.1 = add i64 %offset.0, %displacement
+  %offset = and i64 %offset.1, {x86.MASK32}
+  %more_no = lshr i64 %kind, 20
+  %more = and i64 %more_no, 15
+  %end = add i64 %offset, %more
+  %segment_no = lshr i64 %kind, 4
+  %segment = and i64 %segment_no, 7
+  %segment_size = mul i64 %segment, {offsets.SEGMENT_SIZE}
+  %limit_of = add i64 %segment_size, {offsets.SEGMENTS + 16}
+  %limit_at = getelementptr i8, ptr %state, i64 %limit_of
+  %segment_limit = load i32, ptr %limit_at
+  %highest = zext i32 %segment_limit to i64
+  %within = icmp ule i64 %end, %highest
+  %attributes_of = add i64 %segment_size, {offsets.SEGMENTS + 20}
+  %attributes_at = getelementptr i8, ptr %state, i64 %attributes_of
+  %attributes = load i32, ptr %attributes_at
+  %write_no = lshr i64 %kind, 7
+  %write = trunc i64 %write_no to i1
+  %asked = select i1 %write, i32 {_KIND | x86.DESC_RW}, i32 {_KIND}
+  %wanted = select i1 %write, i32 {x86.DESC_P | x86.DESC_RW}, i32 {x86.DESC_P}
+  %given = and i32 %attributes, %asked
+  %allowed = icmp eq i32 %given, %wanted
+  %alone = or i32 %hflags, {offsets.HF_INHIBIT_IRQ}
+  %right.0 = and i1 %within, %allowed
+  %right = and i1 %right.0, %no_ac
+  br i1 %right, label %pass, label %python
+pass:
+  br label %done
+"""
+
 # Handles a #GP(0) at CPL 1 (that is no INT 0Dh) whose site the VMM has given it as CLI,
 # STI or INVLPG, and the INT3 of one that shall run natively in a block of its own. With
 # TF set, or an interrupt waiting for STI or that block, it is Python's.
@@ -263,7 +338,8 @@ declare i64 @llvm.vector.reduce.or.v16i64(<16 x i64>)
 {_enter("define void @on_exception(ptr %uc, i32 %vector, ptr %control)",
         {"python_at": abi.ON_EXCEPTION, "pending_at": abi.PENDING, "now_at": abi.NOW,
          "cli_count": abi.COUNT_CLI, "sti_count": abi.COUNT_STI,
-         "invlpg_count": abi.COUNT_INVLPG, "split_count": abi.COUNT_SPLIT},
+         "invlpg_count": abi.COUNT_INVLPG, "split_count": abi.COUNT_SPLIT,
+         "access_count": abi.COUNT_ACCESS},
         {"ds_base_at": _DS_BASE, "error_at": offsets.ERROR_CODE,
          "hflags_at": offsets.HFLAGS, "rflags_at": offsets.RFLAGS,
          "rip_at": offsets.RIP, "base_at": _CS_BASE, "old_at": offsets.OLD_EXCEPTION})}
@@ -287,8 +363,7 @@ gp:
   %start = sub i64 %rip, %back
   %tf = and i64 %rflags, {x86.TF}
   %no_tf = icmp eq i64 %tf, 0
-  %ours.0 = and i1 %is_ring1, %as_told
-  %ours = and i1 %ours.0, %no_tf
+  %ours = and i1 %as_told, %no_tf
   %sum = add i64 %start, %base
   %linear = and i64 %sum, {x86.MASK32}
   %page = lshr i64 %linear, 12
@@ -310,12 +385,23 @@ site:
 break:
   %break_pending = load i64, ptr %pending_at
   %none_waits = icmp eq i64 %break_pending, 0
-  %splits = and i1 %is_split, %none_waits
-  br i1 %splits, label %split, label %python
+  br i1 %none_waits, label %quiet, label %python
+quiet:
+  %splits = and i1 %is_split, %is_ring1
+  br i1 %splits, label %split, label %not_split_now
 split:
   br label %done
+not_split_now:
+  %tag = and i64 %kind, 15
+  %is_access = icmp eq i64 %tag, {abi.SITE_ACCESS}
+  br i1 %is_access, label %access, label %python
+{_ACCESS}
 fault:
-  br i1 %is_split, label %python, label %not_split
+  %is_plain = icmp ult i64 %kind, 16
+  %of_kernel = and i1 %is_ring1, %is_plain
+  %of_fault = xor i1 %is_split, true
+  %faults = and i1 %of_kernel, %of_fault
+  br i1 %faults, label %not_split, label %python
 not_split:
   %is_cli = icmp eq i64 %kind, {abi.SITE_CLI}
   br i1 %is_cli, label %cli, label %not_cli
@@ -342,13 +428,15 @@ set:
 {_INVLPG}
 done:
   %new_flags = phi i64 [ %cli_flags, %cli ], [ %sti_flags, %set ],
-                       [ %rflags, %dropped ], [ %rflags, %split ]
+                       [ %rflags, %dropped ], [ %rflags, %split ],
+                       [ %rflags, %pass ]
   %new_hflags = phi i32 [ %open, %cli ], [ %sti_hflags, %set ], [ %open, %dropped ],
-                        [ %hflags, %split ]
+                        [ %hflags, %split ], [ %alone, %pass ]
   %count_at = phi ptr [ %cli_count, %cli ], [ %sti_count, %set ],
-                      [ %invlpg_count, %dropped ], [ %split_count, %split ]
+                      [ %invlpg_count, %dropped ], [ %split_count, %split ],
+                      [ %access_count, %pass ]
   %length = phi i64 [ 1, %cli ], [ 1, %set ], [ {abi.INVLPG_LENGTH}, %dropped ],
-                    [ -1, %split ]
+                    [ -1, %split ], [ -1, %pass ]
   %seen = load i64, ptr %count_at
   %count = add i64 %seen, 1
   store i64 %count, ptr %count_at
@@ -497,7 +585,7 @@ class Hooks:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         module = llvm.parse_assembly(
-            _ON_BLOCK + _ON_LATE + _ON_RDTSC + _ON_EXCEPTION + _ON_LOOK
+            _ON_BLOCK + _ON_LATE + _ON_GUARD + _ON_RDTSC + _ON_EXCEPTION + _ON_LOOK
         )
         module.verify()
         machine = llvm.Target.from_default_triple().create_target_machine(opt=2)
@@ -506,6 +594,7 @@ class Hooks:
         address = self._engine.get_function_address
         self.on_block = int(address("on_block"))
         self.on_late = int(address("on_late"))
+        self.on_guard = int(address("on_guard"))
         self.on_rdtsc = int(address("on_rdtsc"))
         self.on_look = int(address("on_look"))
         self.on_exception = int(address("on_exception"))

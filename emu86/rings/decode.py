@@ -56,13 +56,13 @@ class Insn:
     or 4; segment: of the memory operand (or of a string's source); base, index:
     register numbers or -1; scale: a shift; displacement, immediate: as encoded, not
     sign-extended unless they are addresses; rep: 0, F2h or F3h; lock: a LOCK prefix
-    stands there; size_prefix: an operand-size prefix (66h) does.
+    stands there; size_prefix: an operand-size prefix (66h) does; code: its bytes.
     """
 
     __slots__ = (
-        "address_size", "base", "displacement", "immediate", "index", "length", "lock",
-        "memory", "modrm", "opcode", "override", "record", "reg", "rep", "rm", "scale",
-        "segment", "selector", "size", "size_prefix",
+        "address_size", "base", "code", "displacement", "immediate", "index", "length",
+        "lock", "memory", "modrm", "opcode", "override", "record", "reg", "rep", "rm",
+        "scale", "segment", "selector", "size", "size_prefix",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -79,6 +79,7 @@ class Insn:
         self.rep = 0
         self.lock = self.size_prefix = False
         self.length = 0
+        self.code = b""
         self.record: object = None
 
     @property
@@ -146,6 +147,7 @@ def decode(code: bytes, bits: int) -> Insn | None:
     except IndexError:
         return None
     insn.length = at
+    insn.code = code[:at]
     return insn if at <= x86.LONGEST_INSN else None
 
 

@@ -4,6 +4,28 @@ from emu86.rings.fault import gp
 from emu86.spec import x86
 
 
+def is_flat(limit: int, attributes: int) -> bool:
+    """Tell whether a segment, as a register holds it, forbids no access to memory.
+
+    Of a code segment no store, that is: data, 4 GiB, writable; or code, readable.
+    """
+    kind = attributes & (x86.DESC_P | x86.DESC_CODE | x86.DESC_RW | x86.DESC_CE)
+    if kind & x86.DESC_CODE:
+        kind &= ~(x86.DESC_CODE | x86.DESC_CE)
+    return limit == x86.MASK32 and kind == x86.DESC_P | x86.DESC_RW
+
+
+def exceeds(limit: int, attributes: int, offset: int, size: int) -> bool:
+    """Tell whether an access goes beyond a segment's limit: SDM Vol. 3A section 5.3.
+
+    One that goes over 4 GiB exceeds no limit of FFFFFFFFh, as on Intel's CPUs.
+    """
+    if attributes & (x86.DESC_CODE | x86.DESC_CE) != x86.DESC_CE:
+        return limit != x86.MASK32 and offset + size - 1 > limit
+    top = x86.MASK32 if attributes & x86.DESC_B else 0xFFFF
+    return offset <= limit or offset + size - 1 > top
+
+
 class Descriptor:
     """One 8-byte descriptor: base 32 bits, limit in bytes, attributes in place."""
 

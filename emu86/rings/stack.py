@@ -1,8 +1,8 @@
 """The guest's stack as the emulation pushes and pops it."""
 
-from emu86.cpu.state import BASE
+from emu86.cpu.state import ATTRIBUTES, BASE, LIMIT
 from emu86.rings.cpu import Cpu
-from emu86.rings.descriptor import Descriptor
+from emu86.rings.descriptor import Descriptor, exceeds
 from emu86.rings.fault import GuestFault
 from emu86.spec import x86
 
@@ -13,23 +13,34 @@ class Stack:
     A 16-bit stack segment (B clear) moves only SP, as SDM Vol. 1 section 6.2.3 says. So
     it is, too, where a transfer loads ESP: the upper half stays what it was (Linux's
     "espfix" is about that; the SDM's operation sections do not tell).
+    error: of the #SS beyond its limit.
     """
 
-    __slots__ = ("base", "cpu", "esp", "mask", "memory", "user")
+    __slots__ = (
+        "attributes", "base", "cpu", "error", "esp", "limit", "mask", "memory", "user",
+    )  # fmt: skip
 
     def __init__(self, cpu: Cpu) -> None:
         self.cpu = cpu
         self.memory = cpu.memory
         self.base = cpu.q[BASE[x86.SS]]
         self.mask = x86.MASK32 if cpu.stack_bits == 32 else 0xFFFF
+        self.limit, self.attributes = cpu.d[LIMIT[x86.SS]], cpu.d[ATTRIBUTES[x86.SS]]
+        # Limits of virtual-8086 mode are looked at nowhere. SS holds no segment where a
+        # task switch fails before it is loaded; then there is no limit, as in QEMU.
+        if cpu.is_virtual_8086 or not self.attributes & x86.DESC_P:
+            self.limit = x86.MASK32
+        self.error = 0
         self.esp = cpu.q[x86.ESP] & x86.MASK32
         self.user = cpu.cpl == x86.CPL_USER
 
     @classmethod
-    def inner(cls, cpu: Cpu, found: Descriptor, esp: int) -> "Stack":
+    def inner(cls, cpu: Cpu, selector: int, found: Descriptor, esp: int) -> "Stack":
         """Return the new stack of a transfer inward, not yet loaded into SS."""
         stack = cls(cpu)
-        stack.base = found.base
+        stack.base, stack.limit = found.base, found.limit
+        stack.attributes = found.attributes
+        stack.error = selector & 0xFFFC
         stack.mask = x86.MASK32 if found.attributes & x86.DESC_B else 0xFFFF
         stack.esp = stack.esp & ~stack.mask | esp & stack.mask
         stack.user = False
@@ -38,14 +49,23 @@ class Stack:
     def push(self, value: int, size: int) -> None:
         """Push 2 or 4 bytes."""
         pointer = (self.esp - size) & self.mask
+        if self.limit != x86.MASK32:
+            self._check(pointer, size)
         where = (self.base + pointer) & x86.MASK32
         self.memory.write(where, value & (1 << 8 * size) - 1, size, user=self.user)
         self.esp = self.esp & ~self.mask | pointer
 
     def peek(self, offset: int, size: int) -> int:
         """Read what stands `offset` bytes above the top."""
-        where = (self.base + (self.esp + offset & self.mask)) & x86.MASK32
+        pointer = self.esp + offset & self.mask
+        if self.limit != x86.MASK32:
+            self._check(pointer, size)
+        where = (self.base + pointer) & x86.MASK32
         return self.memory.read(where, size, user=self.user)
+
+    def _check(self, pointer: int, size: int) -> None:
+        if exceeds(self.limit, self.attributes, pointer, size):
+            raise GuestFault(x86.VEC_SS, self.error)
 
     def drop(self, count: int) -> None:
         """Release `count` bytes."""

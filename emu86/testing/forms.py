@@ -436,7 +436,6 @@ _OTHERS: Final = (
         (mov(0, 0x73), b"\x8e\xd8"),
         patches=((stage.GDT + 0x70 + 5, b"\xf2"),),
         vm86=(b"\x67\x66\xa1" + i32(0x10000),),
-        cpu=(0, "#GP", "data segments have no limit"),
     ),
 )
 

@@ -47,6 +47,7 @@ def run_on_emu86(program: bytes, user: User) -> UserOutcome:
         paging=True,
         flags=user.flags & USER_FLAGS | x86.FLAGS_FIXED | x86.IF,
         registers={name: user.registers.get(name, 0) for name in names},
+        cr0=x86.CR0_AM,  # as Linux has it
         cr4=x86.CR4_OSFXSR,
         limit=1,
         patches=(*pages, *_page_tables()),

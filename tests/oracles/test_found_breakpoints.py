@@ -24,6 +24,8 @@ TO_USER = f"""
     push .user
     iretd
     .user:
+    push {stage.DATA3}
+    pop ds
 """
 RETURN_WITH_RF = """
     push {flags:#x}

@@ -122,14 +122,51 @@ def test_an_operand_of_sse_that_is_refused(code):
         ("f6c812", "#UD, on the host done"),  # test al, 12h, as /1
         ("c8666b00", "done, on the host #PF"),  # enter 6B66h, 0
         ("dbe3d9eed9eedbf1", "flags 8D0, on the host 40"),  # fldz; fldz; fcomi
-        ("31c08ee0648b03", "done, on the host #GP"),  # mov fs, 0; mov eax, fs:[ebx]
-        ("31c08ed88b03", "done, on the host #GP"),  # mov ds, 0; mov eax, [ebx]
-        ("2e8903", "done, on the host #GP"),  # mov cs:[ebx], eax
     ],
 )
 def test_what_else_a_guest_can_tell(machine, code, found):
     user = User(32, {"ebx": stage.DATA + 4}, 0x8D5, data=b"\xff" * 64)
     assert compare_with_host(bytes.fromhex(code), user, machine)[0] == found
+
+
+# pushfd; or dword [esp], 40000h; popfd: EFLAGS.AC is set
+AC = "9c810c24000004009d"
+FORBIDDEN = {
+    "#GP": (
+        "31c08ed88b03 31c08ee0648b03 31c08ee0648b0424 31c08ee064ff33 31c08ec0aa"
+        " 31c08ed8a4 31c08ed80fa303 31c08ee064d93b 31c08ee064a100000000 31c08ee064ff23"
+        " 2e8903 2e0103 2e0fb103 2ea300000000"
+    ),
+    "done": "31c08ec031c9f3aa 31c08ee0648d03 31c08ee0640f1f03 2e3903 2e8b03",
+    "#AC": (
+        "8b4301 668b4301 894302 dd4304 db6b04 d9e8db7b04 d94302 df4301 0f6f4304"
+        " a101000000 83ec0250 83ec02e800000000 83ec02c3 0fc74b04 0fa34302 c44302 624302"
+        " d97302 d97b01 83c602a5 0fae5302 83ec02c8040000 8d6b01c9 df6302 508f4302"
+        " 0fb74301 83ec029d a1fe0f0500"
+    ),
+    "aligned": "8b03 668b4302 8a4301 db6b08 66d97302 d7",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "end"),
+    [(code, end) for end, codes in FORBIDDEN.items() for code in codes.split()],
+)
+def test_what_segments_and_alignment_forbid(code, end):
+    if end in ("#AC", "aligned"):
+        code, end = AC + code, end.replace("aligned", "done")
+    data = stage.DATA
+    user = User(32, {"ebx": data, "esi": data, "edi": data + 0x100}, 2, b"\1" * 64)
+    assert compare_with_host(bytes.fromhex(code), user) == []
+    assert run_on_emu86(bytes.fromhex(code), user).end == end
+
+
+@pytest.mark.parametrize("code", ["31c08ee0648b03", "31c08ed88b03", "2e8903"])
+def test_the_engine_looks_at_no_segment(code):
+    # mov fs, 0; mov eax, fs:[ebx]. mov ds, 0; mov eax, [ebx]. mov cs:[ebx], eax.
+    user = User(32, {"ebx": stage.DATA})
+    found = compare_with_host(bytes.fromhex(code), user, run_on_engine)
+    assert found[0] == "done, on the host #GP"
 
 
 @pytest.mark.parametrize("machine", [run_on_engine, run_on_emu86])

@@ -6,7 +6,7 @@ far transfer to another stack reads and writes besides is not told. Nor is MASKM
 """
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 
 from emu86.cpu.state import BASE
@@ -16,22 +16,32 @@ from emu86.rings.decode import Insn
 from emu86.spec import x86
 from emu86.spec.opcodes import REP
 
-_XLAT: Final = 0xD7
+XLAT: Final = 0xD7
 _MOVD: Final = 0x0F7E
 _POPA, _ENTER, _LEAVE, _POP_RM = 0x61, 0xC8, 0xC9, 0x8F
+_BOUND, _GROUP7 = 0x62, 0x0F01
+_FXSAVE: Final = (512, 512)
+_EXTENDED: Final = 10  # bytes
+_WIDEST: Final = 16  # bytes of a plain operand
 _NOT_ESP: Final = (0, 1, 2, 4, 5, 6, 7)  # of the eight registers that POPA pops
 
 
 class Access(NamedTuple):
-    """Bytes of memory: linear address, how many, whether they are written."""
+    """Bytes of memory: linear address, how many, whether they are written; by what.
+
+    segment: the register that they are reached by; aligned: what their address must be
+    a multiple of where alignment is checked (Vol. 3A table 6-7).
+    """
 
     linear: int
     size: int
     write: bool
+    segment: int
+    aligned: int
 
 
-def accesses(cpu: Cpu, insn: Insn, code: bytes) -> Iterator[Access]:
-    """Tell of the accesses of `insn`, which stands at CS:EIP as `code`.
+def accesses(cpu: Cpu, insn: Insn) -> Iterator[Access]:
+    """Tell of the accesses of `insn`, which stands at CS:EIP.
 
     Of a repeated one, those of the round that comes next.
     """
@@ -42,11 +52,12 @@ def accesses(cpu: Cpu, insn: Insn, code: bytes) -> Iterator[Access]:
     if spec.immediate == "o":
         where = cpu.q[BASE[insn.segment]] + insn.immediate
         size = insn.size if opcode & 1 else 1
-        yield _access(where, size, write=spec.memory == "w")
-    elif opcode == _XLAT:
+        yield _access(insn.segment, where, size, write=spec.memory == "w")
+    elif opcode == XLAT:
         mask = _mask(insn.address_size)
         at = (cpu.q[x86.EBX] + (cpu.q[x86.EAX] & 0xFF)) & mask
-        yield _access(cpu.q[BASE[insn.segment]] + at, 1, write=False)
+        where = cpu.q[BASE[insn.segment]] + at
+        yield _access(insn.segment, where, 1, write=False)
     elif insn.memory and spec.memory:
         where = operand.address(cpu, insn)
         if spec.bit_string:
@@ -57,12 +68,23 @@ def accesses(cpu: Cpu, insn: Insn, code: bytes) -> Iterator[Access]:
             where += insn.size  # it is computed after the pop
         to_xmm = opcode == _MOVD and insn.rep == REP  # MOVQ
         write = "w" in spec.memory and not to_xmm
-        yield _access(where, _size(insn, code, cpu.code_bits), write=write)
+        size = _size(insn, cpu.code_bits)
+        found = _access(insn.segment, where, size, write=write)
+        yield found._replace(aligned=_alignment(insn, size))
     yield from _stack(cpu, insn)
 
 
-def _access(linear: int, size: int, *, write: bool) -> Access:
-    return Access(linear & x86.MASK32, size, write)
+def _access(segment: int, linear: int, size: int, *, write: bool) -> Access:
+    return Access(linear & x86.MASK32, size, write, segment, size)
+
+
+def _alignment(insn: Insn, size: int) -> int:
+    """Return what the address of a ModRM operand must be a multiple of."""
+    if insn.opcode == _GROUP7 or size > _WIDEST:
+        return 1 if insn.spec.sizes == _FXSAVE or insn.opcode == _GROUP7 else insn.size
+    if insn.spec.sizes or insn.opcode == _BOUND:
+        return insn.size
+    return 8 if size == _EXTENDED else size
 
 
 def _mask(size: int) -> int:
@@ -76,10 +98,10 @@ def _string(cpu: Cpu, insn: Insn) -> Iterator[Access]:
     size = insn.size if insn.opcode & 1 else 1
     if insn.spec.source:
         where = q[BASE[insn.segment]] + (q[x86.ESI] & mask)
-        yield _access(where, size, write=False)
+        yield _access(insn.segment, where, size, write=False)
     if insn.spec.target:
         where = q[BASE[x86.ES]] + (q[x86.EDI] & mask)
-        yield _access(where, size, write=insn.spec.target == "w")
+        yield _access(x86.ES, where, size, write=insn.spec.target == "w")
 
 
 def _stack(cpu: Cpu, insn: Insn) -> Iterator[Access]:
@@ -91,11 +113,14 @@ def _stack(cpu: Cpu, insn: Insn) -> Iterator[Access]:
         level = insn.immediate >> 16 & 31
         pushed += level
         for i in range(1, level):
-            yield _access(base + (q[x86.EBP] - size * i & mask), size, write=False)
+            where = base + (q[x86.EBP] - size * i & mask)
+            yield _access(x86.SS, where, size, write=False)
     for i in range(1, pushed + 1):
-        yield _access(base + (top - size * i & mask), size, write=True)
+        where = base + (top - size * i & mask)
+        yield _access(x86.SS, where, size, write=True)
     for i in range(popped) if opcode != _POPA else _NOT_ESP:
-        yield _access(base + (top + size * i & mask), size, write=False)
+        where = base + (top + size * i & mask)
+        yield _access(x86.SS, where, size, write=False)
 
 
 class MemoryOperand(NamedTuple):
@@ -128,10 +153,13 @@ def memory_operands(code: bytes, bits: int) -> Iterator[MemoryOperand]:
                 yield MemoryOperand(op.size, read, write)
 
 
-def _size(insn: Insn, code: bytes, bits: int) -> int:
+def _size(insn: Insn, bits: int) -> int:
     """Return the bytes of the operand in memory."""
     if insn.spec.sizes:
         return insn.spec.sizes[insn.size >> 2]
-    for found in memory_operands(code, bits):
-        return found.size
-    return insn.size
+    return _told_size(insn.code, bits) or insn.size
+
+
+@lru_cache(4096)
+def _told_size(code: bytes, bits: int) -> int:
+    return next((found.size for found in memory_operands(code, bits)), 0)

@@ -82,13 +82,13 @@ class Breakpoints:
         self.hits |= hits
         return bool(hits)
 
-    def reach(self, insn: Insn, code: bytes) -> None:
-        """Look at what the instruction at CS:EIP, `code`, is about to access."""
+    def reach(self, insn: Insn) -> None:
+        """Look at what the instruction at CS:EIP is about to access."""
         cpu = self._cpu
         eip = cpu.q[RIP] & x86.MASK32
         repeats = insn.rep and insn.spec.is_string
         self._repeated = eip if repeats else -1
-        for access in accesses(cpu, insn, code):
+        for access in accesses(cpu, insn):
             kinds = (_WRITTEN, 3) if access.write else (3,)
             self.hits |= self._matches(access.linear, access.size, kinds)
 

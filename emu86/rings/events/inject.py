@@ -2,7 +2,7 @@
 
 import struct
 
-from emu86.cpu.state import BASE, RIP, SELECTOR
+from emu86.cpu.state import BASE, LIMIT, RIP, SELECTOR
 from emu86.mmu.memory import PageFault
 from emu86.rings.cpu import Cpu
 from emu86.rings.descriptor import Descriptor
@@ -140,11 +140,12 @@ def deliver(
             stack_segment = cpu.check_stack(ss, level, x86.VEC_TS)
         except GuestFault as bad:
             raise GuestFault(bad.vector, (bad.error or 0) | ext) from bad
-        stack = Stack.inner(cpu, stack_segment, esp)
+        stack = Stack.inner(cpu, ss, stack_segment, esp)
     else:
         stack_segment = None
         ss = 0
         stack = Stack(cpu)
+    stack.error |= ext
     if offset > found.limit:
         raise GuestFault(x86.VEC_GP, ext)
     if virtual_8086:
@@ -216,7 +217,7 @@ def _by_plan(
         frame += q[x86.ESP] & x86.MASK32, d[_SS_SELECTOR]
         ss_base = plan.ss_hidden[0]
     else:
-        if cpu.stack_bits != 32:
+        if cpu.stack_bits != 32 or d[LIMIT[x86.SS]] != x86.MASK32:
             return False
         esp = q[x86.ESP]
         ss_base = q[BASE[x86.SS]]

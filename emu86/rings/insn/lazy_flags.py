@@ -95,7 +95,7 @@ def _rotate(cpu: Cpu, insn: Insn) -> None:
         cpu.state.set_flags(flags)
 
 
-def _holds(condition: int, flags: int) -> bool:
+def holds(condition: int, flags: int) -> bool:
     """Tell whether a condition (tttn) holds: SDM Vol. 2D table B-10."""
     kind = condition >> 1
     if kind < len(_ONE_OF):
@@ -108,15 +108,15 @@ def _holds(condition: int, flags: int) -> bool:
 
 def _setcc(cpu: Cpu, insn: Insn) -> None:
     linear = operand.address(cpu, insn)
-    holds = _holds(insn.opcode & 15, cpu.state.flags())
+    held = holds(insn.opcode & 15, cpu.state.flags())
     at = _to_write(cpu, linear, 1)
     device = -1 if at >= 0 else _device(cpu, linear, 1)
     if at >= 0:
-        cpu.memory.bytes[at] = holds
+        cpu.memory.bytes[at] = held
     elif device >= 0:
-        cpu.services.mmio_write(device, bytes([holds]))
+        cpu.services.mmio_write(device, bytes([held]))
     else:
-        operand.write(cpu, linear, holds, 1)
+        operand.write(cpu, linear, held, 1)
 
 
 def _stay(_cpu: Cpu, _insn: Insn) -> bool:

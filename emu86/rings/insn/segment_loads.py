@@ -28,6 +28,16 @@ def loads_ss(insn: Insn) -> bool:
     return _POP.get(insn.opcode) == x86.SS
 
 
+def loaded_by(insn: Insn) -> int:
+    """Return the segment register that MOV, POP or LxS loads; -1: it loads none."""
+    opcode = insn.opcode
+    if opcode == _MOV:
+        return insn.reg if insn.reg <= x86.GS else -1
+    if opcode in _LXS:
+        return _LXS[opcode] if insn.memory else -1
+    return _POP.get(opcode, -1)
+
+
 def _mov(cpu: Cpu, insn: Insn) -> None:
     if insn.reg == x86.CS or insn.reg > x86.GS:
         raise undefined()

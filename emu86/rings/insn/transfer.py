@@ -6,7 +6,7 @@ the instruction. Source: SDM Vol. 2A/2B, operation sections; Vol. 3A section 5.8
 
 import struct
 
-from emu86.cpu.state import ATTRIBUTES, BASE, RFLAGS, RIP, SELECTOR
+from emu86.cpu.state import ATTRIBUTES, BASE, LIMIT, RFLAGS, RIP, SELECTOR
 from emu86.rings.cpu import Cpu
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault, gp
@@ -20,6 +20,7 @@ _ALWAYS = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.RF | x86.AC | x8
 _FROM_RING0 = _ALWAYS | x86.IF | x86.IOPL
 _VIRTUAL_8086 = _ALWAYS | x86.IF  # in virtual-8086 mode, with IOPL 3
 _FRAME = struct.Struct("<5I")  # EIP, CS, EFLAGS, and for an outer ring ESP, SS
+_SS_LIMIT = LIMIT[x86.SS]
 _CS_SELECTOR = SELECTOR[x86.CS]
 _DATA_ATTRIBUTES = tuple(ATTRIBUTES[i] for i in (x86.ES, x86.DS, x86.FS, x86.GS))
 _CALL_GATES = (x86.SYS_CALL16, x86.SYS_CALL32)
@@ -138,7 +139,7 @@ def _call_inward(
     found.check_limit(offset)
     outer = Stack(cpu)
     copied = [outer.peek(size * i, size) for i in range(parameters)]
-    stack = Stack.inner(cpu, stack_segment, esp)
+    stack = Stack.inner(cpu, ss, stack_segment, esp)
     stack.push(cpu.d[SELECTOR[x86.SS]], size)
     stack.push(outer.esp, size)
     for value in reversed(copied):
@@ -296,6 +297,8 @@ def _iret_by_plan(cpu: Cpu, plans: Plans) -> bool:
     """Do an IRETD from ring 0 that a plan stands for; False: go the long way."""
     q, d = cpu.q, cpu.d
     if cpu.cpl or q[RFLAGS] & x86.NT or cpu.stack_bits != 32:
+        return False
+    if d[_SS_LIMIT] != x86.MASK32:
         return False
     linear = (q[BASE[x86.SS]] + q[x86.ESP]) & x86.MASK32
     offset = linear & 0xFFF

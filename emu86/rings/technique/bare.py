@@ -307,7 +307,7 @@ class Bare(Technique):
         if not breakpoints.before():
             breakpoints.resume = 0
             if insn is not None:
-                breakpoints.reach(insn, self._code)
+                breakpoints.reach(insn)
             return False
         breakpoints.report()
         self._deliver(x86.VEC_DB, None)

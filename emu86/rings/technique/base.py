@@ -48,6 +48,7 @@ class Policy:
 _COMPILED: Final = {
     "CLI": abi.COUNT_CLI, "STI": abi.COUNT_STI, "RDTSC": abi.COUNT_RDTSC,
     "INVLPG": abi.COUNT_INVLPG, "CMPXCHG8B": abi.COUNT_SPLIT,
+    "segment access": abi.COUNT_ACCESS,
 }  # fmt: skip
 
 

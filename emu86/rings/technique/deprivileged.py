@@ -6,6 +6,7 @@ Everything the hardware reports comes in at `on_exception`, `on_invalid`, `on_in
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from time import perf_counter_ns
@@ -29,6 +30,7 @@ from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.rings.cpu import MODE_BITS
 from emu86.rings.decode import Insn
+from emu86.rings.events import protection
 from emu86.rings.events.inject import as_fault
 from emu86.rings.events.single_step import SingleStep
 from emu86.rings.fault import GuestFault, gp, undefined
@@ -46,6 +48,7 @@ from emu86.rings.technique.base import (
 from emu86.rings.technique.instruction_cache import InstructionCache
 from emu86.rings.technique.mmio import MmioStep
 from emu86.rings.technique.scan import INT3, Scanner
+from emu86.rings.technique.segment_checks import compiled_access
 from emu86.rings.technique.shadow_segments import ShadowCpu
 from emu86.spec import x86
 
@@ -119,6 +122,9 @@ class Deprivileged(Technique):
             self.engine.run()
         finally:
             self._update_mode()
+            if self._control[abi.NULL_USED]:
+                self._control[abi.NULL_USED] = 0
+                self.cpu.checks.null_used()
 
     def step(self) -> None:
         """Run one instruction of an engine that is made to be stepped."""
@@ -172,6 +178,8 @@ class Deprivileged(Technique):
 
     def compile_site(self, insn: Insn, kind: int) -> None:
         """Have compiled code handle the instruction at CS:EIP from now on."""
+        if self._has_checks():
+            return
         self.instructions.compile(insn, kind)
 
     def watch_exits(self) -> None:
@@ -255,15 +263,21 @@ class Deprivileged(Technique):
             return True
         try:
             insn = self.instructions.at_eip()
-            code = self.instructions.code_at_eip()
         except PageFault:
             return False  # the fetch's own
-        self.breakpoints.reach(insn, code)
+        self.breakpoints.reach(insn)
         shows = insn.opcode in _SHOW_TF or loads_ss(insn)
         if not shows or not isinstance(insn.record, Record):
             return False
         self._exit_before(partial(self.emulate, insn))
         return True
+
+    def _inject(
+        self, vector: int, error: int | None = None, *, interrupt: bool = False
+    ) -> None:
+        # Between a load of DS or ES and the block behind it, which has the guard.
+        self.cpu.checks.null_used((x86.ES, x86.DS))
+        super()._inject(vector, error, interrupt=interrupt)
 
     def _exit_before(self, act: Callable[[], None]) -> None:
         """Have an exit before an instruction, which `act` does or faults at."""
@@ -331,6 +345,8 @@ class Deprivileged(Technique):
     def _begin(self) -> None:
         """Do what comes first in every exit."""
         self._delivered = False
+        if self.engine.stepped:
+            self.cpu.checks.null_used()  # it has no guards, but sites: `NullSelectors`
         control = self._control
         now = control[abi.NOW] + control[abi.EXIT_COST]
         control[abi.NOW] = now
@@ -361,10 +377,7 @@ class Deprivileged(Technique):
         gpa = self.memory.gpa(linear)
         if vector == x86.VEC_BP and self.scanner.is_patched(gpa):
             q[RIP] = last
-            insn = self.instructions.at_eip()
-            if not isinstance(insn.record, Record):
-                raise undefined()
-            self.emulate(insn)
+            self._site(self.instructions.at_eip())
             return
         self._reason = f"INT {vector:02X}h"
         self.breakpoints.resume = 0
@@ -376,6 +389,38 @@ class Deprivileged(Technique):
         self._delivered = True
         start = last if one_byte else (after - 2) & x86.MASK32
         self._software_interrupt(vector, start)
+
+    def _site(self, insn: Insn) -> None:
+        """Do the instruction of a patched site, or see that it may run by itself."""
+        if isinstance(insn.record, Record) and not insn.record.anew:
+            self.emulate(insn)
+            return
+        if needs(insn) & self.vcpu.model.lacks:
+            raise undefined()
+        self._reason = "segment access"
+        self._look_at(insn)
+        kind = compiled_access(self.cpu, insn)
+        if kind:
+            self.instructions.compile(insn, kind)
+        self._run_alone()
+
+    def _run_alone(self) -> None:
+        """Have the instruction at CS:EIP run, though its site is patched.
+
+        It runs in the one-instruction block of an interrupt shadow, which `Scanner`
+        leaves as it is; what casts a real one is emulated (`emulate` looks behind it).
+        """
+        self.d[HFLAGS] |= offsets.HF_INHIBIT_IRQ
+
+    def _has_checks(self) -> bool:
+        """Tell whether instructions must be looked at before they run."""
+        cpu = self.cpu
+        return bool(cpu.checks.armed[3 if cpu.cpl else 1] or self.q[RFLAGS] & x86.AC)
+
+    def _look_at(self, insn: Insn) -> None:
+        """Raise what segments and alignment forbid `insn`, at CS:EIP."""
+        protection.check(self.cpu, insn)
+        self.cpu.checks.passed(3 if self.cpu.cpl else 1)
 
     def _page_fault(self) -> None:
         gva = self.q[_CR2]
@@ -454,13 +499,18 @@ class Deprivileged(Technique):
             self.mmio_step.cancel()  # it is done here, whole
         if insn.lock and not insn.spec.lock:
             raise undefined()
-        if record.anew:
-            self.instructions.compile(insn, abi.SITE_SPLIT)
-            return
         if cpu.is_virtual_8086:
             self._check_virtual_8086(insn, record)
         elif record.ring0_only and cpu.cpl:
             raise gp(0)
+        if self._has_checks():
+            self._look_at(insn)
+            if record.anew:
+                self._run_alone()
+                return
+        if record.anew:
+            self.instructions.compile(insn, abi.SITE_SPLIT)
+            return
         # It runs now, so the shadow of the STI before it ends with it.
         shadowed = d[HFLAGS] & offsets.HF_INHIBIT_IRQ
         if shadowed:
@@ -487,6 +537,9 @@ class Deprivileged(Technique):
                 breakpoints.hold()
         elif stepped or breakpoints.hits:
             self.debug_trap(stepped=bool(stepped))
+        if d[HFLAGS] & offsets.HF_INHIBIT_IRQ and self._has_checks():
+            with suppress(PageFault):  # its fetch's, or its own: it comes again
+                self._look_at(self.instructions.at_eip())
 
     def _check_virtual_8086(self, insn: Insn, record: Record) -> None:
         """Raise what virtual-8086 mode raises at an instruction: SDM Vol. 3B 20.2.8."""
@@ -587,6 +640,8 @@ class Deprivileged(Technique):
         self.cpu.update_mode()
         if changed & PAGING_CR0:
             self.mmu.configure(vcpu.cr0, vcpu.cr3, vcpu.cr4)
+        if changed & x86.CR0_AM and self.scanner.saw_ac:
+            self.scanner.scan_again()
         self._sync_host()
 
     def write_cr3(self, value: int) -> None:

@@ -13,6 +13,7 @@ from emu86.cpu.state import HFLAGS, RFLAGS, RIP, SELECTOR
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
+from emu86.rings.events.protection import check
 from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn import lazy_flags, msr, port_io, sse_operands
 from emu86.rings.insn.flag_states import SETCC
@@ -23,6 +24,7 @@ from emu86.rings.stack import Stack
 from emu86.rings.technique.base import check_cr0
 from emu86.spec import x86
 from emu86.spec.features import FORMS
+from emu86.spec.opcodes import OPCODES
 
 _PORTS: Final = frozenset({*range(0x6C, 0x70), *range(0xE4, 0xE8), *range(0xEC, 0xF0)})
 
@@ -261,7 +263,17 @@ def _done(cpu: Cpu, insn: Insn) -> bool:
     return True
 
 
+def _forbidden(cpu: Cpu, insn: Insn) -> bool:
+    check(cpu, insn)
+    return False
+
+
 ERRATA: Final = (
+    Erratum(
+        frozenset(OPCODES),
+        "limits and rights of segments are not looked at, nor is alignment",
+        "#GP(0), #SS(0), #AC(0)", "Vol. 3A 5.3", _forbidden,
+    ),
     Erratum(
         frozenset(opcode for record in RECORDS for opcode in record.opcodes),
         "some take a LOCK prefix, or look at the privilege first", "#UD",

@@ -49,6 +49,7 @@ class InstructionCache:
         listeners.flushed_page.append(self.invalidate)
         listeners.descriptors_read.append(self.guard)
         listeners.ring_changed.append(self.drop_compiled)
+        listeners.checks_changed.append(self.drop_compiled)
 
     def seen(self, vector: int, software: int) -> Insn | None:
         """Return the instruction of an exit if its site has been decoded before.
@@ -133,15 +134,16 @@ class InstructionCache:
 
         Not while exits are timed or watched, which only Python does.
         """
-        invlpg = kind >= abi.SITE_INVLPG
+        access = kind & 15 == abi.SITE_ACCESS
+        invlpg = not access and kind >= abi.SITE_INVLPG
         wanted = abi.INVLPG_LENGTH if invlpg else 1
-        fits = kind == abi.SITE_SPLIT or insn.length == wanted
+        fits = access or kind == abi.SITE_SPLIT or insn.length == wanted
         if not fits or not self.compiles or (invlpg and not self._flushes_page):
             return
         linear = self._cpu.linear_eip
         kept = self._sites.get(self._memory.gpa(linear) >> x86.PAGE_SHIFT, {})
         # What is not kept is in a mixed page or on two: `forget` would not hear of it.
-        if kept.get(linear & 0xFFF) is not insn or self._cpu.cpl:
+        if kept.get(linear & 0xFFF) is not insn or (self._cpu.cpl and not access):
             return
         if not self._mmu.is_global(linear):
             self.has_nonglobal = True

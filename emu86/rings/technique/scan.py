@@ -13,12 +13,16 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
+from emu86.cpu import offsets
 from emu86.cpu.engine import Engine, Looks
-from emu86.cpu.state import HFLAGS
+from emu86.cpu.state import BASE, HFLAGS, RFLAGS
 from emu86.mmu.shadow import ShadowMmu
-from emu86.rings.decode import decode
+from emu86.rings.decode import Insn, decode
+from emu86.rings.events.protection import checks_alignment, segments, stores_to_code
 from emu86.rings.insn import flag_states, sse_operands
+from emu86.rings.insn.segment_loads import loads_ss
 from emu86.rings.insn.table import RECORDS, find, needs
+from emu86.rings.technique.null_selectors import NullSelectors, may_matter
 from emu86.rings.technique.shadow_segments import ShadowCpu
 from emu86.spec import x86
 from emu86.spec.features import FORMS
@@ -34,6 +38,8 @@ from emu86.spec.opcodes import (
 INT3: Final = 0xCC
 # In virtual-8086 mode the engine's PUSHFD shows VM.
 _PUSHF: Final = 0x9C
+_STI: Final = 0xFB
+_CS_PREFIX: Final = 0x2E
 # With IOPL raised POPF and the kernel's IRET run natively.
 _NATIVE_WITH_IOPL: Final = ("POPF", "IRET")
 
@@ -52,6 +58,7 @@ def _class(values: Iterable[int]) -> bytes:
 
 
 _BUT_LOCK: Final = _class(PREFIXES - {LOCK}) + b"*"
+_BY_CS: Final = re.escape(bytes([_CS_PREFIX])) + _class(PREFIXES) + b"*"
 _PUSHFD: Final = bytes([OPERAND_SIZE]) + _BUT_LOCK + bytes([_PUSHF])
 
 
@@ -102,6 +109,17 @@ def _native_mistakes(ring: int, lacks: int) -> set[bytes]:
     found = _denied(lacks)
     if ring == x86.CPL_USER:
         found.add(_PUSHFD)
+    return found | _stores_to_code()
+
+
+def _stores_to_code() -> set[bytes]:
+    """Return expressions for what writes memory behind a CS prefix."""
+    found = set()
+    for opcode, group in OPCODES.items():
+        writes = [reg for reg in range(8) if "w" in group[reg].memory]
+        if writes:
+            modrm = _modrm(_MEMORY, writes) if group[0].rm else b""
+            found.add(_BY_CS + _code(opcode) + modrm)
     return found
 
 
@@ -163,8 +181,13 @@ class Scanner:
         # A patched block waits to be translated and nothing may come between: the
         # site's GPA, the byte that stood there.
         self.pending: tuple[int, int] | None = None
+        self._watches_null = engine.can.inline or engine.stepped
+        self.null = NullSelectors(patches=engine.stepped)
+        self._guard = 0  # of the block under way
+        self.saw_ac = False  # some block of a user's has been scanned with AC
         mmu.listeners.code_changed.append(self.forget)
         mmu.listeners.ring_changed.append(self.scan_again)
+        mmu.listeners.checks_changed.append(self.scan_again)
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
         self._skip = {1: kernel_skip, 3: ()}
         self._lacks = lacks = cpu.vcpu.model.lacks
@@ -173,11 +196,15 @@ class Scanner:
             3: _prefilter(3, (), lacks),
         }
 
-    def on_block(self, linear: int, size: int) -> None:
-        """Take a block that the engine has translated and not yet run."""
+    def on_block(self, linear: int, size: int) -> int:
+        """Take a block that the engine has translated and not yet run.
+
+        Returns what it must look at as it begins: `Prologues.shorten`'s `guard`.
+        """
         if self.pending is not None:
             self.unpatch()
-            return
+            return self._guard
+        self._guard = 0
         self.blocks += 1
         address, linear = linear, linear & x86.MASK32
         cpu = self._cpu
@@ -187,15 +214,20 @@ class Scanner:
         if self._engine.stepped:
             cpu.update_mode()
             code = self._first(code)  # no more of the block will run
-        has_site = self._filter[ring].search(code)
+        has_site = (
+            self._filter[ring].search(code)
+            or (self._watches_null and self._may_use_null(code, linear))
+            or cpu.checks.armed[ring]
+            or self._is_aligned()
+        )
         has_operand = self._engine.can.looks and _LOOKED_AT.search(code)
         if not has_site and not has_operand:
-            return
+            return 0
         cpu.update_mode()
         found = None
         if has_site:
             self.decoded += 1
-            found = self._first_site(code, ring)
+            found = self._first_site(code, ring, linear)
         looks = self._to_look_at(address, code[:found]) if has_operand else ()
         if looks:
             self._look_at(looks, linear)
@@ -208,20 +240,54 @@ class Scanner:
             size = min(size, x86.PAGE_SIZE - (start & 0xFFF))
             self._engine.drop_code(start, size)
             self._engine.stop()
+        return self._guard
+
+    def _may_use_null(self, code: bytes, linear: int) -> bool:
+        if not self._cpu.d[HFLAGS] & offsets.HF_CS32:
+            return True
+        return may_matter(code) or self.null.is_behind_load(linear)
 
     def _first(self, code: bytes) -> bytes:
         """Return the first instruction of a block."""
         insn = decode(code, self._cpu.code_bits)
         return code if insn is None else code[: insn.length]
 
-    def _first_site(self, code: bytes, ring: int) -> int | None:
+    def _is_aligned(self) -> bool:
+        """Tell whether alignment is checked; the engine tells such blocks apart."""
+        if not self._cpu.q[RFLAGS] & x86.AC:
+            return False
+        self._cpu.update_mode()
+        if self._cpu.cpl == x86.CPL_USER:
+            self.saw_ac = True
+        return checks_alignment(self._cpu)
+
+    def _looks_at(self, insn: Insn, linear: int, ring: int, *, aligned: bool) -> bool:
+        """Tell whether an instruction must be looked at before it runs."""
+        cpu = self._cpu
+        if aligned and any(True for _ in segments(insn)):
+            return True
+        shadows = loads_ss(insn) or insn.opcode == _STI  # would hide the next one
+        if shadows and (aligned or cpu.checks.armed[ring]):
+            return True
+        if cpu.is_virtual_8086:
+            return False
+        eip = linear - cpu.q[BASE[x86.CS]] & x86.MASK32
+        return stores_to_code(insn) or cpu.checks.wants(insn, eip, ring)
+
+    def _first_site(self, code: bytes, ring: int, linear: int) -> int | None:
         """Return the offset of the first instruction to patch."""
         bits = self._cpu.code_bits
         virtual_8086 = self._cpu.is_virtual_8086
         skip, lacks = self._skip[ring], self._lacks
         state = flag_states.CAME
+        aligned = self._is_aligned()
+        checks = aligned or self._cpu.checks.armed[ring] or _CS_PREFIX in code
         offset = 0
         end = len(code)
+        null = self.null if self._watches_null and not virtual_8086 else None
+        if null:
+            null.begin(linear, self._cpu.checks.armed[ring])
+            self._guard = null.guard
         while offset < end:
             insn = decode(code[offset : offset + x86.LONGEST_INSN], bits)
             if insn is None:
@@ -242,6 +308,22 @@ class Scanner:
             if needs(insn) & lacks:
                 self.patched["#UD"] += 1
                 return offset
+            seen = offset == 0 and self._cpu.d[HFLAGS] & offsets.HF_INHIBIT_IRQ
+            if (
+                checks
+                and not seen
+                and self._looks_at(insn, linear + offset, ring, aligned=aligned)
+            ):
+                self.patched["segment access"] += 1
+                return offset
+            if null:
+                last = offset + insn.length >= end
+                if not seen and null.is_site(insn, first=not offset, last=last):
+                    self.patched["segment access"] += 1
+                    return offset
+                self._guard = null.guard
+                if last and null.loads(insn, linear + end & x86.MASK32):
+                    self._scan_at(linear + end & x86.MASK32)
             state = flag_states.after(insn, state)
             offset += insn.length
         return None
@@ -290,10 +372,20 @@ class Scanner:
             self._ram.bytes[gpa] = byte
             self._engine.look_away()
 
-    def scan_again(self) -> None:
-        """Scan all code anew: the guest enters or leaves its rings 1 and 2.
+    def _scan_at(self, linear: int) -> None:
+        """Scan a block anew, if there is one at an address."""
+        if self.null.is_full:
+            self.null.drop_derived()
+            self.scan_again()
+        gpa = self._mmu.lookup(linear)
+        if gpa is not None and self._ram.backed(gpa >> x86.PAGE_SHIFT):
+            self._engine.drop_code(gpa, 1)
 
-        Its rings 0 and 1 are one to the engine, which shares their translations.
+    def scan_again(self) -> None:
+        """Scan all code anew.
+
+        The guest enters or leaves its rings 1 and 2: its rings 0 and 1 are one to the
+        engine, which shares their translations. Or other accesses must be looked at.
         """
         for page in self._mmu.use.code_pages():
             self._engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
@@ -307,6 +399,7 @@ class Scanner:
         """Forget all patches: no block is translated, nor does one wait to be."""
         self.sites.clear()
         self._looks.clear()
+        self.null.drop_derived()
 
     def forget(self, page: int) -> None:
         """Drop what was known of a guest page: its code is gone."""

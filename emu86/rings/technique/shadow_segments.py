@@ -3,25 +3,26 @@
 A shadow table holds the guest's code and data descriptors with DPL 0 raised to 1, so
 that most segment loads run natively. What it leaves out makes the load trap, and then
 it is done here by the guest's own tables and rules: system descriptors, descriptors
-whose accessed bit is still clear, DPL 1 and 2, and everything after the guest has
-written to a table's page, until the table is read again. Source: SDM Vol. 3A chapters 3
-and 5.
+whose accessed bit is still clear, DPL 1 and 2, what is not flat, and everything after
+the guest has written to a table's page, until the table is read again. Source: SDM Vol.
+3A chapters 3 and 5.
 """
 
 from typing import Final
 
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
-from emu86.cpu.state import RFLAGS, SELECTOR
+from emu86.cpu.state import LIMIT, RFLAGS, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
 from emu86.mmu.shadow import ShadowMmu
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.rings.cpu import Cpu
-from emu86.rings.descriptor import Descriptor
+from emu86.rings.descriptor import Descriptor, is_flat
 from emu86.rings.fault import GuestFault
 from emu86.rings.plans import Plans
 from emu86.rings.technique.base import Policy
+from emu86.rings.technique.segment_checks import SegmentChecks
 from emu86.spec import x86
 
 _NATIVE: Final = x86.DESC_P | x86.DESC_S | x86.DESC_A
@@ -110,6 +111,9 @@ class ShadowTable:
         high = word >> 32
         if high & _NATIVE != _NATIVE:
             return 0
+        found = Descriptor(word & x86.MASK32, high)
+        if not is_flat(found.limit, found.attributes):
+            return 0  # `SegmentChecks` has to know
         dpl = high & x86.DESC_DPL
         if high & x86.DESC_CODE and not dpl:
             return 0  # with it in CS, the engine would put its own CPL in CS's RPL
@@ -136,6 +140,7 @@ class ShadowCpu(Cpu):
     ) -> None:
         super().__init__(engine, vcpu, memory, engine.clock)
         self.mmu = mmu
+        self.checks = SegmentChecks(engine, mmu.listeners)
         self.kernel_ring = policy.kernel_ring
         self._raises_iopl = policy.raises_iopl
         self.inner = False  # the guest runs in its ring 1 or 2
@@ -200,6 +205,7 @@ class ShadowCpu(Cpu):
         """Have the tables read again, by where the registers say that they are."""
         vcpu = self.vcpu
         self.inner = self.cpl in (1, 2)
+        self.checks.drop_derived()
         self.gdt.load(vcpu.gdt_base, vcpu.gdt_limit)
         self.ldt.load(vcpu.ldtr.base, vcpu.ldtr.limit)
         self._renew()
@@ -270,9 +276,19 @@ class ShadowCpu(Cpu):
         attributes = found.attributes | x86.DESC_A
         if not attributes & x86.DESC_DPL:
             attributes |= self.kernel_ring << x86.DESC_DPL_SHIFT
+        self.checks.loaded(index, selector, found.limit, attributes)
         self.state.set_segment(index, selector, found.base, found.limit, attributes)
 
+    def clear_segment(self, index: int, selector: int = 0) -> None:
+        """Load a null selector."""
+        super().clear_segment(index, selector)
+        if index in (x86.ES, x86.DS):
+            self.checks.loaded(index, selector, 0, 0)
+
     def _is_watched(self, *selectors: int) -> bool:
+        d = self.d
+        if d[LIMIT[x86.CS]] & d[LIMIT[x86.SS]] != x86.MASK32:
+            return False  # each load of what is not flat is told to `checks`
         return all(
             (selector & 0xFFF8) < 8 * self.table(selector).filled
             for selector in selectors

@@ -43,12 +43,12 @@ def touched(uc, at):
     return read | written, written
 
 
-def told(values, insn, code):
+def told(values, insn):
     """The same, by `accesses`."""
     cpu = plain_cpu(**dict(zip(x86.GPR_NAMES, values, strict=True)))
-    found = [*accesses(cpu, insn, code)]
+    found = [*accesses(cpu, insn)]
     every, written = set(), set()
-    for linear, size, write in found:
+    for linear, size, write, *_ in found:
         every.update(range(linear, linear + size))
         if write:
             written.update(range(linear, linear + size))
@@ -72,7 +72,7 @@ def compare(code, values):
         if insn is None or insn.opcode == MASKMOVQ:
             break
         now = [uc.reg_read(register) for register in REGISTERS]
-        ours, seen = told(now, insn, part), touched(uc, at)
+        ours, seen = told(now, insn), touched(uc, at)
         if seen is None:
             break
         assert [sorted(one) for one in ours] == [sorted(one) for one in seen], (
@@ -164,7 +164,7 @@ def test_an_image_is_touched_whole(code, size, written):
     uc.mem_map(0, stage.MEMORY)
     uc.mem_write(stage.CODE, code)
     insn = decode(code.ljust(15, b"\x90"), 32)
-    ours = told([0] * 8, insn, code)
+    ours = told([0] * 8, insn)
     assert [len(one) for one in ours] == [size, written]
     assert all(
         one <= all_ for one, all_ in zip(touched(uc, stage.CODE), ours, strict=True)

@@ -21,7 +21,7 @@ def armed(number, where, kind, size=1, *, also=""):
 
 
 AT = armed(0, ".here", EXECUTED)
-TO_USER = "push dword DATA3\npush dword STACK3\npush dword {flags:#x}\npush dword CODE3\npush .there\niretd\n.there:\n"
+TO_USER = "push dword DATA3\npush dword STACK3\npush dword {flags:#x}\npush dword CODE3\npush .there\niretd\n.there:\npush dword DATA3\npop ds\n"
 
 DATA = {
     "a write": (WRITTEN, 4, "mov dword [SCRATCH + 8], 5\nnop\ninc dword [SCRATCH + 8]\nnop"),
