@@ -231,7 +231,7 @@ class Scanner:
         looks = self._to_look_at(address, code[:found]) if has_operand else ()
         if looks:
             self._look_at(looks, linear)
-            gpa = self._mmu.fetch_gpa(linear)
+            gpa = self._mmu.fetch_gpa(looks[0][0] & x86.MASK32)
             self.pending = gpa, self._ram.bytes[gpa]  # as it is
         if found is not None:
             self._patch(linear + found & x86.MASK32)

@@ -202,3 +202,25 @@ def test_sse2(technique):
     body = VECTORS.format(code="movdqa xmm0, [ebx]", cr0=0x31, cr4=0x200)
     machine = flat(body, technique=technique, cpu="pentium4")
     assert machine.run(timeout=60).code == 13
+
+
+def test_a_block_that_begins_where_no_ram_is():
+    """FFh, which is no RAM, and 0 from RAM are INC dword [EAX]; MOVAPS follows."""
+    body = """
+        mov eax, 0x200
+        mov cr4, eax
+        mov dword [PT + 4 * 0x14f], 0xff000067
+        mov eax, cr3
+        mov cr3, eax
+        mov dword [0x150000], 0x03280f00
+        mov byte [0x150004], 0xe9
+        mov dword [0x150005], .end - 0x150009
+        mov eax, 0x170000
+        mov ebx, eax
+        mov ecx, 0x14ffff
+        jmp ecx
+    .end:
+        mov eax, [eax]
+        jmp fin
+    """
+    assert flat(body, "local").run(timeout=60).code == 1
