@@ -4,8 +4,8 @@ What takes long to import (NumPy, LLVM, Unicorn, rich) is imported by the comman
 needs it, so that help and mistakes answer at once.
 """
 
+import errno
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,12 @@ from emu86.errors import ConfigError, unknown
 
 _MISTAKE: Final = 2  # exit status: the user's
 _INTERRUPTED: Final = 130
+_READER_GONE: Final = 141  # as of SIGPIPE
+# What writing to an open file may raise: standard output's, with no file named.
+_OF_OUTPUT: Final = (
+    errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EINVAL,
+    errno.EAGAIN, errno.EDQUOT,
+)  # fmt: skip
 _PROGRAM: Final = "emu86"
 _COMPLETE: Final = "_EMU86_COMPLETE"  # set by the shells' completion: click's name
 _COMPLETION: Final = """\
@@ -86,11 +92,13 @@ def _main() -> int:
         say(_one_line(error.format_message()))
         return _MISTAKE
     except OSError as error:
-        # Of standard output: who opens a file tells of it. Python would complain once
-        # more of what is still buffered.
+        if error.filename is not None or error.errno not in _OF_OUTPUT:
+            say(_one_line(str(error)))
+            return _MISTAKE
+        # Python would complain once more of what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error, BrokenPipeError):
-            return 128 + signal.SIGPIPE
+            return _READER_GONE
         say(f"standard output: {error.strerror}")
         return _MISTAKE
     except (click.Abort, KeyboardInterrupt):

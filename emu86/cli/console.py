@@ -10,14 +10,23 @@ import os
 import queue
 import select
 import signal
-import termios
 import threading
-import tty
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Self
 
 from emu86.cli.terminal import is_terminal
+
+# Windows has neither raw terminals nor all signals, and its `select` knows no pipes:
+# there a terminal keeps its own line editing, and Ctrl-A is a key like any other.
+try:
+    import termios
+    import tty
+except ImportError:
+    _POSIX = False
+else:
+    _POSIX = True
 
 if TYPE_CHECKING:
     from emu86 import Machine
@@ -34,7 +43,12 @@ Ctrl-A h       this help
 Ctrl-A Ctrl-A  send Ctrl-A to the guest
 """
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGHUP, _SIGPIPE = 1, 13
+_CAUGHT: Final = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGCONT")
+    if hasattr(signal, name)
+)
 
 
 class Keys:
@@ -84,9 +98,9 @@ class Console:
         self._reader = threading.Thread(target=self._read, name="console", daemon=True)
 
     def __enter__(self) -> Self:
-        for number in (*_SIGNALS, signal.SIGCONT):
+        for number in _CAUGHT:
             self._handlers[number] = signal.signal(number, self._on_signal)
-        if is_terminal(0):
+        if _POSIX and is_terminal(0):
             self._saved = termios.tcgetattr(0)
             tty.setraw(0, termios.TCSADRAIN)
         self._reader.start()
@@ -94,7 +108,8 @@ class Console:
 
     def __exit__(self, *_: object) -> None:
         os.write(self._wake[1], b"\0")
-        self._reader.join()
+        if _POSIX:
+            self._reader.join()  # elsewhere it waits for input until the process ends
         self._restore()
         for end in self._wake:
             os.close(end)
@@ -124,9 +139,9 @@ class Console:
         except OSError as error:
             # What reads us has left, or the terminal is gone; neither is news to it.
             if error.errno == errno.EPIPE:
-                self._hang_up(signal.SIGPIPE)
+                self._hang_up(_SIGPIPE)
             elif error.errno == errno.EIO:
-                self._hang_up(signal.SIGHUP)
+                self._hang_up(_SIGHUP)
             else:
                 self.error = error
                 self._ask("")
@@ -138,20 +153,24 @@ class Console:
             # While the guest lags behind, look again soon instead of reading on.
             watched = [0] if self._machine.console_waiting < _CHUNK else []
             try:
-                ready, _, _ = select.select(
-                    [*watched, self._wake[0]], [], [], None if watched else 0.02
-                )
+                if _POSIX:
+                    ready, _, _ = select.select(
+                        [*watched, self._wake[0]], [], [], None if watched else 0.02
+                    )
+                else:
+                    ready = watched
+                    time.sleep(0 if watched else 0.02)
                 if self._wake[0] in ready:
                     return
                 data = os.read(0, _CHUNK) if ready else b""
             except OSError as error:
                 if self._saved is not None and error.errno == errno.EIO:
-                    self._hang_up(signal.SIGHUP)
+                    self._hang_up(_SIGHUP)
                 return
             if ready and not data:
                 # The end of a pipe ends nothing; that of a terminal is a hang-up.
                 if self._saved is not None:
-                    self._hang_up(signal.SIGHUP)
+                    self._hang_up(_SIGHUP)
                 return
             if self._saved is not None:
                 data = keys.filter(data)
@@ -217,7 +236,7 @@ class Console:
 
     # -- the end -----------------------------------------------------------------------
 
-    def _hang_up(self, as_if: signal.Signals) -> None:
+    def _hang_up(self, as_if: int) -> None:
         self.gone = True
         self._leave(128 + as_if)
 
@@ -226,7 +245,7 @@ class Console:
         self._ask("")
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGCONT:
+        if number not in (signal.SIGINT, signal.SIGTERM, _SIGHUP):
             # A shell that had us stopped may have changed the modes.
             if self._saved is not None:
                 with contextlib.suppress(termios.error):
@@ -235,8 +254,8 @@ class Console:
             # Asked again: whatever keeps us from ending is not waited for.
             self._restore()
             os._exit(128 + number)
-        elif number == signal.SIGHUP:
-            self._hang_up(signal.SIGHUP)
+        elif number == _SIGHUP:
+            self._hang_up(_SIGHUP)
         else:
             self._leave(128 + number)
 

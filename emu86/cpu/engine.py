@@ -152,8 +152,10 @@ class Engine(CpuState):
         blob = ctypes.cast(self._context.context, PTR).value
         assert blob is not None
         self._blob = PTR(blob)
-        cpu = ctypes.c_uint64.from_address(self._handle + offsets.UC_CPU).value
-        state = cpu + offsets.CPU_STATE if self.can.live else blob + _CONTEXT_HEADER
+        cpu, state = 0, blob + _CONTEXT_HEADER
+        if self.can.live:
+            cpu = ctypes.c_uint64.from_address(self._handle + offsets.UC_CPU).value
+            state = cpu + offsets.CPU_STATE
         self._cpu = PTR(cpu)
         view = memoryview((ctypes.c_char * offsets.SIZE).from_address(state)).cast("B")
         super().__init__(view)

@@ -5,6 +5,7 @@ Each part is proved by what a small program does, never by a version number.
 
 import ctypes
 import mmap
+import platform
 import struct
 from dataclasses import replace
 from typing import Final
@@ -12,9 +13,13 @@ from typing import Final
 from emu86.cpu import engine, library, offsets
 from emu86.cpu.maps import ranges
 from emu86.cpu.state import HFLAGS, RIP
+from emu86.errors import ConfigError
 from emu86.native import abi
 from emu86.spec import x86
 
+_STRANGE: Final = (
+    "unicorn: this build keeps the CPU's state in another way than emu86 knows"
+)
 _CODE: Final = 0x1000
 _PAGE_A: Final = 0x3000
 _PAGE_B: Final = 0x4000
@@ -36,8 +41,13 @@ _RETURN: Final = bytes.fromhex("b801000000ebfe")  # mov eax, 1; jmp $
 
 
 def probe() -> library.Abilities:
-    """Return the abilities that hold; `Abilities.none()` if the layout differs."""
-    if not _state_is_live():
+    """Return the abilities that hold; `Abilities.none()` if the layout differs.
+
+    What is known of Unicorn's insides is known of x86-64 hosts. ConfigError where not
+    even what the public API saves is laid out as `offsets` says.
+    """
+    may_be_live = platform.machine() in ("x86_64", "AMD64")
+    if not _state_is_live(may_be_live=may_be_live):
         return library.Abilities.none()
     full = library.Abilities(live=True, stops=True, flush_page=True, drop_code=True)
     flushes, stops = _Program(full).window()
@@ -58,21 +68,10 @@ def _looks(full: library.Abilities) -> bool:
     return _Program(replace(full, looks=True)).looks()
 
 
-def _state_is_live() -> bool:
-    """Tell whether the live view shows what the public API wrote."""
+def _state_is_live(*, may_be_live: bool) -> bool:
+    """Tell whether the live view shows what the public API wrote; ConfigError."""
     bare = engine.Engine(library.Abilities.none())
     uc = bare._uc
-    handle = bare._handle
-    for name in ("tlb_flush_page_x86_64", "tb_invalidate_phys_range_x86_64"):
-        if not hasattr(library.quick, name):
-            return False
-    cpu = ctypes.c_uint64.from_address(handle + offsets.UC_CPU).value
-    maps = _readable()
-    if not any(
-        low <= cpu and cpu + offsets.CPU_STATE + offsets.SIZE <= high
-        for low, high in maps
-    ):
-        return False
     registers = ("RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R15")
     try:
         for i, name in enumerate(registers):
@@ -84,14 +83,12 @@ def _state_is_live() -> bool:
         )
         uc.reg_write(library.x86_const.UC_X86_REG_CR2, 0x55667788)
         uc.reg_write(library.x86_const.UC_X86_REG_DR0, 0x99AABBCC)
-    except library.UnicornError:
-        return False
-    state = ctypes.string_at(cpu + offsets.CPU_STATE, offsets.SIZE)
+    except library.UnicornError as error:
+        raise ConfigError(_STRANGE) from error
     blob = bare._blob.value
     assert blob is not None
     bare._load()
-    if state != ctypes.string_at(blob + 40, offsets.SIZE):
-        return False
+    saved = ctypes.string_at(blob + 40, offsets.SIZE)
     places = [8 * i for i in range(8)] + [64, 120]
     wanted = [0x0123456789ABCD00 + i for i in range(len(registers))]
     for place, value in (
@@ -101,9 +98,18 @@ def _state_is_live() -> bool:
         (offsets.CR + 16, 0x55667788),
         (offsets.DR, 0x99AABBCC),
     ):
-        if struct.unpack_from("<Q", state, place)[0] != value:
+        if struct.unpack_from("<Q", saved, place)[0] != value:
+            raise ConfigError(_STRANGE)
+    for name in ("tlb_flush_page_x86_64", "tb_invalidate_phys_range_x86_64"):
+        if not hasattr(library.quick, name):
             return False
-    return True
+    cpu = ctypes.c_uint64.from_address(bare._handle + offsets.UC_CPU).value
+    live = cpu + offsets.CPU_STATE
+    if not may_be_live or not any(
+        low <= cpu and live + offsets.SIZE <= high for low, high in _readable()
+    ):
+        return False
+    return ctypes.string_at(live, offsets.SIZE) == saved
 
 
 def _readable() -> list[tuple[int, int]]:

@@ -12,6 +12,8 @@ A block can be guarded besides: a segment register that it may use must not be n
 
 import ctypes
 import struct
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from emu86.cpu.maps import peek, ranges
@@ -25,11 +27,15 @@ _STOP_AT: Final = 8 * abi.STOP_AT
 _PENDING: Final = 8 * abi.PENDING
 _ON_GUARD: Final = 8 * abi.ON_GUARD
 
-_libc: Any = ctypes.PyDLL(None)
-_libc.memmem.restype = ctypes.c_void_p
-_libc.memmem.argtypes = (
-    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t,
-)  # fmt: skip
+
+@cache
+def _memmem() -> Callable[..., int | None]:
+    found: Any = ctypes.PyDLL(None).memmem  # Windows has no such thing, nor Prologues
+    found.restype = ctypes.c_void_p
+    found.argtypes = (
+        ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t,
+    )  # fmt: skip
+    return found  # type: ignore[no-any-return]
 
 
 class Prologues:
@@ -116,4 +122,4 @@ class Prologues:
 
 def _search(at: int, size: int, end: int, key: bytes) -> int:
     size = max(0, min(size, end - at))
-    return int(_libc.memmem(at, size, key, len(key)) or 0)
+    return _memmem()(at, size, key, len(key)) or 0

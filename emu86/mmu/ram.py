@@ -6,6 +6,7 @@ has for itself stands far above it (`mmu.vmm_memory`).
 
 import ctypes
 import mmap
+import os
 from typing import Final
 
 import numpy as np
@@ -32,7 +33,9 @@ def allocate(size: int) -> mmap.mmap:
     ConfigError if the host refuses.
     """
     try:
-        return mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+        if hasattr(os, "fork"):
+            return mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+        return mmap.mmap(-1, size)  # Windows: it can copy a file's memory alone
     except OSError as error:
         raise ConfigError(
             f"memory: the host has no {size >> 20} MiB for a machine: {error.strerror}"
