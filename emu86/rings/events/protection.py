@@ -104,6 +104,8 @@ def check(cpu: Cpu, insn: Insn) -> None:
 def _check_segment(cpu: Cpu, access: Access) -> None:
     index = access.segment
     limit, attributes = cpu.d[LIMIT[index]], cpu.d[ATTRIBUTES[index]]
+    if index == x86.SS and not attributes & x86.DESC_P:
+        return  # where a task switch has failed: see `Stack`
     offset = access.linear - cpu.q[BASE[index]] & x86.MASK32
     if access.write:
         needed = x86.DESC_P | x86.DESC_RW
