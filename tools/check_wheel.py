@@ -6,6 +6,7 @@ environment is new and temporary; its packages are those of requirements.lock.
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,16 @@ def missing(wheel: Path) -> list[str]:
         return sorted(set(committed) - set(files.namelist()))
 
 
+def links(wheel: Path) -> list[str]:
+    """Return the links of the package's page that need files beside it."""
+    with ZipFile(wheel) as files:
+        (name,) = (n for n in files.namelist() if n.endswith(".dist-info/METADATA"))
+        _headers, _, page = files.read(name).decode().partition("\n\n")
+    if not page.strip():
+        sys.exit(f"check_wheel: {wheel.name} has no page")
+    return re.findall(r"\]\((?!https?:)([^)]*)\)", page)
+
+
 def step(what: str) -> None:
     """Tell what takes its time."""
     print(f"check_wheel: {what}", flush=True)
@@ -69,6 +80,8 @@ def main(folder: Path) -> None:
     (wheel,) = wheels.glob("emu86-*.whl")
     if forgotten := missing(wheel):
         sys.exit(f"check_wheel: {wheel.name} has no {', '.join(forgotten)}")
+    if relative := links(wheel):
+        sys.exit(f"check_wheel: links of its page lead nowhere: {', '.join(relative)}")
 
     # First the locked packages, by their hashes; then of these what the wheel asks for.
     step("fetching what it needs")

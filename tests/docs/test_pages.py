@@ -126,7 +126,9 @@ def test_make_verbs_exist(path):
 
 
 @pytest.mark.not_quick
-@pytest.mark.parametrize("page", ["README.md", "docs/library.md", "docs/testing.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/library.md", "docs/package.md", "docs/testing.md"]
+)
 def test_examples(page):
     path = ROOT / page
     blocks = re.findall(r"(?ms)^```pycon\n(.*?)^```$", path.read_text())
