@@ -6,6 +6,7 @@ Its uptime is read before and after, beside the host's monotonic clock. The stat
 if a difference is more than 50 ms and 1 %.
 """
 
+import argparse
 import os
 import pty
 import select
@@ -100,4 +101,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     sys.exit(main())
