@@ -39,7 +39,8 @@ def command(code: tuple[str, ...]) -> None:
 
     It is taken as 32-bit code. `emu86 exits` has all names.
     """  # noqa: D301 (click wants the character itself)
-    text = "".join(code).removeprefix("0x")
+    words = " ".join(code).split()
+    text = " ".join(word.removeprefix("0x") for word in words)
     is_hex = re.fullmatch(r"([0-9a-f]{2}|\s)*", text, re.IGNORECASE) is not None
     is_hex = is_hex and not (text.isalpha() and text.lower() in _mnemonics())
     lines = explain(bytes.fromhex(text)) if is_hex else explain_text(" ".join(code))
@@ -50,6 +51,15 @@ def command(code: tuple[str, ...]) -> None:
 _NATIVELY: Final = (
     "Runs natively: neither privileged nor sensitive, the VMM never sees it."
 )
+_BY_A_HOOK: Final = (
+    "Neither privileged nor sensitive. The engine has a hook for it at any CPL: the VMM"
+    " answers for the CPU model."
+)
+_OWN_SELECTORS: Final = (
+    "Runs natively, though it is sensitive: a selector tells of the CPL. The engine"
+    " holds the guest's own selectors, so the VMM need not see it."
+)
+_FROM_SEGMENT: Final = re.compile(r"\b[c-gs]s\s*(;|$)", re.IGNORECASE)
 _EVENTS: Final = {"int", "int3", "into", "bound", "ud2"}
 _AN_EVENT: Final = (
     "Raises an event, and no CPL is needed for that. The VMM takes the event and"
@@ -91,7 +101,7 @@ def explain(code: bytes) -> Iterator[str]:
             return
         yield "Elsewhere:"
     record = find(insn)
-    yield from _natively(mnemonic) if record is None else _of(record)
+    yield from _other(mnemonic, operands) if record is None else _of(record)
 
 
 def explain_text(text: str) -> Iterator[str]:
@@ -122,7 +132,7 @@ def explain_text(text: str) -> Iterator[str]:
         yield from _of(record)
         yield ""
     yield f"{mnemonic} in other forms:" if records else text
-    yield from _natively(mnemonic)
+    yield from _other(mnemonic, text)
 
 
 def _unknown(text: str, mnemonic: str) -> str:
@@ -132,8 +142,20 @@ def _unknown(text: str, mnemonic: str) -> str:
     return f"{text!r} is neither hexadecimal nor an instruction{hint}"
 
 
-def _natively(mnemonic: str) -> Iterator[str]:
-    yield from textwrap.wrap(_AN_EVENT if mnemonic in _EVENTS else _NATIVELY, 79)
+def _other(mnemonic: str, text: str) -> Iterator[str]:
+    """Tell of an instruction that the exit table does not have.
+
+    text: what ends with its operands.
+    """
+    if mnemonic in _EVENTS:
+        told = _AN_EVENT
+    elif mnemonic == "cpuid":
+        told = _BY_A_HOOK
+    elif mnemonic in ("mov", "push") and _FROM_SEGMENT.search(text):
+        told = _OWN_SELECTORS
+    else:
+        told = _NATIVELY
+    yield from textwrap.wrap(told, 79)
 
 
 def _of(record: "Record") -> Iterator[str]:
@@ -154,13 +176,16 @@ def _of(record: "Record") -> Iterator[str]:
 
 _PREFIXES: Final = {"lock", "rep", "repe", "repz", "repne", "repnz"}
 _SAME: Final = {
-    "popf": "popfd", "pushf": "pushfd", "iret": "iretd", "lret": "retf",
-    "icebp": "int1", "loopz": "loope", "loopnz": "loopne", "setz": "sete",
-    "setnz": "setne", "setc": "setb", "setnae": "setb", "setnc": "setae",
-    "setnb": "setae", "setna": "setbe", "setnbe": "seta", "setpe": "setp",
-    "setpo": "setnp", "setnge": "setl", "setnl": "setge", "setng": "setle",
-    "setnle": "setg",
+    "popf": "popfd", "popfw": "popfd", "pushf": "pushfd", "pushfw": "pushfd",
+    "iret": "iretd", "iretw": "iretd", "lret": "retf", "icebp": "int1",
+    "xlat": "xlatb", "fwait": "wait",
 }  # fmt: skip
+# Other names of conditions, as Vol. 2A has them under Jcc.
+_CONDITIONS: Final = {
+    "z": "e", "nz": "ne", "c": "b", "nae": "b", "nc": "ae", "nb": "ae", "na": "be",
+    "nbe": "a", "pe": "p", "po": "np", "nge": "l", "nl": "ge", "ng": "le", "nle": "g",
+}  # fmt: skip
+_CONDITIONAL: Final = re.compile("(j|set|cmov|loop)(" + "|".join(_CONDITIONS) + ")")
 # Of an operand what matters, in this order; a number and a name are alike.
 _KINDS: Final = (
     (r".*\[.*\]", "memory"),
@@ -188,6 +213,8 @@ def _parse(text: str) -> tuple[str, tuple[str, ...]]:
         mnemonic = "l" + mnemonic
         operands = operands.removeprefix("far")
     mnemonic = _SAME.get(mnemonic, mnemonic)
+    if found := _CONDITIONAL.fullmatch(mnemonic):
+        mnemonic = found[1] + _CONDITIONS[found[2]]
     kinds = tuple(map(_kind, re.split("[,:]", operands))) if operands else ()
     return mnemonic, kinds
 

@@ -226,6 +226,13 @@ def test_help_says_how_to_switch_completion_on(emu86, shell):
         (["cd80"], ["int 0x80", "Raises an event"]),
         (["mov cr3, eax"], ["MOV to CR (0F 22 /r): privileged"]),
         (["mov", "cr3,eax"], ["MOV to CR (0F 22 /r): privileged"]),
+        (
+            ["0x0f", "0x22", "0xd8"],
+            ["mov cr3, eax", "MOV to CR (0F 22 /r): privileged"],
+        ),
+        (["0fa2"], ["cpuid", "The engine has a hook for it"]),
+        (["8cc8"], ["mov eax, cs", "though it is sensitive"]),
+        (["16"], ["push ss", "though it is sensitive"]),
     ],
 )
 def test_explain(emu86, code, parts):
@@ -283,7 +290,8 @@ def test_explain_needs_no_assembler(text, first):
 @pytest.mark.parametrize(
     "text",
     ["mov eax, cs", "push cs", "pop eax", "jmp foo", "jmp [eax]", "call eax", "sete al",
-     "rcl eax, 1", "add eax, 1", "mov ax, [bx+si]", "fadd", "movaps xmm0, [eax]"],
+     "rcl eax, 1", "add eax, 1", "mov ax, [bx+si]", "fadd", "movaps xmm0, [eax]",
+     "jz foo", "jnc foo", "jpo foo", "cmovnz eax, ebx", "xlat", "fwait"],
 )  # fmt: skip
 def test_what_runs_natively(text):
     assert list(explain_text(text))[1].startswith("Runs natively")
