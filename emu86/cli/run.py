@@ -111,7 +111,7 @@ _STATUSES: Final = {
 @click.option(
     "--keep-going",
     is_flag=True,
-    help="Run on when Linux panics, as with a terminal and without --until.",
+    help="Run on when Linux panics. [default: with a terminal and without --until]",
 )
 @click.pass_context
 def command(
@@ -276,7 +276,8 @@ def _tell(
         }[stop.reason]
     if stop.detail:
         how += f" ({stop.detail})"
-    if stop.reason == "debug exit" and status not in (stop.code, _NOT_SEEN):
+    coded = stop.reason == "debug exit" and until is None and console.status is None
+    if coded and status != stop.code:
         how += f", which is status {status}"
     if until is not None and status == _NOT_SEEN:
         how += f", and the console has not shown {until!r}"

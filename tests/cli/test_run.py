@@ -128,7 +128,7 @@ def test_until(script, status):
 
 
 @pytest.mark.parametrize(
-    ("code", "status"), [(0, 1), (0x10, 33), (0x80, 1), (0x1234, 105)]
+    ("code", "status"), [(0, 1), (1, 3), (0x10, 33), (0x80, 1), (0x1234, 105)]
 )
 def test_qemus_debug_exit(code, status):
     result = run(f"code:{code}", "--debug-exit-qemu")
