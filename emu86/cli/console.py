@@ -36,7 +36,7 @@ _CHUNK: Final = 4096  # bytes read, and bytes that may wait for the guest, at mo
 
 HELP: Final = """\
 Ctrl-A x       quit
-Ctrl-A i       what the guest is at
+Ctrl-A i       status: time, exits, where the guest is
 Ctrl-A r       reset: start the kernel anew
 Ctrl-A z       pause, and go on
 Ctrl-A h       this help
