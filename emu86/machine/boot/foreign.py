@@ -103,9 +103,18 @@ _NOTES_SIZE: Final = 512
 _LINKED_LOW: Final = {3: range(0x08040000, 0x09000000), 62: range(0x400000, 0x500000)}
 
 
-def refuse(image: bytes) -> ConfigError:
-    """Say what `image` is: no bzImage, no Multiboot kernel, no ELF file."""
-    what, advice = _kind(image)
+_NO_KERNEL: Final = (
+    "no bzImage, ELF or Multiboot kernel",
+    "code without a format needs a Multiboot header in its first 8192 bytes",
+)
+
+
+def refuse(image: bytes, otherwise: tuple[str, str] = _NO_KERNEL) -> ConfigError:
+    """Say what `image` is, which is no kernel that can be loaded, and what to do.
+
+    otherwise: the same for one of no kind that is known.
+    """
+    what, advice = _kind(image) or otherwise
     return ConfigError(f"kernel: is {what}: {advice}")
 
 
@@ -182,8 +191,8 @@ def _sums_up(image: bytes, at: int, count: int) -> bool:
     return sum(int.from_bytes(word, "little") for word in words) & 0xFFFFFFFF == 0
 
 
-def _kind(image: bytes) -> tuple[str, str]:
-    """Return what the file is, and what to do."""
+def _kind(image: bytes) -> tuple[str, str] | None:
+    """Return what the file is, and what to do, if its kind is known."""
     for offset, magic, what, advice in _KINDS:
         if image.startswith(magic, offset):
             return what, advice
@@ -193,10 +202,7 @@ def _kind(image: bytes) -> tuple[str, str]:
         return "a ROM", _REAL_MODE
     if _is_text(image[:512]):
         return "a text file", "assemble or compile it, and " + _LINK
-    return (
-        "no bzImage, ELF or Multiboot kernel",
-        "code without a format needs a Multiboot header in its first 8192 bytes",
-    )
+    return None
 
 
 def _mz(image: bytes) -> str:

@@ -30,6 +30,11 @@ _INFO_MMAP: Final = 1 << 6
 _INFO_LOADER_NAME: Final = 1 << 9
 _INFO_SIZE: Final = 116
 
+_NO_ADDRESSES: Final = (
+    "a Multiboot kernel, but neither ELF nor with load addresses",
+    "link it as ELF, or give its header the address fields (bit 16 of its flags)",
+)
+
 
 def find_header(image: bytes) -> int | None:
     """The offset of the Multiboot header in `image`, or None."""
@@ -71,7 +76,8 @@ def load(
         foreign.check_machine(elf.headers(image), image)
         eip = elf.place_segments(places, image)
     else:
-        raise ConfigError("kernel: Multiboot, but neither ELF nor with load addresses")
+        # A disk with GRUB has the header of GRUB's own image.
+        raise foreign.refuse(image, _NO_ADDRESSES)
     info = _place_info(places, cmdline, modules)
     return places.entry(eip, {"eax": _LOADER_MAGIC, "ebx": info})
 

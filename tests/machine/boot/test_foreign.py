@@ -111,6 +111,14 @@ def test_a_rom_that_is_a_multiboot_kernel_too():
         boot.sniff(image)
 
 
+def test_a_disk_that_has_a_multiboot_header_too():
+    """GRUB's: that of its own image, after the boot sector."""
+    header = struct.pack("<3I", 0x1BADB002, 0, -0x1BADB002 & 0xFFFFFFFF)
+    image = at(510, b"\x55\xaa" + header)
+    with pytest.raises(ConfigError, match="^kernel: is a boot sector or a disk image"):
+        boot.load(memoryview(bytearray(MIB)), image)
+
+
 def test_an_empty_file():
     with pytest.raises(ConfigError, match="^kernel: the file is empty"):
         boot.sniff(b"")
