@@ -233,14 +233,18 @@ class Reasons:
         if not d[SELECTOR[segment]] & 0xFFFC and not self._vmm.q[RFLAGS] & x86.VM:
             return f"{name} is null"
         limit = d[LIMIT[segment]] & x86.MASK32
-        if operand.offset + operand.size - 1 > limit:
-            return f"{number(operand.offset)} is beyond {name}'s limit {number(limit)}"
+        attributes = d[ATTRIBUTES[segment]]
+        if attributes & (x86.DESC_CODE | x86.DESC_CE) == x86.DESC_CE:  # expand-down
+            inside, how = operand.offset > limit, "is not beyond"
+        else:
+            inside, how = operand.offset + operand.size - 1 <= limit, "is beyond"
+        if not inside:
+            return f"{number(operand.offset)} {how} {name}'s limit {number(limit)}"
         if insn.mnemonic in _ALIGNED and operand.linear % 16:
             return f"{operand.linear:08x} is not a multiple of 16"
         if insn.mnemonic == "ldmxcsr":
             data = self._looker.read(operand.linear, 4)
             return f"MXCSR cannot be {number(int.from_bytes(data, 'little'))}"
-        attributes = d[ATTRIBUTES[segment]]
         if attributes & x86.DESC_CODE:
             return f"{name} is code, which is not written"
         return "" if attributes & x86.DESC_RW else f"{name} is read-only"

@@ -1,7 +1,7 @@
 """What a guest is doing, or what it died of, on less than a screen."""
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from emu86.machine.looking import Instruction, Looker
@@ -174,13 +174,13 @@ def _name(event: Event) -> str:
 def _chain(
     event: Event, looker: Looker, reasons: Reasons, linear: int
 ) -> tuple[Fault, ...]:
-    """Tell an event whose delivery failed: the guest is where it was then."""
-    insn = None if event.interrupt else looker.decode(event.eip, linear)
-    where = f"{event.cs:04x}:{event.eip:08x}"
-    reason = ""
-    if not event.interrupt:
+    """Tell an event whose delivery failed; in a shutdown the guest is still there."""
+    first = _exception(event, reasons)
+    if event.failures[-1].delivering == x86.VEC_DF and not event.interrupt:
+        insn = looker.decode(event.eip, linear)
         reason = reasons.of_fault(event.vector, event.error, event.address, insn)
-    chain = [Fault(_name(event), event.error, where, str(insn or ""), reason)]
+        first = replace(first, instruction=str(insn or ""), reason=reason)
+    chain = [first]
     told = ""  # why the last of the chain could not be delivered
     for i, failure in enumerate(event.failures):
         last = i + 1 == len(event.failures)
@@ -198,10 +198,10 @@ def _chain(
 
 
 def _exception(event: Event, reasons: Reasons) -> Fault:
-    """Tell an exception that the guest has had: only so much as is known still."""
+    """Tell an event that the guest has had: only so much as is known still."""
     where = f"{event.cs:04x}:{event.eip:08x}"
     reason = ""
-    if event.vector == x86.VEC_PF:
+    if event.vector == x86.VEC_PF and not event.interrupt:
         reason = reasons.of_fault(event.vector, event.error, event.address, None)
         if event.eip == event.address and not (event.error or 0) & x86.PF_P:
             reason += ", a jump into nothing"

@@ -271,11 +271,13 @@ def test_reasons(code, fault, why, technique):
     [
         ("mov eax, [0x90001]", x86.VEC_AC, "00090001 is not a multiple of its 4 bytes"),
         ("mov [cs:0x90000], eax", x86.VEC_GP, "CS is code, which is not written"),
-        ("movaps xmm0, [0x90004]", x86.VEC_GP, "00090004 is not a multiple of 16"),
-        ("ldmxcsr [0x90000]", x86.VEC_GP, "MXCSR cannot be FFFF0000h"),
+        ("movaps xmm0, [cs:0x90004]", x86.VEC_GP, "00090004 is not a multiple of 16"),
+        ("ldmxcsr [cs:0x90000]", x86.VEC_GP, "MXCSR cannot be FFFF0000h"),
         ("mov [gs:0x90000], eax", x86.VEC_GP, "GS is null"),
         ("mov [fs:0x90000], eax", x86.VEC_GP, "90000h is beyond FS's limit FFFh"),
         ("mov [es:0x900], eax", x86.VEC_GP, "ES is read-only"),
+        ("mov [ds:0x1000], eax", x86.VEC_GP, ""),
+        ("mov eax, [ds:0xfff]", x86.VEC_GP, "FFFh is not beyond DS's limit FFFh"),
         ("mov [esp + ecx], eax", x86.VEC_SS, ""),
     ],
 )
@@ -292,15 +294,17 @@ def test_reasons_of_memory_operands(code, fault, why):
         xor eax, eax
         mov gs, eax
         mov dword [0x90000], 0xffff0000
+        mov eax, 0x28
+        mov ds, eax
         mov al, 1
         out 0xf4, al
         jmp $
         times 0x100 - ($ - $$) nop
         {code}
-    gdtr: dw 0x27
+    gdtr: dw 0x2f
         dd gdt
     gdt: dq 0, 0x00c0930000000000, 0x00cf9b000000ffff, 0x00cf93000000ffff
-        dq 0x00cf91000000ffff
+        dq 0x00cf91000000ffff, 0x0040970000000fff
         """,
         debug_exit=True,
     )
@@ -363,7 +367,9 @@ def test_a_double_fault_that_is_delivered(gate, why, technique):
     code = f"gate 8, fin\nmov {gate}\nmov eax, [0x800000]"
     machine = flat(code, "local", technique=technique)
     assert machine.run(timeout=60).reason == "debug exit"
-    _, *others = machine.report().chain
+    first, *others = machine.report().chain
+    assert (first.name, first.reason) == ("#PF", "00800000 is not mapped")
+    assert first.instruction == "", "the guest is at another one now"
     assert others == [Fault("#DF", 0, reason=why)]
 
 
