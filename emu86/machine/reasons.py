@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from emu86.cpu.state import ATTRIBUTES, BASE, LIMIT, RFLAGS, RIP, SELECTOR
 from emu86.machine.looking import Instruction, Looker, Operand
 from emu86.rings.descriptor import Descriptor
+from emu86.rings.history import Failure
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -99,15 +100,13 @@ class Reasons:
             return self._division(insn)
         return ""
 
-    def of_delivery(
-        self, delivering: int, vector: int, error: int | None, address: int | None
-    ) -> str:
-        """Say why an event of vector `delivering` did not come through the IDT."""
+    def of_delivery(self, failure: Failure) -> str:
+        """Say why an event did not come through the IDT."""
+        delivering, vector = failure.delivering, failure.vector
+        error, address = failure.error or 0, failure.address or 0
         if vector == x86.VEC_PF:
-            address = address or 0
             where = f"{self._structure(address, delivering)} at {address:08x}"
-            return self._page(where, error or 0, address)
-        error = error or 0
+            return self._page(where, error, address)
         if error & _IDT:
             return self._selector(vector, error)
         gate = f"gate {_vector(delivering)}"

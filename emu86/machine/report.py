@@ -176,22 +176,20 @@ def _chain(
 ) -> tuple[Fault, ...]:
     """Tell an event whose delivery failed; in a shutdown the guest is still there."""
     first = _exception(event, reasons)
-    if event.failures[-1].delivering == x86.VEC_DF and not event.interrupt:
+    if event.failures[-1].instead is None and not event.interrupt:
         insn = looker.decode(event.eip, linear)
         reason = reasons.of_fault(event.vector, event.error, event.address, insn)
         first = replace(first, instruction=str(insn or ""), reason=reason)
     chain = [first]
     told = ""  # why the last of the chain could not be delivered
-    for i, failure in enumerate(event.failures):
-        last = i + 1 == len(event.failures)
-        following = x86.VEC_DF if last else event.failures[i + 1].delivering
-        reason = reasons.of_delivery(*failure)
-        if failure.delivering == x86.VEC_DF:
+    for failure in event.failures:
+        reason = reasons.of_delivery(failure)
+        if failure.instead is None:
             name, error = "shutdown", None
-        elif following == x86.VEC_DF:
-            name, error = "#DF", 0
-        else:
+        elif failure.instead == failure.vector:
             name, error = x86.event_name(failure.vector), failure.error
+        else:
+            name, error = "#DF", 0
         chain.append(Fault(name, error, reason="" if reason == told else reason))
         told = reason
     return tuple(chain)

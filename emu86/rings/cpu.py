@@ -135,9 +135,17 @@ class Services(Protocol):
         ...
 
     def failed(
-        self, vector: int, error: int | None, second: int, code: int | None
+        self,
+        vector: int,
+        error: int | None,
+        second: int,
+        code: int | None,
+        instead: int | None,
     ) -> None:
-        """Learn of an event whose delivery met a fault: `second`, with its `code`."""
+        """Learn of an event that met a fault, `second` with its `code`, on its way.
+
+        instead: the vector that is delivered then, None at a shutdown.
+        """
         ...
 
     def unsupported(self, what: str) -> None:

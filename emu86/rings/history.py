@@ -14,13 +14,14 @@ class Failure(NamedTuple):
     """A fault on the way of an event through the guest's IDT.
 
     delivering: the vector that was under way; vector, error: of the fault; address: its
-    CR2 if it was a page fault.
+    CR2 if it was a page fault; instead: the vector delivered then, None at a shutdown.
     """
 
     delivering: int
     vector: int
     error: int | None
     address: int | None
+    instead: int | None
 
 
 class Event(NamedTuple):

@@ -374,6 +374,29 @@ def test_a_double_fault_that_is_delivered(gate, why, technique):
 
 
 @pytest.mark.parametrize("technique", ["patch", "bare"])
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        # The timer, at the vector where a BIOS leaves it, and no IDT.
+        (
+            f"{_NO_IDT}sti\njmp $",
+            ["interrupt 8", "#GP(43h): IDT limit 0", "#DF", "shutdown"],
+        ),
+        # What is benign makes no #DF.
+        (
+            "gate 13, fin\nmov byte [IDT + 8 * 6 + 5], 0x0e\nud2",
+            ["#UD", "#NP(33h): gate 6 is not present"],
+        ),
+    ],
+)
+def test_events_that_make_no_double_fault(code, told, technique):
+    machine = flat("gate 11, fin\n" + code, technique=technique)
+    machine.run(timeout=60)
+    first, *others = map(str, machine.report().chain)
+    assert [first.partition(" at ")[0], *others] == told
+
+
+@pytest.mark.parametrize("technique", ["patch", "bare"])
 def test_a_stack_that_is_not_mapped(technique):
     machine = flat("mov esp, 0x700000\npush eax", "local", technique=technique)
     assert machine.run(timeout=60).reason == "triple fault"

@@ -35,23 +35,28 @@ def inject(
             deliver(cpu, vector, error, fault=not interrupt and vector in x86.FAULTS)
         except (GuestFault, PageFault) as raised:
             second, code = as_fault(cpu, raised)
-            cpu.services.failed(vector, error, second, code)
-            if vector == x86.VEC_DF and not interrupt:
+            instead = _instead(vector, second, interrupt=interrupt)
+            cpu.services.failed(vector, error, second, code, instead)
+            if instead is None:
                 raise TripleFault from raised
-            # An interrupt is benign, whatever its vector (SDM Vol. 3A table 6-4).
-            first_contributes = not interrupt and (
-                vector in x86.CONTRIBUTORY or vector == x86.VEC_PF
-            )
+            vector, error = instead, code if instead == second else 0
             interrupt = False
-            doubles = second in x86.CONTRIBUTORY or (
-                vector == x86.VEC_PF and second == x86.VEC_PF
-            )
-            if first_contributes and doubles:
-                vector, error = x86.VEC_DF, 0
-            else:
-                vector, error = second, code
         else:
             return
+
+
+def _instead(vector: int, second: int, *, interrupt: bool) -> int | None:
+    """Return what is delivered instead of an event that met a second fault.
+
+    None is a shutdown. Source: SDM Vol. 3A tables 6-4 and 6-5.
+    """
+    if interrupt:  # benign, whatever its vector
+        return second
+    if vector == x86.VEC_DF:
+        return None
+    first_contributes = vector in x86.CONTRIBUTORY or vector == x86.VEC_PF
+    doubles = second in x86.CONTRIBUTORY or vector == second == x86.VEC_PF
+    return x86.VEC_DF if first_contributes and doubles else second
 
 
 def as_fault(cpu: Cpu, raised: GuestFault | PageFault) -> tuple[int, int | None]:

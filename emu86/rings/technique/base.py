@@ -386,14 +386,19 @@ class Technique:
             told(vector, error)
 
     def failed(
-        self, vector: int, error: int | None, second: int, code: int | None
+        self,
+        vector: int,
+        error: int | None,
+        second: int,
+        code: int | None,
+        instead: int | None,
     ) -> None:
         """Tell who watches of an event that met a fault on its way, and keep that."""
         event = self._event
         if event.interrupt and not event.failures:
             self.history.events.append(event)
         address = self.vcpu.cr2 if second == x86.VEC_PF else None
-        event.failures.append(Failure(vector, second, code, address))
+        event.failures.append(Failure(vector, second, code, address, instead))
         self.delivered(vector, error)
 
     def finish(self, reason: str, detail: str = "") -> None:
