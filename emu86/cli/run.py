@@ -212,14 +212,13 @@ def command(
         if console.error is not None:
             raise console.error
         status = _status(stop, console, until, qemu=debug_exit_qemu)
-        if console.gone:
-            ctx.exit(status)
-        _tell(machine, stop, console, until, status)
-        if stats:
+        if not console.gone:
+            _tell(machine, stop, console, until, status)
+        if stats and not console.gone:
             from emu86.cli.report import show_stats  # noqa: PLC0415 - slow to import
 
             show_stats(machine.stats)
-        if stats_json is not None:
+        if stats_json is not None and not (console.gone and stats_json == "-"):
             _write(stats_json, _as_json(machine, stop, status))
     ctx.exit(status)
 

@@ -381,9 +381,18 @@ def test_text_that_is_no_utf_8():
     assert run("say:a poweroff", "--until", b"caf\xe9").returncode == 3
 
 
-def test_the_reader_of_the_output_may_leave():
+@pytest.mark.parametrize("stats", ["file", "-"])
+def test_the_reader_of_the_output_may_leave(stats, tmp_path):
     process = subprocess.Popen(
-        [*FAKE, "run", "--append", "say:a echo say:b say:c wait"],
+        [
+            *FAKE,
+            "run",
+            "--append",
+            "say:a echo say:b say:c wait",
+            "--stats-json",
+            stats,
+        ],
+        cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -395,6 +404,9 @@ def test_the_reader_of_the_output_may_leave():
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(PATIENCE) == 128 + signal.SIGPIPE
+    if stats == "file":
+        found = json.loads((tmp_path / "file").read_text())
+        assert found["status"] == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize(
