@@ -224,7 +224,7 @@ class Console:
         registers = machine.registers
         cs, eip = registers["cs"], registers["eip"]
         where = f"at {cs:04x}:{eip:08x}, {'halted' if machine.vcpu.halted else 'busy'}"
-        return f"{machine.now / 1e9:.1f} s of its time, {exits:,} exits, {where}"
+        return f"{machine.now / 1e9:.1f} s of guest time, {exits:,} exits, {where}"
 
     def _tell(self, text: str) -> None:
         self._say(f"emu86: {text}\n")

@@ -458,7 +458,7 @@ def test_ctrl_a():
     [
         (b"h", b"Ctrl-A Ctrl-A  send Ctrl-A to the guest"),
         (b"?", b"Ctrl-A Ctrl-A  send Ctrl-A to the guest"),
-        (b"i", b"emu86: 1.5 s of its time, 1,000 exits, at 0010:c0100000, halted"),
+        (b"i", b"emu86: 1.5 s of guest time, 1,000 exits, at 0010:c0100000, halted"),
     ],
 )
 def test_what_emu86_says_is_followed_by_the_guests_line_again(key, told):
