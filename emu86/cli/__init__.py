@@ -92,12 +92,14 @@ def _main() -> int:
         say(_one_line(error.format_message()))
         return _MISTAKE
     except OSError as error:
-        if error.filename is not None or error.errno not in _OF_OUTPUT:
+        # A reader that has gone is told of in more ways than one.
+        gone = isinstance(error, BrokenPipeError)
+        if not gone and (error.filename is not None or error.errno not in _OF_OUTPUT):
             say(_one_line(str(error)))
             return _MISTAKE
         # Python would complain once more of what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if isinstance(error, BrokenPipeError):
+        if gone:
             return _READER_GONE
         say(f"standard output: {error.strerror}")
         return _MISTAKE

@@ -104,6 +104,8 @@ TO_USER = """
     push .user
     iretd
     .user:
+    mov eax, DATA3
+    mov ds, eax
 """
 GUESTS = tuple(
     Case(
