@@ -217,8 +217,7 @@ class _Program:
         cpu.d[HFLAGS] |= offsets.HF_OSFXSR
         cpu.control[abi.STOP_AT] = 100 * len(_UNALIGNED)
         cpu.hook()
-        none = 8  # R8
-        word = x86.ESI << abi.LOOK_BASE | none << abi.LOOK_INDEX
+        word = x86.ESI << abi.LOOK_BASE | abi.NO_REGISTER << abi.LOOK_INDEX
         word |= x86.DS << abi.LOOK_SEGMENT | 1 << abi.LOOK_ALIGNED
         kept = cpu.look_at([(_CODE, word)])
         cpu.q[x86.ESI] = _PAGE_A + 8

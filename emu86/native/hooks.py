@@ -281,7 +281,8 @@ dropped:
 """
 
 # Looks at an access by a data segment, as `events.protection` does: see
-# `abi.access_kind`. Where it is right it runs alone: `Deprivileged._run_alone`.
+# `abi.access_kind`. Where it is right it runs alone: `Deprivileged._run_alone`. Where
+# the segment has no limit any more Python counts: `SegmentChecks.passed`.
 _ACCESS: Final = f"""
 access:
   %ac = and i64 %rflags, {x86.AC}
@@ -312,6 +313,7 @@ access:
   %segment_limit = load i32, ptr %limit_at
   %highest = zext i32 %segment_limit to i64
   %within = icmp ule i64 %end, %highest
+  %has_limit = icmp ne i64 %highest, {x86.MASK32}
   %attributes_of = add i64 %segment_size, {offsets.SEGMENTS + 20}
   %attributes_at = getelementptr i8, ptr %state, i64 %attributes_of
   %attributes = load i32, ptr %attributes_at
@@ -323,7 +325,8 @@ access:
   %allowed = icmp eq i32 %given, %wanted
   %alone = or i32 %hflags, {offsets.HF_INHIBIT_IRQ}
   %right.0 = and i1 %within, %allowed
-  %right = and i1 %right.0, %no_ac
+  %right.1 = and i1 %right.0, %has_limit
+  %right = and i1 %right.1, %no_ac
   br i1 %right, label %pass, label %python
 pass:
   br label %done

@@ -61,9 +61,8 @@ def check(cpu: Cpu, insn: Insn) -> None:
 def word(insn: Insn) -> int:
     """Return what compiled code is told of an instruction: `native.abi`'s LOOK_."""
     spec = insn.spec
-    # R8 stands for no register: no 32-bit guest has it, and it is 0.
-    base = 8 if insn.base < 0 else insn.base
-    index = 8 if insn.index < 0 else insn.index
+    base = abi.NO_REGISTER if insn.base < 0 else insn.base
+    index = abi.NO_REGISTER if insn.index < 0 else insn.index
     found = insn.displacement & x86.MASK32
     found |= base << abi.LOOK_BASE | index << abi.LOOK_INDEX
     found |= insn.scale << abi.LOOK_SCALE | insn.segment << abi.LOOK_SEGMENT

@@ -122,9 +122,9 @@ class Deprivileged(Technique):
             self.engine.run()
         finally:
             self._update_mode()
-            if self._control[abi.NULL_USED]:
-                self._control[abi.NULL_USED] = 0
-                self.cpu.checks.null_used()
+        if self._control[abi.NULL_USED]:
+            self._control[abi.NULL_USED] = 0
+            self._null_used()
 
     def step(self) -> None:
         """Run one instruction of an engine that is made to be stepped."""
@@ -416,6 +416,16 @@ class Deprivileged(Technique):
         """Tell whether instructions must be looked at before they run."""
         cpu = self.cpu
         return bool(cpu.checks.armed[3 if cpu.cpl else 1] or self.q[RFLAGS] & x86.AC)
+
+    def _null_used(self) -> None:
+        """Look at what the block that comes next does: it may use a null register."""
+        self.cpu.checks.null_used()
+        if self.d[HFLAGS] & offsets.HF_INHIBIT_IRQ:  # no site: see `_run_alone`
+            self._exit_before(self._look_at_next)
+
+    def _look_at_next(self) -> None:
+        self._reason = "segment access"
+        self._look_at(self.instructions.at_eip())
 
     def _look_at(self, insn: Insn) -> None:
         """Raise what segments and alignment forbid `insn`, at CS:EIP."""

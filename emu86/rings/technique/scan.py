@@ -318,7 +318,8 @@ class Scanner:
                 return offset
             if null:
                 last = offset + insn.length >= end
-                if not seen and null.is_site(insn, first=not offset, last=last):
+                # In a shadow it is guarded alone: `Deprivileged._null_used`.
+                if null.is_site(insn, first=not offset, last=last) and not seen:
                     self.patched["segment access"] += 1
                     return offset
                 self._guard = null.guard
@@ -400,6 +401,7 @@ class Scanner:
         self.sites.clear()
         self._looks.clear()
         self.null.drop_derived()
+        self.saw_ac = False
 
     def forget(self, page: int) -> None:
         """Drop what was known of a guest page: its code is gone."""

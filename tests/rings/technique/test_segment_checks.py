@@ -276,6 +276,28 @@ site:
     assert 1 < machine.stats.exits["segment access"].count < 1000
 
 
+def test_code_whose_segment_is_flat_again_costs_no_exits():
+    """Though compiled code has looked at it while there was a limit."""
+    body = f"""
+    {load("ds", 0x20)}
+    call use
+    {load("ds", 0x18)}
+    mov ecx, 20000
+again:
+    call use
+    loop again
+site:
+    xor eax, eax
+    jmp fin
+use:
+    mov eax, [edx]
+    ret
+    """
+    machine = flat("BASE equ 0\n" + TABLE + body + HANDLERS)
+    assert machine.run(timeout=60).code == 0
+    assert 1 < machine.stats.exits["segment access"].count < 1000
+
+
 def test_a_stack_beyond_its_limit_is_a_fault_of_the_delivery():
     """From ring 3 to a ring 0 stack with a limit: each event faults in its turn."""
     body = f"""
@@ -305,6 +327,10 @@ NULL = [
     ("mov ax, 0\nmov gs, ax\njmp on\non:\nsite:\npush dword [gs:0]", "#GP"),
     ("mov ax, 0\nmov gs, ax\nmov eax, 0x18\nmov gs, eax\nsite:\nmov eax, [gs:0]", ""),
     ("mov ax, 0\nmov fs, ax\nsite:\nlea eax, [fs:ebx]", ""),
+    ("mov ax, 0\nmov fs, ax\nsti\nsite:\nmov eax, [fs:ebx]", "#GP"),
+    ("mov ax, 0\nmov fs, ax\nsti\nxor ecx, ecx\nsite:\nfs rep movsb", ""),
+    ("mov ax, 0\nmov fs, ax\nxor ecx, ecx\nsti\nsite:\nfs rep movsb", ""),
+    ("mov ax, 0\nmov gs, ax\npush ss\npop ss\nsite:\npush dword [gs:0]", "#GP"),
     ("push 0\npush 0\nles eax, [esp]\nsite:\nscasd", "#GP"),
     ("mov ax, 0\nmov ds, ax\nmov ax, 0x18\nmov ds, ax\nsite:\nmov eax, [ebx]", ""),
     ("mov ax, 0\nmov ds, ax\nmov es, ax\nmov fs, ax\nmov gs, ax\nsite:\nxlatb", "#GP"),
