@@ -393,6 +393,7 @@ quiet:
   %splits = and i1 %is_split, %is_ring1
   br i1 %splits, label %split, label %not_split_now
 split:
+  %split_alone = or i32 %hflags, {offsets.HF_INHIBIT_IRQ}
   br label %done
 not_split_now:
   %tag = and i64 %kind, 15
@@ -434,7 +435,7 @@ done:
                        [ %rflags, %dropped ], [ %rflags, %split ],
                        [ %rflags, %pass ]
   %new_hflags = phi i32 [ %open, %cli ], [ %sti_hflags, %set ], [ %open, %dropped ],
-                        [ %hflags, %split ], [ %alone, %pass ]
+                        [ %split_alone, %split ], [ %alone, %pass ]
   %count_at = phi ptr [ %cli_count, %cli ], [ %sti_count, %set ],
                       [ %invlpg_count, %dropped ], [ %split_count, %split ],
                       [ %access_count, %pass ]

@@ -392,7 +392,7 @@ class Deprivileged(Technique):
 
     def _site(self, insn: Insn) -> None:
         """Do the instruction of a patched site, or see that it may run by itself."""
-        if isinstance(insn.record, Record) and not insn.record.anew:
+        if isinstance(insn.record, Record):
             self.emulate(insn)
             return
         if needs(insn) & self.vcpu.model.lacks:
@@ -513,13 +513,15 @@ class Deprivileged(Technique):
             self._check_virtual_8086(insn, record)
         elif record.ring0_only and cpu.cpl:
             raise gp(0)
-        if self._has_checks():
+        segment = insn.segment
+        if segment in (x86.FS, x86.GS):
+            self.cpu.checks.null_used((segment,))  # no guard knows what its block loads
+        if segment == x86.CS or self._has_checks():
             self._look_at(insn)
-            if record.anew:
-                self._run_alone()
-                return
-        if record.anew:
+        elif record.anew:
             self.instructions.compile(insn, abi.SITE_SPLIT)
+        if record.anew:
+            self._run_alone()
             return
         # It runs now, so the shadow of the STI before it ends with it.
         shadowed = d[HFLAGS] & offsets.HF_INHIBIT_IRQ

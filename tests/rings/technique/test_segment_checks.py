@@ -89,6 +89,7 @@ def load(register, selector):
     return f"mov ax, {selector}\nmov {register}, ax\n"
 
 
+CMPXCHG8B = "lock cmpxchg8b [cs:ebx]"
 DATA = [
     ("ds", 0x20, "mov eax, [ebx - 4]", ""),
     ("ds", 0x20, "mov eax, [ebx - 3]", "#GP"),
@@ -327,6 +328,8 @@ NULL = [
     ("mov ax, 0\nmov gs, ax\njmp on\non:\nsite:\npush dword [gs:0]", "#GP"),
     ("mov ax, 0\nmov gs, ax\nmov eax, 0x18\nmov gs, eax\nsite:\nmov eax, [gs:0]", ""),
     ("mov ax, 0\nmov fs, ax\nsite:\nlea eax, [fs:ebx]", ""),
+    ("mov ax, 0\nmov fs, ax\nsite:\nsete [fs:ebx]", "#GP"),
+    ("mov ax, 0\nmov fs, ax\nsite:\nlock cmpxchg8b [fs:ebx]", "#GP"),
     ("mov ax, 0\nmov fs, ax\nsti\nsite:\nmov eax, [fs:ebx]", "#GP"),
     ("mov ax, 0\nmov fs, ax\nsti\nxor ecx, ecx\nsite:\nfs rep movsb", ""),
     ("mov ax, 0\nmov fs, ax\nxor ecx, ecx\nsti\nsite:\nfs rep movsb", ""),
@@ -375,6 +378,45 @@ use:
 site:
     """
     assert ending(body) == ""
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("site", ["mov [cs:ebx], eax", "sete [cs:ebx]", CMPXCHG8B])
+def test_a_store_with_cs_is_refused_again_and_again(site, technique):
+    body = f"""
+    gate 13, once_more
+    mov edi, 5
+again:
+    add eax, ebx
+    {site}
+    jmp bad
+once_more:
+    mov esp, 0x90000
+    dec edi
+    jnz again
+    xor eax, eax
+    jmp fin
+site:
+    """
+    assert ending(body, technique) == ""
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_cmpxchg8b_by_fs_behind_a_load_of_ds(technique):
+    """A block has one guard, which is for DS here, so FS is looked at by a patch."""
+    body = """
+    mov edi, 5
+again:
+    mov ecx, 0x18
+    mov ds, ecx
+    lock cmpxchg8b [fs:ebx]
+    dec edi
+    jnz again
+    xor eax, eax
+    jmp fin
+site:
+    """
+    assert ending(body, technique) == ""
 
 
 def test_null_selectors_that_nobody_uses_cost_nothing():
