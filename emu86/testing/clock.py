@@ -63,7 +63,7 @@ class InstructionClock:
         self._here = -1
         self._last = b"", 0  # state as of the last tick
         self._moved = False  # an event has come since the last tick
-        self._retried = False  # or a page was filled, or a block patched
+        self._retried = False  # or a page was filled, a block patched, or looked at
         vmm.clock.set_costs(other=0)
         vmm.subscribe(self)
 
@@ -111,7 +111,7 @@ class InstructionClock:
 
     def vm_exit(self, reason: str, _cs: int, _eip: int) -> None:
         """Learn of an exit after which the instruction is tried again."""
-        self._retried |= reason.startswith("#PF")
+        self._retried |= reason.startswith(("#PF", "segment access"))
 
     def inject(self, _vector: int, _error: int | None) -> None:
         """Learn of an event: what follows is another instruction."""
