@@ -112,6 +112,8 @@ def _check(what: str, name: object, names: Collection[str]) -> None:
 
 def check_rtc(seconds: float) -> None:
     """Raise ConfigError for a date that the real-time clock cannot show."""
+    if isinstance(seconds, bool):  # an int to Python, no date to anybody
+        raise TypeError(f"rtc: {seconds} is of type bool, not int or float")
     expect("rtc", seconds, int, float)
     if not 0 <= seconds < RTC_END:
         raise ConfigError(f"rtc: {seconds} s after 1970 is no date from 1970 to 9999")

@@ -350,10 +350,16 @@ class Machine:
         return values
 
     def report(self) -> "Report":
-        """Look at the guest, at any time; the text of a `Report` is for people."""
+        """Look at the guest, at any time; the text of a `Report` is for people.
+
+        Raises ConfigError while there is no guest, or it runs in another thread.
+        """
         from emu86.machine.report import Report  # noqa: PLC0415 (capstone takes long)
 
         self._must_be_ours("report")
+        if not self._loaded:
+            message = "report: no guest was loaded"
+            raise ConfigError(message)
         return Report.of(self.vmm, self.registers)
 
     def set_register(self, name: str, value: int) -> None:

@@ -83,6 +83,7 @@ def test_a_wrong_argument(machine, method, arguments, kind, message):
         ({"technique": []}, ValueError, "technique: no .*there are patch, trap"),
         ({"technique": "ptach"}, ValueError, "technique: .*did you mean 'patch'"),
         ({"debug_exit": "no"}, TypeError, "debug_exit: 'no' is of type str, not bool"),
+        ({"rtc": True}, TypeError, "rtc: True is of type bool, not int or float"),
         ({"realtime": 0}, TypeError, "realtime: 0 is of type int, not bool"),
         ({"hypervisor": "KVM"}, TypeError, "hypervisor: 'KVM' is of type str"),
     ],
