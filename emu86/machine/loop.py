@@ -83,6 +83,10 @@ class RunLoop:
         self._stop_asked = True
         self._kick()
 
+    def forget(self) -> None:
+        """Take the guest for another one: what the last one showed tells no panic."""
+        self._panic.forget()
+
     def _kick(self) -> None:
         """Bring the CPU back from the guest or from sleep, as KVM does; any thread."""
         self._clock.stop_soon()
@@ -217,11 +221,11 @@ class RunLoop:
         if self._found:
             self._found = False
             return Stop("until")
-        panic = self._panic.settle(ended=self._vmm.end is not None)
+        reason, detail = self._vmm.end or ("", "")
+        panic = self._panic.settle(reason)
         if panic and self._panics:
             return Stop("panic", 0, panic)
-        if self._vmm.end is not None:
-            reason, detail = self._vmm.end
+        if reason:
             if reason == "debug exit":
                 return Stop(reason, int(detail))
             return Stop(reason, 0, detail)

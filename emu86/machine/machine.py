@@ -190,6 +190,7 @@ class Machine:
         vmm.restore(replace(technique, engine=engine, exits=exits, counts=counts))
         self._engine.clock.set_tsc(0)
         self.board.restore(chips)
+        self._loop.forget()
         bios.leave(self._ram.bytes, self.board, now)
         self._enter(self._load_again())
 
@@ -227,7 +228,8 @@ class Machine:
     ) -> Stop:
         """Run until the console shows `until`, `timeout` wall seconds or the end.
 
-        panics: a panic of Linux, which its console tells of, is an end, too.
+        panics: a panic of Linux, which its console tells of, is an end, too; then a
+        reset that follows is told as the panic.
         """
         text = b"" if until is None else as_bytes("until", until)
         expect("panics", panics, bool)

@@ -1,7 +1,8 @@
 """A panic of Linux, told from its console.
 
-Source: `panic()` in Linux's kernel/panic.c. Its last words are the line that is looked
-for, and come when it will not reboot. printk puts a time before a line and, with
+Source: `panic()` in Linux's kernel/panic.c. A panic begins with a line that names the
+reason. Its last words are another line, and come when Linux will not reboot; with
+`panic=N` Linux resets the machine instead. printk puts a time before a line and, with
 CONFIG_PRINTK_CALLER, a thread or a CPU.
 """
 
@@ -10,22 +11,25 @@ from collections.abc import Callable
 from typing import Final
 
 _LONGEST: Final = 1000  # bytes kept of a line; printk cuts its lines before
+_PREFIX: Final = rb"(?:\[ *\d+\.\d+\] ?(?:\[ *[TC]\d+\] ?)?)?"
+_FIRST_WORDS: Final = re.compile(_PREFIX + rb"Kernel panic - (not syncing.*)")
 _LAST_WORDS: Final = re.compile(
-    rb"(?:\[ *\d+\.\d+\] ?(?:\[ *[TC]\d+\] ?)?)?"
-    rb"---\[ end Kernel panic(?: - )?(.*?)(?:\]---)? *"
+    _PREFIX + rb"---\[ end Kernel panic(?: - )?(.*?)(?:\]---)? *"
 )
+_RESETS: Final = ("reset", "triple fault")  # ends of a run by which Linux reboots
 
 
 class PanicWatch:
-    """Reads the console's lines for the one with which Linux ends a panic.
+    """Reads the console's lines for those with which Linux begins and ends a panic.
 
-    found: called when such a line is complete.
+    found: called when a line that ends one is complete.
     """
 
     def __init__(self, found: Callable[[], None]) -> None:
         self._found = found
         self._line = bytearray()
         self._known = 0  # bytes of the line at the last `settle`
+        self._begun = ""
         self._panic = ""
 
     def take(self, data: bytes) -> None:
@@ -38,21 +42,37 @@ class PanicWatch:
             self._line.clear()
             self._known = 0
 
-    def settle(self, *, ended: bool) -> str:
+    def forget(self) -> None:
+        """Take what comes for the console of another guest, or of one that restarts."""
+        self._line.clear()
+        self._known = 0
+        self._begun = self._panic = ""
+
+    def settle(self, end: str = "") -> str:
         """Return what the guest has panicked of since the last call, or "".
 
-        A line without an end counts if nothing has come since the last call, or if the
-        guest has `ended`.
+        end: the reason for which the run has ended, if it has. A panic that has begun
+        counts when a reset follows. A line without an end counts if nothing has come
+        since the last call, or if the run has ended.
         """
-        if self._line and (ended or len(self._line) == self._known):
+        if self._line and (end or len(self._line) == self._known):
             self._match()
         self._known = len(self._line)
+        if end in _RESETS:
+            self._panic, self._begun = self._panic or self._begun, ""
+            self._line.clear()
         panic, self._panic = self._panic, ""
         return panic
 
     def _match(self) -> None:
-        words = _LAST_WORDS.fullmatch(self._line)
-        if words:
-            self._panic = words[1].decode(errors="replace").strip() or "no reason given"
+        if words := _FIRST_WORDS.fullmatch(self._line):
+            self._begun = _text(words[1])
+        elif words := _LAST_WORDS.fullmatch(self._line):
+            self._panic = _text(words[1]) or "no reason given"
+            self._begun = ""
             self._line.clear()
             self._found()
+
+
+def _text(words: bytes) -> str:
+    return words.decode(errors="replace").strip()

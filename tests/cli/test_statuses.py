@@ -13,6 +13,7 @@ _TRIPLE_FAULT = "lidt [none]\nint3\nnone: dw 0, 0, 0\n"
 _RESET = "mov al, 0xfe\nout 0x64, al\njmp $\n"
 _REAL_MODE = "mov eax, cr0\nand al, 0xfe\nmov cr0, eax\njmp $\n"
 _PANIC = 'text "[    2.4] ---[ end Kernel panic - not syncing: x ]---"\n'
+_PANIC_N = 'text "[    2.4] Kernel panic - not syncing: x"\n'
 
 _HEADER = """
 bits 32
@@ -62,6 +63,10 @@ def emu86(tmp_path, capfd):
         ("mov al, 1\nout 0x92, al\njmp $", "", 0, "the guest reset the machine"),
         (_TRIPLE_FAULT, "", 4, "the guest reset the machine by a triple fault"),
         (_PANIC + "jmp $", "", 4, "the guest's kernel panicked (not syncing: x)"),
+        (_PANIC_N + _RESET, "", 4, "the guest's kernel panicked (not syncing: x)"),
+        (_PANIC_N + _RESET, "--on-reset reboot", 4, "the guest's kernel panicked"),
+        (_PANIC_N + _RESET, "--keep-going", 0, "the guest reset the machine"),
+        (_PANIC_N + _TRIPLE_FAULT, "--until hi", 4, "the guest's kernel panicked"),
         (_REAL_MODE, "", 1, "the guest did what emu86 cannot do"),
         ("jmp $", "--timeout 0.01", 3, "the time is over"),
         ('text "hi"\njmp $', "--until hi", 0, "the console has shown 'hi'"),
