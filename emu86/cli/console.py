@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from emu86 import Machine
 
 _ESCAPE: Final = 0x01  # Ctrl-A
-_CHUNK: Final = 4096  # bytes read, and bytes that may wait for the guest, at most
+_CHUNK: Final = 4096  # bytes read, and bytes of a pipe that may wait for the guest
+_TYPED: Final = 1 << 20  # bytes of a terminal that may wait for the guest
 
 HELP: Final = """\
 Ctrl-A x       quit
@@ -90,6 +91,7 @@ class Console:
         self.gone = False  # nobody is left to be told anything
         self.quit = False
         self.error: OSError | None = None  # of standard output
+        self._lost = False  # whether what was typed found no room
         self._line = b""  # what the guest has shown since its last new line
         self._asked: queue.SimpleQueue[str] = queue.SimpleQueue()  # keys after Ctrl-A
         self._saved: list[int | list[bytes | int]] | None = None
@@ -150,8 +152,10 @@ class Console:
         """Feed standard input to the guest: the reader thread."""
         keys = Keys(self._key)
         while True:
-            # While the guest lags behind, look again soon instead of reading on.
-            watched = [0] if self._machine.console_waiting < _CHUNK else []
+            # While the guest lags behind, look again soon instead of reading on. But a
+            # terminal has keys for emu86 behind those for the guest.
+            reads = self._saved is not None or self._machine.console_waiting < _CHUNK
+            watched = [0] if reads else []
             try:
                 if _POSIX:
                     ready, _, _ = select.select(
@@ -173,8 +177,16 @@ class Console:
                     self._hang_up(_SIGHUP)
                 return
             if self._saved is not None:
-                data = keys.filter(data)
+                data = self._that_fits(keys.filter(data))
             self._machine.console_input(data)
+
+    def _that_fits(self, data: bytes) -> bytes:
+        """Return what there is room for; tell, once, that the rest is lost."""
+        room = max(_TYPED - self._machine.console_waiting, 0)
+        if len(data) > room and not self._lost:
+            self._lost = True
+            self._ask("lost")
+        return data[:room]
 
     # -- what is asked for by Ctrl-A ---------------------------------------------------
 
@@ -186,7 +198,10 @@ class Console:
             self._ask(key)
 
     def _ask(self, key: str) -> None:
-        """Have the machine stop, and `serve` do what is asked for; "" is nothing."""
+        """Have the machine stop, and `serve` do what is asked for.
+
+        key: that was typed, "lost" to tell of keys that are, or "", nothing.
+        """
         self._asked.put(key)
         self._machine.stop()
 
@@ -209,6 +224,8 @@ class Console:
                 self._tell("going on")
         elif key == "i":
             self._tell(self._status_line())
+        elif key == "lost":
+            self._tell("the guest does not take what is typed: the rest is lost")
         elif key == "r":
             begin = b"" if self.at_line_start else b"\r\n"
             self._line = b""

@@ -62,6 +62,14 @@ class Terminal:
     def type(self, data):
         os.write(self.keyboard, data)
 
+    def paste(self, data):
+        """Type what may be more than the terminal has room for."""
+        end = time.monotonic() + PATIENCE
+        while data:
+            _, room, _ = select.select([], [self.keyboard], [], end - time.monotonic())
+            assert room, "the keyboard is not read"
+            data = data[os.write(self.keyboard, data[:1024]) :]
+
     def end(self):
         status = self.process.wait(PATIENCE)
         while select.select([self.keyboard], [], [], 0.05)[0]:
@@ -505,6 +513,34 @@ def test_the_end_of_a_pause(end, status):
             os.close(at.line)
             os.close(at.keyboard)
         assert at.process.wait(PATIENCE) == status
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_emu86s_keys_behind_a_long_paste(paused):
+    with terminal("say:ready wait") as at:
+        at.wait_for(b"ready")
+        if paused:
+            at.type(CTRL_A + b"z")
+            at.wait_for(b"paused")
+        at.paste(b"x" * 20_000 + CTRL_A + b"i")
+        at.wait_for(b"1,000 exits")
+        at.type(CTRL_A + b"x")
+        assert at.end() == 0
+
+
+def test_what_finds_no_room_is_lost_and_that_is_told_once():
+    with terminal("say:ready wait") as at:
+        at.wait_for(b"ready")
+        at.paste(b"x" * (1 << 20))
+        at.type(CTRL_A + b"i")
+        at.wait_for(b"1,000 exits")
+        assert b"lost" not in at.screen
+        told = b"the guest does not take what is typed: the rest is lost"
+        at.paste(b"y" * 20_000)
+        at.wait_for(told)
+        at.paste(b"z" * 20_000 + CTRL_A + b"x")
+        assert at.end() == 0
+        assert at.screen.count(told) == 1
 
 
 def test_a_reset_by_ctrl_a():
