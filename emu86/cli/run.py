@@ -3,7 +3,7 @@
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
@@ -200,7 +200,7 @@ def command(
                 console.show(data)
 
             machine.on_console(see)
-            stop = _run(
+            ran = _run(
                 machine,
                 console,
                 until=None if until is None else os.fsencode(until),
@@ -209,11 +209,12 @@ def command(
                 reboots=on_reset == "reboot",
             )
             doing(None)
+        stop = ran.stop
         if console.error is not None:
             raise console.error
         status = _status(stop, console, until, qemu=debug_exit_qemu)
         if not console.gone:
-            _tell(machine, stop, console, until, status)
+            _tell(machine, ran, console, until, status)
         if stats and not console.gone:
             from emu86.cli.report import show_stats  # noqa: PLC0415 - slow to import
 
@@ -221,6 +222,14 @@ def command(
         if stats_json is not None and not (console.gone and stats_json == "-"):
             _write(stats_json, _as_json(machine, stop, status))
     ctx.exit(status)
+
+
+class _Ran(NamedTuple):
+    """Why the guest's runs ended; how often it rebooted, and the seconds of that."""
+
+    stop: "emu86.Stop"
+    reboots: int
+    rebooting: float
 
 
 def _run(
@@ -231,34 +240,39 @@ def _run(
     end: float | None,
     panics: bool,
     reboots: bool,
-) -> "emu86.Stop":
+) -> _Ran:
     """Run the guest to its end or that of its time, through resets if it `reboots`.
 
     What is asked for by Ctrl-A is done in between; it takes none of its time.
     """
+    count, rebooting = 0, 0.0
     while True:
         timeout = None if end is None else max(end - time.monotonic(), 0)
         stop = machine.run(until=until, timeout=timeout, panics=panics)
         if stop.reason == "interrupted":
             asked = time.monotonic()
             if not console.serve():
-                return stop
+                return _Ran(stop, count, rebooting)
             if end is not None:
                 end += time.monotonic() - asked
         elif not reboots or stop.reason not in ("reset", "triple fault"):
-            return stop
+            return _Ran(stop, count, rebooting)
         else:
+            began = time.monotonic()
             machine.reset()
+            count += 1
+            rebooting += time.monotonic() - began
 
 
 def _tell(
     machine: "emu86.Machine",
-    stop: "emu86.Stop",
+    ran: _Ran,
     console: "Console",
     until: str | None,
     status: int,
 ) -> None:
     """Say on standard error how the run ended."""
+    stop = ran.stop
     if stop.reason == "interrupted":
         how = "quit" if console.quit else "interrupted"
     else:
@@ -285,7 +299,10 @@ def _tell(
     _show_report(machine, stop)
     stats = machine.stats
     exits = sum(exit_.count for exit_ in stats.exits.values())
-    say(f"{how}, after {stats.wall_s:.1f} s and {exits:,} exits")
+    times = "" if ran.reboots == 1 else "s"
+    rebooted = f", {ran.reboots:,} reboot{times}" if ran.reboots else ""
+    seconds = stats.wall_s + ran.rebooting
+    say(f"{how}, after {seconds:.1f} s{rebooted} and {exits:,} exits")
     if stats.display_bytes:
         say(
             f"the guest wrote {stats.display_bytes:,} bytes to the memory of a display"

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import time
 
 import pytest
 
+from emu86 import Machine
 from emu86.cli import commands
 from support.assembler import assemble
 
@@ -135,6 +138,23 @@ def test_a_reboot_starts_the_kernel_anew(emu86, how):
     assert last.startswith("the time is over, after 0.")
     status, out, _ = emu86(code, "--on-reset", "exit")
     assert out.count("hello") == 1
+
+
+def test_the_time_of_reboots_is_told_of_too(emu86, monkeypatch):
+    clock, reset = time.monotonic, Machine.reset
+    late = []
+
+    def slow_reset(machine):
+        late.append(100)
+        reset(machine)
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + sum(late))
+    monkeypatch.setattr(Machine, "reset", slow_reset)
+    status, _, last = emu86(_RESET, "--on-reset", "reboot", "--timeout", "150")
+    assert status == 3
+    assert re.match(
+        r"the time is over, after 2\d\d\.\d s, 2 reboots and \d+ exits", last
+    )
 
 
 def test_who_keeps_going_outlives_a_panic(emu86):
