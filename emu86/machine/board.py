@@ -24,9 +24,13 @@ from emu86.machine.chardev import CharDevice
 
 @dataclass(frozen=True, slots=True)
 class BoardState:
-    """The state of each chip that has one, by the name that it has on the board."""
+    """The state of each chip that has one, by the name that it has on the board.
+
+    display_bytes: how many were written to display memory.
+    """
 
     chips: dict[str, object]
+    display_bytes: int
 
 
 class Board:
@@ -176,12 +180,14 @@ class Board:
 
     def save(self) -> BoardState:
         """Return what every chip knows; what is due when follows from it."""
-        return BoardState({name: chip.save() for name, chip in self._stateful.items()})
+        chips = {name: chip.save() for name, chip in self._stateful.items()}
+        return BoardState(chips, self.display_bytes)
 
     def restore(self, state: BoardState) -> None:
         """Become the board that was saved, of the same parts."""
         for name, chip in self._stateful.items():
             chip.restore(state.chips[name])
+        self.display_bytes = state.display_bytes
         self.schedule()
 
 

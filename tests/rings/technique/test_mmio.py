@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from emu86 import Machine
 from support.cases import LOG, RECORD, Case, image, machine, records
 from support.flat import guest
 
@@ -241,5 +242,7 @@ def test_what_is_written_to_display_memory_is_counted(technique):
         technique=technique,
     )
     assert built.run(timeout=60).reason == "halted"
-    assert built.stats.display_bytes == 20 + 1 + 4 + 2 + 2 + 1
+    written = 20 + 1 + 4 + 2 + 2 + 1
+    assert built.stats.display_bytes == written
+    assert Machine.restore(built.save()).stats.display_bytes == written
     assert built.registers["eax"] == 0xFFFFFFFF
