@@ -8,6 +8,7 @@ uses it; all such uses on an engine that is stepped.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from emu86.cpu.state import ATTRIBUTES
@@ -27,7 +28,8 @@ _MOV_SREG: Final = 0x8E
 _MOST: Final = 1 << 16  # places that are kept
 
 
-def _class(values: set[int] | frozenset[int]) -> bytes:
+def byte_class(values: Iterable[int]) -> bytes:
+    """Return a regular expression for one byte out of `values`."""
     return b"[" + b"".join(re.escape(bytes([value])) for value in values) + b"]"
 
 
@@ -41,13 +43,13 @@ def _filter() -> re.Pattern[bytes]:
             (two if opcode >= TWO_BYTES else one).add(opcode & 0xFF)
         elif group[0].source or group[0].immediate == "o" or opcode == XLAT:
             alone.add(opcode)
-    memory = _class(set(range(0xC0)))  # ModRM
+    memory = byte_class(set(range(0xC0)))  # ModRM
     uses = (
-        _class(one) + memory,
-        bytes([ESCAPE]) + _class(two) + memory,
-        _class(alone),
+        byte_class(one) + memory,
+        bytes([ESCAPE]) + byte_class(two) + memory,
+        byte_class(alone),
     )
-    prefixes = b"[\x64\x65]" + _class(PREFIXES) + b"*"
+    prefixes = b"[\x64\x65]" + byte_class(PREFIXES) + b"*"
     return re.compile(prefixes + b"(?:" + b"|".join(uses) + b")", re.DOTALL)
 
 

@@ -22,7 +22,7 @@ from emu86.rings.events.protection import checks_alignment, segments, stores_to_
 from emu86.rings.insn import flag_states, sse_operands
 from emu86.rings.insn.segment_loads import loads_ss
 from emu86.rings.insn.table import RECORDS, find, needs
-from emu86.rings.technique.null_selectors import NullSelectors, may_matter
+from emu86.rings.technique.null_selectors import NullSelectors, byte_class, may_matter
 from emu86.rings.technique.shadow_segments import ShadowCpu
 from emu86.spec import x86
 from emu86.spec.features import FORMS
@@ -52,19 +52,14 @@ _IMMEDIATES: Final = {
 }  # fmt: skip
 
 
-def _class(values: Iterable[int]) -> bytes:
-    """Return a regular expression for one byte out of `values`."""
-    return b"[" + b"".join(re.escape(bytes([value])) for value in values) + b"]"
-
-
-_BUT_LOCK: Final = _class(PREFIXES - {LOCK}) + b"*"
-_BY_CS: Final = re.escape(bytes([_CS_PREFIX])) + _class(PREFIXES) + b"*"
+_BUT_LOCK: Final = byte_class(PREFIXES - {LOCK}) + b"*"
+_BY_CS: Final = re.escape(bytes([_CS_PREFIX])) + byte_class(PREFIXES) + b"*"
 _PUSHFD: Final = bytes([OPERAND_SIZE]) + _BUT_LOCK + bytes([_PUSHF])
 
 
 def _modrm(mods: Iterable[int], regs: Iterable[int]) -> bytes:
     """Return an expression for ModRM bytes with these fields."""
-    return _class(
+    return byte_class(
         mod << 6 | reg << 3 | rm for mod in mods for reg in regs for rm in range(8)
     )
 
@@ -82,7 +77,9 @@ def _denied(lacks: int) -> set[bytes]:
             lacking = [form for form in range(16) if forms[form] & lacks]
             if not lacking:
                 continue
-            before = _class([prefix]) + _class(PREFIXES) + b"*" if prefix else b""
+            before = (
+                byte_class([prefix]) + byte_class(PREFIXES) + b"*" if prefix else b""
+            )
             behind = _forms(lacking) if len(lacking) < len(forms) else b""
             if opcode >= TWO_BYTES:
                 alike.setdefault((before, behind), []).append(opcode & 0xFF)
@@ -91,7 +88,7 @@ def _denied(lacks: int) -> set[bytes]:
             if not prefix:
                 break  # it is found with a prefix, too
     for (before, behind), opcodes in alike.items():
-        found.add(before + bytes([ESCAPE]) + _class(opcodes) + behind)
+        found.add(before + bytes([ESCAPE]) + byte_class(opcodes) + behind)
     return found
 
 
