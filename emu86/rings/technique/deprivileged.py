@@ -414,8 +414,9 @@ class Deprivileged(Technique):
 
     def _has_checks(self) -> bool:
         """Tell whether instructions must be looked at before they run."""
-        cpu = self.cpu
-        return bool(cpu.checks.armed[3 if cpu.cpl else 1] or self.q[RFLAGS] & x86.AC)
+        cpu, checks = self.cpu, self.cpu.checks
+        armed = checks.armed[3 if cpu.cpl else 1]
+        return checks.enabled and bool(armed or self.q[RFLAGS] & x86.AC)
 
     def _null_used(self) -> None:
         """Look at what the block that comes next does: it may use a null register."""

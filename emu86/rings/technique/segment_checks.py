@@ -69,11 +69,13 @@ def compiled_access(cpu: Cpu, insn: Insn) -> int:
 class SegmentChecks:
     """Those of one virtual CPU.
 
+    enabled: whether anything is looked at at all;
     armed: by the ring that blocks are scanned for (1 or 3), the registers, as bits;
     code_limit: the lowest limit of CS there, since CS has been armed.
     """
 
-    def __init__(self, state: CpuState, listeners: Listeners) -> None:
+    def __init__(self, state: CpuState, listeners: Listeners, *, enabled: bool) -> None:
+        self.enabled = enabled
         self._d = state.d
         self._listeners = listeners
         self.armed = {1: 0, 3: 0}
@@ -83,7 +85,7 @@ class SegmentChecks:
 
     def loaded(self, index: int, selector: int, limit: int, attributes: int) -> None:
         """Learn what is about to be loaded into a segment register."""
-        if is_flat(limit, attributes):
+        if not self.enabled or is_flat(limit, attributes):
             return
         rings: tuple[int, ...] = (1, 3)
         if index in (x86.CS, x86.SS):

@@ -112,8 +112,10 @@ class ShadowTable:
         if high & _NATIVE != _NATIVE:
             return 0
         found = Descriptor(word & x86.MASK32, high)
-        flat = is_flat(found.limit, found.attributes)
-        if not flat and self._cpu.checks_segments:
+        # Unpatched LAR, LSL and VERW read the shadow tables, so nothing is left out for
+        # checks that are not made.
+        enabled = self._cpu.checks.enabled
+        if enabled and not is_flat(found.limit, found.attributes):
             return 0  # `SegmentChecks` has to know
         dpl = high & x86.DESC_DPL
         if high & x86.DESC_CODE and not dpl:
@@ -141,10 +143,7 @@ class ShadowCpu(Cpu):
     ) -> None:
         super().__init__(engine, vcpu, memory, engine.clock)
         self.mmu = mmu
-        # Unpatched LAR, LSL and VERW read the shadow tables, so nothing is left out for
-        # checks that are not made.
-        self.checks_segments = policy.scans
-        self.checks = SegmentChecks(engine, mmu.listeners)
+        self.checks = SegmentChecks(engine, mmu.listeners, enabled=policy.scans)
         self.kernel_ring = policy.kernel_ring
         self._raises_iopl = policy.raises_iopl
         self.inner = False  # the guest runs in its ring 1 or 2

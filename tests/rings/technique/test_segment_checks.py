@@ -2,6 +2,7 @@
 
 import pytest
 
+from emu86.native import abi
 from support.flat import flat
 
 TECHNIQUES = ("patch", "iopl", "bare")
@@ -494,3 +495,30 @@ site:
 other:
     """
     assert ending(body) == "#GP"
+
+
+@pytest.mark.parametrize("selector", [0, 0x20])
+def test_trap_looks_at_nothing(selector):
+    """And so compiled code goes on to do CLI and STI."""
+    body = f"""
+    gate 6, back
+    {load("ds", selector)}
+    ud2  ; the delivery of an exception looks whether DS is null
+    mov ecx, 100
+again:
+    cli
+    sti
+    mov eax, [0x91000]
+    loop again
+site:
+    xor eax, eax
+    jmp fin
+back:
+    add dword [ss:esp], 2
+    iretd
+    """
+    machine = flat("BASE equ 0\n" + TABLE + body + HANDLERS, technique="trap")
+    assert machine.run(timeout=60).code == 0
+    assert "segment access" not in machine.stats.exits
+    assert machine.vmm.engine.control[abi.COUNT_CLI] == 99
+    assert machine.vmm.engine.control[abi.COUNT_STI] == 99
