@@ -4,7 +4,6 @@ What takes long to import (NumPy, LLVM, Unicorn, rich) is imported by the comman
 needs it, so that help and mistakes answer at once.
 """
 
-import errno
 import os
 import sys
 from pathlib import Path
@@ -14,17 +13,12 @@ import click
 from click.shell_completion import shell_complete
 
 from emu86.cli import classify, exits, explain, lab, run
-from emu86.cli.terminal import say, speak_plainly
+from emu86.cli.terminal import OutputError, mark_output, say, speak_plainly
 from emu86.errors import ConfigError, unknown
 
 _MISTAKE: Final = 2  # exit status: the user's
 _INTERRUPTED: Final = 130
 _READER_GONE: Final = 141  # as of SIGPIPE
-# What writing to an open file may raise: standard output's, with no file named.
-_OF_OUTPUT: Final = (
-    errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, errno.EINVAL,
-    errno.EAGAIN, errno.EDQUOT,
-)  # fmt: skip
 _PROGRAM: Final = "emu86"
 _COMPLETE: Final = "_EMU86_COMPLETE"  # set by the shells' completion: click's name
 _COMPLETION: Final = """\
@@ -70,6 +64,7 @@ for _module in (run, exits, explain, classify, lab):
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    mark_output()
     speak_plainly()
     sys.exit(_main())
 
@@ -91,21 +86,24 @@ def _main() -> int:
     except click.ClickException as error:
         say(_one_line(error.format_message()))
         return _MISTAKE
-    except OSError as error:
-        # A reader that has gone is told of in more ways than one.
-        gone = isinstance(error, BrokenPipeError)
-        if not gone and (error.filename is not None or error.errno not in _OF_OUTPUT):
-            say(_one_line(str(error)))
-            return _MISTAKE
-        # Python would complain once more of what is still buffered.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if gone:
-            return _READER_GONE
+    except BrokenPipeError:
+        _discard_output()
+        return _READER_GONE
+    except (OutputError, BlockingIOError) as error:
+        _discard_output()
         say(f"standard output: {error.strerror}")
+        return _MISTAKE
+    except OSError as error:
+        say(_one_line(str(error)))
         return _MISTAKE
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     return 0
+
+
+def _discard_output() -> None:
+    """Let go of what is still buffered, of which Python would complain once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _one_line(text: str) -> str:

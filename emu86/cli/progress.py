@@ -1,16 +1,15 @@
 """Progress: what is being waited for, shown on a terminal."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 
-from emu86.cli.terminal import is_terminal
+from emu86.cli.terminal import can_move
 
 
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[Callable[[str | None], None]]:
     """Show what is waited for, on a terminal; yield what changes or (None) ends it."""
-    if not is_terminal(2) or os.environ.get("TERM") == "dumb":
+    if not can_move(2):
         yield lambda _text: None
         return
     from rich.console import Console as Terminal  # noqa: PLC0415 - rich is slow to import

@@ -10,7 +10,7 @@ import click
 from emu86 import config
 from emu86.cli.arguments import Date, OneOf, Seconds, files
 from emu86.cli.progress import progress
-from emu86.cli.terminal import is_terminal, say, show
+from emu86.cli.terminal import OutputError, is_terminal, say, show
 from emu86.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def command(
             doing(None)
         stop = ran.stop
         if console.error is not None:
-            raise console.error
+            raise OutputError(console.error.errno, console.error.strerror)
         status = _status(stop, console, until, qemu=debug_exit_qemu)
         if not console.gone:
             _tell(machine, ran, console, until, status)

@@ -4,8 +4,11 @@ import codecs
 import contextlib
 import os
 import sys
-from io import TextIOWrapper
-from typing import Final
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _PLAIN: Final = str.maketrans(
     {
@@ -23,10 +26,39 @@ def is_terminal(descriptor: int) -> bool:
         return False
 
 
+def can_move(descriptor: int) -> bool:
+    """Whether it is a terminal that does more than to show line after line."""
+    return is_terminal(descriptor) and os.environ.get("TERM") != "dumb"
+
+
 def is_coloured(descriptor: int) -> bool:
     """Whether it is a terminal that shows colours, and they are wanted."""
-    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return wanted and is_terminal(descriptor)
+    return can_move(descriptor) and not os.environ.get("NO_COLOR")
+
+
+class OutputError(OSError):
+    """Standard output cannot be written, though who reads it is there."""
+
+
+class _Output(FileIO):
+    """Standard output, whose errors are known to be its own."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OutputError(error.errno, error.strerror) from None
+
+
+def mark_output() -> None:
+    """Have what cannot be written to standard output raise an OutputError."""
+    found = sys.stdout
+    if not isinstance(found, TextIOWrapper) or found is not sys.__stdout__:
+        return  # closed by who started us, or a test's
+    output = BufferedWriter(_Output(found.fileno(), "w", closefd=False))
+    sys.stdout = TextIOWrapper(output, found.encoding, line_buffering=is_terminal(1))
 
 
 def speak_plainly() -> None:

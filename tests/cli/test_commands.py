@@ -1,5 +1,6 @@
 """What needs no machine."""
 
+import errno
 import io
 import os
 import re
@@ -152,6 +153,17 @@ def test_nobody_reads(arguments):
     result = emu86_itself(*arguments, stdout=writing)
     os.close(writing)
     assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EINVAL, errno.ENOSPC])
+def test_an_error_that_is_not_of_standard_output(emu86, monkeypatch, number):
+    def fail(_code):
+        raise OSError(number, "words")
+
+    monkeypatch.setattr(cli.explain, "explain", fail)
+    result = emu86("explain", "90")
+    assert result.returncode == 2
+    assert result.stderr == f"emu86: [Errno {number}] words\n"
 
 
 def test_standard_output_that_is_closed(monkeypatch):
