@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from emu86.rings.observers import as_it_is
+
 _Watcher = Callable[[bytes], None]
 
 
@@ -45,7 +47,7 @@ class CharDevice:
     """
 
     def __init__(self) -> None:
-        self.guard: Callable[[_Watcher], _Watcher] = _as_it_is
+        self.guard: Callable[[_Watcher], _Watcher] = as_it_is
         self.on_input: Callable[[], None] = _nothing
         """Called when there is something to deliver, by the thread that sends it."""
         self._frontend: Frontend | None = None
@@ -127,8 +129,3 @@ class CharDevice:
 
 def _nothing() -> None:
     """Stand for a callback that nobody has set."""
-
-
-def _as_it_is(callback: _Watcher) -> _Watcher:
-    """Stand for a guard that nobody has set."""
-    return callback

@@ -60,7 +60,7 @@ class Observers:
     """
 
     def __init__(self) -> None:
-        self.guard: Callable[[Callable[..., None]], Callable[..., None]] = _as_it_is
+        self.guard: Callable[[Callable[..., None]], Callable[..., None]] = as_it_is
         self.vm_exit: list[Callable[[str, int, int], None]] = []
         self.inject: list[Callable[[int, int | None], None]] = []
         self.shadow_fill: list[Callable[[int], None]] = []
@@ -85,6 +85,6 @@ class Observers:
             getattr(self, hook).clear()
 
 
-def _as_it_is(method: Callable[..., None]) -> Callable[..., None]:
+def as_it_is(method: Callable[..., None]) -> Callable[..., None]:
     """Stand for a guard that nobody has set."""
     return method
