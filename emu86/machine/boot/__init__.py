@@ -62,7 +62,7 @@ def sniff(image: bytes) -> str:
         raise ConfigError("kernel: the file is empty")
     if is_elf:
         foreign.check_kernel(elf.headers(image), image)
-    foreign.check_multiboot(image)
+    multiboot.check(image)
     if is_elf:
         return "elf"
     raise foreign.refuse(image)

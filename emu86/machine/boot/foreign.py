@@ -64,6 +64,10 @@ _KINDS: Final = (
     (0, b"BC\xc0\xde", "LLVM bitcode", "compile it for i386 (llc), and " + _LINK),
     (0, b"\x4c\x01", "an object file (COFF)", _LINK),
     (0, b"#!", "a script", _KERNEL),
+    (0, b"%PDF-", "a PDF document", _KERNEL),
+    (0, b"\x89PNG\r\n", "a picture (PNG)", _KERNEL),
+    (0, b"\xff\xd8\xff", "a picture (JPEG)", _KERNEL),
+    (0, b"GIF8", "a picture (GIF)", _KERNEL),
     (0, b"\x55\xaa", "an expansion ROM", _REAL_MODE),
     (510, b"\x55\xaa", "a boot sector or a disk image", _REAL_MODE),
 )
@@ -82,10 +86,6 @@ _EFI_SUBSYSTEMS: Final = range(10, 14)
 # WBINVD.
 _RESET_VECTOR: Final = re.compile(rb"(?:[\x90\xfa\xfc]|\x0f[\x08\x09])*[\xe9\xea\xeb]")
 _ROM_UNIT: Final = 1 << 16
-
-_MULTIBOOT: Final = 0x1BADB002
-_MULTIBOOT_2: Final = 0xE85250D6
-_SEARCH: Final = 1 << 20  # how far a header that is out of place is looked for
 
 _MACHINES: Final = {
     2: "SPARC", 3: "i386", 4: "68000", 8: "MIPS", 20: "PowerPC", 21: "PowerPC 64",
@@ -160,35 +160,8 @@ def check_kernel(found: elf.Headers, image: bytes) -> None:
         raise ConfigError(f"kernel: is a shared library, not a kernel: {_KERNEL}")
 
 
-def check_multiboot(image: bytes) -> None:
-    """Raise ConfigError if a Multiboot header is there, but not as it must be."""
-    at = image.find(_MULTIBOOT_2.to_bytes(4, "little"), 0, 32768)
-    if at >= 0 and at % 8 == 0 and _sums_up(image, at, 4):
-        raise ConfigError("kernel: is for Multiboot 2: give it a header of Multiboot 1")
-    magic = _MULTIBOOT.to_bytes(4, "little")
-    start = image[:_SEARCH]
-    at = start.find(magic)
-    if 0 <= at <= 8192 - 12 and at % 4 == 0:
-        raise ConfigError(
-            f"kernel: the checksum of its Multiboot header, at {at:#x}, is wrong:"
-            " magic number, flags and checksum must give 0"
-        )
-    while at >= 0:
-        if _sums_up(start, at, 3):
-            raise ConfigError(
-                f"kernel: its Multiboot header is at {at:#x} in the file: it must be"
-                " in the first 8192 bytes, at a multiple of 4"
-            )
-        at = start.find(magic, at + 1)
-
-
 def _machine(found: elf.Headers) -> str:
     return _MACHINES.get(found.machine, f"machine {found.machine}")
-
-
-def _sums_up(image: bytes, at: int, count: int) -> bool:
-    words = (image[start : start + 4] for start in range(at, at + 4 * count, 4))
-    return sum(int.from_bytes(word, "little") for word in words) & 0xFFFFFFFF == 0
 
 
 def _kind(image: bytes) -> tuple[str, str] | None:

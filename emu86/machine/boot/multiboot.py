@@ -4,7 +4,7 @@ Source: Multiboot Specification version 0.6.96, sections 3.1 "OS image format" t
 "Boot information format".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from emu86.errors import ConfigError
@@ -13,7 +13,10 @@ from emu86.machine.boot.linux import command_line
 from emu86.machine.boot.placement import LOW_END, MIB, Entry, Placement, memory_map
 
 _SEARCH: Final = 8192  # the header lies wholly in these first bytes, 4-aligned
+_SEARCH_FURTHER: Final = 1 << 20  # how far one that is out of place is looked for
 _MAGIC: Final = 0x1BADB002
+_MAGIC_2: Final = 0xE85250D6  # Multiboot 2
+_SEARCH_2: Final = 32768
 _LOADER_MAGIC: Final = 0x2BADB002  # in EAX at the kernel's entry
 
 # Header flags; those of bits 0 to 15 must be understood or the kernel not be loaded.
@@ -38,15 +41,45 @@ _NO_ADDRESSES: Final = (
 
 def find_header(image: bytes) -> int | None:
     """The offset of the Multiboot header in `image`, or None."""
-    magic = _MAGIC.to_bytes(4, "little")
-    offset = image.find(magic, 0, _SEARCH)
-    while offset >= 0:
-        if offset % 4 == 0 and offset + 12 <= min(len(image), _SEARCH):
-            _, flags, checksum = _words(image, offset, 3)
-            if (_MAGIC + flags + checksum) & 0xFFFFFFFF == 0:
-                return offset
-        offset = image.find(magic, offset + 1, _SEARCH)
+    for offset in _find(image[:_SEARCH], _MAGIC):
+        if offset % 4 == 0 and _sums_up(image[:_SEARCH], offset, 3):
+            return offset
     return None
+
+
+def check(image: bytes) -> None:
+    """Raise ConfigError if a Multiboot header is there, but not as it must be."""
+    for offset in _find(image[:_SEARCH_2], _MAGIC_2):
+        if offset % 8 == 0 and _sums_up(image, offset, 4):
+            message = "is for Multiboot 2: give it a header of Multiboot 1"
+            raise ConfigError(f"kernel: {message}")
+    start = image[:_SEARCH_FURTHER]
+    for offset in _find(start, _MAGIC):
+        if _sums_up(start, offset, 3):
+            raise ConfigError(
+                f"kernel: its Multiboot header is at {offset:#x} in the file: it must"
+                " be in the first 8192 bytes, at a multiple of 4"
+            )
+        if offset % 4 == 0 and offset + 12 <= _SEARCH:
+            raise ConfigError(
+                f"kernel: the checksum of its Multiboot header, at {offset:#x}, is"
+                " wrong: magic number, flags and checksum must give 0"
+            )
+
+
+def _find(image: bytes, magic: int) -> Iterator[int]:
+    """Yield the offsets of a magic number."""
+    word = magic.to_bytes(4, "little")
+    offset = image.find(word)
+    while offset >= 0:
+        yield offset
+        offset = image.find(word, offset + 1)
+
+
+def _sums_up(image: bytes, offset: int, count: int) -> bool:
+    """Whether so many words are there, and give 0: the last one is their checksum."""
+    whole = offset + 4 * count <= len(image)
+    return whole and sum(_words(image, offset, count)) & 0xFFFFFFFF == 0
 
 
 def load(

@@ -44,6 +44,10 @@ FILES = [
     (at(0x8001, b"CD001\1"), "an ISO 9660 image: there is no disk here"),
     # A hybrid one, which is a boot sector, too.
     (at(510, b"\x55\xaa", 0x8001) + b"CD001", "an ISO 9660 image: there is no disk"),
+    (b"%PDF-1.7\n%\xe2", "a PDF document: take the file of a kernel"),
+    (b"\x89PNG\r\n\x1a\n", "a picture (PNG): take the file of a kernel"),
+    (b"\xff\xd8\xff\xe0\0\x10JFIF", "a picture (JPEG): take the file of a kernel"),
+    (b"GIF89a\1\0", "a picture (GIF): take the file of a kernel"),
     (b"QFI\xfb\0\0\0\3", "a disk image (qcow2): there is no disk here"),
     (b"KDMV\1\0\0\0", "a disk image (VMDK): there is no disk here"),
     (b"# Disk DescriptorFile\nversion=1\n", "a disk image (VMDK): there is no disk"),
