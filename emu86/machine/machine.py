@@ -142,16 +142,18 @@ class Machine:
         expect("append", append, str)
         image = boot.read("kernel", kernel)
         initrds = () if initrd is None else (boot.read("initrd", initrd),)
-        self._load(
-            partial(
-                boot.load,
-                self._ram.bytes,
-                image,
-                cmdline=append,
-                initrds=initrds,
-                features=self._model.features,
-            )
+        load = partial(
+            boot.load,
+            self._ram.bytes,
+            image,
+            cmdline=append,
+            initrds=initrds,
+            features=self._model.features,
         )
+        try:
+            self._load(load)
+        except ConfigError as error:
+            raise boot.name(error, kernel=kernel, initrd=initrd) from None
 
     def load_flat(self, data: bytes, address: int, entry: int | None = None) -> None:
         """Place raw bytes at `address` and start at `entry` (default: there)."""

@@ -178,6 +178,19 @@ def test_a_halted_cpu_waits_for_its_timer_without_time_passing():
 # -- loading ---------------------------------------------------------------------------
 
 
+def test_a_mistake_in_a_file_is_told_with_its_name(tmp_path):
+    bad, good = tmp_path / "bad", tmp_path / "good"
+    bad.write_bytes(b"")
+    good.write_bytes(images.path("teach").read_bytes())
+    for kernel in (bad, str(bad)):
+        with pytest.raises(ConfigError, match=f"^kernel: {bad}: the file is empty$"):
+            Machine().load_kernel(kernel)
+    with pytest.raises(ConfigError, match=f"^initrd: {bad}: the file is empty$"):
+        Machine().load_kernel(good, initrd=bad)
+    with pytest.raises(ConfigError, match="^kernel: the file is empty$"):
+        Machine().load_kernel(b"")
+
+
 def test_run_without_a_guest():
     with pytest.raises(ConfigError, match="kernel: none was loaded"):
         Machine(memory=MEMORY).run()

@@ -46,6 +46,18 @@ def read(role: str, source: bytes | bytearray | str | PathLike[str]) -> bytes:
     return data
 
 
+def name(error: ConfigError, **sources: object) -> ConfigError:
+    """Return an error of `load` with the name of the file in it, if it has one.
+
+    sources: of what was loaded, by its role, as for `read`.
+    """
+    role, _, what = str(error).partition(": ")
+    source = sources.get(role)
+    if not isinstance(source, str | PathLike):
+        return error
+    return ConfigError(f"{role}: {os.fsdecode(source)}: {what}")
+
+
 def sniff(image: bytes) -> str:
     """The format of kernel `image`: "linux", "multiboot" or "elf".
 
