@@ -245,7 +245,10 @@ class Reasons:
             data = self._looker.read(operand.linear, 4)
             return f"MXCSR cannot be {number(int.from_bytes(data, 'little'))}"
         if attributes & x86.DESC_CODE:
-            return f"{name} is code, which is not written"
+            readable = attributes & x86.DESC_RW
+            return f"{name} is " + (
+                "code, which is not written" if readable else "execute-only code"
+            )
         return "" if attributes & x86.DESC_RW else f"{name} is read-only"
 
     def _undefined(self, insn: Instruction) -> str:

@@ -11,6 +11,7 @@ from support.flat import flat, guest
 from support.recorder import Recorder
 
 _NO_IDT = "mov esp, 0x90000\nlidt [0x180000]\n"  # where all is 0
+_EXECUTE_ONLY = "mov byte [0x1015], 0x99\njmp 0x10:next\nnext: "
 _FLOATS = "no RAM at EIP, which reads as FFh"
 _LINES, _WIDTH = 24, 80
 
@@ -240,6 +241,8 @@ def test_whatever_the_guest_is_in_there_is_a_report(paging):
             "data that is not present",
         ),
         ("int 0x80", "#GP(402h)", "IDT limit 0"),
+        (_EXECUTE_ONLY + "mov eax, [cs:next]", "#GP(0)", "CS is execute-only code"),
+        (_EXECUTE_ONLY + "mov [cs:next], eax", "#GP(0)", "CS is execute-only code"),
         ("ud2", "#UD", "made to fault"),
         ("db 0xff, 0xff", "#UD", "no instruction"),
         ("addps xmm0, xmm1", "#UD", "CR4.OSFXSR is 0"),
