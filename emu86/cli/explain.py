@@ -59,6 +59,17 @@ _OWN_SELECTORS: Final = (
     "Runs natively, though it is sensitive: a selector tells of the CPL. The engine"
     " holds the guest's own selectors, so the VMM need not see it."
 )
+_UNDEFINED: Final = (
+    "Raises #UD at any CPL: {}. The VMM takes the event and delivers it through the"
+    " guest's own IDT."
+)
+_NO_CR: Final = re.compile(r"\bcr(?![0234]\b)\d+", re.IGNORECASE)
+_INTO_CS: Final = re.compile(r"(mov|pop)\s+cs\s*(,|;|$)", re.IGNORECASE)
+# Vol. 2A, LOCK: those that it may stand before, and one of their operands is in memory.
+_LOCKABLE: Final = frozenset(
+    ("adc", "add", "and", "btc", "btr", "bts", "cmpxchg", "cmpxchg8b", "dec", "inc",
+     "neg", "not", "or", "sbb", "sub", "xadd", "xchg", "xor")
+)  # fmt: skip
 _FROM_SEGMENT: Final = re.compile(r"\b[c-gs]s\s*(;|$)", re.IGNORECASE)
 _EVENTS: Final = {"int", "int3", "into", "bound", "ud2"}
 _AN_EVENT: Final = (
@@ -74,10 +85,9 @@ def explain(code: bytes) -> Iterator[str]:
     """
     import capstone  # noqa: PLC0415 - these take long to import
 
-    from emu86.cpu.models import MODELS  # noqa: PLC0415
     from emu86.rings.decode import decode  # noqa: PLC0415
     from emu86.rings.insn.table import find, needs  # noqa: PLC0415
-    from emu86.spec.features import NAMES  # noqa: PLC0415
+    from emu86.spec.features import LATER  # noqa: PLC0415
 
     disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
     found = next(disassembler.disasm_lite(code, 0, 1), None)
@@ -92,12 +102,12 @@ def explain(code: bytes) -> Iterator[str]:
     yield f"{code[:length].hex(' ')}  {mnemonic} {operands}".rstrip()
     if len(code) > length:
         yield f"(then {code[length:].hex(' ')}, not looked at)"
-    needed = needs(insn)
-    lacking = [name for name, model in MODELS.items() if model.lacks & needed]
-    if lacking:
-        features = " and ".join(NAMES[bit] for bit in NAMES if needed & bit)
-        yield f"Needs {features}: #UD on {', '.join(lacking)}, where it is patched."
-        if len(lacking) == len(MODELS):
+    if undefined := _undefined(f"{mnemonic} {operands}"):
+        yield from undefined
+        return
+    if line := _lacking(needs(insn)):
+        yield line
+        if needs(insn) & LATER:
             return
         yield "Elsewhere:"
     record = find(insn)
@@ -111,10 +121,15 @@ def explain_text(text: str) -> Iterator[str]:
     several of the table's. Raises ConfigError for what is none of them.
     """
     from emu86.rings.insn.table import RECORDS  # noqa: PLC0415 - slow to import
+    from emu86.spec.features import LATER  # noqa: PLC0415
 
     named = {words_of(record.mnemonic): record for record in RECORDS}
     if record := named.get(words_of(text)):
         yield from _of(record)
+        return
+    if undefined := _undefined(text):
+        yield text
+        yield from undefined
         return
     forms = _forms()
     mnemonic, operands = _parse(text)
@@ -132,6 +147,13 @@ def explain_text(text: str) -> Iterator[str]:
         yield from _of(record)
         yield ""
     yield f"{mnemonic} in other forms:" if records else text
+    if needed := _needed(mnemonic, text):
+        for example, bits in needed.items():
+            form = f"{example}: " if len(needed) > 1 else ""
+            yield f"{form}{_lacking(bits)}"
+        if all(bits & LATER for bits in needed.values()):
+            return
+        yield "Elsewhere:"
     yield from _other(mnemonic, text)
 
 
@@ -140,6 +162,86 @@ def _unknown(text: str, mnemonic: str) -> str:
     meant = unknown(mnemonic, names).partition("(did you mean ")[2].partition("?")[0]
     hint = f" (did you mean {meant}?)" if meant else ""
     return f"{text!r} is neither hexadecimal nor an instruction{hint}"
+
+
+def _undefined(text: str) -> list[str]:
+    """Return the lines on an instruction that is #UD, in assembly, or none."""
+    words = text.lower().split()
+    if found := _NO_CR.search(text):
+        why = f"there is no {found[0].upper()}"
+    elif _INTO_CS.match(text):
+        why = "CS is loaded by far transfers only"
+    elif words[:1] == ["lock"] and len(words) > 1:
+        mnemonic, operands = _parse(text)
+        if mnemonic not in _mnemonics():
+            return []
+        if mnemonic not in _LOCKABLE:
+            why = f"LOCK may not stand before {words[1]}"
+        elif operands and "memory" not in operands:
+            why = "LOCK needs a destination in memory"
+        else:
+            return []
+    else:
+        return []
+    return textwrap.wrap(_UNDEFINED.format(why), 79)
+
+
+def _lacking(needed: int) -> str:
+    """Say which CPU models lack what an instruction needs, or "" if none does."""
+    from emu86.cpu.models import MODELS  # noqa: PLC0415 - slow to import
+    from emu86.spec.features import NAMES  # noqa: PLC0415
+
+    lacking = [name for name, model in MODELS.items() if model.lacks & needed]
+    if not lacking:
+        return ""
+    features = " and ".join(NAMES[bit] for bit in NAMES if needed & bit)
+    return f"Needs {features}: #UD on {', '.join(lacking)}, where it is patched."
+
+
+def _needed(mnemonic: str, text: str) -> dict[str, int]:
+    """Return what an instruction needs that a CPU model lacks, by an example of a form.
+
+    text: the instruction, whose operands tell forms apart if there are any.
+    """
+    kinds = [kind for kind in ("xmm", "mm") if re.search(rf"\b{kind}\d", text.lower())]
+    bare = len(text.split()) == 1
+    if bare and mnemonic in ("movsd", "cmpsd", "nop"):
+        return {}  # those of strings, and 90
+    found: dict[str, int] = {}
+    for example, bits in _featured().get(mnemonic, {}).items():
+        of_xmm = re.search(r"\bxmm\d", example) is not None
+        of_mm = re.search(r"\bmm\d", example) is not None
+        fits = of_xmm if "xmm" in kinds else of_mm if kinds else not (of_xmm or of_mm)
+        if (bare or fits) and bits not in found.values() and _lacking(bits):
+            found[example] = bits
+    return found
+
+
+@cache
+def _featured() -> dict[str, dict[str, int]]:
+    """Return by mnemonic the forms that need a feature: each as written, and its bits.
+
+    Of those alike in their registers there is one.
+    """
+    import capstone  # noqa: PLC0415 - these take long to import
+
+    from emu86.rings.decode import decode  # noqa: PLC0415
+    from emu86.rings.insn.table import needs  # noqa: PLC0415
+    from emu86.spec.features import FORMS  # noqa: PLC0415
+
+    disassembler = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
+    forms: dict[str, dict[str, int]] = {}
+    for opcode in FORMS:
+        plain = opcode.to_bytes(2, "big").lstrip(b"\0")
+        for prefix in (b"", b"\x66", b"\xf2", b"\xf3"):
+            for modrm in (mod | reg << 3 for mod in (0, 0xC0) for reg in range(8)):
+                code = prefix + plain + bytes([modrm]) + bytes(8)
+                insn = decode(code, 32)
+                if insn is None or not needs(insn):
+                    continue
+                for _, _, name, operands in disassembler.disasm_lite(code, 0, 1):
+                    forms.setdefault(name, {})[f"{name} {operands}"] = needs(insn)
+    return forms
 
 
 def _other(mnemonic: str, text: str) -> Iterator[str]:

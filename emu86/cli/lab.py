@@ -1,6 +1,7 @@
 """`emu86 lab`: what a sensitive instruction does to a small guest."""
 
 import re
+import textwrap
 from typing import Any, Final
 
 import click
@@ -30,9 +31,12 @@ def command(names: tuple[str, ...]) -> None:
 
     colour = is_coloured(1)
     if not names:
-        width = max(map(len, LABS)) + 2
+        indent = " " * (max(map(len, LABS)) + 2)
         for known, guest in LABS.items():
-            click.echo(f"{known:{width}}{guest.question}")
+            shown = textwrap.wrap(
+                guest.question, 79, initial_indent=indent, subsequent_indent=indent
+            )
+            click.echo(known + "\n".join(shown)[len(known) :])
         return
     for number, chosen in enumerate(matching("lab", names, tuple(LABS))):
         click.echo("\n" * min(number, 1), nl=False)
