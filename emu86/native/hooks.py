@@ -282,7 +282,8 @@ dropped:
 
 # Looks at an access by a data segment, as `events.protection` does: see
 # `abi.access_kind`. Where it is right it runs alone: `Deprivileged._run_alone`. Where
-# the segment has no limit any more Python counts: `SegmentChecks.passed`.
+# the segment has no limit any more Python counts: `SegmentChecks.passed`. In
+# 16-bit code the same bytes are another access, which is Python's.
 _ACCESS: Final = f"""
 access:
   %ac = and i64 %rflags, {x86.AC}
@@ -326,7 +327,10 @@ access:
   %alone = or i32 %hflags, {offsets.HF_INHIBIT_IRQ}
   %right.0 = and i1 %within, %allowed
   %right.1 = and i1 %right.0, %has_limit
-  %right = and i1 %right.1, %no_ac
+  %code_32 = and i32 %hflags, {offsets.HF_CS32}
+  %is_32 = icmp ne i32 %code_32, 0
+  %right.2 = and i1 %right.1, %is_32
+  %right = and i1 %right.2, %no_ac
   br i1 %right, label %pass, label %python
 pass:
   br label %done

@@ -178,9 +178,10 @@ class Deprivileged(Technique):
 
     def compile_site(self, insn: Insn, kind: int) -> None:
         """Have compiled code handle the instruction at CS:EIP from now on."""
-        if self._has_checks():
-            return
-        self.instructions.compile(insn, kind)
+        # Behind STI the next instruction has to be looked at.
+        shadows = kind == abi.SITE_STI and self._has_checks()
+        if not (shadows or self.cpu.checks.limits_code(1)):
+            self.instructions.compile(insn, kind)
 
     def watch_exits(self) -> None:
         """Take exits back from compiled code: Python sees them from now on."""
@@ -400,7 +401,7 @@ class Deprivileged(Technique):
         self._reason = "segment access"
         self._look_at(insn)
         kind = compiled_access(self.cpu, insn)
-        if kind:
+        if kind and not self.cpu.checks.limits_code(1, 3):
             self.instructions.compile(insn, kind)
         self._run_alone()
 

@@ -41,11 +41,13 @@ def compiled_access(cpu: Cpu, insn: Insn) -> int:
     """Return what compiled code needs to look at an access, or 0: it cannot.
 
     It can at one access by a data segment that has a limit, no more, with an address of
-    32 bits.
+    32 bits, in 32-bit code.
     """
     spec = insn.spec
     found = [*accesses(cpu, insn)]
     if len(found) != 1 or insn.address_size == 2 or spec.is_string or spec.bit_string:
+        return 0
+    if cpu.code_bits != 32:
         return 0
     access = found[0]
     segment = access.segment
@@ -58,7 +60,7 @@ def compiled_access(cpu: Cpu, insn: Insn) -> int:
     if spec.immediate == "o":
         displacement = insn.immediate
     elif spec.pushes or spec.pops:
-        if cpu.stack_bits != 32 or cpu.d[LIMIT[x86.CS]] != x86.MASK32:
+        if cpu.stack_bits != 32:
             return 0
         base, index, displacement = x86.ESP, -1, -access.size if spec.pushes else 0
     return abi.access_kind(
@@ -121,6 +123,10 @@ class SegmentChecks:
         if is_indirect(insn):
             return insn.size != 2 or limit < x86.V86_LIMIT
         return is_direct(insn) and direct_target(insn, eip) > limit
+
+    def limits_code(self, *rings: int) -> bool:
+        """Tell whether code in one of these rings is looked at for its own limit."""
+        return any(self.armed[ring] >> x86.CS & 1 for ring in rings)
 
     def passed(self, ring: int) -> None:
         """Learn that an access has been found to be right."""

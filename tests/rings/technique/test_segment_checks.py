@@ -10,7 +10,8 @@ VECTORS = {"#SS": 12, "#GP": 13, "#PF": 14, "#AC": 17}
 LIMIT = 0x90FFF
 # 20h, 28h: data with a limit, read-only data; 30h: expand-down above 90FFFh; 38h: data
 # of 64 KiB less a byte, expand-down; 40h: code from 100000h; 48h: code that cannot be
-# read; 50h, 58h: a user's flat code and data.
+# read; 50h, 58h: a user's flat code and data; 68h: data of 4 KiB; 70h, 78h: code of 16
+# and 32 bits from 100000h, without a limit.
 TABLE = """
     jmp over
     align 8
@@ -19,7 +20,8 @@ g:  dq 0, 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
     dq 0x00c0970000000090, 0x000097000000fffe
     dq 0x00409b100000ffff, 0x00cf99000000ffff
     dq 0x00cffb000000ffff, 0x00cff3000000ffff, 0x0000890800000067
-gp: dw 0x67
+    dq 0x0040930000000fff, 0x008f9b100000ffff, 0x00cf9b100000ffff
+gp: dw 0x7f
     dd g
 over:
     lgdt [gp]
@@ -522,3 +524,82 @@ back:
     assert "segment access" not in machine.stats.exits
     assert machine.vmm.engine.control[abi.COUNT_CLI] == 99
     assert machine.vmm.engine.control[abi.COUNT_STI] == 99
+
+
+@pytest.mark.parametrize("technique", ["patch", "iopl"])
+def test_compiled_code_knows_16_bit_code(technique):
+    """The bytes are mov eax, [edi + 10h] and mov ax, [bx + 10h]."""
+    body = f"""
+    gate 0x80, once_more
+    {load("ds", 0x68)}
+    xor edi, edi
+    mov ebx, 0xf000
+    mov ecx, 5
+    xor esi, esi
+    jmp 0x78:site - 0x100000
+site:
+    db 0x8b, 0x47, 0x10
+    db 0x49, 0x75, site - $ - 3  ; dec ecx, jnz
+    int 0x80
+once_more:
+    inc esi
+    cmp esi, 1
+    ja bad
+    inc ecx
+    jmp 0x70:site - 0x100000
+    """
+    assert ending(body, technique, base=0x100000) == "#GP"
+
+
+@pytest.mark.parametrize("technique", ["patch", "iopl"])
+def test_no_access_is_compiled_where_code_has_a_limit(technique):
+    """It would be looked at, and the target that it reads not."""
+    body = f"""
+    mov byte [0x110000], 0xf4
+    {load("ds", 0x20)}
+    jmp 0x40:start - 0x100000
+start:
+    mov ecx, 5
+    mov dword [edx], back - 0x100000
+site:
+    jmp [edx]
+back:
+    loop site
+    mov dword [edx], 0x10000
+    jmp site
+    """
+    assert ending(body, technique, base=0x100000) == "#GP"
+
+
+def test_cli_and_invlpg_are_compiled_while_data_is_looked_at():
+    """And STI is not: what is in its shadow has to be looked at, too."""
+    body = f"""
+    mov dword [0x200000], 0x83  ; 4 MiB, and a directory entry for 400000h
+    mov dword [0x200004], 0x201003
+    mov eax, 0x10
+    mov cr4, eax
+    mov eax, 0x200000
+    mov cr3, eax
+    mov eax, cr0
+    or eax, 0x80000000
+    mov cr0, eax
+    mov eax, 0x400000
+    {load("fs", 0x20)}
+    mov ecx, 100
+    mov eax, 0x400000
+again:
+    cli
+    sti
+    nop
+    invlpg [eax]
+    mov esi, [fs:edx]
+    loop again
+site:
+    xor eax, eax
+    jmp fin
+    """
+    machine = flat("BASE equ 0\n" + TABLE + body + HANDLERS)
+    assert machine.run(timeout=60).code == 0
+    control = machine.vmm.engine.control
+    counts = control[abi.COUNT_CLI], control[abi.COUNT_STI], control[abi.COUNT_INVLPG]
+    assert counts == (99, 0, 99)
