@@ -1,13 +1,16 @@
 """`emu86 lab`: what a sensitive instruction does to a small guest."""
 
 import re
+import shutil
 import textwrap
 from typing import Any, Final
 
 import click
 
 from emu86.cli.arguments import completion, matching
-from emu86.cli.terminal import is_coloured
+from emu86.cli.terminal import is_coloured, is_unbounded
+
+_NARROWEST: Final = 40  # columns that a list is fit to
 
 
 def _names() -> tuple[str, ...]:
@@ -31,10 +34,12 @@ def command(names: tuple[str, ...]) -> None:
 
     colour = is_coloured(1)
     if not names:
+        columns = 1 << 16 if is_unbounded(1) else shutil.get_terminal_size().columns
+        width = max(columns - 1, _NARROWEST)
         indent = " " * (max(map(len, LABS)) + 2)
         for known, guest in LABS.items():
             shown = textwrap.wrap(
-                guest.question, 79, initial_indent=indent, subsequent_indent=indent
+                guest.question, width, initial_indent=indent, subsequent_indent=indent
             )
             click.echo(known + "\n".join(shown)[len(known) :])
         return

@@ -1,6 +1,5 @@
 """Tables for a person to read; imported when one is shown, for rich takes long."""
 
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -8,7 +7,7 @@ from rich.box import SIMPLE_HEAD, Box
 from rich.console import Console
 from rich.table import Table
 
-from emu86.cli.terminal import is_terminal
+from emu86.cli.terminal import is_unbounded
 
 if TYPE_CHECKING:
     from emu86 import Stats
@@ -25,8 +24,7 @@ class _Terminal(Console):
     """Standard output or error; a reader that has gone away is an error like others."""
 
     def __init__(self, *, stderr: bool = False) -> None:
-        free = not is_terminal(2 if stderr else 1) and "COLUMNS" not in os.environ
-        width = _WIDE if free else None
+        width = _WIDE if is_unbounded(2 if stderr else 1) else None
         super().__init__(stderr=stderr, width=width, highlight=False, markup=False)
 
     def on_broken_pipe(self) -> None:

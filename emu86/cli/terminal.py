@@ -36,6 +36,11 @@ def is_coloured(descriptor: int) -> bool:
     return can_move(descriptor) and not os.environ.get("NO_COLOR")
 
 
+def is_unbounded(descriptor: int) -> bool:
+    """Whether lines may be of any length: no terminal, and no width asked for."""
+    return not is_terminal(descriptor) and "COLUMNS" not in os.environ
+
+
 class OutputError(OSError):
     """Standard output cannot be written, though who reads it is there."""
 

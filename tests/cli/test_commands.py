@@ -113,8 +113,9 @@ def test_exits_in_a_pipe_and_at_80_columns(emu86):
 
 
 def test_labs_at_80_columns(emu86):
-    shown = emu86("lab").stdout
+    shown = emu86("lab", COLUMNS="80").stdout
     assert max(map(len, shown.splitlines())) <= 80
+    assert len(emu86("lab", COLUMNS="1").stdout) > len(shown)
     questions = " ".join(shown.split())
     assert "SS with a segment of DPL 0, then with RPL 1: is that refused?" in questions
     assert "\nPOPF   " in "\n" + shown
