@@ -150,7 +150,7 @@ def explain_text(text: str) -> Iterator[str]:
     if needed := _needed(mnemonic, text):
         for example, bits in needed.items():
             form = f"{example}: " if len(needed) > 1 else ""
-            yield f"{form}{_lacking(bits)}"
+            yield from textwrap.wrap(f"{form}{_lacking(bits)}", 79)
         if all(bits & LATER for bits in needed.values()):
             return
         yield "Elsewhere:"

@@ -381,6 +381,7 @@ def test_what_a_model_lacks_is_explained_by_name(text, told):
     lines = list(explain_text(text))
     needs = [line for line in lines if "Needs" in line]
     assert len(needs) == len(told)
+    assert max(map(len, lines)) < 80
     for line, part in zip(needs, told, strict=True):
         assert part in line
     assert any("Runs natively" in line for line in lines) == (text != "popcnt")

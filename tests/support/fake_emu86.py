@@ -7,6 +7,7 @@ The words of --append, run one after another:
     wait         it does nothing until it is stopped
     draw:N       the guest writes N bytes to display memory
     load:TIME    loading has taken so many seconds (the first word only)
+    deaf:N       N bytes more than were typed wait for the guest
     tell         it prints what the machine was made with
     REASON       it ends for this reason; code:N gives its code
 
@@ -67,6 +68,7 @@ class Machine:
         self.options = options
         self.stats = Stats()
         self.typed = queue.Queue()
+        self.waiting = 0
         self.stopped = False
         self.now = 1_500_000_000
         self.registers = {"cs": 0x10, "eip": 0xC0100000}
@@ -88,7 +90,7 @@ class Machine:
 
     @property
     def console_waiting(self):
-        return self.typed.qsize()
+        return self.typed.qsize() + self.waiting
 
     def measure(self):
         self.stats.guest_share = 0.6
@@ -127,6 +129,8 @@ class Machine:
             elif kind == "wait":
                 while not self.stopped and time.monotonic() < end:
                     time.sleep(0.01)
+            elif kind == "deaf":
+                self.waiting = int(text)
             elif kind == "draw":
                 self.stats.display_bytes += int(text)
             elif kind == "code":
