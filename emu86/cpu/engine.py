@@ -177,6 +177,8 @@ class Engine(CpuState):
         self.on_cpuid: Callable[[], None] = _unset
         # It returns what `Prologues.shorten` is to guard.
         self.on_block: Callable[[int, int], int] | None = None
+        # With its address, 64 bits: a block that cannot be guarded.
+        self.on_unguarded: Callable[[int], None] = _unset
         self._run_a_block()
         self._uc.ctl_exits_enabled(True)
         self._uc.reg_write(x86_const.UC_X86_REG_MXCSR, 0x1F80)
@@ -544,7 +546,9 @@ class Engine(CpuState):
                 self._load()
                 guard = self.on_block(made.pc, made.size)
             if self._prologues is not None:
-                self._prologues.shorten(made.pc, made.size, guard)
+                done = self._prologues.shorten(made.pc, made.size, guard)
+                if guard and not done:
+                    self.on_unguarded(made.pc)
         except BaseException as error:  # noqa: BLE001 (raised again by run)
             self._fail(error)
 

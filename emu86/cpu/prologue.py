@@ -73,22 +73,23 @@ class Prologues:
         self._begin = self._end = 0  # of the buffer of translated code
         self._next = 0  # behind the last block
 
-    def shorten(self, pc: int, size: int, guard: int = 0) -> None:
+    def shorten(self, pc: int, size: int, guard: int = 0) -> bool:
         """Rewrite the block at `pc`, 64 bits, with `size` bytes, just translated.
 
         guard: where in the CPU's state a byte is whose bit 7 must be set; 0 for none.
+        Returns False if the block is not as expected: it keeps its calls.
         """
         if pc >> 32:
-            return
+            return False
         key = self._uc + struct.pack("<BIBI", 0xBE, pc, 0xBA, size) + self._control
         at = self._find(key)
         if not at:
-            return
+            return False
         self._next = at + _LENGTH
         code = ctypes.string_at(at, _LENGTH)
         # The block hook; mov rdi, uc; xor esi, esi; the look whether to stop.
         if code[30:32] != _CALL or code[36:50] != self._uc + b"\x33\xf6" + _CALL:
-            return
+            return False
         new = self._head + struct.pack("<I", size)
         if guard:
             new += struct.pack("<I", guard).join(self._guard) + self._guarded
@@ -97,6 +98,7 @@ class Prologues:
         assert len(new) == _LENGTH
         ctypes.memmove(at, new, _LENGTH)
         self.count += 1
+        return True
 
     def restart(self) -> None:
         """Learn that all blocks are gone: the next stands where the first did."""

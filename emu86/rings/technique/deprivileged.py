@@ -105,6 +105,7 @@ class Deprivileged(Technique):
         engine.on_cpuid = self.on_cpuid
         if policy.scans:
             engine.on_block = self.scanner.on_block
+            engine.on_unguarded = self.scanner.on_unguarded
         engine.hook()
         self._sync_host()
 
@@ -348,6 +349,8 @@ class Deprivileged(Technique):
         self._delivered = False
         if self.engine.stepped:
             self.cpu.checks.null_used()  # it has no guards, but sites: `NullSelectors`
+        elif self.scanner.null.unguarded:
+            self.cpu.checks.null_used((x86.ES, x86.DS))  # it may be behind their load
         control = self._control
         now = control[abi.NOW] + control[abi.EXIT_COST]
         control[abi.NOW] = now
@@ -416,7 +419,7 @@ class Deprivileged(Technique):
     def _has_checks(self) -> bool:
         """Tell whether instructions must be looked at before they run."""
         cpu, checks = self.cpu, self.cpu.checks
-        armed = checks.armed[3 if cpu.cpl else 1]
+        armed = checks.armed[3 if cpu.cpl else 1] or self.scanner.null.unguarded
         return checks.enabled and bool(armed or self.q[RFLAGS] & x86.AC)
 
     def _null_used(self) -> None:

@@ -4,7 +4,8 @@ Null selectors are loaded without a trap, and FS and GS are null for most progra
 kernels. So a block that uses FS or GS is *guarded*: it looks at the register as it
 begins (`cpu.prologue`). So is what runs behind a load of DS or ES, which ends its
 block. What cannot be guarded so is patched: a register that is loaded in the block that
-uses it; all such uses on an engine that is stepped.
+uses it; all such uses on an engine that is stepped, and in a block that the engine has
+translated in an unknown way.
 """
 
 import re
@@ -75,6 +76,9 @@ class NullSelectors:
         self._patches = patches
         # Linear addresses behind loads of DS and ES, and which register it was.
         self._behind: dict[int, int] = {}
+        # Linear addresses of blocks that the engine cannot guard.
+        self.unguarded: set[int] = set()
+        self._patching = patches  # the block under way
         self._guarded = -1  # of the block under way
         self._armed = 0
         self._loaded = self._known = 0  # registers loaded in it, as bits; and not null
@@ -82,6 +86,7 @@ class NullSelectors:
 
     def begin(self, linear: int, armed: int) -> None:
         """Begin a block; armed: registers that are looked at anyhow, as bits."""
+        self._patching = self._patches or linear in self.unguarded
         self._guarded = self._behind.get(linear, -1)
         if armed >> max(self._guarded, 0) & 1:
             self._guarded = -1
@@ -95,7 +100,7 @@ class NullSelectors:
 
     def is_site(self, insn: Insn, *, first: bool, last: bool) -> bool:
         """Take the next instruction of the block; tell whether it must be patched."""
-        if first and self._patches and self._guarded >= 0:
+        if first and self._patching and self._guarded >= 0:
             return True
         index = insn.segment  # only a prefix makes it FS or GS
         bit = 1 << index
@@ -103,7 +108,7 @@ class NullSelectors:
             if self._loaded & bit:
                 return True
             if not (self._armed | self._known) & bit:
-                if self._patches or self._guarded not in (-1, index):
+                if self._patching or self._guarded not in (-1, index):
                     return True
                 self._guarded = index
         index = loaded_by(insn)
@@ -138,15 +143,16 @@ class NullSelectors:
     @property
     def is_full(self) -> bool:
         """Whether too many places are kept: `drop_derived`, and scan all code anew."""
-        return len(self._behind) > _MOST
+        return len(self._behind) + len(self.unguarded) > _MOST
 
     @property
     def guard(self) -> int:
         """What the block is to look at as it begins: see `Prologues.shorten`."""
-        if self._guarded < 0 or self._patches:
+        if self._guarded < 0 or self._patching:
             return 0
         return _PRESENT[self._guarded]
 
     def drop_derived(self) -> None:
         """Forget all places behind loads: no code is translated."""
         self._behind.clear()
+        self.unguarded.clear()

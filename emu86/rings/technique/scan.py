@@ -17,6 +17,7 @@ from emu86.cpu import offsets
 from emu86.cpu.engine import Engine, Looks
 from emu86.cpu.state import BASE, HFLAGS, RFLAGS
 from emu86.mmu.shadow import ShadowMmu
+from emu86.native import abi
 from emu86.rings.decode import Insn, decode
 from emu86.rings.events.protection import checks_alignment, segments, stores_to_code
 from emu86.rings.insn import flag_states, sse_operands
@@ -214,7 +215,7 @@ class Scanner:
         has_site = (
             self._filter[ring].search(code)
             or (self._watches_null and self._may_use_null(code, linear))
-            or cpu.checks.armed[ring]
+            or self._is_armed(ring)
             or self._is_aligned()
         )
         has_operand = self._engine.can.looks and _LOOKED_AT.search(code)
@@ -249,6 +250,10 @@ class Scanner:
         insn = decode(code, self._cpu.code_bits)
         return code if insn is None else code[: insn.length]
 
+    def _is_armed(self, ring: int) -> bool:
+        """Tell whether any access may have to be looked at."""
+        return bool(self._cpu.checks.armed[ring] or self.null.unguarded)
+
     def _is_aligned(self) -> bool:
         """Tell whether alignment is checked; the engine tells such blocks apart."""
         if not self._cpu.q[RFLAGS] & x86.AC:
@@ -264,7 +269,7 @@ class Scanner:
         if aligned and any(True for _ in segments(insn)):
             return True
         shadows = loads_ss(insn) or insn.opcode == _STI  # would hide the next one
-        if shadows and (aligned or cpu.checks.armed[ring]):
+        if shadows and (aligned or self._is_armed(ring)):
             return True
         if cpu.is_virtual_8086:
             return False
@@ -278,7 +283,7 @@ class Scanner:
         skip, lacks = self._skip[ring], self._lacks
         state = flag_states.CAME
         aligned = self._is_aligned()
-        checks = aligned or self._cpu.checks.armed[ring] or _CS_PREFIX in code
+        checks = aligned or self._is_armed(ring) or _CS_PREFIX in code
         offset = 0
         end = len(code)
         null = self.null if self._watches_null and not virtual_8086 else None
@@ -369,6 +374,21 @@ class Scanner:
             self.pending = None
             self._ram.bytes[gpa] = byte
             self._engine.look_away()
+
+    def on_unguarded(self, linear: int) -> None:
+        """Patch what a block, just translated, cannot look at as it begins."""
+        if self.pending is not None:
+            return  # it is translated once more
+        linear &= x86.MASK32
+        if not self.null.unguarded:  # what shadows the next instruction is patched now
+            for tell in self._mmu.listeners.checks_changed:
+                tell()
+        self._scan_at(linear)
+        self.null.unguarded.add(linear)
+        d = self._cpu.d
+        if d[HFLAGS] & offsets.HF_INHIBIT_IRQ and not d[self._guard // 4] & x86.DESC_P:
+            self._engine.control[abi.NULL_USED] = 1  # there no site is patched
+        self._engine.stop()
 
     def _scan_at(self, linear: int) -> None:
         """Scan a block anew, if there is one at an address."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from emu86.cpu.prologue import Prologues
 from emu86.native import abi
 from support.flat import flat
 
@@ -347,6 +348,18 @@ NULL = [
 @pytest.mark.parametrize(("code", "end"), NULL)
 def test_null_selectors(code, end, technique):
     assert ending(f"mov edi, edx\n{code}", technique) == end
+
+
+@pytest.mark.parametrize(("code", "end"), NULL)
+def test_null_selectors_where_no_block_can_be_guarded(code, end, monkeypatch):
+    """What Unicorn has translated in an unknown way is patched."""
+    shorten = Prologues.shorten
+    monkeypatch.setattr(
+        Prologues,
+        "shorten",
+        lambda self, pc, size, guard=0: not guard and shorten(self, pc, size),
+    )
+    assert ending(f"mov edi, edx\n{code}") == end
 
 
 @pytest.mark.parametrize("register", ["ds", "es", "fs", "gs"])
