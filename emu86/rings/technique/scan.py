@@ -268,11 +268,11 @@ class Scanner:
         cpu = self._cpu
         if aligned and any(True for _ in segments(insn)):
             return True
+        if cpu.is_virtual_8086:
+            return False  # no segment is looked at, and MOV SS must run natively
         shadows = loads_ss(insn) or insn.opcode == _STI  # would hide the next one
         if shadows and (aligned or self._is_armed(ring)):
             return True
-        if cpu.is_virtual_8086:
-            return False
         eip = linear - cpu.q[BASE[x86.CS]] & x86.MASK32
         return stores_to_code(insn) or cpu.checks.wants(insn, eip, ring)
 
