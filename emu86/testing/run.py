@@ -154,24 +154,26 @@ def run(
     technique: str = "patch",
     trace: Trace | None = None,
     instructions: int | None = None,
+    cpu: str = config.CPU,
 ) -> Outcome:
     """Run `program`, 32-bit machine code, from `state` under a technique.
 
     technique: "bare", "trap", "patch" or "iopl"; trace: a list that gets each
     instruction that runs; instructions: the run is "paused" after so many of the
-    program and its handlers. Ports answer as on a board that has no device. Raises
-    ValueError for an unknown technique, TypeError for a program or a state of the wrong
-    type.
+    program and its handlers; cpu: a CPU model; what it lacks is #UD. Ports answer as on
+    a board that has no device. Raises ValueError for an unknown technique, TypeError
+    for a program or a state of the wrong type.
     """
     __tracebackhide__ = True
     state = State() if state is None else state
     expect("program", program, bytes)
     expect("state", state, State)
     config.check_technique(technique)
+    config.check_cpu(cpu)
     image = stage.image(program, state)
     if technique == "bare":
-        return _bare(image, state, trace, instructions)
-    return _deprivileged(image, state, technique, trace, instructions)
+        return _bare(image, state, trace, instructions, cpu)
+    return _deprivileged(image, state, technique, trace, instructions, cpu)
 
 
 def _outcome(vmm: Technique, recorder: Recorder, technique: str, end: str) -> Outcome:
@@ -248,14 +250,15 @@ idle: Final[list[tuple[Bare, TechniqueState]]] = []
 os.register_at_fork(after_in_child=idle.clear)
 
 
-def _bare_machine(image: bytes) -> tuple[Bare, TechniqueState]:
+def _bare_machine(image: bytes, cpu: str) -> tuple[Bare, TechniqueState]:
     """Return a machine at the stage's start, and what it was then.
 
     Nothing is left of what it has played. A technique's is made anew each time: what a
     VMM has learned of one program changes how it goes about the next.
     """
-    if not idle:
-        bare = build("bare", stage.MEMORY, MODELS[config.CPU])
+    model = MODELS[cpu]
+    if not idle or idle[-1][0].vcpu.model is not model:
+        bare = build("bare", stage.MEMORY, model)
         assert isinstance(bare, Bare)
         bare.connect(Ports(), Line())
         bare.ram.bytes[:] = image
@@ -268,8 +271,10 @@ def _bare_machine(image: bytes) -> tuple[Bare, TechniqueState]:
     return played, first
 
 
-def _bare(image: bytes, state: State, trace: Trace | None, most: int | None) -> Outcome:
-    vmm, first = _bare_machine(image)
+def _bare(
+    image: bytes, state: State, trace: Trace | None, most: int | None, cpu: str
+) -> Outcome:
+    vmm, first = _bare_machine(image, cpu)
     line = vmm.pic = Line(state.interrupts or ())
     vmm.bus = Ports()
     recorder = Recorder(vmm, trace)
@@ -314,10 +319,15 @@ def _bare(image: bytes, state: State, trace: Trace | None, most: int | None) -> 
 
 
 def _deprivileged(
-    image: bytes, state: State, technique: str, trace: Trace | None, most: int | None
+    image: bytes,
+    state: State,
+    technique: str,
+    trace: Trace | None,
+    most: int | None,
+    cpu: str,
 ) -> Outcome:
     stepped = (trace, most, state.interrupts) != (None, None, None)
-    vmm = build(technique, stage.MEMORY, MODELS[config.CPU], stepped=stepped)
+    vmm = build(technique, stage.MEMORY, MODELS[cpu], stepped=stepped)
     vmm.ram.bytes[:] = image
     line = Line(state.interrupts or ())
     vmm.connect(Ports(), line)
