@@ -57,13 +57,13 @@ def test_a_selector_with_rpl_1_is_not_refused():
     assert machine.registers["ebx"] == 0x19
 
 
-def test_a_data_segment_has_no_limit():
+def test_with_trap_a_data_segment_has_no_limit():
     # The GDT at 20000h: null, flat code, flat data, and data of 16 bytes at 0.
     gdt = bytes.fromhex(
         "0000000000000000 ffff0000009bcf00 ffff00000093cf00 0f00000000934000"
     )
     code = "0f 01 15 20 00 01 00  66 b8 18 00  8e d8  a1 00 10 00 00  fa f4"
-    machine = Machine(memory=1 << 20)
+    machine = Machine(memory=1 << 20, technique="trap")
     machine.load_flat(bytes.fromhex(code), 0x10000)
     machine.write_physical(0x20000, gdt)
     machine.write_physical(0x10020, bytes.fromhex("1f00 00000200"))

@@ -232,7 +232,10 @@ def _by_plan(
     offset = linear & 0xFFF
     if offset > x86.PAGE_SIZE - size:
         return False
-    start = memory.page_to_write(linear)
+    try:
+        start = memory.page_to_write(linear)
+    except PageFault:
+        return False  # the long way faults at the first word that it pushes
     if start >= 0:
         _FRAMES[len(frame)].pack_into(memory.bytes, start + offset, *frame)
     cpu.services.delivered(vector, error)
