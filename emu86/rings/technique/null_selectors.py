@@ -8,6 +8,7 @@ uses it; all such uses on an engine that is stepped, and in a block that the eng
 translated in an unknown way.
 """
 
+import itertools
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -55,9 +56,39 @@ def _filter() -> re.Pattern[bytes]:
 
 
 _may_use: Final = _filter().search
-_LOADS: Final = re.compile(
-    b"(?:\x8e.{1,6}|[\x07\x1f]|[\xc4\xc5].{1,6})\\Z", re.DOTALL
-).search
+
+
+def _loads() -> re.Pattern[bytes]:
+    """Return a pattern of all blocks that end in a load of DS or ES.
+
+    ModRM says how many bytes follow it, with 32-bit addresses and with 16-bit ones: an
+    ADD ESP before a RET holds the opcode of LES.
+    """
+    memory: dict[bytes, set[int]] = {}  # ModRM bytes by what follows them
+    for mod, rm in itertools.product(range(3), range(8)):
+        bare = 4 if (mod, rm) == (0, 5) else (0, 1, 4)[mod]
+        tails = {bare + 1, 5 if mod == 0 else bare + 1} if rm == 4 else {bare}
+        tails.add(2 if (mod, rm) == (0, 6) else mod)
+        expression = b"|".join(b".{%d}" % tail for tail in sorted(tails))
+        memory.setdefault(expression, set()).add(mod << 6 | rm)
+
+    def operands(regs: Iterable[int]) -> bytes:
+        return b"|".join(
+            byte_class(form | reg << 3 for form in forms for reg in regs)
+            + b"(?:" + tail + b")"
+            for tail, forms in memory.items()
+        )  # fmt: skip
+
+    registers = byte_class(0xC0 | reg << 3 | rm for reg in _DS_ES for rm in range(8))
+    loads = (
+        b"\x8e(?:" + registers + b"|" + operands(_DS_ES) + b")",
+        b"[\x07\x1f]",
+        b"[\xc4\xc5](?:" + operands(range(8)) + b")",
+    )
+    return re.compile(b"(?:" + b"|".join(loads) + b")\\Z", re.DOTALL)
+
+
+_LOADS: Final = _loads().search
 _LONGEST: Final = 7  # bytes of a load from its opcode on
 
 

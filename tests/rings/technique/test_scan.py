@@ -1,11 +1,17 @@
 """The pattern that says which blocks to decode: none with a site to patch slips by."""
 
+import itertools
+import random
+
 import pytest
 
 from emu86.cpu.models import MODELS
 from emu86.rings.decode import decode
+from emu86.rings.insn.segment_loads import loaded_by
 from emu86.rings.insn.table import RECORDS, find, needs
+from emu86.rings.technique.null_selectors import may_matter
 from emu86.rings.technique.scan import _prefilter
+from emu86.spec import x86
 from emu86.spec.features import FORMS
 from emu86.spec.opcodes import OPCODES, TWO_BYTES
 
@@ -62,3 +68,18 @@ def test_what_a_model_lacks_is_found(model):
 def test_common_bytes_are_not_looked_at_in_the_middle():
     for text in ("9d 90", "cf 90", "17 90 90", "ea 20 20", "ff 20 90 90 90 90 90 90"):
         assert not _prefilter(1, (), ~0).search(bytes.fromhex(text))
+
+
+def test_every_load_of_ds_and_es_at_the_end_of_a_block_is_seen():
+    """By 32-bit and by 16-bit addresses; the tail of ADD ESP, 10h; RET is none."""
+    pick = random.Random(1)
+    seen = 0
+    for prefix in (b"", b"\x66", b"\x67", b"\x2e", b"\x67\x66"):
+        for opcode, modrm in itertools.product((7, 0x1F, 0x8E, 0xC4, 0xC5), range(256)):
+            code = prefix + bytes([opcode, modrm]) + pick.randbytes(12)
+            insn = decode(code, 32)
+            if insn is not None and loaded_by(insn) in (x86.DS, x86.ES):
+                assert may_matter(b"\x90\x90" + code[: insn.length]), code.hex()
+                seen += 1
+    assert seen > 4000
+    assert not may_matter(bytes.fromhex("83 c4 10 c3"))
