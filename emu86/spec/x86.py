@@ -11,6 +11,7 @@ PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
 PAGE_MASK: Final = 0xFFFFF000
 MASK32: Final = 0xFFFFFFFF
+MASK64: Final = (1 << 64) - 1
 
 # EFLAGS: Vol. 1 section 3.4.3
 CF: Final = 1 << 0
