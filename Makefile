@@ -6,6 +6,7 @@
 #   make soak     the properties, with fresh examples    MINUTES=5 for less than an hour
 #   make clock    the guest's clock on a terminal, beside the host's
 #   make lint     style, types, imports
+#   make native   the machine code of emu86/native, from its text
 #   make wheel    the built wheel, installed by itself and used
 #   make bench    beside qemu-system-i386        ARGS='--against REV' for another tree
 
@@ -15,7 +16,7 @@ READY  := $(VENV)/.ready
 ARGS   ?=
 MINUTES ?= 60
 
-.PHONY: run quick test nightly soak clock lint wheel bench guests debian lock clean
+.PHONY: run quick test nightly soak clock lint native wheel bench guests debian lock clean
 .DELETE_ON_ERROR:
 
 run: $(READY)
@@ -46,6 +47,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+native: $(READY)
+	$(BIN)/python -m tools.native.build
 
 wheel: $(READY)
 	$(BIN)/python tools/check_wheel.py

@@ -15,6 +15,7 @@ import ctypes
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
@@ -49,7 +50,7 @@ from emu86.cpu.state import (
     CpuState,
 )
 from emu86.errors import ConfigError
-from emu86.native import abi
+from emu86.native import abi, blob, handlers
 from emu86.spec import x86
 
 _REGISTERS: Final = RFLAGS + 1  # general ones, RIP and RFLAGS stand first
@@ -67,7 +68,9 @@ CALLED_BY_LOOKS: Final = (
 # What the compiled hooks count.
 _COUNTS: Final = (
     abi.COUNT_CLI, abi.COUNT_STI, abi.COUNT_RDTSC, abi.COUNT_INVLPG,
-    abi.COUNT_DROPPED, abi.COUNT_SPLIT, abi.COUNT_ACCESS,
+    abi.COUNT_DROPPED, abi.COUNT_SPLIT, abi.COUNT_ACCESS, abi.COUNT_IRET,
+    abi.COUNT_FILLED, abi.COUNT_POPF, abi.COUNT_VERW,
+    *range(abi.COUNT_INT, abi.COUNT_INT + 256),
 )  # fmt: skip
 
 
@@ -138,6 +141,7 @@ class Engine(CpuState):
         self._flags_word = ctypes.c_uint64()
         self._flags_ref = ctypes.byref(self._flags_word)
         self._control = (ctypes.c_int64 * abi.WORDS)()
+        self.shared = abi.Control.from_buffer(self._control)
         self.control = memoryview(self._control).cast("B").cast("q")
         self.clock = Clock(self.control)
         self._stop = quick.uc_emu_stop
@@ -162,6 +166,8 @@ class Engine(CpuState):
         control = self.control
         control[abi.UC] = self._handle
         control[abi.STATE] = state
+        if self.can.live:
+            control[abi.COMPUTE_FLAGS] = library.address_of(library.COMPUTE_FLAGS)
         stop = ctypes.cast(lib.uc_emu_stop, PTR).value
         assert stop is not None
         control[abi.UC_EMU_STOP] = stop
@@ -387,6 +393,7 @@ class Engine(CpuState):
     def _hook_exception(self) -> None:
         """Clock, RDTSC and exceptions: compiled where the live state allows it."""
         python = library.ON_EXCEPTION(self._exception)
+        shared = PTR(ctypes.addressof(self._control))
         if not self.can.live:
             self._add(uc_const.UC_HOOK_INTR, python)
             if not self.stepped:
@@ -395,29 +402,51 @@ class Engine(CpuState):
                 x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION(self._rdtsc)
             )
             return
-        from emu86.native import hooks  # noqa: PLC0415 (nothing to compile otherwise)
-
-        compiled = hooks.compiled()
         self._keep.append(python)
         address = ctypes.cast(python, PTR).value
         assert address is not None
         self.control[abi.ON_EXCEPTION] = address
-        shared = PTR(ctypes.addressof(self._control))
-        self._add(uc_const.UC_HOOK_INTR, PTR(compiled.on_exception), shared)
+        on_exception, on_block, on_rdtsc = self._handlers()
+        self._add(uc_const.UC_HOOK_INTR, on_exception, shared)
         if not self.stepped:
-            self._add(uc_const.UC_HOOK_BLOCK, PTR(compiled.on_block), shared)
+            self._add(uc_const.UC_HOOK_BLOCK, on_block, shared)
+        self._add_insn(x86_const.UC_X86_INS_RDTSC, on_rdtsc, shared)
+
+    def native(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a handler on this engine's control block and state, compiled or not.
+
+        What it takes and returns besides are integers and truths.
+        """
+        state = self.control[abi.STATE]
+        if not self.can.native:
+            return partial(handler, self.shared, abi.Cpu.from_address(state))
+        return blob.bind(handler, ctypes.addressof(self._control), state)
+
+    def _handlers(self) -> tuple[Any, Any, Any]:
+        """Return the handlers of exceptions, blocks and RDTSC, compiled or not."""
+        if not self.can.native:
+            shared = self.shared
+            return (
+                library.ON_EXCEPTION(
+                    lambda uc, vector, _data: handlers.on_exception(uc, vector, shared)
+                ),
+                library.ON_BLOCK(
+                    lambda uc, at, size, _data: handlers.on_block(uc, at, size, shared)
+                ),
+                library.ON_INSTRUCTION(lambda uc, _data: handlers.on_rdtsc(uc, shared)),
+            )
+        code = blob.load()
         if self.can.inline:
             check = ctypes.cast(lib.helper_check_exit_request_x86_64, PTR).value
             assert check is not None
             self.control[abi.CHECK_EXIT] = check
-            self.control[abi.ON_GUARD] = compiled.on_guard
+            self.control[abi.ON_GUARD] = code["on_guard"]
             self._prologues = Prologues(
-                self._handle, ctypes.addressof(self._control), compiled.on_late
+                self._handle, ctypes.addressof(self._control), code["on_late"]
             )
         if self.can.looks:
-            self._hook_looks(compiled.on_look)
-        rdtsc = PTR(compiled.on_rdtsc)
-        self._add_insn(x86_const.UC_X86_INS_RDTSC, rdtsc, shared)
+            self._hook_looks(code["on_look"])
+        return PTR(code["on_exception"]), PTR(code["on_block"]), PTR(code["on_rdtsc"])
 
     def _hook_looks(self, on_look: int) -> None:
         """Have a hook before instructions that is called for none, until `look_at`."""
@@ -552,27 +581,16 @@ class Engine(CpuState):
         except BaseException as error:  # noqa: BLE001 (raised again by run)
             self._fail(error)
 
-    def _tick(self, _uc: int, _address: int, size: int, _data: int) -> None:
-        """Do what native.hooks.on_block does."""
-        control = self.control
-        control[abi.NOW] += size
-        if control[abi.NOW] >= control[abi.STOP_AT]:
-            self.stop()
-        elif control[abi.PENDING]:
+    def _tick(self, uc: int, address: int, size: int, _data: int) -> None:
+        if self.control[abi.PENDING]:
             self._load()
-            flags = self.q[RFLAGS] & (x86.IF | x86.TF)
-            if flags == x86.IF and not self.d[HFLAGS] & offsets.HF_INHIBIT_IRQ:
-                self.stop()
+        handlers.on_block(uc, address, size, self.shared)
 
-    def _rdtsc(self, _uc: int, _data: int) -> int:
-        """Do what native.hooks.on_rdtsc does."""
-        control = self.control
-        control[abi.NOW] += control[abi.TSC_COST]
-        control[abi.COUNT_RDTSC] += 1
-        tsc = self.clock.tsc()
-        self._uc.reg_write(x86_const.UC_X86_REG_RAX, tsc & x86.MASK32)
-        self._uc.reg_write(x86_const.UC_X86_REG_RDX, tsc >> 32 & x86.MASK32)
-        return 1
+    def _rdtsc(self, uc: int, _data: int) -> int:
+        self._load()
+        skips = handlers.on_rdtsc(uc, self.shared)
+        self._store()
+        return skips
 
 
 def _unset(*_arguments: int) -> Any:

@@ -1,7 +1,7 @@
 """Unicorn's library: its functions, types of callbacks, and what of it may work."""
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
@@ -35,11 +35,20 @@ for _name in ("uc_reg_read", "uc_reg_write", "uc_emu_stop", "uc_ctl", "uc_hook_a
     getattr(quick, _name).argtypes = None
 lib.uc_emu_start.argtypes = (PTR, U64, U64, U64, ctypes.c_size_t)
 
+# The engine's function from its lazy flags to those of EFLAGS.
+COMPUTE_FLAGS: Final = "helper_cc_compute_all_x86_64"
+
 UnicornError: Final = binding.UcError
 
 
 class EngineError(RuntimeError):
     """Unicorn refused a call or stopped for a reason that is none of the guest's."""
+
+
+def address_of(name: str) -> int:
+    """Return the address of one of the library's functions; 0: it has none."""
+    function = getattr(quick, name, None)
+    return ctypes.cast(function, PTR).value or 0 if function is not None else 0
 
 
 def check(status: int, call: str) -> None:
@@ -66,7 +75,8 @@ class Abilities:
     instruction is ever executed twice. flush_page: one page of the TLB can be dropped.
     drop_code: the translations of a range of physical memory can be dropped.
     inline: the clock can be counted inside of translated blocks. looks: compiled code
-    can look at the operands of an instruction before it runs.
+    can look at the operands of an instruction before it runs. native: the handlers run
+    compiled.
     """
 
     live: bool
@@ -75,6 +85,11 @@ class Abilities:
     drop_code: bool
     inline: bool = False
     looks: bool = False
+    native: bool = False
+
+    def reference(self) -> "Abilities":
+        """Have CPython run the handlers, without what needs them compiled."""
+        return replace(self, inline=False, looks=False, native=False)
 
     @classmethod
     def none(cls) -> "Abilities":

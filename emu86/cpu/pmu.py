@@ -7,6 +7,8 @@ event stands still, as on a CPU where that event never comes.
 from dataclasses import dataclass
 from typing import Final
 
+from emu86.native import abi
+
 COUNTERS: Final = 2
 _MASK: Final = (1 << 40) - 1
 
@@ -31,12 +33,20 @@ class PmuState:
 class Pmu:
     """Two counters of 40 bits and what they count."""
 
-    def __init__(self) -> None:
+    def __init__(self, control: memoryview | None = None) -> None:
+        # Compiled handlers read there whether each change of ring is to be told.
+        if control is None:
+            control = memoryview(bytearray(8 * abi.WORDS)).cast("q")
+        self._control = control
         self.select = [0] * COUNTERS
         self._count = [0] * COUNTERS
-        self.by_ring = False  # something counts at some CPLs only: each change is told
         self._where = _OS  # which of _USR and _OS time passes for now; 0: for neither
         self._since = 0
+
+    @property
+    def by_ring(self) -> bool:
+        """Whether something counts at some CPLs only: each change is told."""
+        return bool(self._control[abi.BY_RING])
 
     def turn(self, now: int, where: int | None) -> None:
         """Go on at CPL `where` from virtual time `now` (ns), or halted if None."""
@@ -75,7 +85,8 @@ class Pmu:
         self._count_by_ring()
 
     def _count_by_ring(self) -> None:
-        self.by_ring = any(bool(s & _USR) != bool(s & _OS) for s in self.select)
+        by_ring = any(bool(s & _USR) != bool(s & _OS) for s in self.select)
+        self._control[abi.BY_RING] = by_ring
 
     def _settle(self, now: int) -> None:
         passed = now - self._since

@@ -14,7 +14,7 @@ from emu86.cpu import engine, library, offsets
 from emu86.cpu.maps import ranges
 from emu86.cpu.state import HFLAGS, RIP
 from emu86.errors import ConfigError
-from emu86.native import abi
+from emu86.native import abi, blob
 from emu86.spec import x86
 
 _STRANGE: Final = (
@@ -49,15 +49,22 @@ def probe() -> library.Abilities:
     may_be_live = platform.machine() in ("x86_64", "AMD64")
     if not _state_is_live(may_be_live=may_be_live):
         return library.Abilities.none()
-    full = library.Abilities(live=True, stops=True, flush_page=True, drop_code=True)
+    full = library.Abilities(
+        live=True,
+        stops=True,
+        flush_page=True,
+        drop_code=True,
+        native=not blob.why_not(),
+    )
     flushes, stops = _Program(full).window()
     return library.Abilities(
         live=True,
         stops=stops,
         flush_page=flushes,
         drop_code=_Program(full).drops_code(),
-        inline=_Program(replace(full, inline=True)).counts_inline(),
-        looks=_looks(full),
+        inline=full.native and _Program(replace(full, inline=True)).counts_inline(),
+        looks=full.native and _looks(full),
+        native=full.native,
     )
 
 

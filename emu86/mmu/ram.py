@@ -13,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from emu86.errors import ConfigError
+from emu86.native import abi
 from emu86.spec import x86
 
-# What a guest page holds, as far as the shadow tables care.
-DATA: Final = 0  # writable, never executed
-CODE: Final = 1  # executed, so not writable
-MIXED: Final = 2  # both, in one mapping only, at the engine's slow path
-TABLE: Final = 3  # holds descriptors that the shadow tables copy: not writable
-UNBACKED: Final = 4  # no RAM there: reads as ones
+# What a guest page holds: `native.abi` says what each means.
+DATA: Final = abi.DATA
+CODE: Final = abi.CODE
+MIXED: Final = abi.MIXED
+TABLE: Final = abi.TABLE
+UNBACKED: Final = abi.UNBACKED
 
 # Page numbers of the PC's adapter and ROM space, less the last: RAM that shadows a ROM.
 HOLE: Final = range(0xA0, 0xFF)
@@ -61,6 +62,8 @@ class Ram:
         for page in HOLE:
             if page < self.pages:
                 self.state[page] = UNBACKED
+        state = (ctypes.c_char * self.pages).from_buffer(self.state)
+        self.state_address = ctypes.addressof(state)
         self.state_np = np.frombuffer(self.state, np.uint8)
         self._fill_hole()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from emu86.mmu.shadow_tables import LeafTables
+from emu86.native import abi
 from emu86.spec import x86
 
 _FRAME: Final = 0xFFFFFFFFFF000
@@ -16,7 +17,8 @@ _FRAME: Final = 0xFFFFFFFFFF000
 class ReverseMap:
     """The reverse map of `pages` guest pages over the entries `sptes`."""
 
-    def __init__(self, sptes: memoryview, pages: int) -> None:
+    def __init__(self, sptes: memoryview, pages: int, control: abi.Control) -> None:
+        self._control = control
         self._sptes = sptes.toreadonly()
         self._table_of: dict[int, LeafTables] = {}  # by index of an entry // 512
         self._large: dict[int, list[LeafTables]] = {}  # by guest page // 512
@@ -25,6 +27,7 @@ class ReverseMap:
 
     def reset(self) -> None:
         """Forget everything: the shadow tables are gone."""
+        self._control.added_count = 0
         self._table_of.clear()
         self._large.clear()
         self._indices = [None] * len(self._indices)
@@ -44,12 +47,22 @@ class ReverseMap:
         else:
             indices.add(index)
 
+    def learn(self) -> None:
+        """Learn of the entries that the compiled handlers have made."""
+        control = self._control
+        added = control.added
+        for i in range(control.added_count):
+            self.add(added[i].page, added[i].index)
+        control.added_count = 0
+
     def keep(self, page: int, index: int) -> None:
         """Forget the entries of `page` but the one at `index` (-1: that one too)."""
+        self.learn()
         self._indices[page] = {index} if index >= 0 else None
 
     def entries(self, page: int) -> Iterator[tuple[int, LeafTables]]:
         """Yield the indices of the entries that map `page` now, each with its table."""
+        self.learn()
         sptes = self._sptes
         frame = page << x86.PAGE_SHIFT
         for index in self._indices[page] or ():

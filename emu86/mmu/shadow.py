@@ -6,10 +6,12 @@ writes. Nothing of the guest's tables is write-protected: the SDM (Vol. 3A secti
 lets a TLB be stale until INVLPG or MOV CR3, and that is when an entry is compared with
 what it was made from.
 
-Nobody else writes shadow entries, but for the compiled INVLPG (`native.hooks`), which
-sets one to 0 as `invalidate` does.
+Nobody else writes shadow entries but `native.handlers`, whose INVLPG sets one to 0 as
+`invalidate` does, and `native.fills`, which answers the most common misses as `miss`
+does.
 """
 
+import ctypes
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -87,7 +89,12 @@ class ShadowMmu:
         bias = vmm_memory.address - VmmMemory.BASE
         engine.control[abi.VMM_MEMORY_BIAS] = bias
         self.listeners = Listeners()
-        self._rmap = ReverseMap(vmm_memory.sptes, ram.pages)
+        control = engine.control
+        control[abi.RAM], control[abi.RAM_SIZE] = ram.address, ram.size
+        control[abi.PAGE_STATE] = ram.state_address
+        self._leaf_records = (abi.Leaf * abi.LEAF_PAGES)()
+        control[abi.LEAVES] = ctypes.addressof(self._leaf_records)
+        self._rmap = ReverseMap(vmm_memory.sptes, ram.pages, engine.shared)
         self.use = PageUse(engine, ram, self, self.listeners)
         self.stats = ShadowStats()
         self.cr0 = self.cr3 = self.cr4 = 0
@@ -115,6 +122,7 @@ class ShadowMmu:
         self.walk = paging.walk
         self.wp = bool(self.cr0 & x86.CR0_WP)
         self._global = x86.PTE_G if not paging.direct and self.cr4 & x86.CR4_PGE else 0
+        self.engine.control[abi.GLOBAL_BIT] = self._global
         self._frame = paging.frame
         self.span_shift = paging.span_shift
         self._span_last = (1 << paging.span_shift - x86.PAGE_SHIFT) - 1  # its last page
@@ -488,7 +496,8 @@ class ShadowMmu:
         table = self.leaves.get(key)
         if table is None:
             base = self._allocate(1 << self.span_shift - LEAF_SHIFT)
-            table = LeafTables(base * 512, paging, page_table, frame, rights)
+            record = self._leaf_records[base]
+            table = LeafTables(base * 512, paging, page_table, frame, rights, record)
             self.leaves[key] = table
             self._rmap.add_table(table)
             if large:

@@ -4,6 +4,7 @@ import ctypes
 from typing import Final, NamedTuple
 
 from emu86.mmu.paging import LEAF_SHIFT, Format
+from emu86.native import abi
 from emu86.spec import x86
 
 LEAF_LEVEL: Final = 1  # levels, from the bottom, as KVM counts them
@@ -36,17 +37,23 @@ class LeafTables:
     base: index of the first entry; size: number of entries; page_table: GPA of the
     guest's page table, or -1 for a large page (or no paging); frame: first guest page
     then; rights: RW and US of the PDE; copy: the page table when last compared; gptes:
-    its entries; starts: linear addresses at which they are linked; has_global,
-    has_nonglobal: what kinds of entries they hold.
+    its entries; starts: linear addresses at which they are linked. What the compiled
+    handlers need of it too is in `record`.
     """
 
     __slots__ = (
-        "base", "copy", "frame", "gptes", "has_global", "has_nonglobal", "page_table",
-        "rights", "size", "starts",
+        "_record", "base", "copy", "frame", "gptes", "page_table", "rights", "size",
+        "starts",
     )  # fmt: skip
 
     def __init__(
-        self, base: int, paging: Format, page_table: int, frame: int, rights: int
+        self,
+        base: int,
+        paging: Format,
+        page_table: int,
+        frame: int,
+        rights: int,
+        record: abi.Leaf,
     ) -> None:
         self.base = base
         self.size = 1 << paging.span_shift - x86.PAGE_SHIFT
@@ -54,9 +61,32 @@ class LeafTables:
         self.frame = frame
         self.rights = rights
         self.starts: set[int] = set()
-        self.has_global = self.has_nonglobal = False
+        self._record = record
+        record.page_table = page_table
+        record.rights = rights
+        record.has_global = record.has_nonglobal = 0
         self.copy = bytearray(x86.PAGE_SIZE if page_table >= 0 else 0)
         self.gptes = memoryview(self.copy).cast(paging.typecode)
+        if self.copy:
+            record.copy.contents = abi.GuestTable.from_buffer(self.copy)
+
+    @property
+    def has_global(self) -> bool:
+        """Whether entries of global pages were made."""
+        return bool(self._record.has_global)
+
+    @has_global.setter
+    def has_global(self, value: bool) -> None:
+        self._record.has_global = value
+
+    @property
+    def has_nonglobal(self) -> bool:
+        """Whether entries of other pages were made."""
+        return bool(self._record.has_nonglobal)
+
+    @has_nonglobal.setter
+    def has_nonglobal(self, value: bool) -> None:
+        self._record.has_nonglobal = value
 
     @property
     def pages(self) -> range:

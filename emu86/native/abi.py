@@ -1,71 +1,58 @@
-"""The control block: int64 words that Python and the compiled hooks share.
+"""What Python and the compiled handlers share: the CPU's state and the control block.
 
-Kept apart from `hooks` so that the fallback without compiled hooks needs no compiler.
+Each is described once. Of the control block Python sees int64 words, by their number:
+`control[NOW]`; the handlers see its fields: `control.now`.
 """
 
-from typing import Final
+import ctypes
+from typing import Annotated, Any, Final, TypeAlias
 
-NOW: Final = 0  # work done; virtual time in quarter nanoseconds at the usual rate
-STOP_AT: Final = 1  # the block hook stops the engine once NOW has reached it
-UC: Final = 2  # the engine's handle
-UC_EMU_STOP: Final = 3  # address of uc_emu_stop
-STATE: Final = 4  # address of the live CPU state
-ON_EXCEPTION: Final = 5  # address of the Python exception hook
-PENDING: Final = 6  # not 0: an interrupt waits for IF
-TSC_OFFSET: Final = 7  # TSC at virtual time 0, nanoseconds
-TSC_COST: Final = 8  # work that one RDTSC takes
-EXIT_COST: Final = 9  # work that any other exit takes, whoever handles it
-COUNT_CLI: Final = 10
-COUNT_STI: Final = 11
-COUNT_RDTSC: Final = 12
-COUNT_INVLPG: Final = 13
-ON_GUARD: Final = 14  # address of `hooks.on_guard`
-CPU: Final = 15  # what it wants as first argument
-# For INVLPG: addresses in this process of the current shadow root's 2048 PDEs (0: no
-# paging), of the guest's page directory and of the VMM's copy of that; what to add to a
-# host-physical address to get one of this process; and a bit for each 32 PDEs of which
-# some are linked.
-SHADOW_PDES: Final = 16
-GUEST_PDES: Final = 17
-KNOWN_PDES: Final = 18
-VMM_MEMORY_BIAS: Final = 19
-LINKED_PDES: Final = 20
-COUNT_DROPPED: Final = 21  # shadow entries dropped by the compiled INVLPG
-CHECK_EXIT: Final = 22  # address of the engine's look whether to stop
-COUNT_SPLIT: Final = 23  # CMPXCHG8Bs made the first of a block
-# Linear pages that the compiled INVLPG has dropped and Python's caches do not know of.
-DROPPED_COUNT: Final = 24
-DROPPED: Final = 25
-DROPPED_MOST: Final = 32
-# Virtual time is NS + ((NOW - SINCE) * RATE >> RATE_SHIFT) nanoseconds.
-SINCE: Final = 57
-NS: Final = 58
-RATE: Final = 59
+from emu86.cpu import offsets
+from emu86.native.records import (
+    CFunction,
+    Pointer,
+    at,
+    function,
+    i64,
+    record,
+    u16,
+    u32,
+    u64,
+)
+
+QUARTERS: Final = 4  # quarter nanoseconds in a nanosecond
 RATE_SHIFT: Final = 32
-# What compiled code that looks at operands calls: the engine's functions that raise an
-# exception, see that a page can be used, and read 32 bits.
-RAISE: Final = 60
-PROBE: Final = 61
-READ32: Final = 62
-FLUSH_PAGE: Final = 63  # address of the engine's one-page TLB flush, or 0
-# A set of linear pages whose INVLPG is Python's, by their number's low 12 bits.
-GUARDED: Final = 64
-GUARDED_WORDS: Final = 64
-# A direct-mapped cache of decoded sites: pairs (linear address, kind).
-SITES: Final = 128
-SITE_MASK: Final = 4095
-_END: Final = SITES + 2 * (SITE_MASK + 1)
-NULL_USED: Final = _END  # not 0: a guarded block has found a register null
-COUNT_ACCESS: Final = _END + 1  # accesses that have been looked at, and let go
-WORDS: Final = _END + 2
+NEVER: Final = 1 << 62
+# An exit takes the guest time too, or one that does nothing but fault would stand still
+# and never come to the next look at the host.
+EXIT_TIME: Final = 1000 * QUARTERS
 
+GUARDED_WORDS: Final = 64
+DROPPED_MOST: Final = 32
+SITE_MASK: Final = 4095
+PLANS: Final = 64  # of returns, and of gates
+VERWS: Final = 16
+ADDED_MOST: Final = 4096
+LEAF_PAGES: Final = 16384  # pages of the VMM's memory
+
+# What a guest page holds, as far as the shadow tables care.
+DATA: Final = 0  # writable, never executed
+CODE: Final = 1  # executed, so not writable
+MIXED: Final = 2  # both, in one mapping only, at the engine's slow path
+TABLE: Final = 3  # holds descriptors that the shadow tables copy: not writable
+UNBACKED: Final = 4  # no RAM there: reads as ones
+
+# Kinds of sites, in their low 4 bits.
 SITE_CLI: Final = 1
 SITE_STI: Final = 2
 SITE_SPLIT: Final = 3
 SITE_ACCESS: Final = 4  # see `access_kind`
-NO_REGISTER: Final = 8  # R8, which is 0 for 32-bit guests
+SITE_IRET: Final = 5
+SITE_POPF: Final = 6
+SITE_VERW: Final = 7  # the index of its `Verw` from bit 4 on
 SITE_INVLPG: Final = 8  # plus the number of the register that holds the address
 INVLPG_LENGTH: Final = 3
+NO_REGISTER: Final = 8  # R8, which is 0 for 32-bit guests
 
 # An operand to look at, in a word: its displacement in the low 32 bits, the numbers of
 # base and index, a shift, the segment register, and bits: 16-bit addresses; at a
@@ -81,11 +68,323 @@ LOOK_WRITTEN: Final = 47
 LOOK_FXSAVE: Final = 48
 LOOK_MXCSR: Final = 49
 
-QUARTERS: Final = 4  # quarter nanoseconds in a nanosecond
-NEVER: Final = 1 << 62
-# An exit takes the guest time too, or one that does nothing but fault would stand still
-# and never come to the next look at the host.
-EXIT_TIME: Final = 1000 * QUARTERS
+Word: TypeAlias = ctypes.c_uint64
+Array: TypeAlias = ctypes.Array[Any]
+EmuStop: TypeAlias = Annotated[CFunction, function(ctypes.c_int32, Word)]
+FlushPage: TypeAlias = Annotated[CFunction, function(None, Word, Word)]
+CheckExit: TypeAlias = Annotated[CFunction, function(None, Word, ctypes.c_uint32)]
+OnException: TypeAlias = Annotated[
+    CFunction, function(None, Word, ctypes.c_uint32, Word)
+]
+ComputeFlags: TypeAlias = Annotated[
+    CFunction, function(Word, Word, Word, Word, ctypes.c_uint32)
+]
+RaiseException: TypeAlias = Annotated[
+    CFunction, function(None, Word, ctypes.c_uint32, ctypes.c_uint32)
+]
+ProbeAccess: TypeAlias = Annotated[
+    CFunction,
+    function(Word, Word, Word, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, Word),
+]
+Read32: TypeAlias = Annotated[CFunction, function(ctypes.c_uint32, Word, Word, Word)]
+GuestTable = ctypes.c_uint32 * 1024
+Pdes = ctypes.c_uint64 * 512  # a directory, two entries at a time
+ShadowTable = ctypes.c_uint64 * 512
+LeafTable = ctypes.c_uint64 * 1024  # two shadow tables: what one guest table spans
+LeafEntries: TypeAlias = Annotated[Array, LeafTable]
+ReturnFrame = ctypes.c_uint32 * 5  # EIP, CS, EFLAGS, ESP, SS
+EventFrame = ctypes.c_uint32 * 6  # an error code before them
+Table: TypeAlias = Annotated[Pointer[Array], ctypes.POINTER(GuestTable)]
+
+
+@record
+class Segment(ctypes.Structure):
+    """A segment register with its hidden part.
+
+    attributes: bits 8 to 23 of the descriptor's high word, in place.
+    """
+
+    selector: u32
+    base: u64
+    limit: u32
+    attributes: u32
+
+
+@record
+class Cpu(ctypes.Structure):
+    """What the handlers use of the engine's CPU state (`cpu.offsets`)."""
+
+    gpr: Annotated[Array, ctypes.c_uint64 * 16] = at(offsets.GPR)
+    rip: u64 = at(offsets.RIP)
+    rflags: u64 = at(offsets.RFLAGS)
+    cc_dst: u64 = at(offsets.CC_DST)
+    cc_src: u64 = at(offsets.CC_SRC)
+    cc_src2: u64 = at(offsets.CC_SRC2)
+    cc_op: u32 = at(offsets.CC_OP)
+    df: u32 = at(offsets.DF)
+    hflags: u32 = at(offsets.HFLAGS)
+    segments: Annotated[Array, Segment * 6] = at(offsets.SEGMENTS)
+    cr2: u64 = at(offsets.CR + 16)
+    error_code: u32 = at(offsets.ERROR_CODE)
+    is_int: u32 = at(offsets.EXCEPTION_IS_INT)
+    old_exception: u32 = at(offsets.OLD_EXCEPTION)
+
+
+@record
+class Site(ctypes.Structure):
+    """A decoded instruction: where it is (linear, 64 bits), and its kind."""
+
+    linear: i64
+    kind: i64
+
+
+@record
+class Stack0(ctypes.Structure):
+    """ESP and SS for ring 0, where a 32-bit TSS has them."""
+
+    esp: u32
+    ss: u16
+
+
+@record
+class Plan(ctypes.Structure):
+    """A far transfer that has been checked once.
+
+    key: what it is found by, `PLANNED` set; cs, ss: what it loads; offset, dpl: of a
+    gate; masks_if: an interrupt gate; stack: address in this process of the TSS's
+    `Stack0`; iopl: the least IOPL of the hardware's then, in place.
+    """
+
+    key: u64
+    cs: Annotated[Segment, Segment]
+    ss: Annotated[Segment, Segment]
+    stack: u64
+    offset: u32
+    dpl: u32
+    masks_if: u32
+    iopl: u32
+
+
+@record
+class Leaf(ctypes.Structure):
+    """What the VMM knows of the shadow tables of one guest page table.
+
+    copy: the guest's table when last compared; page_table: its GPA, rights: RW and US
+    of its PDE; has_global, has_nonglobal: what kinds of entries they hold.
+    """
+
+    copy: Table
+    page_table: i64
+    rights: u32
+    has_global: u32
+    has_nonglobal: u32
+
+
+@record
+class Added(ctypes.Structure):
+    """A shadow entry that was made: the guest page that it maps, and its index."""
+
+    page: u32
+    index: u32
+
+
+@record
+class Verw(ctypes.Structure):
+    """A VERW of an absolute address (linear, in segments at 0) that has been done once.
+
+    known: the selector that it found there, `PLANNED` set; zf: what came out, in place;
+    length: the instruction's, in bytes.
+    """
+
+    known: u64
+    operand: u32
+    zf: u32
+    length: u32
+
+
+@record
+class Change(ctypes.Structure):
+    """A change of the guest's ring: at what time, by what, from where to where.
+
+    how: the vector of an INT n, or `BY_IRET`.
+    """
+
+    at: i64
+    how: u32
+    before: u32
+    cs: u32
+    eip: u32
+    after: u32
+    to_cs: u32
+    to_eip: u32
+
+
+BY_IRET: Final = 256
+CHANGES_KEPT: Final = 4
+PLANNED: Final = 1 << 63
+
+
+@record
+class Control(ctypes.Structure):
+    """The control block.
+
+    now: work done; virtual time in quarter nanoseconds at the usual rate; stop_at:
+    blocks stop the engine once `now` has reached it; uc: the engine's handle; cpu: its
+    live CPU state; on_exception: the Python hook; pending: not 0 while an interrupt
+    waits for IF; tsc_offset: the TSC at virtual time 0, in nanoseconds; tsc_cost,
+    exit_cost: work that an RDTSC takes, and any other exit, whoever handles it;
+    on_guard: address of `handlers.on_guard`. Virtual time is ns + ((now - since) * rate
+    >> RATE_SHIFT) nanoseconds. flush_page: the engine's flush of one page of the TLB,
+    or 0, with `engine_cpu` as its first argument.
+
+    For INVLPG: the current shadow root's 2048 PDEs (0: no paging), the guest's page
+    directory and the VMM's copy of that, and what to add to a host-physical address to
+    get one of this process; linked_pdes: a bit for each 32 PDEs of which some are
+    linked; dropped: linear pages that it has dropped and Python's caches do not know
+    of; guarded: a set of linear pages whose INVLPG is Python's, by the low 12 bits of
+    their number.
+
+    For transfers and #PF: told: exits are Python's, because someone watches or times
+    them; by_ring: the performance counters must hear of each change of ring; stale: a
+    descriptor table was written since plans were made; patched: a patch stands in the
+    guest's code, and nothing may read it; compute_flags: the engine's function of its
+    lazy flags; returns, gates: plans; ram, ram_size, page_state: where guest RAM is in
+    this process, its bytes, and a byte for each page; leaves: by page of the VMM's
+    memory; global_bit: G if CR4.PGE is set; added: shadow entries that the reverse map
+    does not know of yet.
+
+    raise_exception, probe_access, read32: the engine's functions that raise an
+    exception, see that a page can be used, and read; null_used: a guarded block has
+    found a segment register null; changes: the last changes of ring that the handlers
+    have made.
+
+    check_exit: the engine's look whether to stop; sites: a direct-mapped cache of
+    decoded instructions.
+    """
+
+    now: i64
+    stop_at: i64
+    uc: u64
+    emu_stop: EmuStop
+    cpu: Annotated[Pointer[Cpu], ctypes.POINTER(Cpu)]
+    on_exception: OnException
+    pending: i64
+    tsc_offset: i64
+    tsc_cost: i64
+    exit_cost: i64
+    count_cli: i64
+    count_sti: i64
+    count_rdtsc: i64
+    count_invlpg: i64
+    on_guard: u64
+    engine_cpu: u64
+    flush_page: FlushPage
+    since: i64
+    ns: i64
+    rate: i64
+    raise_exception: RaiseException
+    probe_access: ProbeAccess
+    read32: Read32
+    null_used: i64
+    count_access: i64
+    shadow_pdes: Annotated[Pointer[Array], ctypes.POINTER(Word * 2048)]
+    guest_pdes: Table
+    known_pdes: Table
+    vmm_memory_bias: u64
+    linked_pdes: u64
+    count_dropped: i64
+    check_exit: CheckExit
+    count_split: i64
+    count_iret: i64
+    count_filled: i64
+    count_popf: i64
+    count_verw: i64
+    told: i64
+    by_ring: i64
+    patched: i64
+    stale: i64
+    compute_flags: ComputeFlags
+    ram: u64
+    ram_size: u64
+    page_state: Annotated[Pointer[Array], ctypes.POINTER(ctypes.c_uint8 * (1 << 20))]
+    leaves: Annotated[Pointer[Array], ctypes.POINTER(Leaf * LEAF_PAGES)]
+    global_bit: i64
+    added_count: i64
+    dropped_count: i64
+    dropped: Annotated[Array, ctypes.c_int64 * DROPPED_MOST]
+    guarded: Annotated[Array, ctypes.c_uint64 * GUARDED_WORDS]
+    sites: Annotated[Array, Site * (SITE_MASK + 1)]
+    returns: Annotated[Array, Plan * PLANS]
+    gates: Annotated[Array, Plan * PLANS]
+    count_int: Annotated[Array, ctypes.c_int64 * 256]
+    change_count: i64
+    changes: Annotated[Array, Change * CHANGES_KEPT]
+    verws: Annotated[Array, Verw * VERWS]
+    added: Annotated[Array, Added * ADDED_MOST]
+
+
+def _word(field: str) -> int:
+    """Return the number of the word at which a field of the control block begins."""
+    return int(getattr(Control, field).offset) // ctypes.sizeof(ctypes.c_int64)
+
+
+WORDS: Final = ctypes.sizeof(Control) // 8
+NOW: Final = _word("now")
+STOP_AT: Final = _word("stop_at")
+UC: Final = _word("uc")
+UC_EMU_STOP: Final = _word("emu_stop")
+STATE: Final = _word("cpu")
+ON_EXCEPTION: Final = _word("on_exception")
+PENDING: Final = _word("pending")
+TSC_OFFSET: Final = _word("tsc_offset")
+TSC_COST: Final = _word("tsc_cost")
+EXIT_COST: Final = _word("exit_cost")
+COUNT_CLI: Final = _word("count_cli")
+COUNT_STI: Final = _word("count_sti")
+COUNT_RDTSC: Final = _word("count_rdtsc")
+COUNT_INVLPG: Final = _word("count_invlpg")
+FLUSH_PAGE: Final = _word("flush_page")
+ON_GUARD: Final = _word("on_guard")
+SINCE: Final = _word("since")
+NS: Final = _word("ns")
+RATE: Final = _word("rate")
+RAISE: Final = _word("raise_exception")
+PROBE: Final = _word("probe_access")
+READ32: Final = _word("read32")
+NULL_USED: Final = _word("null_used")
+COUNT_ACCESS: Final = _word("count_access")
+CHANGES: Final = _word("changes")
+CHANGE_COUNT: Final = _word("change_count")
+CPU: Final = _word("engine_cpu")
+SHADOW_PDES: Final = _word("shadow_pdes")
+GUEST_PDES: Final = _word("guest_pdes")
+KNOWN_PDES: Final = _word("known_pdes")
+VMM_MEMORY_BIAS: Final = _word("vmm_memory_bias")
+LINKED_PDES: Final = _word("linked_pdes")
+COUNT_DROPPED: Final = _word("count_dropped")
+CHECK_EXIT: Final = _word("check_exit")
+COUNT_SPLIT: Final = _word("count_split")
+DROPPED_COUNT: Final = _word("dropped_count")
+DROPPED: Final = _word("dropped")
+GUARDED: Final = _word("guarded")
+SITES: Final = _word("sites")
+COUNT_IRET: Final = _word("count_iret")
+COUNT_FILLED: Final = _word("count_filled")
+COUNT_POPF: Final = _word("count_popf")
+COUNT_VERW: Final = _word("count_verw")
+COUNT_INT: Final = _word("count_int")
+TOLD: Final = _word("told")
+BY_RING: Final = _word("by_ring")
+RAM: Final = _word("ram")
+RAM_SIZE: Final = _word("ram_size")
+PAGE_STATE: Final = _word("page_state")
+LEAVES: Final = _word("leaves")
+PATCHED: Final = _word("patched")
+STALE: Final = _word("stale")
+COMPUTE_FLAGS: Final = _word("compute_flags")
+ADDED_COUNT: Final = _word("added_count")
+ADDED: Final = _word("added")
+GLOBAL_BIT: Final = _word("global_bit")
 
 
 def access_kind(

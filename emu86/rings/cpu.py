@@ -30,7 +30,7 @@ from emu86.cpu.vcpu import VCpu
 from emu86.rings.decode import Insn
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault, gp
-from emu86.rings.plans import Plan, Plans
+from emu86.rings.plans import Plans
 from emu86.rings.protocols import LinearMemory
 from emu86.spec import x86
 
@@ -175,6 +175,7 @@ class Cpu:
         self.plans: Plans | None = None
         self.iopl = 0
         self.kernel_ring = 0
+        self.raises_iopl = False
         self.known = 0, 0  # CS's selector and the bits of hflags at `update_mode`
         self.mode: Mode = _PROTECTED
         self.code_bits = self.stack_bits = 32
@@ -382,29 +383,6 @@ class Cpu:
                 continue
             if self.loaded_dpl(index) < cpl:
                 self.clear_segment(index)
-
-    # -- plans -------------------------------------------------------------------------
-
-    def plan(self, ss: int = 0, offset: int = 0, kind: int = 0) -> Plan:
-        """Keep what CS and SS hold now."""
-        d, q = self.d, self.q
-        code, stack = (
-            (q[BASE[i]], d[LIMIT[i]], d[ATTRIBUTES[i]]) for i in (x86.CS, x86.SS)
-        )
-        return Plan(d[_CS_SELECTOR], code, ss, stack, offset, kind)
-
-    def follow(self, plan: Plan, cpl: int, *, stack: bool) -> None:
-        """Load CS (and SS) of a plan for the guest's ring `cpl`, 0 or 3."""
-        d, q = self.d, self.q
-        d[_CS_SELECTOR] = plan.cs
-        q[_CS_BASE], d[_CS_LIMIT], d[_CS_ATTRIBUTES] = plan.cs_hidden
-        if stack:
-            d[_SS_SELECTOR] = plan.ss
-            q[_SS_BASE], d[_SS_LIMIT], d[_SS_ATTRIBUTES] = plan.ss_hidden
-        d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
-        self.state.sync_mode(cpl or self.kernel_ring)
-        self.update_mode()
-        self.count_ring()
 
     def count_ring(self) -> None:
         """Have the performance counters go on at the CPL that has been entered."""

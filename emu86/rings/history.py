@@ -7,6 +7,8 @@ it.
 from collections import deque
 from typing import Final, NamedTuple
 
+from emu86.native import abi
+
 _KEPT: Final = 3
 
 
@@ -43,7 +45,7 @@ class Event(NamedTuple):
 class RingChange(NamedTuple):
     """A transfer from ring `before` at cs:eip to ring `after` at to_cs:to_eip.
 
-    how: the instruction or event, as "IRET" or "#PF".
+    how: the instruction or event, as "IRET" or "#PF"; at: `native.abi`'s NOW then.
     """
 
     how: str
@@ -53,18 +55,44 @@ class RingChange(NamedTuple):
     after: int
     to_cs: int
     to_eip: int
+    at: int = 0
 
 
 class History:
     """The last exceptions and ring changes, the latest last."""
 
-    __slots__ = ("changes", "events")
+    __slots__ = ("_changes", "_control", "events")
 
-    def __init__(self) -> None:
+    def __init__(self, control: abi.Control) -> None:
         self.events: deque[Event] = deque(maxlen=_KEPT)
-        self.changes: deque[RingChange] = deque(maxlen=_KEPT)
+        self._changes: deque[RingChange] = deque(maxlen=_KEPT)
+        self._control = control
+
+    def change_ring(self, change: RingChange) -> None:
+        """Keep a ring change."""
+        self._changes.append(change._replace(at=self._control.now))
+
+    @property
+    def changes(self) -> tuple[RingChange, ...]:
+        """The last ring changes, those that compiled code has made among them."""
+        control = self._control
+        count = control.change_count
+        made = (
+            control.changes[i % abi.CHANGES_KEPT]
+            for i in range(max(count - abi.CHANGES_KEPT, 0), count)
+        )
+        native = (
+            RingChange(
+                "IRET" if one.how == abi.BY_IRET else f"INT {one.how:02X}h",
+                one.before, one.cs, one.eip, one.after, one.to_cs, one.to_eip, one.at,
+            )
+            for one in made
+        )  # fmt: skip
+        both = sorted((*self._changes, *native), key=lambda change: change.at)
+        return tuple(both[-_KEPT:])
 
     def clear(self) -> None:
         """Forget it: another guest begins."""
         self.events.clear()
-        self.changes.clear()
+        self._changes.clear()
+        self._control.change_count = 0

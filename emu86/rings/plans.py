@@ -1,41 +1,130 @@
-"""Transfers that have been checked before: the next one alike is done at once."""
+"""Transfers that have been checked before: the next one alike is done at once.
 
+The plans stand in the control block, where `native.transfers`, compiled or not, looks
+for them.
+"""
+
+import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final
+
+from emu86.cpu.engine import Engine
+from emu86.native import abi
+from emu86.native.transfers import (
+    deliver_by_plan,
+    gate_slot,
+    return_by_plan,
+    return_slot,
+)
+from emu86.spec import x86
+
+_ALL: Final = abi.Plan * abi.PLANS
+_VERWS: Final = abi.Verw * abi.VERWS
 
 
-class Plan(NamedTuple):
-    """What a transfer to a code segment (and a stack segment) loads.
-
-    cs, ss: selectors; cs_hidden, ss_hidden: base, limit and attributes; offset, kind:
-    of an interrupt's gate (its type, and its DPL from bit 8 on).
-    """
-
-    cs: int
-    cs_hidden: tuple[int, int, int]
-    ss: int = 0
-    ss_hidden: tuple[int, int, int] = (0, 0, 0)
-    offset: int = 0
-    kind: int = 0
-
-
-@dataclass
 class Plans:
     """Those of one CPU; each is valid until a descriptor table is written or loaded.
 
     is_watched: tells whether a write to any of these descriptors, by selector, would be
     told; watch_gate: has a write to the gate at a linear address told, and says whether
-    that is possible; returns: by CS and SS, of IRET to ring 0 or 3; gates: by vector
-    and CPL, of events in ring 0 or 3.
+    that is possible; stack_at: where in this process the TSS's ESP and SS for ring 0
+    are, or 0; refresh: reads the tables of these selectors again if they were written
+    to. delivers: nobody else wants to see events before they are delivered.
     """
 
-    is_watched: Callable[..., bool]
-    watch_gate: Callable[[int], bool]
-    returns: dict[int, Plan] = field(default_factory=dict)
-    gates: dict[int, Plan] = field(default_factory=dict)
+    def __init__(
+        self,
+        engine: Engine,
+        is_watched: Callable[..., bool],
+        watch_gate: Callable[[int], bool],
+        stack_at: Callable[[], int],
+        refresh: Callable[[set[int]], None],
+    ) -> None:
+        self.is_watched = is_watched
+        self.watch_gate = watch_gate
+        self._stack_at = stack_at
+        self._refresh = refresh
+        self._used: set[int] = set()  # selectors & FFFCh of what plans load
+        self.delivers = True
+        self._control = engine.shared
+        self._cpu = abi.Cpu.from_address(engine.control[abi.STATE])
+        self._return = engine.native(return_by_plan)
+        self._deliver = engine.native(deliver_by_plan)
+
+    def suspend(self) -> None:
+        """Use none before the descriptor tables are read again."""
+        self._control.stale = 1
+
+    def changed(self, selector: int) -> None:
+        """Learn that the descriptor of a selector has changed."""
+        if selector in self._used:
+            self.forget()
+
+    def _resume(self) -> None:
+        if self._control.stale:
+            self._refresh(self._used)
+            self._control.stale = 0
 
     def forget(self) -> None:
-        """Drop them all: a descriptor table has changed."""
-        self.returns.clear()
-        self.gates.clear()
+        """Drop them all: a descriptor table is another one now."""
+        self._used.clear()
+        ctypes.memset(ctypes.addressof(self._control.verws), 0, ctypes.sizeof(_VERWS))
+        ctypes.memset(ctypes.addressof(self._control.returns), 0, ctypes.sizeof(_ALL))
+        self.forget_gates()
+
+    def forget_gates(self) -> None:
+        """Drop those of events: the IDT or the TSS has changed."""
+        ctypes.memset(ctypes.addressof(self._control.gates), 0, ctypes.sizeof(_ALL))
+
+    def keep_return(self, selector: int, ss: int = 0) -> None:
+        """Keep an IRET to what CS and SS hold now; ss: 0 for one in ring 0."""
+        key = abi.PLANNED | selector | ss << 16
+        self._keep(self._control.returns[return_slot(key)], key)
+
+    def keep_gate(
+        self, vector: int, cpl: int, offset: int, dpl: int, *, masks: bool, iopl: int
+    ) -> None:
+        """Keep an event in ring `cpl` that has led to what CS and SS hold now.
+
+        iopl: the least that the hardware's is then.
+        """
+        stack = self._stack_at() if cpl else 0
+        if cpl and not stack:
+            return
+        plan = self._control.gates[gate_slot(vector, cpl)]
+        self._keep(plan, abi.PLANNED | vector << 2 | cpl)
+        plan.stack, plan.offset, plan.dpl = stack, offset, dpl
+        plan.masks_if, plan.iopl = masks, iopl << 12
+
+    def _keep(self, plan: abi.Plan, key: int) -> None:
+        self._resume()
+        segments = self._cpu.segments
+        for index in (x86.CS, x86.SS):
+            self._used.add(segments[index].selector & 0xFFFC)
+        plan.key = key
+        plan.cs, plan.ss = segments[x86.CS], segments[x86.SS]
+
+    def keep_verw(
+        self, linear: int, operand: int, selector: int, *, zf: bool, length: int
+    ) -> int:
+        """Keep a VERW at `linear` of `operand`; return the index of what is kept."""
+        self._resume()
+        index = (linear >> 3) % abi.VERWS
+        known = self._control.verws[index]
+        known.known, known.operand = abi.PLANNED | selector, operand
+        known.zf, known.length = (x86.ZF if zf else 0), length
+        self._used.add(selector & 0xFFFC)
+        return index
+
+    def do_return(self) -> bool:
+        """Do an IRETD for which there is a plan; False: nothing is done."""
+        self._resume()
+        return bool(self._return())
+
+    def deliver(
+        self, vector: int, error: int | None, *, fault: bool, software: bool
+    ) -> bool:
+        """Deliver an event for which there is a plan; False: nothing is done."""
+        self._resume()
+        code = -1 if error is None else error
+        return self.delivers and bool(self._deliver(vector, code, fault, software))

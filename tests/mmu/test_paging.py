@@ -19,6 +19,7 @@ from emu86.mmu.paging import (
 )
 from emu86.mmu.ram import HOLE, Ram
 from emu86.mmu.shadow_tables import LeafTables
+from emu86.native import abi
 from support import paging
 
 PAGES = 300  # with the hole at A0h-FFh
@@ -144,7 +145,7 @@ def test_what_chooses_the_format():
 
 @pytest.mark.parametrize("layout", FORMATS, ids=lambda layout: layout.name)
 def test_a_span_is_whole_leaf_tables(layout):
-    tables = LeafTables(64 * 512, layout, -1, 0, 0)
+    tables = LeafTables(64 * 512, layout, -1, 0, 0, abi.Leaf())
     assert tables.size << 12 == 1 << layout.span_shift
     assert tables.size == 512 * len(tables.pages)
 

@@ -5,6 +5,7 @@ The model is written from Vol. 3A chapter 4 alone. The hardware knows 4-level pa
 a translation that should have been flushed shows.
 """
 
+import ctypes
 from dataclasses import dataclass
 
 from emu86.cpu.state import CR
@@ -13,6 +14,7 @@ from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import Miss, ShadowMmu
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
+from emu86.native.fills import fill
 
 P, RW, US, A, D, PS, G = 1, 2, 4, 32, 64, 128, 256
 NX = 1 << 63
@@ -79,7 +81,11 @@ class FakeEngine:
 
     def __init__(self):
         self.q = [0] * 1024
-        self.control = [0] * abi.WORDS
+        words = (ctypes.c_int64 * abi.WORDS)()
+        self.control = memoryview(words).cast("B").cast("q")
+        self.shared = abi.Control.from_buffer(words)
+        self.control[abi.STOP_AT] = abi.NEVER
+        self.cpu = abi.Cpu()
         self.wraps = False
         self.tlb = {}
         self.memory = None
@@ -131,7 +137,8 @@ class FakeEngine:
 class Bench:
     """A shadow MMU on a fake engine, and accesses through both."""
 
-    def __init__(self, pages=64):
+    def __init__(self, pages=64, *, fills=True):
+        self.fills = fills  # by the handler in `native`, where it can
         self.engine = FakeEngine()
         self.ram = Ram(pages << 12)
         self.mmu = ShadowMmu(self.engine, self.ram, VmmMemory(self.engine))
@@ -149,12 +156,20 @@ class Bench:
                 return "ok", entry >> 12 & 0xFFFFFFFFFF
             code = (2 if access == WRITE else 0) | (4 if user else 0)
             code |= 16 if access == FETCH else 0
+            if self.fills and self.filled(gva, code):
+                continue
             outcome = self.mmu.miss(gva, code)
             if outcome == Miss.GUEST_FAULT:
                 return "fault", self.mmu.fault
             if outcome == Miss.NO_BACKING:
                 return "bus", None
         raise AssertionError("the access is tried for ever")
+
+    def filled(self, gva, code):
+        """What the native handler makes of a miss, in CPython."""
+        cpu = self.engine.cpu
+        cpu.cr2, cpu.error_code = gva, code
+        return fill(self.engine.shared, cpu)
 
     def leaves(self):
         """Every leaf entry that any shadow root reaches: (root, gva, entry)."""

@@ -2,13 +2,12 @@
 
 import struct
 
-from emu86.cpu.state import BASE, LIMIT, RIP, SELECTOR
+from emu86.cpu.state import RIP, SELECTOR
 from emu86.mmu.memory import PageFault
 from emu86.rings.cpu import Cpu
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault, TripleFault
 from emu86.rings.insn.tasks import CALL, switch_task
-from emu86.rings.plans import Plans
 from emu86.rings.stack import Stack, tss_stack
 from emu86.spec import x86
 
@@ -93,7 +92,9 @@ def deliver(
     gate must allow the CPL and whose error codes have EXT clear.
     """
     plans = cpu.plans
-    if plans and _by_plan(cpu, plans, vector, error, fault=fault, software=software):
+    if plans and plans.deliver(vector, error, fault=fault, software=software):
+        cpu.update_mode()
+        cpu.count_ring()
         return
     ext = 0 if software else _EXT
     where = vector << 3 | _IDT | ext
@@ -183,67 +184,14 @@ def deliver(
         and level == 0
         and cpl in (0, x86.CPL_USER)
         and cpu.stack_bits == 32
+        and not (cpu.raises_iopl and not cpl)
         and plans.is_watched(selector, ss)
         and plans.watch_gate(base)
     ):
-        dpl = gate.dpl << 8
-        plans.gates[vector << 2 | cpl] = cpu.plan(ss, offset, kind | dpl)
+        least = cpu.kernel_ring if cpu.raises_iopl else 0
+        masks = kind in _INTERRUPT_GATES
+        plans.keep_gate(vector, cpl, offset, gate.dpl, masks=masks, iopl=least)
     clear = _CLEARED_BY_TRAP
     if kind in _INTERRUPT_GATES:
         clear |= x86.IF
     cpu.services.set_guest_flags(flags & ~clear)
-
-
-def _by_plan(
-    cpu: Cpu, plans: Plans, vector: int, error: int | None,
-    *, fault: bool, software: bool,
-) -> bool:  # fmt: skip
-    """Deliver to ring 0 through a gate that a plan stands for; False: the long way."""
-    q, d = cpu.q, cpu.d
-    cpl = cpu.cpl
-    plan = plans.gates.get(vector << 2 | cpl)
-    if plan is None or (software and plan.kind >> 8 < cpl) or cpu.is_virtual_8086:
-        return False
-    memory = cpu.memory
-    # A conditional jump over either end of 4 GiB leaves RIP beyond it.
-    frame = [q[RIP] & x86.MASK32, d[_CS_SELECTOR], cpu.services.guest_flags()]
-    flags = frame[2]
-    if error is not None:
-        frame.insert(0, error)
-    if fault:
-        frame[-1] |= x86.RF
-    if cpl:
-        tr = cpu.vcpu.tr
-        if tr.limit < 9 or tr.kind != x86.SYS_TSS32_BUSY:
-            return False
-        if memory.read(tr.base + 8, 2) != plan.ss:
-            return False
-        esp = memory.read32(tr.base + 4)
-        frame += q[x86.ESP] & x86.MASK32, d[_SS_SELECTOR]
-        ss_base = plan.ss_hidden[0]
-    else:
-        if cpu.stack_bits != 32 or d[LIMIT[x86.SS]] != x86.MASK32:
-            return False
-        esp = q[x86.ESP]
-        ss_base = q[BASE[x86.SS]]
-    size = 4 * len(frame)
-    esp = (esp - size) & x86.MASK32
-    linear = (ss_base + esp) & x86.MASK32
-    offset = linear & 0xFFF
-    if offset > x86.PAGE_SIZE - size:
-        return False
-    try:
-        start = memory.page_to_write(linear)
-    except PageFault:
-        return False  # the long way faults at the first word that it pushes
-    if start >= 0:
-        _FRAMES[len(frame)].pack_into(memory.bytes, start + offset, *frame)
-    cpu.services.delivered(vector, error)
-    q[x86.ESP] = esp
-    q[RIP] = plan.offset
-    cpu.follow(plan, 0, stack=bool(cpl))
-    clear = _CLEARED_BY_TRAP
-    if plan.kind & 0xFF in _INTERRUPT_GATES:
-        clear |= x86.IF
-    cpu.services.set_guest_flags(flags & ~clear)
-    return True

@@ -5,6 +5,7 @@ wrong (SS with RPL 1, far transfers that store the real CPL in CS, IRET that los
 are patched in the guest's kernel.
 """
 
+from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
@@ -102,6 +103,8 @@ def _return(cpu: Cpu, insn: Insn) -> bool:
 
 
 def _iret(cpu: Cpu, insn: Insn) -> bool:
+    if insn.size == 4:
+        cpu.services.compile_site(insn, abi.SITE_IRET)
     iret(cpu, insn.size, cpu.next_eip(insn.length))
     return True
 

@@ -5,6 +5,7 @@ translation only; guest memory keeps its bytes (`scan`). Because the engine hold
 guest's own selectors and flags, PUSHF and reads of segment registers need no patch.
 """
 
+from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
@@ -21,6 +22,8 @@ _LSL_TYPES = frozenset({1, 2, 3, 9, 11})
 
 
 def _popf(cpu: Cpu, insn: Insn) -> None:
+    if insn.size == 4:
+        cpu.services.compile_site(insn, abi.SITE_POPF)
     stack = Stack(cpu)
     image = stack.peek(0, insn.size)
     stack.drop(insn.size)
@@ -128,6 +131,14 @@ def _verw(cpu: Cpu, insn: Insn) -> None:
     found = _visible(cpu, selector)
     good = found is not None and found.writable and _allowed(cpu, found, selector)
     _set_zf(cpu, on=good)
+    is_absolute = insn.memory and insn.base < 0 and insn.index < 0
+    if cpu.plans and is_absolute and insn.segment in (x86.CS, x86.DS):
+        operand_at = operand.address(cpu, insn)
+        if operand_at & 0xFFF < x86.PAGE_SIZE - 1:
+            index = cpu.plans.keep_verw(
+                cpu.linear_eip, operand_at, selector, zf=good, length=insn.length
+            )
+            cpu.services.compile_site(insn, abi.SITE_VERW | index << 4)
 
 
 def _undefined(_cpu: Cpu, _insn: Insn) -> None:

@@ -59,6 +59,8 @@ def switch_task(cpu: Cpu, selector: int, how: int, next_eip: int) -> None:
         _set_busy(cpu, selector, busy=True)
     vcpu.tr.selector, vcpu.tr.base = selector, found.base
     vcpu.tr.limit, vcpu.tr.kind = found.limit, kind | _BUSY
+    if cpu.plans:
+        cpu.plans.forget_gates()
     vcpu.dr[7] &= ~x86.DR7_LOCAL
     cpu.services.write_cr0(vcpu.cr0 | x86.CR0_TS)
     if wide and vcpu.cr0 & x86.CR0_PG:
@@ -171,3 +173,5 @@ def load_tr(cpu: Cpu, selector: int) -> None:
     tr = cpu.vcpu.tr
     tr.selector, tr.base, tr.limit = selector, found.base, found.limit
     tr.kind = found.system | _BUSY
+    if cpu.plans:
+        cpu.plans.forget_gates()

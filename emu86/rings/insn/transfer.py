@@ -4,14 +4,11 @@ Each checks everything before it changes anything, so that a fault leaves the gu
 the instruction. Source: SDM Vol. 2A/2B, operation sections; Vol. 3A section 5.8.
 """
 
-import struct
-
-from emu86.cpu.state import ATTRIBUTES, BASE, LIMIT, RFLAGS, RIP, SELECTOR
+from emu86.cpu.state import RIP, SELECTOR
 from emu86.rings.cpu import Cpu
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault, gp
 from emu86.rings.insn.tasks import CALL, IRET, JUMP, switch_task
-from emu86.rings.plans import Plans
 from emu86.rings.stack import Stack, tss_stack
 from emu86.spec import x86
 
@@ -19,10 +16,7 @@ from emu86.spec import x86
 _ALWAYS = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.RF | x86.AC | x86.ID
 _FROM_RING0 = _ALWAYS | x86.IF | x86.IOPL
 _VIRTUAL_8086 = _ALWAYS | x86.IF  # in virtual-8086 mode, with IOPL 3
-_FRAME = struct.Struct("<5I")  # EIP, CS, EFLAGS, and for an outer ring ESP, SS
-_SS_LIMIT = LIMIT[x86.SS]
 _CS_SELECTOR = SELECTOR[x86.CS]
-_DATA_ATTRIBUTES = tuple(ATTRIBUTES[i] for i in (x86.ES, x86.DS, x86.FS, x86.GS))
 _CALL_GATES = (x86.SYS_CALL16, x86.SYS_CALL32)
 _TSS = (x86.SYS_TSS16, x86.SYS_TSS32)
 
@@ -218,7 +212,9 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
     if cpu.is_virtual_8086:
         _iret_in_virtual_8086(cpu, size)
         return
-    if size == 4 and cpu.plans and _iret_by_plan(cpu, cpu.plans):
+    if size == 4 and cpu.plans and cpu.plans.do_return():
+        cpu.update_mode()
+        cpu.count_ring()
         return
     flags = cpu.services.guest_flags()
     if flags & x86.NT:
@@ -241,7 +237,7 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
         change |= x86.IOPL
     fresh = flags & ~change | image & change
     rpl = selector & 3
-    plans = cpu.plans
+    plans = None if cpu.raises_iopl else cpu.plans
     wide = cpu.stack_bits == 32
     if rpl == cpl:
         found.check_limit(eip)
@@ -251,7 +247,7 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
         cpu.q[RIP] = eip
         cpu.enter_ring()
         if plans and cpl == 0 and plans.is_watched(selector):
-            plans.returns[selector] = cpu.plan()
+            plans.keep_return(selector)
     else:
         esp = stack.peek(3 * size, size)
         ss = stack.peek(4 * size, size) & 0xFFFF
@@ -264,7 +260,7 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
             and rpl == x86.CPL_USER
             and wide
         ):
-            plans.returns[selector | ss << 16] = cpu.plan(ss)
+            plans.keep_return(selector, ss)
     cpu.services.set_guest_flags(fresh)
 
 
@@ -291,39 +287,3 @@ def _iret_in_virtual_8086(cpu: Cpu, size: int) -> None:
     change = _VIRTUAL_8086 if size == 4 else _VIRTUAL_8086 & 0xFFFF
     flags = cpu.services.guest_flags()
     cpu.services.set_guest_flags(flags & ~change | image & change)
-
-
-def _iret_by_plan(cpu: Cpu, plans: Plans) -> bool:
-    """Do an IRETD from ring 0 that a plan stands for; False: go the long way."""
-    q, d = cpu.q, cpu.d
-    if cpu.cpl or q[RFLAGS] & x86.NT or cpu.stack_bits != 32:
-        return False
-    if d[_SS_LIMIT] != x86.MASK32:
-        return False
-    linear = (q[BASE[x86.SS]] + q[x86.ESP]) & x86.MASK32
-    offset = linear & 0xFFF
-    if offset > x86.PAGE_SIZE - _FRAME.size:
-        return False
-    start = cpu.memory.page(linear)
-    if start < 0:
-        return False
-    eip, cs, image, esp, ss = _FRAME.unpack_from(cpu.memory.bytes, start + offset)
-    cs &= 0xFFFF
-    rpl = cs & 3
-    plan = plans.returns.get(cs | (ss & 0xFFFF) << 16 if rpl else cs)
-    if plan is None or image & x86.VM or eip > plan.cs_hidden[1]:
-        return False
-    if rpl:
-        for attributes in _DATA_ATTRIBUTES:
-            # Whatever is not DPL 3 or conforming goes (`Cpu.drop_inner_segments`).
-            if d[attributes] & x86.DESC_DPL != x86.DESC_DPL:
-                cpu.drop_inner_segments(rpl)
-                break
-        q[x86.ESP] = esp
-        cpu.follow(plan, rpl, stack=True)
-    else:
-        q[x86.ESP] = (q[x86.ESP] + 12) & x86.MASK32
-        cpu.follow(plan, 0, stack=False)
-    q[RIP] = eip
-    cpu.services.set_guest_flags(image & _FROM_RING0)
-    return True

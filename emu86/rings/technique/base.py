@@ -47,8 +47,10 @@ class Policy:
 # Exits that the compiled hooks count.
 _COMPILED: Final = {
     "CLI": abi.COUNT_CLI, "STI": abi.COUNT_STI, "RDTSC": abi.COUNT_RDTSC,
-    "INVLPG": abi.COUNT_INVLPG, "CMPXCHG8B": abi.COUNT_SPLIT,
     "segment access": abi.COUNT_ACCESS,
+    "INVLPG": abi.COUNT_INVLPG, "CMPXCHG8B": abi.COUNT_SPLIT, "IRET": abi.COUNT_IRET,
+    "#PF fill": abi.COUNT_FILLED, "POPF": abi.COUNT_POPF, "VERW": abi.COUNT_VERW,
+    **{f"INT {vector:02X}h": abi.COUNT_INT + vector for vector in range(256)},
 }  # fmt: skip
 
 
@@ -108,7 +110,7 @@ class Technique:
         self.pic: Interrupts
         self.breakpoints = Breakpoints(cpu)
         self.observers = Observers()
-        self.history = History()
+        self.history = History(engine.shared)
         self.end: tuple[str, str] | None = None
         self.timing = False
         self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
@@ -328,7 +330,7 @@ class Technique:
         """Keep where the guest was, in ring `cpl`, before it came where it is."""
         to_cs, to_eip = self.d[_CS_SELECTOR], self.q[RIP] & x86.MASK32
         change = RingChange(how, cpl, cs, eip, self.cpu.cpl, to_cs, to_eip)
-        self.history.changes.append(change)
+        self.history.change_ring(change)
 
     # -- debug registers, ports, the end -----------------------------------------------
 

@@ -38,6 +38,7 @@ from emu86.rings.insn import sse_operands
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.segment_loads import loads_ss
 from emu86.rings.insn.table import is_switched_off, needs
+from emu86.rings.observers import Observer
 from emu86.rings.technique.base import (
     Counts,
     Policy,
@@ -107,6 +108,8 @@ class Deprivileged(Technique):
             engine.on_block = self.scanner.on_block
             engine.on_unguarded = self.scanner.on_unguarded
         engine.hook()
+        if engine.stepped:
+            self._control[abi.TOLD] = 1  # a step ends at each event
         self._sync_host()
 
     # -- for the machine ---------------------------------------------------------------
@@ -186,14 +189,24 @@ class Deprivileged(Technique):
 
     def watch_exits(self) -> None:
         """Take exits back from compiled code: Python sees them from now on."""
+        self._control[abi.TOLD] = 1
         self.instructions.compiles = False
         self.instructions.drop_compiled()
+
+    def subscribe(self, observer: Observer) -> None:
+        """Tell `observer` of what it has a method for; TypeError if it has none."""
+        super().subscribe(observer)
+        if self.observers.inject:
+            self.cpu.plans.delivers = False
+        if self.observers.inject or self.observers.shadow_fill:
+            self._control[abi.TOLD] = 1
 
     def counts(self) -> Counts:
         """Return what scanner and shadow tables have counted."""
         scanner, control = self.scanner, self._control
         shadow = asdict(self.mmu.stats)
         shadow["drops"] += control[abi.COUNT_DROPPED]
+        shadow["fills"] += control[abi.COUNT_FILLED]
         patched = dict(scanner.patched.most_common())
         return Counts(scanner.blocks, scanner.decoded, patched, shadow)
 

@@ -134,16 +134,19 @@ class InstructionCache:
 
         Not while exits are timed or watched, which only Python does.
         """
-        access = kind & 15 == abi.SITE_ACCESS
-        invlpg = not access and kind >= abi.SITE_INVLPG
+        tag = kind & 15
+        invlpg = tag >= abi.SITE_INVLPG
         wanted = abi.INVLPG_LENGTH if invlpg else 1
-        fits = access or kind == abi.SITE_SPLIT or insn.length == wanted
+        is_free = tag in (abi.SITE_SPLIT, abi.SITE_ACCESS, abi.SITE_VERW)
+        fits = is_free or insn.length == wanted
         if not fits or not self.compiles or (invlpg and not self._flushes_page):
             return
         linear = self._cpu.linear_eip
         kept = self._sites.get(self._memory.gpa(linear) >> x86.PAGE_SHIFT, {})
         # What is not kept is in a mixed page or on two: `forget` would not hear of it.
-        if kept.get(linear & 0xFFF) is not insn or (self._cpu.cpl and not access):
+        if kept.get(linear & 0xFFF) is not insn or (
+            self._cpu.cpl and tag != abi.SITE_ACCESS
+        ):
             return
         if not self._mmu.is_global(linear):
             self.has_nonglobal = True

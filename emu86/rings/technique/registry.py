@@ -6,6 +6,7 @@ from typing import Final
 from emu86.cpu.engine import Engine
 from emu86.cpu.library import Abilities
 from emu86.cpu.models import CpuModel
+from emu86.cpu.pmu import Pmu
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.rings.technique.bare import Bare
@@ -43,4 +44,5 @@ def build(
     ram = Ram(memory)
     engine.map(0, ram.bytes)
     kind = kind or (Deprivileged if policy.kernel_ring else Bare)
-    return kind(technique, policy, engine, ram, VCpu(model, hypervisor=hypervisor))
+    vcpu = VCpu(model, hypervisor=hypervisor, pmu=Pmu(engine.control))
+    return kind(technique, policy, engine, ram, vcpu)

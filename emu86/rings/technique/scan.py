@@ -340,6 +340,7 @@ class Scanner:
             return
         self.sites.setdefault(gpa >> x86.PAGE_SHIFT, set()).add(gpa)
         self.pending = gpa, ram.bytes[gpa]
+        self._engine.control[abi.PATCHED] = 1
         ram.bytes[gpa] = INT3
 
     def _to_look_at(self, address: int, code: bytes) -> tuple[tuple[int, int], ...]:
@@ -372,6 +373,7 @@ class Scanner:
         if self.pending is not None:
             gpa, byte = self.pending
             self.pending = None
+            self._engine.control[abi.PATCHED] = 0
             self._ram.bytes[gpa] = byte
             self._engine.look_away()
 

@@ -8,6 +8,8 @@ the guest has written to a table's page, until the table is read again. Source: 
 3A chapters 3 and 5.
 """
 
+import ctypes
+from array import array
 from typing import Final
 
 from emu86.cpu import offsets
@@ -17,6 +19,7 @@ from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
 from emu86.mmu.shadow import ShadowMmu
 from emu86.mmu.vmm_memory import VmmMemory
+from emu86.native import abi
 from emu86.rings.cpu import Cpu
 from emu86.rings.descriptor import Descriptor, is_flat
 from emu86.rings.fault import GuestFault
@@ -38,21 +41,26 @@ class ShadowTable:
         self.entries = cpu.mmu.vmm_memory.descriptors(page)
         self.linear = VmmMemory.linear(page)
         self.register = register
+        self._indicator = 4 if register == offsets.LDTR else 0
         self.base = self.limit = 0
         self.filled = 0
         self.stale = False
         self.pages: set[int] = set()
-        # Descriptors read while the table's pages are watched, by selector & FFF8h.
+        # Descriptors read since they last changed, by selector & FFF8h.
         self.known: dict[int, Descriptor] = {}
         self._encoded: dict[int, int] = {}
+        self._words: list[int] = []  # the guest's, when last read
+        self._shadow: list[int] = []  # what became of them
 
     def load(self, base: int, limit: int) -> None:
         """Follow LGDT or LLDT: `limit` in bytes, -1 for no table at all."""
         self.base, self.limit = base, limit
         self._encoded.clear()
-        self._clear()
+        self._words, self._shadow = [], []
+        self.known.clear()
+        self._cpu.plans.forget()
+        self.renew()
         self._cpu.state.set_table(self.register, self.linear, max(limit, 0))
-        self.stale = limit >= 0
 
     def written(self, page: int) -> None:
         """Empty the table: the guest is writing to a page of its own."""
@@ -61,20 +69,49 @@ class ShadowTable:
 
     def renew(self) -> None:
         """Empty the table, to be read again when it is needed."""
-        self._clear()
-        self.stale = self.limit >= 0
-
-    def _clear(self) -> None:
         self.entries[: self.filled] = _EMPTY[: self.filled]
         self.filled = 0
         self.pages.clear()
-        self.known.clear()
-        self._cpu.plans.forget()
+        self.stale = self.limit >= 0
+        self._cpu.plans.suspend()
 
     def refresh(self) -> None:
-        """Read the guest's table again and watch its pages."""
-        self._clear()
+        """Read the guest's table again and watch its pages.
+
+        What hangs on descriptors that are as they were stays.
+        """
         self.stale = False
+        words = self._read()
+        old, shadow = self._words, self._shadow
+        if words != old:
+            shadow = self._shadow = self._update(words, old, shadow)
+            self._words = words
+        self.filled = len(words)
+        self.entries[: self.filled] = memoryview(array("Q", shadow))
+
+    def _update(self, words: list[int], old: list[int], shadow: list[int]) -> list[int]:
+        """Return the shadow of `words`; forget what hangs on what has changed."""
+        if len(words) != len(old):
+            self.known.clear()
+            self._cpu.plans.forget()
+        encoded = self._encoded
+        if len(encoded) > _MANY:
+            encoded.clear()
+        made = []
+        for i, word in enumerate(words):
+            if i < len(old) and old[i] == word:
+                made.append(shadow[i])
+                continue
+            self.known.pop(8 * i, None)
+            self._cpu.plans.changed(8 * i | self._indicator)
+            entry = encoded.get(word)
+            if entry is None:
+                entry = encoded[word] = self._encode(word)
+            made.append(entry)
+        return made
+
+    def _read(self) -> list[int]:
+        """Return the guest's descriptors, as far as they can be read."""
         cpu = self._cpu
         size = (min(self.limit, 0xFFFF) + 1) & ~7
         mem = cpu.memory
@@ -94,17 +131,7 @@ class ShadowTable:
                 at += part
         except PageFault:
             pass  # what cannot be read stays out, and traps
-        words = memoryview(raw[: len(raw) & ~7]).cast("Q")
-        encoded, entries = self._encoded, self.entries
-        if len(encoded) > _MANY:
-            encoded.clear()
-        for i, word in enumerate(words):
-            entry = encoded.get(word)
-            if entry is None:
-                entry = encoded[word] = self._encode(word)
-            if entry:
-                entries[i] = entry
-        self.filled = len(words)
+        return memoryview(raw[: len(raw) & ~7]).cast("Q").tolist()
 
     def _encode(self, word: int) -> int:
         """Return the shadow of a descriptor, or 0 if it must trap."""
@@ -145,9 +172,15 @@ class ShadowCpu(Cpu):
         self.mmu = mmu
         self.checks = SegmentChecks(engine, mmu.listeners, enabled=policy.scans)
         self.kernel_ring = policy.kernel_ring
-        self._raises_iopl = policy.raises_iopl
+        self.raises_iopl = policy.raises_iopl
         self.inner = False  # the guest runs in its ring 1 or 2
-        self.plans = Plans(self._is_watched, self._watch_gate)
+        self.plans = Plans(
+            engine,
+            self._is_watched,
+            self._watch_gate,
+            self._stack_at,
+            self._refresh_used,
+        )
         self.idt_pages: set[int] = set()
         # Linear pages of the tables read, by where they were then; has_nonglobal: some
         # of them are not global, so that MOV to CR3 can put another page there.
@@ -166,7 +199,7 @@ class ShadowCpu(Cpu):
         self.ldt.written(page)
         if page in self.idt_pages:
             self.idt_pages.clear()
-            self.plans.gates.clear()
+            self.plans.forget_gates()
 
     def watch_table_page(self, linear: int, gpa: int) -> None:
         """Note that descriptors at `linear` were read from `gpa`'s page."""
@@ -202,7 +235,7 @@ class ShadowCpu(Cpu):
         self.gdt.renew()
         self.ldt.renew()
         self.idt_pages.clear()
-        self.plans.gates.clear()
+        self.plans.forget_gates()
 
     def drop_derived(self) -> None:
         """Have the tables read again, by where the registers say that they are."""
@@ -229,6 +262,20 @@ class ShadowCpu(Cpu):
             self.idt_pages.add(page)
         return True
 
+    def _stack_at(self) -> int:
+        """Return where in this process the TSS's ESP and SS for ring 0 are, or 0."""
+        tr = self.vcpu.tr
+        linear = tr.base + 4 & x86.MASK32
+        if tr.limit < 9 or tr.kind != x86.SYS_TSS32_BUSY:
+            return 0
+        if linear & 0xFFF > x86.PAGE_SIZE - ctypes.sizeof(abi.Stack0):
+            return 0
+        gpa = self.memory.gpa(linear)
+        if not self.memory.ram.backed(gpa >> x86.PAGE_SHIFT):
+            return 0
+        self.watch_table_page(linear, gpa)
+        return self.memory.ram.address + gpa
+
     def load_gdt(self, base: int, limit: int) -> None:
         """LGDT."""
         self.vcpu.gdt_base, self.vcpu.gdt_limit = base, limit
@@ -244,6 +291,11 @@ class ShadowCpu(Cpu):
         """Return the table that a selector's TI bit means."""
         return self.ldt if selector & 4 else self.gdt
 
+    def _refresh_used(self, selectors: set[int]) -> None:
+        """Read the tables of these selectors again if they were written to."""
+        for selector in tuple(selectors):
+            self.refresh(selector)
+
     def refresh(self, selector: int) -> None:
         """Read the table of `selector` again if it was written to."""
         table = self.table(selector)
@@ -254,12 +306,13 @@ class ShadowCpu(Cpu):
         """Read a descriptor; `vector`(selector) if it lies beyond its table."""
         offset = selector & 0xFFF8
         table = self.table(selector)
+        if table.stale:
+            table.refresh()
         found = table.known.get(offset)
         if found is not None:
             return found
         if offset + 7 > table.limit:
             raise GuestFault(vector, selector & 0xFFFC)
-        self.refresh(selector)
         read32 = self.memory.read32
         low = read32(table.base + offset & x86.MASK32)
         found = Descriptor(low, read32(table.base + offset + 4 & x86.MASK32))
@@ -314,7 +367,7 @@ class ShadowCpu(Cpu):
 
     def sync_iopl(self) -> None:
         """Set the hardware's IOPL for code at the guest's CPL."""
-        raised = self._raises_iopl and self.cpl == 0
+        raised = self.raises_iopl and self.cpl == 0
         level = max(self.iopl, self.kernel_ring) if raised else self.iopl
         self.q[RFLAGS] = self.q[RFLAGS] & ~x86.IOPL | level << 12
 

@@ -1,0 +1,349 @@
+"""The exits that happen most, in the typed subset of Python: one text, run twice.
+
+CPython runs it as the reference. The product runs it compiled (`tools/native`), and
+tests hold the two against each other. Everything that is not handled here goes on to
+Python. What the subset has is told in `docs/maintainers/native.md`.
+"""
+
+import ctypes
+
+from emu86.cpu import offsets
+from emu86.native import abi
+from emu86.native.abi import Control, Cpu, Pdes, ShadowTable
+from emu86.native.fills import fill
+from emu86.native.records import i32, i64, u32, u64
+from emu86.native.state import flags_of, host, leave, set_flags
+from emu86.native.transfers import BY_IRET, interrupt, iret
+from emu86.spec import x86
+
+# -- the clock -------------------------------------------------------------------------
+
+
+def must_stop(control: Control) -> bool:
+    """Tell whether to stop before a block.
+
+    The budget is spent, or the block is the first that could take the interrupt that
+    waits. With TF set an exit follows anyway.
+    """
+    if control.now >= control.stop_at:
+        return True
+    if not control.pending:
+        return False
+    cpu = control.cpu.contents
+    takes = cpu.rflags & (x86.IF | x86.TF) == x86.IF
+    return takes and not cpu.hflags & offsets.HF_INHIBIT_IRQ
+
+
+def on_block(uc: u64, _address: u64, size: u32, control: Control) -> None:
+    """Count the bytes of a block, and stop the engine before it if that is due."""
+    control.now += size
+    if must_stop(control):
+        control.emu_stop(uc)
+
+
+def on_late(control: Control, _unused: u32) -> None:
+    """Stop if it is due, then look as the engine would, as if the block had called.
+
+    Blocks that count themselves (`cpu.prologue`) call this when there may be reason to.
+    """
+    if must_stop(control):
+        control.emu_stop(control.uc)
+    control.check_exit(control.uc, 0)
+
+
+def on_guard(control: Control, is_null: u32) -> None:
+    """Do what `on_late` does; or stop, as the block may use a register that is null."""
+    if is_null:
+        control.null_used = 1
+        control.emu_stop(control.uc)
+    elif must_stop(control):
+        control.emu_stop(control.uc)
+    control.check_exit(control.uc, 0)
+
+
+def on_rdtsc(_uc: u64, control: Control) -> i32:
+    """Put the virtual nanoseconds, plus the TSC's offset, into EDX:EAX.
+
+    1: the engine skips its own RDTSC.
+    """
+    cpu = control.cpu.contents
+    control.now += control.tsc_cost
+    control.count_rdtsc += 1
+    work = control.now - control.since & x86.MASK64
+    rate = control.rate & x86.MASK32
+    # (work * rate) >> RATE_SHIFT, by halves.
+    passed = (work >> 32) * rate + ((work & x86.MASK32) * rate >> 32)
+    tsc = control.ns + passed + control.tsc_offset & x86.MASK64
+    cpu.gpr[x86.EAX] = tsc & x86.MASK32
+    cpu.gpr[x86.EDX] = tsc >> 32
+    return 1
+
+
+# -- exceptions ------------------------------------------------------------------------
+
+
+def cli(control: Control, cpu: Cpu) -> bool:
+    """Clear IF."""
+    cpu.rflags &= ~x86.IF
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_cli += 1
+    leave(control, cpu, 1)
+    return True
+
+
+def sti(control: Control, cpu: Cpu) -> bool:
+    """Set IF; if it was clear, for the instruction behind the next."""
+    if control.pending:
+        return False
+    open_ = cpu.hflags & ~offsets.HF_INHIBIT_IRQ
+    begins = not cpu.rflags & x86.IF and open_ == cpu.hflags
+    cpu.hflags = open_ | offsets.HF_INHIBIT_IRQ if begins else open_
+    cpu.rflags |= x86.IF
+    control.count_sti += 1
+    leave(control, cpu, 1)
+    return True
+
+
+def has_new_pdes(control: Control) -> bool:
+    """Tell whether a PDE that is linked in the shadow has changed since."""
+    guest = Pdes.from_address(ctypes.addressof(control.guest_pdes.contents))
+    known = Pdes.from_address(ctypes.addressof(control.known_pdes.contents))
+    for run in range(32):
+        if control.linked_pdes >> run & 1:
+            differ: u64 = 0
+            for i in range(16):
+                differ |= guest[16 * run + i] ^ known[16 * run + i]
+            if differ:
+                return True
+    return False
+
+
+def invlpg(control: Control, cpu: Cpu, register: u32) -> bool:
+    """Drop the shadow entry of the page that a register points into.
+
+    Python's is what is unusual: no paging, DS not at 0, a PDE that has changed, one of
+    4 MiB, a page with compiled sites, or more pages dropped than Python has heard of.
+    """
+    gva = cpu.gpr[register & 7] & x86.MASK32
+    page = gva >> 12
+    guarded = control.guarded[page >> 6 & abi.GUARDED_WORDS - 1] >> (page & 63) & 1
+    if guarded or cpu.segments[x86.DS].base or not control.shadow_pdes:
+        return False
+    count = control.dropped_count
+    if count >= abi.DROPPED_MOST:
+        return False
+    if control.guest_pdes.contents[gva >> 22] & x86.PDE_PS or has_new_pdes(control):
+        return False
+    shadow_pde = control.shadow_pdes.contents[gva >> 21]
+    table = shadow_pde & ~0xFFF
+    if table:
+        at = table + control.vmm_memory_bias & x86.MASK64
+        entries = ShadowTable.from_address(at)
+        if entries[page & 511]:
+            entries[page & 511] = 0
+            control.count_dropped += 1
+            control.flush_page(control.engine_cpu, gva & x86.PAGE_MASK)
+    control.dropped[max(min(count, abi.DROPPED_MOST - 1), 0)] = page
+    control.dropped_count = count + 1
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_invlpg += 1
+    leave(control, cpu, abi.INVLPG_LENGTH)
+    return True
+
+
+def split(control: Control, cpu: Cpu) -> bool:
+    """Let the instruction under an INT3 run natively, in a block of its own.
+
+    In the shadow of an interrupt a block is one instruction, and no patch is in it.
+    """
+    if control.pending:
+        return False
+    cpu.rip = cpu.rip - 1 & x86.MASK32
+    cpu.hflags |= offsets.HF_INHIBIT_IRQ
+    control.count_split += 1
+    leave(control, cpu, 0)
+    return True
+
+
+def popf(control: Control, cpu: Cpu) -> bool:
+    """Take EFLAGS from the stack, all but IOPL, VM and RF; EIP is behind the POPFD."""
+    stack = cpu.segments[x86.SS]
+    linear = stack.base + cpu.gpr[x86.ESP] & x86.MASK32
+    if not stack.attributes & x86.DESC_B or stack.limit != x86.MASK32:
+        return False
+    if linear & 0xFFF > x86.PAGE_SIZE - 4:
+        return False
+    at = host(control, linear, False)
+    if not at:
+        return False
+    image = ctypes.c_uint32.from_address(at).value
+    if image & x86.TF or (image ^ cpu.rflags) & x86.IOPL:
+        return False
+    if image & x86.IF and control.pending:
+        return False
+    cpu.gpr[x86.ESP] = cpu.gpr[x86.ESP] + 4 & x86.MASK32
+    set_flags(cpu, image & BY_IRET | cpu.rflags & x86.IOPL)
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_popf += 1
+    leave(control, cpu, 0)
+    return True
+
+
+def verw(control: Control, cpu: Cpu, index: u32) -> bool:
+    """Do a VERW again whose selector and descriptor are what they were."""
+    known = control.verws[index & 15]
+    if control.stale or cpu.segments[x86.CS].base or cpu.segments[x86.DS].base:
+        return False
+    if cpu.cc_op != 1 and not control.compute_flags:
+        return False
+    at = host(control, known.operand, False)
+    if not at:
+        return False
+    if ctypes.c_uint16.from_address(at).value | abi.PLANNED != known.known:
+        return False
+    set_flags(cpu, flags_of(control, cpu) & ~x86.ZF | known.zf)
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_verw += 1
+    leave(control, cpu, known.length - 1 & 15)
+    return True
+
+
+def access(control: Control, cpu: Cpu, kind: i64) -> bool:
+    """Look at an access by a data segment, as `rings.events.protection` does.
+
+    kind: see `abi.access_kind`. An access that is allowed runs next, alone. In 16-bit
+    code the same bytes are another access, which is Python's.
+    """
+    if control.pending or cpu.rflags & x86.AC or not cpu.hflags & offsets.HF_CS32:
+        return False
+    segment = cpu.segments[min(kind >> 4 & 7, 5)]
+    index = cpu.gpr[kind >> 12 & 15] << (kind >> 16 & 3) & x86.MASK64
+    offset = cpu.gpr[kind >> 8 & 15] + index + (kind >> 32) & x86.MASK32
+    # Of a data segment that does not expand down P alone is set.
+    writable = x86.DESC_RW if kind >> 7 & 1 else 0
+    asked = x86.DESC_P | x86.DESC_CODE | x86.DESC_CE | writable
+    if segment.attributes & asked != x86.DESC_P | writable:
+        return False
+    # Where the segment has no limit any more Python counts: `SegmentChecks.passed`.
+    if offset + (kind >> 20 & 15) > segment.limit or segment.limit == x86.MASK32:
+        return False
+    cpu.rip = cpu.rip - 1 & x86.MASK32
+    cpu.hflags |= offsets.HF_INHIBIT_IRQ
+    control.count_access += 1
+    leave(control, cpu, 0)
+    return True
+
+
+def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
+    """Handle an exit at an instruction that Python has given.
+
+    A #GP(0) (that is no INT 0Dh) is CLI's, STI's or INVLPG's; an INT3 is that of a
+    patched one. All but accesses are the guest's ring 0's.
+    """
+    is_break = vector == x86.VEC_BP and cpu.is_int == 1
+    if not is_break and (vector != x86.VEC_GP or cpu.error_code or cpu.is_int):
+        return False
+    start = cpu.rip - (1 if is_break else 0) & x86.MASK32
+    linear = start + cpu.segments[x86.CS].base & x86.MASK32
+    site = control.sites[(linear ^ linear >> 12) & abi.SITE_MASK]
+    if site.linear != linear:
+        return False
+    kind = site.kind
+    if is_break and kind & 15 == abi.SITE_ACCESS:
+        return access(control, cpu, kind)
+    if cpu.hflags & offsets.HF_CPL != 1:
+        return False
+    if is_break:
+        if kind == abi.SITE_IRET:
+            return iret(control, cpu)
+        if kind == abi.SITE_POPF:
+            return popf(control, cpu)
+        if kind & 15 == abi.SITE_VERW:
+            return verw(control, cpu, kind >> 4 & 15)
+        return kind == abi.SITE_SPLIT and split(control, cpu)
+    if kind >= 16:
+        return False
+    if kind == abi.SITE_CLI:
+        return cli(control, cpu)
+    if kind == abi.SITE_STI:
+        return sti(control, cpu)
+    if kind < abi.SITE_INVLPG:
+        return False
+    return invlpg(control, cpu, kind - abi.SITE_INVLPG & 7)
+
+
+def handled(control: Control, cpu: Cpu, vector: u32) -> bool:
+    """Handle an exception or an INT n here, if that can be; False: nothing is done.
+
+    With TF set, in virtual-8086 mode, and while a patch stands, all are Python's.
+    """
+    if cpu.rflags & (x86.TF | x86.VM) or control.patched:
+        return False
+    if vector == x86.VEC_PF and not cpu.is_int:
+        return fill(control, cpu)
+    if at_site(control, cpu, vector):
+        return True
+    if cpu.is_int != 1 or vector in (x86.VEC_BP, x86.VEC_OF):
+        return False
+    return interrupt(control, cpu, vector)
+
+
+def on_exception(uc: u64, vector: u32, control: Control) -> None:
+    """Handle an exception here, or have Python do it."""
+    if not handled(control, control.cpu.contents, vector):
+        control.on_exception(uc, vector, 0)
+
+
+# -- operands --------------------------------------------------------------------------
+
+
+def on_look(_uc: u64, address: u64, _size: u32, sites: u64) -> None:
+    """Look at the operand of an SSE instruction of `sites` before it runs.
+
+    What `rings.insn.sse_operands.check` does. sites: address of the control block's
+    address, pairs of an instruction's address and its word, and -1. A fault leaves the
+    engine here, with EIP at the instruction and no flag computed; behind this it would
+    lose flags, so the pages are tried, too.
+    """
+    control = Control.from_address(ctypes.c_uint64.from_address(sites).value)
+    cpu = control.cpu.contents
+    cpu.rflags &= ~(x86.ARITHMETIC_FLAGS | x86.DF)
+    at: u64 = sites + 8 & x86.MASK64
+    while True:
+        place = ctypes.c_uint64.from_address(at).value
+        if place == address:
+            word = ctypes.c_uint64.from_address(at + 8 & x86.MASK64).value
+            look(control, cpu, word)
+            return
+        if place == x86.MASK64:
+            return
+        at = at + 16 & x86.MASK64
+
+
+def look(control: Control, cpu: Cpu, word: u64) -> None:
+    """Look at the operand that `abi`'s word tells of."""
+    off = (x86.CR0_EM | x86.CR0_TS) << offsets.HF_MP_EM_TS_SHIFT
+    has_sse = bool(cpu.hflags & offsets.HF_OSFXSR)
+    is_fxsave = bool(word >> abi.LOOK_FXSAVE & 1)
+    if cpu.hflags & off or not (has_sse or is_fxsave):
+        return
+    shift = word >> abi.LOOK_SCALE & 3
+    index = cpu.gpr[word >> abi.LOOK_INDEX & 15] << shift & x86.MASK64
+    offset = cpu.gpr[word >> abi.LOOK_BASE & 15] + index + word & x86.MASK32
+    mask = 0xFFFF if word >> abi.LOOK_16 & 1 else x86.MASK32
+    segment = cpu.segments[min(word >> abi.LOOK_SEGMENT & 7, 5)]
+    linear = segment.base + (offset & mask) & x86.MASK32
+    state = ctypes.addressof(cpu)
+    if word >> abi.LOOK_ALIGNED & 1 and linear & 15:
+        control.raise_exception(state, x86.VEC_GP, 0)
+        return
+    writes = word >> abi.LOOK_WRITTEN & 1
+    mmu = 1 if cpu.hflags & offsets.HF_CPL == 3 else 2
+    control.probe_access(state, linear, 1, writes, mmu, 0)
+    end = linear + (511 if is_fxsave else 0) & x86.MASK32
+    control.probe_access(state, end, 1, writes, mmu, 0)
+    mxcsr = word >> abi.LOOK_MXCSR & 63
+    if mxcsr and has_sse:
+        at = linear + mxcsr - 1 & x86.MASK32
+        if control.read32(state, at, 0) >> 16:
+            control.raise_exception(state, x86.VEC_GP, 0)

@@ -1,0 +1,90 @@
+"""What several handlers do: flags, memory by the shadow tables, the end of an exit."""
+
+from emu86.cpu import offsets
+from emu86.native.abi import Control, Cpu, Segment, ShadowTable
+from emu86.native.records import u32, u64
+from emu86.spec import x86
+
+_LAZY = x86.ARITHMETIC_FLAGS | x86.DF
+_CC_OP_EFLAGS = 1
+_FRAME = 0xFFFFFFFFFF000
+_DERIVED = (
+    offsets.HF_CPL | offsets.HF_CS32 | offsets.HF_SS32 | offsets.HF_ADDSEG
+    | offsets.HF_CS64 | offsets.HF_INHIBIT_IRQ
+)  # fmt: skip
+_MODE = offsets.HF_PE | offsets.HF_LMA
+NOWHERE = 0
+
+
+def flags_of(control: Control, cpu: Cpu) -> u32:
+    """Return the hardware's EFLAGS; the arithmetic flags may be in another form."""
+    arithmetic = (
+        cpu.cc_src
+        if cpu.cc_op == _CC_OP_EFLAGS
+        else control.compute_flags(cpu.cc_dst, cpu.cc_src, cpu.cc_src2, cpu.cc_op)
+    )
+    lazy = arithmetic & x86.ARITHMETIC_FLAGS | (0 if cpu.df == 1 else x86.DF)
+    return cpu.rflags & x86.FLAGS_DEFINED & ~_LAZY | lazy
+
+
+def set_flags(cpu: Cpu, value: u32) -> None:
+    """Write EFLAGS."""
+    cpu.rflags = value & ~_LAZY | x86.FLAGS_FIXED
+    cpu.cc_op = _CC_OP_EFLAGS
+    cpu.cc_src = value & x86.ARITHMETIC_FLAGS
+    cpu.df = x86.MASK32 if value & x86.DF else 1
+
+
+def load_segment(to: Segment, made: Segment) -> None:
+    """Load a segment register with what a plan has."""
+    to.selector = made.selector
+    to.base = made.base
+    to.limit = made.limit
+    to.attributes = made.attributes
+
+
+def sync_mode(cpu: Cpu, cpl: u32) -> None:
+    """Set the hardware's CPL and what the engine derives from CS, SS, DS and ES.
+
+    An interrupt is held off no longer.
+    """
+    segments = cpu.segments
+    mode = cpu.hflags & ~_DERIVED | cpl | _MODE
+    wide = segments[x86.CS].attributes & x86.DESC_B
+    based = segments[x86.DS].base | segments[x86.ES].base | segments[x86.SS].base
+    code = offsets.HF_CS32 if wide else offsets.HF_ADDSEG
+    data = offsets.HF_ADDSEG if based else 0
+    stack = offsets.HF_SS32 if segments[x86.SS].attributes & x86.DESC_B else 0
+    cpu.hflags = mode | code | data | stack
+
+
+def host(control: Control, linear: u32, write: bool) -> u64:
+    """Return where in this process a linear address is, or NOWHERE.
+
+    By the shadow tables, for ring 0: what the engine could access itself. Code is
+    written at the engine's slow path alone.
+    """
+    if not control.shadow_pdes:
+        return NOWHERE
+    shadow_pde = control.shadow_pdes.contents[linear >> 21]
+    if not shadow_pde & x86.PTE_P:
+        return NOWHERE
+    at = (shadow_pde & _FRAME) + control.vmm_memory_bias & x86.MASK64
+    entry = ShadowTable.from_address(at)[linear >> 12 & 511]
+    if not entry & x86.PTE_P:
+        return NOWHERE
+    if write and not (entry & x86.PTE_RW and entry & x86.PTE_NX):
+        return NOWHERE
+    frame = entry & _FRAME
+    if frame >= control.ram_size:
+        return NOWHERE
+    return control.ram + frame + (linear & 0xFFF) & x86.MASK64
+
+
+def leave(control: Control, cpu: Cpu, length: u32) -> None:
+    """End an exit: go on `length` bytes further, and stop if the time is spent."""
+    cpu.rip = cpu.rip + length & x86.MASK32
+    cpu.old_exception = x86.MASK32
+    control.now += control.exit_cost
+    if control.now >= control.stop_at:
+        control.emu_stop(control.uc)

@@ -1,0 +1,185 @@
+"""IRET, and events through the guest's IDT, where a plan says how they go.
+
+A plan is what checking a transfer once has come to (`rings.plans`): Python does the
+first of its kind, by all of the rules, and keeps the plan until a descriptor table
+changes.
+"""
+
+from emu86.native import abi
+from emu86.native.abi import Control, Cpu, EventFrame, ReturnFrame, Stack0
+from emu86.native.records import i64, u32, u64
+from emu86.native.state import (
+    flags_of,
+    host,
+    leave,
+    load_segment,
+    set_flags,
+    sync_mode,
+)
+from emu86.spec import x86
+
+# What IRET and POPF at CPL 0 may change; IOPL and VM are not changed here.
+BY_IRET = (
+    x86.ARITHMETIC_FLAGS | x86.DF | x86.NT | x86.AC | x86.ID | x86.IF
+)  # fmt: skip
+_CLEARED_BY_TRAP = x86.TF | x86.NT | x86.RF | x86.VM
+_DATA = (x86.ES, x86.DS, x86.FS, x86.GS)
+
+
+def keeps_data_segments(cpu: Cpu) -> bool:
+    """Tell whether a return to ring 3 leaves DS, ES, FS and GS as they are."""
+    for i in range(4):
+        segment = cpu.segments[_DATA[i]]
+        is_outer = segment.attributes & x86.DESC_DPL == x86.DESC_DPL
+        if segment.selector and not is_outer:
+            return False
+    return True
+
+
+def return_by_plan(control: Control, cpu: Cpu) -> bool:
+    """Do an IRETD from ring 0 to ring 0 or 3; False: nothing is done."""
+    stack = cpu.segments[x86.SS]
+    if control.stale or cpu.segments[x86.CS].selector & 3:
+        return False
+    if cpu.rflags & (x86.NT | x86.TF | x86.VM):
+        return False
+    linear = stack.base + cpu.gpr[x86.ESP] & x86.MASK32
+    if not stack.attributes & x86.DESC_B or stack.limit != x86.MASK32:
+        return False
+    if linear & 0xFFF > x86.PAGE_SIZE - 20:
+        return False
+    at = host(control, linear, False)
+    if not at:
+        return False
+    frame = ReturnFrame.from_address(at)
+    cs = frame[1] & 0xFFFF
+    image = frame[2]
+    rpl = cs & 3
+    key = abi.PLANNED | cs | (frame[4] & 0xFFFF if rpl else 0) << 16
+    plan = control.returns[return_slot(key) & abi.PLANS - 1]
+    if plan.key != key or frame[0] > plan.cs.limit:
+        return False
+    if image & (x86.VM | x86.TF) or (image ^ cpu.rflags) & x86.IOPL:
+        return False
+    if rpl:
+        if not keeps_data_segments(cpu):
+            return False
+        cpu.gpr[x86.ESP] = frame[3]
+        load_segment(stack, plan.ss)
+    else:
+        cpu.gpr[x86.ESP] = cpu.gpr[x86.ESP] + 12 & x86.MASK32
+    cpu.rip = frame[0]
+    load_segment(cpu.segments[x86.CS], plan.cs)
+    sync_mode(cpu, 3 if rpl else 1)
+    set_flags(cpu, image & BY_IRET | cpu.rflags & x86.IOPL)
+    return True
+
+
+def return_slot(key: u64) -> u32:
+    """Return where a plan of IRET is kept, by CS and SS."""
+    return (key >> 3 ^ key >> 19) & abi.PLANS - 1
+
+
+def gate_slot(vector: u32, cpl: u32) -> u32:
+    """Return where the plan of an event is kept."""
+    return (vector ^ cpl << 4) & abi.PLANS - 1
+
+
+def deliver_by_plan(
+    control: Control, cpu: Cpu, vector: u32, error: i64, is_fault: bool, by_int: bool
+) -> bool:
+    """Deliver an event to ring 0; False: nothing is done.
+
+    error: -1 for none; is_fault: RF is set in the image; by_int: INT n, for which the
+    gate must allow the CPL.
+    """
+    if control.stale or cpu.rflags & (x86.TF | x86.VM):
+        return False
+    if cpu.cc_op != 1 and not control.compute_flags:
+        return False
+    cpl = cpu.segments[x86.CS].selector & 3
+    plan = control.gates[gate_slot(vector, cpl) & abi.PLANS - 1]
+    if plan.key != abi.PLANNED | vector << 2 | cpl or (by_int and plan.dpl < cpl):
+        return False
+    old = cpu.segments[x86.SS]
+    with_error = 1 if error >= 0 else 0
+    size = 4 * (with_error + (5 if cpl else 3))
+    top: u32 = cpu.gpr[x86.ESP] & x86.MASK32
+    base: u64 = old.base
+    if cpl:
+        inner = Stack0.from_address(plan.stack)
+        if inner.ss != plan.ss.selector:
+            return False
+        top = inner.esp
+        base = plan.ss.base
+    elif not old.attributes & x86.DESC_B or old.limit != x86.MASK32:
+        return False
+    esp = top - size & x86.MASK32
+    linear = base + esp & x86.MASK32
+    if linear & 0xFFF > x86.PAGE_SIZE - size:
+        return False
+    at = host(control, linear, True)
+    if not at:
+        return False
+    flags = flags_of(control, cpu) & ~x86.RF
+    frame = EventFrame.from_address(at)
+    if with_error:
+        frame[0] = error
+    frame[with_error] = cpu.rip
+    frame[with_error + 1] = cpu.segments[x86.CS].selector
+    frame[with_error + 2] = flags | x86.RF if is_fault else flags
+    if cpl:
+        frame[with_error + 3] = cpu.gpr[x86.ESP]
+        frame[with_error + 4] = old.selector
+        load_segment(old, plan.ss)
+    cpu.gpr[x86.ESP] = esp
+    cpu.rip = plan.offset
+    load_segment(cpu.segments[x86.CS], plan.cs)
+    sync_mode(cpu, 1)
+    kept = flags & ~(_CLEARED_BY_TRAP | x86.IOPL | (x86.IF if plan.masks_if else 0))
+    set_flags(cpu, kept | max(flags & x86.IOPL, plan.iopl & x86.IOPL))
+    return True
+
+
+def note_ring(control: Control, cpu: Cpu, how: u32, cs: u32, eip: u32) -> None:
+    """Keep where the guest was, if its ring has changed."""
+    after = cpu.segments[x86.CS].selector
+    if (cs ^ after) & 3:
+        change = control.changes[control.change_count & abi.CHANGES_KEPT - 1]
+        change.at = control.now
+        change.how = how
+        change.before = cs & 3
+        change.cs = cs
+        change.eip = eip
+        change.after = after & 3
+        change.to_cs = after
+        change.to_eip = cpu.rip
+        control.change_count += 1
+
+
+def iret(control: Control, cpu: Cpu) -> bool:
+    """Handle an IRET as an exit."""
+    if control.told or control.by_ring or control.pending:
+        return False
+    cs = cpu.segments[x86.CS].selector
+    eip = cpu.rip - 1 & x86.MASK32
+    if not return_by_plan(control, cpu):
+        return False
+    note_ring(control, cpu, abi.BY_IRET, cs, eip)
+    control.count_iret += 1
+    leave(control, cpu, 0)
+    return True
+
+
+def interrupt(control: Control, cpu: Cpu, vector: u32) -> bool:
+    """Handle an INT n as an exit; EIP is behind it."""
+    if control.told or control.by_ring or control.pending:
+        return False
+    cs = cpu.segments[x86.CS].selector
+    eip = cpu.rip - 2 & x86.MASK32
+    if not deliver_by_plan(control, cpu, vector, -1, False, True):
+        return False
+    note_ring(control, cpu, vector, cs, eip)
+    control.count_int[vector & 255] += 1
+    leave(control, cpu, 0)
+    return True
