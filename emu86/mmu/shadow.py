@@ -12,12 +12,10 @@ does.
 """
 
 import ctypes
+from array import array
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from emu86.cpu.engine import Engine
 from emu86.cpu.state import CR
@@ -29,7 +27,7 @@ from emu86.mmu.paging import (
     format_of,
     touch,
 )
-from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED, Ram
+from emu86.mmu.ram import CODE, DATA, TABLE, UNBACKED, Ram
 from emu86.mmu.rmap import ReverseMap
 from emu86.mmu.shadow_tables import LEAF_LEVEL, LeafTables, Role, Root
 from emu86.mmu.vmm_memory import VmmMemory
@@ -44,6 +42,7 @@ _ONES: Final = VmmMemory.hpa(VmmMemory.ONES) | _LEAF
 _HOST_CR3: Final = CR + 3
 _USED: Final = x86.PTE_P | x86.PTE_A
 _AROUND: Final = 16  # entries filled together, aligned
+_PART: Final = 128  # bytes of a table that are compared at once
 _MANY: Final = 64  # pages, from which one flush of the whole TLB is cheaper
 _RIGHTS: Final = x86.PTE_RW | x86.PTE_US
 _WINDOW: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D
@@ -85,7 +84,6 @@ class ShadowMmu:
         self.ram = ram
         self.vmm_memory = vmm_memory
         self._sptes = vmm_memory.sptes
-        self._sptes_np = vmm_memory.sptes_np
         bias = vmm_memory.address - VmmMemory.BASE
         engine.control[abi.VMM_MEMORY_BIAS] = bias
         self.listeners = Listeners()
@@ -104,7 +102,6 @@ class ShadowMmu:
         self.roots: dict[tuple[int, Role], Root] = {}
         self.leaves: dict[tuple[int, Role], LeafTables] = {}
         self._next = VmmMemory.POOL
-        self._offsets = np.arange(1024, dtype=np.uint64)
         self._bind()
         self.root = self._new_root()
 
@@ -471,7 +468,8 @@ class ShadowMmu:
             self.reset()
             base = self._next
             self._next += pages
-        self._sptes_np[base * 512 : (base + pages) * 512] = 0
+        start, end = base << x86.PAGE_SHIFT, self._next << x86.PAGE_SHIFT
+        self.vmm_memory.bytes[start:end] = bytes(end - start)
         return base
 
     def _link(
@@ -525,16 +523,18 @@ class ShadowMmu:
     def _fill_large(self, table: LeafTables, *, dirty: bool) -> None:
         """Make all entries of a large page at once: its A (and D) bit is set."""
         rights = table.rights if dirty else table.rights & ~x86.PTE_RW
-        first = table.frame
+        first, sptes, base = table.frame, self._sptes, table.base
         count = min(table.size, max(0, self.ram.pages - first))
-        entries = (self._offsets[:count] + np.uint64(first)) << np.uint64(12)
-        entries |= np.uint64(_LEAF | rights | _NX)
-        state = self.ram.state_np[first : first + count]
-        code = state == CODE
-        entries[code] &= np.uint64(~(_NX | x86.PTE_RW) & (1 << 64) - 1)
-        entries[state == TABLE] &= np.uint64(~x86.PTE_RW & (1 << 64) - 1)
-        entries[(state == MIXED) | (state == UNBACKED)] = 0
-        self._sptes_np[table.base : table.base + count] = entries
+        start = first << x86.PAGE_SHIFT | _LEAF | rights | _NX
+        end = start + (count << x86.PAGE_SHIFT)
+        sptes[base : base + count] = array("Q", range(start, end, x86.PAGE_SIZE))
+        for i, state in enumerate(self.ram.state[first : first + count], base):
+            if state == CODE:
+                sptes[i] &= ~(_NX | x86.PTE_RW)
+            elif state == TABLE:
+                sptes[i] &= ~x86.PTE_RW
+            elif state != DATA:
+                sptes[i] = 0
         self.stats.fills += count
 
     def _unlink(self, root: Root, slot: int) -> None:
@@ -564,20 +564,26 @@ class ShadowMmu:
         now = self.ram.map[directory : directory + x86.PAGE_SIZE]
         if now == root.copy:
             return False
-        stale, _old = self._changed(now, root.copy)
-        linked = [slot for slot in stale.tolist() if slot in root.tables]
+        stale = self._changed(now, root.copy, root.gptes)
+        linked = [slot for slot in stale if slot in root.tables]
         for slot in linked:
             self._unlink(root, slot)
         root.copy[:] = now
         return bool(linked)
 
     def _changed(
-        self, now: bytes, copy: bytearray
-    ) -> tuple[NDArray[np.intp], NDArray[np.unsignedinteger]]:
-        """Return where the entries of a guest table differ from its copy, and those."""
-        old = np.frombuffer(copy, self.format.typecode)
-        stale = np.flatnonzero(np.frombuffer(now, self.format.typecode) != old)
-        return stale, old[stale]
+        self, now: bytes, copy: bytearray, entries: "memoryview[int]"
+    ) -> list[int]:
+        """Return which entries of a guest table differ from its copy's."""
+        changed = memoryview(now).cast(self.format.typecode)
+        size = self.format.entry_size
+        return [
+            i
+            for at in range(0, x86.PAGE_SIZE, _PART)
+            if now[at : at + _PART] != copy[at : at + _PART]
+            for i in range(at // size, (at + _PART) // size)
+            if changed[i] != entries[i]
+        ]
 
     def _sync_table(self, table: LeafTables) -> bool:
         """Drop the entries whose guest entry changed; tell whether there were any."""
@@ -587,9 +593,10 @@ class ShadowMmu:
         now = self.ram.map[start : start + x86.PAGE_SIZE]
         if now == table.copy:
             return False
-        stale, old = self._changed(now, table.copy)
-        self._sptes_np[stale + table.base] = 0
-        if (old & x86.PTE_G).any():
+        stale = self._changed(now, table.copy, table.gptes)
+        for i in stale:
+            self._sptes[table.base + i] = 0
+        if any(table.gptes[i] & x86.PTE_G for i in stale):
             self._tell_flushed_all()
         table.copy[:] = now
         self.stats.resynced += len(stale)
