@@ -7,9 +7,8 @@ both at once, through one mapping only, at the engine's slow path
 page, so no alias escapes it; `ShadowMmu` does that.
 """
 
+from itertools import compress
 from typing import Final, Protocol
-
-import numpy as np
 
 from emu86.cpu.engine import Engine
 from emu86.mmu.listeners import Listeners
@@ -19,6 +18,11 @@ from emu86.spec import x86
 
 FLIPS: Final = 8  # changes within the window that make a page mixed
 WINDOW: Final = 1_000_000 * abi.QUARTERS  # virtual time
+
+# Of each use: what it becomes when all is forgotten; whether it may have been executed.
+_USES: Final = range(256)
+_ALL_DATA: Final = bytes(UNBACKED if use == UNBACKED else DATA for use in _USES)
+_IS_CODE: Final = bytes(use in (CODE, MIXED) for use in _USES)
 
 
 class Mappings(Protocol):
@@ -58,8 +62,7 @@ class PageUse:
 
     def drop_derived(self) -> None:
         """Make every page data: no code is translated, and nothing is mapped."""
-        state = self.ram.state_np
-        state[state != UNBACKED] = DATA
+        self.state[:] = self.state.translate(_ALL_DATA)
         self.watched.clear()
         self.flips.clear()
         self.aliased.clear()
@@ -67,9 +70,7 @@ class PageUse:
 
     def code_pages(self) -> list[int]:
         """Return the pages that may have been executed."""
-        state = self.ram.state_np
-        pages: list[int] = np.flatnonzero((state == CODE) | (state == MIXED)).tolist()
-        return pages
+        return list(compress(range(self.ram.pages), self.state.translate(_IS_CODE)))
 
     # -- accesses that change the use --------------------------------------------------
 

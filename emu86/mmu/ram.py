@@ -7,10 +7,8 @@ has for itself stands far above it (`mmu.vmm_memory`).
 import ctypes
 import mmap
 import os
+from collections.abc import Iterator
 from typing import Final
-
-import numpy as np
-import numpy.typing as npt
 
 from emu86.errors import ConfigError
 from emu86.native import abi
@@ -25,6 +23,9 @@ UNBACKED: Final = abi.UNBACKED
 
 # Page numbers of the PC's adapter and ROM space, less the last: RAM that shadows a ROM.
 HOLE: Final = range(0xA0, 0xFF)
+
+_ZEROS: Final = bytes(64 << 10)  # what is looked at together
+_ZERO_PAGE: Final = bytes(x86.PAGE_SIZE)
 
 
 def allocate(size: int) -> mmap.mmap:
@@ -64,35 +65,43 @@ class Ram:
                 self.state[page] = UNBACKED
         state = (ctypes.c_char * self.pages).from_buffer(self.state)
         self.state_address = ctypes.addressof(state)
-        self.state_np = np.frombuffer(self.state, np.uint8)
         self._fill_hole()
 
     def _fill_hole(self) -> None:
-        for page in np.flatnonzero(self.state_np == UNBACKED).tolist():
-            start = page << x86.PAGE_SHIFT
-            self.bytes[start : start + x86.PAGE_SIZE] = b"\xff" * x86.PAGE_SIZE
+        for page in HOLE:
+            if page < self.pages:
+                start = page << x86.PAGE_SHIFT
+                self.bytes[start : start + x86.PAGE_SIZE] = b"\xff" * x86.PAGE_SIZE
 
-    def _used(self) -> npt.NDArray[np.bool_]:
-        """Tell of each page whether it holds anything but zeros."""
-        pages = np.frombuffer(self.map, np.uint64).reshape(self.pages, -1)
-        used: npt.NDArray[np.bool_] = np.any(pages, axis=1)
-        return used
+    def _used(self) -> Iterator[int]:
+        """Give the numbers of the pages that hold anything but zeros."""
+        for part in range(0, self.size, len(_ZEROS)):
+            data = self.map[part : part + len(_ZEROS)]
+            if data != _ZEROS[: len(data)]:
+                for at in range(0, len(data), x86.PAGE_SIZE):
+                    if data[at : at + x86.PAGE_SIZE] != _ZERO_PAGE:
+                        yield part + at >> x86.PAGE_SHIFT
 
     def save(self) -> tuple[tuple[int, bytes], ...]:
         """Return what it holds, as (GPA, bytes) of whole pages; others hold zeros."""
-        used = self._used() & (self.state_np != UNBACKED)
-        edges = np.flatnonzero(np.diff(used, prepend=False, append=False)).tolist()
-        spans = (
-            (first << x86.PAGE_SHIFT, end << x86.PAGE_SHIFT)
-            for first, end in zip(edges[::2], edges[1::2], strict=True)
+        spans: list[list[int]] = []  # first page, end
+        for page in self._used():
+            if self.state[page] == UNBACKED:
+                continue
+            if spans and spans[-1][1] == page:
+                spans[-1][1] = page + 1
+            else:
+                spans.append([page, page + 1])
+        edges = (
+            (first << x86.PAGE_SHIFT, end << x86.PAGE_SHIFT) for first, end in spans
         )
-        return tuple((start, self.map[start:end]) for start, end in spans)
+        return tuple((start, self.map[start:end]) for start, end in edges)
 
     def restore(self, state: tuple[tuple[int, bytes], ...]) -> None:
         """Hold what was saved."""
-        for page in np.flatnonzero(self._used()).tolist():
+        for page in self._used():
             start = page << x86.PAGE_SHIFT
-            self.bytes[start : start + x86.PAGE_SIZE] = bytes(x86.PAGE_SIZE)
+            self.bytes[start : start + x86.PAGE_SIZE] = _ZERO_PAGE
         self._fill_hole()
         for start, data in state:
             self.bytes[start : start + len(data)] = data

@@ -10,8 +10,6 @@ has none of this memory.
 
 from typing import Final
 
-import numpy as np
-
 from emu86.cpu.engine import Engine
 from emu86.mmu.ram import address_of, allocate
 from emu86.spec import x86
@@ -23,9 +21,8 @@ class VmmMemory:
     """Fixed pages, then a pool that shadow page tables are made from.
 
     Pages are numbered from BASE. sptes: all of it as shadow page-table entries (64-bit
-    words; the first of a page has index page number * 512), and sptes_np the same for
-    NumPy. `mmu.shadow` alone writes them, but for the fixed pages, made here, and the
-    descriptor tables (`descriptors`).
+    words; the first of a page has index page number * 512). `mmu.shadow` alone writes
+    them, but for the fixed pages, made here, and the descriptor tables (`descriptors`).
     """
 
     BASE: Final = 1 << 39  # host-physical address of page 0
@@ -48,7 +45,6 @@ class VmmMemory:
         memory = allocate(self.PAGES << x86.PAGE_SHIFT)
         self.bytes = memoryview(memory)
         self.sptes = self.bytes.cast("Q")
-        self.sptes_np = np.frombuffer(memory, np.uint64)
         self.address = address_of(memory)  # of page 0, in this process
         engine.map(self.BASE, self.bytes)
         self.page(self.ONES)[:] = b"\xff" * x86.PAGE_SIZE

@@ -19,7 +19,7 @@ def mentions(path):
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         name = getattr(node, "attr", "") or getattr(node, "id", "")
-        if name in {"sptes", "sptes_np", "_sptes_np"}:
+        if name in {"sptes", "_sptes"}:
             yield node.lineno
 
 
@@ -45,5 +45,5 @@ def test_the_descriptors_are_no_shadow_entries():
     for page in (own.GDT, own.LDT):
         table = own.descriptors(page)
         table[0] = table[len(table) - 1] = 1
-    assert not own.sptes_np[own.LDT * 512 + len(table) :][: 512 * 8].any()
+    assert not any(own.sptes[own.LDT * 512 + len(table) :][: 512 * 8])
     assert own.LDT * 512 + len(table) <= own.POOL * 512

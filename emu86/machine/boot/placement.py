@@ -4,8 +4,6 @@ from bisect import bisect
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from emu86.errors import ConfigError
 
 KIB: Final = 1 << 10
@@ -127,7 +125,7 @@ class Placement:
         # costs the host nothing as long as nobody writes.
         for start in range(address, address + size, MIB):
             piece = self.ram[start : min(start + MIB, address + size)]
-            if np.frombuffer(piece, np.uint8).any():
+            if bytes(piece) != bytes(len(piece)):
                 piece[:] = bytes(len(piece))
 
     def put_low(self, role: str, data: bytes) -> int:

@@ -307,7 +307,8 @@ def check(machine: Machine) -> None:
 
 def _check_descriptors(own: VmmMemory) -> None:
     """Shadow descriptors are code or data, of DPL 1 or 3, and not 64-bit."""
-    entries = own.sptes_np[VmmMemory.GDT * 512 : (VmmMemory.LDT + 16) * 512]
+    entries = np.frombuffer(own.sptes, np.uint64)
+    entries = entries[VmmMemory.GDT * 512 : (VmmMemory.LDT + 16) * 512]
     high = (entries[entries != 0] >> np.uint64(32)).astype(np.uint32)
     need = x86.DESC_P | x86.DESC_S | 1 << x86.DESC_DPL_SHIFT
     assert (high & need == need).all(), "a shadow descriptor of DPL 0 or 2"
@@ -319,14 +320,15 @@ def _check_shadow(machine: Machine) -> None:
     vmm = machine.vmm
     mmu, own = vmm.mmu, vmm.mmu.vmm_memory
     ram = mmu.ram
+    sptes = np.frombuffer(own.sptes, np.uint64)
     first = VmmMemory.hpa(0)
     pool = (VmmMemory.hpa(VmmMemory.POOL), VmmMemory.hpa(VmmMemory.PAGES))
     for root in mmu.roots.values():
         page = root.hpa - first >> 12
-        pml4 = own.sptes_np[page * 512 : page * 512 + 512]
+        pml4 = sptes[page * 512 : page * 512 + 512]
         used = set(np.flatnonzero(pml4).tolist())
         assert used == {0, VmmMemory.PML4_SLOT}, used
-        directory = own.sptes_np[root.directory : root.directory + 2048]
+        directory = sptes[root.directory : root.directory + 2048]
         links = directory[directory != 0] & np.uint64(0xFFFFFFFFFF000)
         assert ((links >= pool[0]) & (links < pool[1])).all(), "a link out of the pool"
     windows = (
@@ -336,7 +338,7 @@ def _check_shadow(machine: Machine) -> None:
     state = np.frombuffer(bytes(ram.state), np.uint8)
     mixed: list[int] = []
     for table in mmu.leaves.values():
-        entries = own.sptes_np[table.base : table.base + table.size]
+        entries = sptes[table.base : table.base + table.size]
         entries = entries[entries & np.uint64(1) != 0]
         address = entries & np.uint64(0xFFFFFFFFFF000)
         write = entries & np.uint64(x86.PTE_RW) != 0
