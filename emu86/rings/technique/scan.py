@@ -9,7 +9,7 @@ own bytes. The INT3's exit decodes what stands in RAM.
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Final
 
@@ -55,70 +55,71 @@ _IMMEDIATES: Final = {
 
 _BUT_LOCK: Final = byte_class(PREFIXES - {LOCK}) + b"*"
 _BY_CS: Final = re.escape(bytes([_CS_PREFIX])) + byte_class(PREFIXES) + b"*"
-_PUSHFD: Final = bytes([OPERAND_SIZE]) + _BUT_LOCK + bytes([_PUSHF])
+# An opcode, with expressions for what stands before it and behind it.
+_Site = tuple[bytes, int, bytes]
+_PUSHFD: Final[_Site] = bytes([OPERAND_SIZE]) + _BUT_LOCK, _PUSHF, b""
 
 
-def _modrm(mods: Iterable[int], regs: Iterable[int]) -> bytes:
+@cache
+def _modrm(mods: tuple[int, ...], regs: Sequence[int]) -> bytes:
     """Return an expression for ModRM bytes with these fields."""
     return byte_class(
         mod << 6 | reg << 3 | rm for mod in mods for reg in regs for rm in range(8)
     )
 
 
-def _code(opcode: int) -> bytes:
-    return re.escape(opcode.to_bytes(2 if opcode >= TWO_BYTES else 1, "big"))
+def _any_of(sites: Iterable[_Site]) -> bytes:
+    """Return an expression for all of these, with those in one part that are alike."""
+    alike: dict[tuple[bytes, bytes], set[int]] = {}
+    for before, opcode, behind in sites:
+        escape = bytes([ESCAPE]) if opcode >= TWO_BYTES else b""
+        alike.setdefault((before + escape, behind), set()).add(opcode & 0xFF)
+    return b"|".join(
+        before + byte_class(opcodes) + behind
+        for (before, behind), opcodes in sorted(alike.items())
+    )
 
 
-def _denied(lacks: int) -> set[bytes]:
-    """Return expressions for the instructions of features that the CPU model lacks."""
-    alike: dict[tuple[bytes, bytes], list[int]] = {}  # two-byte opcodes
-    found = set()
+def _denied(lacks: int) -> Iterator[_Site]:
+    """Give the instructions of features that the CPU model lacks."""
     for opcode, by_prefix in FORMS.items():
         for prefix, forms in by_prefix.items():
-            lacking = [form for form in range(16) if forms[form] & lacks]
+            lacking = tuple(form for form in range(16) if forms[form] & lacks)
             if not lacking:
                 continue
             before = (
                 byte_class([prefix]) + byte_class(PREFIXES) + b"*" if prefix else b""
             )
             behind = _forms(lacking) if len(lacking) < len(forms) else b""
-            if opcode >= TWO_BYTES:
-                alike.setdefault((before, behind), []).append(opcode & 0xFF)
-            else:
-                found.add(_code(opcode) + behind)
+            yield before if opcode >= TWO_BYTES else b"", opcode, behind
             if not prefix:
                 break  # it is found with a prefix, too
-    for (before, behind), opcodes in alike.items():
-        found.add(before + bytes([ESCAPE]) + byte_class(opcodes) + behind)
-    return found
 
 
-def _forms(numbers: Iterable[int]) -> bytes:
+@cache
+def _forms(numbers: tuple[int, ...]) -> bytes:
     """Return an expression for the ModRM bytes of these forms (see `FORMS`)."""
-    in_memory = [form for form in numbers if form < 8]
-    in_register = [form - 8 for form in numbers if form >= 8]
+    in_memory = tuple(form for form in numbers if form < 8)
+    in_register = tuple(form - 8 for form in numbers if form >= 8)
     both = (_MEMORY, in_memory), (_REGISTER, in_register)
     found = [_modrm(mods, regs) for mods, regs in both if regs]
     return b"(?:" + b"|".join(found) + b")"
 
 
-def _native_mistakes(ring: int, lacks: int) -> set[bytes]:
-    """Return expressions for what no record has and a CPU does not run so."""
-    found = _denied(lacks)
+def _native_mistakes(ring: int, lacks: int) -> Iterator[_Site]:
+    """Give what no record has and a CPU does not run so."""
+    yield from _denied(lacks)
     if ring == x86.CPL_USER:
-        found.add(_PUSHFD)
-    return found | _stores_to_code()
+        yield _PUSHFD
+    yield from _stores_to_code()
 
 
-def _stores_to_code() -> set[bytes]:
-    """Return expressions for what writes memory behind a CS prefix."""
-    found = set()
+def _stores_to_code() -> Iterator[_Site]:
+    """Give what writes memory behind a CS prefix."""
     for opcode, group in OPCODES.items():
-        writes = [reg for reg in range(8) if "w" in group[reg].memory]
+        writes = tuple(reg for reg in range(8) if "w" in group[reg].memory)
         if writes:
-            modrm = _modrm(_MEMORY, writes) if group[0].rm else b""
-            found.add(_BY_CS + _code(opcode) + modrm)
-    return found
+            yield _BY_CS, opcode, _modrm(_MEMORY, writes) if group[0].rm else b""
 
 
 @cache
@@ -130,7 +131,7 @@ def _prefilter(ring: int, skip: tuple[str, ...], lacks: int) -> re.Pattern[bytes
     What ends a block is looked for at the end of a block only: the opcodes of those are
     common bytes.
     """
-    parts = _native_mistakes(ring, lacks)
+    sites = set(_native_mistakes(ring, lacks))
     for record in RECORDS:
         members = slice(None) if record.reg < 0 else slice(record.reg, record.reg + 1)
         regs = range(8)[members]
@@ -138,24 +139,24 @@ def _prefilter(ring: int, skip: tuple[str, ...], lacks: int) -> re.Pattern[bytes
         mods = _MEMORY if record.memory else _MEMORY + _REGISTER
         for opcode in record.opcodes:
             group = OPCODES[opcode][members]
-            site = _code(opcode) + (_modrm(mods, regs) if told else b"")
+            behind = _modrm(mods, regs) if told else b""
             if not all(member.lock for member in group):
                 # With a LOCK prefix it is #UD, and the engine runs many all the same.
-                parts.add(bytes([LOCK]) + _BUT_LOCK + site)
+                sites.add((bytes([LOCK]) + _BUT_LOCK, opcode, behind))
             if ring not in record.patched or record.mnemonic in skip:
                 continue
             if all(member.ends_block for member in group):
                 if group[0].rm:  # SIB and displacement
-                    site += b".{0,5}" if told else b".{1,6}"
-                site += _IMMEDIATES[group[0].immediate] + b"\\Z"
-            parts.add(site)
-    return re.compile(b"|".join(sorted(parts)), re.DOTALL)
+                    behind += b".{0,5}" if told else b".{1,6}"
+                behind += _IMMEDIATES[group[0].immediate] + b"\\Z"
+            sites.add((b"", opcode, behind))
+    return re.compile(_any_of(sites), re.DOTALL)
 
 
 _LOOKED_AT: Final = re.compile(
-    b"|".join(
-        _code(opcode) + _modrm(_MEMORY, range(8))
-        for opcode in sorted(sse_operands.OPCODES_LOOKED_AT)
+    _any_of(
+        (b"", opcode, _modrm(_MEMORY, range(8)))
+        for opcode in sse_operands.OPCODES_LOOKED_AT
     )
 )
 
