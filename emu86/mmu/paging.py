@@ -75,7 +75,7 @@ class Format:
 
     @property
     def typecode(self) -> Literal["I", "Q"]:
-        """What `memoryview.cast` and NumPy call one entry."""
+        """What `memoryview.cast` calls one entry."""
         return "I" if self.entry_size == 4 else "Q"
 
 

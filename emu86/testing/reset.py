@@ -4,18 +4,33 @@ It goes back page by page, those alone that differ, and the VMM learns of each. 
 of a machine is `Technique.restore`'s.
 """
 
-import numpy as np
+import mmap
+from collections.abc import Iterator
+from typing import Final
 
 from emu86.rings.technique.base import Technique
 from emu86.spec import x86
 
+_PART: Final = 16 * x86.PAGE_SIZE  # what is compared at once
+
+
+def changed_pages(
+    now: bytes | mmap.mmap, then: bytes | bytearray
+) -> Iterator[tuple[int, bytes]]:
+    """Give the pages that differ, by number, and what they hold now."""
+    for part in range(0, len(then), _PART):
+        if now[part : part + _PART] == then[part : part + _PART]:
+            continue
+        for start in range(part, min(part + _PART, len(then)), x86.PAGE_SIZE):
+            page = now[start : start + x86.PAGE_SIZE]
+            if page != then[start : start + x86.PAGE_SIZE]:
+                yield start >> x86.PAGE_SHIFT, page
+
 
 def put(vmm: Technique, image: bytes | bytearray) -> None:
     """Make RAM an image again: the VMM learns which pages change."""
-    now = np.frombuffer(vmm.ram.bytes, np.uint64).reshape(-1, x86.PAGE_SIZE // 8)
-    then = np.frombuffer(image, np.uint64).reshape(-1, x86.PAGE_SIZE // 8)
-    for page in np.flatnonzero((now != then).any(axis=1)):
-        vmm.before_write(int(page))
-        start = int(page) << x86.PAGE_SHIFT
+    for page, _data in changed_pages(vmm.ram.map, image):
+        vmm.before_write(page)
+        start = page << x86.PAGE_SHIFT
         end = start + x86.PAGE_SIZE
         vmm.ram.bytes[start:end] = image[start:end]

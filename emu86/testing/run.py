@@ -3,10 +3,8 @@
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 from zlib import crc32
-
-import numpy as np
 
 from emu86 import config
 from emu86.cpu.models import MODELS
@@ -24,7 +22,7 @@ from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import InstructionClock, Line
 from emu86.testing.outcome import Event, Outcome
-from emu86.testing.reset import put
+from emu86.testing.reset import changed_pages, put
 from emu86.testing.stage import State
 
 
@@ -86,11 +84,8 @@ class Recorder:
         self.vmm = vmm
         self.events: list[Event] = []
         self.trace = trace
-        # Words, since there are fewer of them to compare than bytes.
-        ram = np.frombuffer(vmm.ram.bytes, np.uint64)
-        self._ram = ram.reshape(-1, x86.PAGE_SIZE // ram.itemsize)
-        self._last = self._ram.copy()  # as of the last event
-        self.start = self._last.tobytes()
+        self.start = vmm.ram.map[:]
+        self._last = bytearray(self.start)  # as of the last event
 
     def vm_exit(self, reason: str, _cs: int, _eip: int) -> None:
         """Keep an exit with the instruction that took it; the guest cannot tell."""
@@ -100,9 +95,10 @@ class Recorder:
     def inject(self, vector: int, error: int | None) -> None:
         """Keep an exception or interrupt."""
         what = x86.event_name(vector)
-        changed = np.flatnonzero((self._ram != self._last).any(axis=1))
-        self._last[changed] = self._ram[changed]
-        pages = {int(page): self._ram[page].tobytes() for page in changed}
+        pages = dict(changed_pages(self.vmm.ram.map, self._last))
+        for page, data in pages.items():
+            start = page << x86.PAGE_SHIFT
+            self._last[start : start + x86.PAGE_SIZE] = data
         self._keep(Event(what, error, observe(self.vmm), pages))
 
     def pio(self, port: int, width: int, value: int, write: bool) -> None:
@@ -183,6 +179,14 @@ def _outcome(vmm: Technique, recorder: Recorder, technique: str, end: str) -> Ou
     return Outcome(technique, end, detail, events, registers, recorder.start, memory)
 
 
+_BUT_A_AND_D: Final = int.from_bytes(
+    (~(x86.PTE_A | x86.PTE_D) & x86.MASK32).to_bytes(4, "little")
+    * (stage.PT_B + x86.PAGE_SIZE - stage.PD >> 2),
+    "little",
+)
+_LARGE: Final = x86.PTE_P | x86.PDE_PS
+
+
 class Tlb:
     """Knows when a translation may be used that the page tables no longer have.
 
@@ -193,43 +197,50 @@ class Tlb:
     _GRACE: Final = 3  # instructions from the change of an entry to its invalidation
 
     def __init__(self, ram: Ram) -> None:
-        first = stage.PD >> 2
-        count = stage.PT_B + x86.PAGE_SIZE - stage.PD >> 2
-        self._tables = np.frombuffer(ram.bytes, np.uint32)[first : first + count]
-        self._known = self._last = self._now()
+        self._ram = ram
+        self._raw = b""  # the tables as last read
+        self._now = bytearray()  # without what accesses change by themselves
+        self.reserved = False  # some 4 MiB page has a reserved bit set
+        self._known = self._read()
         self.late = 0  # instructions since an entry was changed
-        self.reserved = self._is_reserved()  # some 4 MiB page has a reserved bit set
 
-    def _now(self) -> "np.ndarray[Any, np.dtype[np.uint32]]":
-        return self._tables & np.uint32(~(x86.PTE_A | x86.PTE_D) & x86.MASK32)
+    def _read(self) -> bytearray:
+        raw = self._ram.map[stage.PD : stage.PT_B + x86.PAGE_SIZE]
+        if raw != self._raw:
+            self._raw = raw
+            kept = int.from_bytes(raw, "little") & _BUT_A_AND_D
+            now = bytearray(kept.to_bytes(len(raw), "little"))
+            if now != self._now:
+                self._now = now
+                self.reserved = self._is_reserved()
+        return self._now
 
     def _is_reserved(self) -> bool:
         """Tell of a bit that the engine takes for PAT or PSE-36, and no model has."""
-        directory = self._tables[:1024]
-        large = directory & np.uint32(x86.PTE_P | x86.PDE_PS)
-        large = large == np.uint32(x86.PTE_P | x86.PDE_PS)
-        return bool((directory[large] & np.uint32(LARGE_RESERVED)).any())
+        directory = memoryview(self._now)[: x86.PAGE_SIZE].cast("I")
+        return any(
+            entry & _LARGE == _LARGE and entry & LARGE_RESERVED for entry in directory
+        )
 
     def is_stale(self, bare: Bare) -> bool:
         """Look at the tables after a step."""
         if not bare.vcpu.cr0 & x86.CR0_PG:
-            self._known = self._now()
+            self._known = self._read()
             return False
         if bare.vcpu.cr3 & x86.PAGE_MASK != stage.PD:
             return True
         insn = bare.insn
-        now = self._now()
-        if not np.array_equal(now, self._last):
-            self._last = now
-            self.reserved = self._is_reserved()
+        now = self._read()
         if insn is not None and insn.opcode == _MOV_TO_CR:
             self._known = now
         elif insn is not None and (insn.opcode, insn.reg) == _INVLPG:
             gva = operand.address(bare.cpu, insn) if insn.memory else 0
             entry = gva >> 12 & 1023
+            self._known = bytearray(self._known)
             for index in (gva >> 22, 1024 + entry, 2048 + entry):
-                self._known[index] = now[index]
-        self.late = 0 if np.array_equal(self._known, now) else self.late + 1
+                word = slice(4 * index, 4 * index + 4)
+                self._known[word] = now[word]
+        self.late = 0 if self._known == now else self.late + 1
         return self.late > (0 if bare.end or bare.vcpu.halted else self._GRACE)
 
 
