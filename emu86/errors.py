@@ -3,7 +3,6 @@
 import math
 import operator
 from collections.abc import Collection
-from difflib import get_close_matches
 from typing import Any
 
 
@@ -57,6 +56,8 @@ def as_bytes(what: str, value: object) -> bytes:
 
 def unknown(name: object, names: Collection[str]) -> str:
     """Return the words on a name that there is not: what was meant, what there is."""
+    from difflib import get_close_matches  # noqa: PLC0415 (for mistakes alone)
+
     close = get_close_matches(str(name).lower(), [one.lower() for one in names], 1)
     meant = [one for one in names if one.lower() in close]
     ask = f"did you mean {meant[0]!r}? " if meant else ""

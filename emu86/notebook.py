@@ -1,11 +1,12 @@
 """Tables for notebooks: what `_repr_html_` of emu86's objects returns."""
 
 from collections.abc import Iterable
-from html import escape
 
 
 def table(title: str, rows: Iterable[tuple[object, ...]]) -> str:
     """Return HTML: a title and rows of cells, the first of each its heading."""
+    from html import escape  # noqa: PLC0415 (few are in a notebook)
+
     lines = [f"<table><caption>{escape(title)}</caption>"]
     for head, *cells in rows:
         shown = "".join(f"<td>{escape(str(cell))}</td>" for cell in cells)

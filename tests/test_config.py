@@ -34,6 +34,26 @@ def test_nothing_heavy_is_imported(program):
     assert result.stdout.endswith("set()\n"), result
 
 
+def test_a_run_imports_what_it_needs():
+    """The teaching kernel, to its end: not what shows tables or other instructions."""
+    unneeded = HEAVY - {"unicorn"} | {"difflib", "html", "emu86.rings.technique.bare"}
+    program = (
+        "import atexit, sys; from emu86.cli import main; sys.argv[1:] = ['run'];"
+        f"atexit.register(lambda: print('also', {unneeded!r} & {{*sys.modules}}));"
+        "main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "checks passed" in result.stdout
+    assert result.stdout.endswith("also set()\n")
+
+
 @pytest.mark.parametrize("technique", config.TECHNIQUES)
 def test_every_technique_can_be_asked_for(technique):
     assert Machine(technique=technique, memory=config.SMALLEST).vmm.name == technique

@@ -47,11 +47,3 @@ def test_imports_point_down():
         check=False,
     )
     assert result.returncode == 0, result.stdout
-
-
-def test_capstone_is_imported_where_it_is_needed():
-    """It takes a tenth of what starting up takes, and few guests need it."""
-    code = "import sys, emu86.machine.machine; print('capstone' in sys.modules)"
-    asked = [sys.executable, "-c", code]
-    result = subprocess.run(asked, capture_output=True, text=True, check=True)
-    assert result.stdout == "False\n"

@@ -1,18 +1,18 @@
 """The command line: `emu86 run` and its siblings, a file each.
 
-What takes long to import (NumPy, LLVM, Unicorn, rich) is imported by the command that
-needs it, so that help and mistakes answer at once.
+A command is imported when it is asked for, and what takes long to import (Unicorn,
+Capstone, rich) where it is needed, so that help and mistakes answer at once.
 """
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Final
 
 import click
 from click.shell_completion import shell_complete
 
-from emu86.cli import classify, exits, explain, lab, run
 from emu86.cli.terminal import OutputError, mark_output, say, speak_plainly
 from emu86.errors import ConfigError, unknown
 
@@ -31,7 +31,21 @@ fish (config.fish):  _EMU86_COMPLETE=fish_source emu86 | source
 """
 
 
+_COMMANDS: Final = ("run", "exits", "explain", "classify", "lab")
+
+
 class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's)
+        """Give the names; each is that of a module."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command; None if there is none of that name."""
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"emu86.cli.{name}").command
+        return command
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -40,7 +54,7 @@ class _Commands(click.Group):
         known = self.get_command(ctx, name) is not None
         if not (known or ctx.resilient_parsing or name.startswith("-")):
             hint = f" (to boot it: emu86 run {name})" if Path(name).is_file() else ""
-            raise click.UsageError(f"{unknown(name, list(self.commands))}{hint}", ctx)
+            raise click.UsageError(f"{unknown(name, _COMMANDS)}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -56,10 +70,6 @@ def commands(ctx: click.Context) -> None:
     """Run unmodified x86 guests in ring 1, as before there was VT-x."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
-
-
-for _module in (run, exits, explain, classify, lab):
-    commands.add_command(_module.command)
 
 
 def main() -> None:

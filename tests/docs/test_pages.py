@@ -109,7 +109,8 @@ def test_commands_are_understood(path):
         verb, *arguments = shlex.split(line.replace("...", ""))[1:]
         if verb == "--help":
             continue
-        command = commands.commands[verb]
+        command = commands.get_command(click.Context(commands), verb)
+        assert command, verb
         if not arguments:
             continue
         try:

@@ -1,7 +1,7 @@
 """The techniques by name, and the one place where a machine's CPU is put together."""
 
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from emu86.cpu.engine import Engine
 from emu86.cpu.library import Abilities
@@ -9,9 +9,11 @@ from emu86.cpu.models import CpuModel
 from emu86.cpu.pmu import Pmu
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
-from emu86.rings.technique.bare import Bare
 from emu86.rings.technique.base import Policy, Technique
-from emu86.rings.technique.deprivileged import Deprivileged
+
+if TYPE_CHECKING:
+    from emu86.rings.technique.bare import Bare
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 POLICIES: Final = {
     "patch": Policy(kernel_ring=1, scans=True),
@@ -29,7 +31,7 @@ def build(
     hypervisor: str = "",
     abilities: Abilities | None = None,
     stepped: bool = False,
-    kind: type[Deprivileged | Bare] | None = None,
+    kind: "type[Deprivileged | Bare] | None" = None,
 ) -> Technique:
     """Put an engine, RAM and a virtual CPU together under a technique.
 
@@ -43,6 +45,17 @@ def build(
     engine = Engine(abilities, stepped=policy.stepped)
     ram = Ram(memory)
     engine.map(0, ram.bytes)
-    kind = kind or (Deprivileged if policy.kernel_ring else Bare)
+    kind = kind or _class_of(policy)
     vcpu = VCpu(model, hypervisor=hypervisor, pmu=Pmu(engine.control))
     return kind(technique, policy, engine, ram, vcpu)
+
+
+def _class_of(policy: Policy) -> "type[Deprivileged | Bare]":
+    """Import what a technique needs, and nothing that others do."""
+    if policy.kernel_ring:
+        from emu86.rings.technique.deprivileged import Deprivileged  # noqa: PLC0415
+
+        return Deprivileged
+    from emu86.rings.technique.bare import Bare  # noqa: PLC0415
+
+    return Bare

@@ -189,11 +189,8 @@ class Scanner:
         mmu.listeners.checks_changed.append(self.scan_again)
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
         self._skip = {1: kernel_skip, 3: ()}
-        self._lacks = lacks = cpu.vcpu.model.lacks
-        self._filter = {
-            1: _prefilter(1, kernel_skip, lacks),
-            3: _prefilter(3, (), lacks),
-        }
+        self._lacks = cpu.vcpu.model.lacks
+        self._filters: dict[int, re.Pattern[bytes]] = {}  # made for rings that run code
 
     def on_block(self, linear: int, size: int) -> int:
         """Take a block that the engine has translated and not yet run.
@@ -213,8 +210,9 @@ class Scanner:
         if self._engine.stepped:
             cpu.update_mode()
             code = self._first(code)  # no more of the block will run
+        prefilter = self._filters.get(ring) or self._filter(ring)
         has_site = (
-            self._filter[ring].search(code)
+            prefilter.search(code)
             or (self._watches_null and self._may_use_null(code, linear))
             or self._is_armed(ring)
             or self._is_aligned()
@@ -240,6 +238,11 @@ class Scanner:
             self._engine.drop_code(start, size)
             self._engine.stop()
         return self._guard
+
+    def _filter(self, ring: int) -> re.Pattern[bytes]:
+        made = _prefilter(ring, self._skip[ring], self._lacks)
+        self._filters[ring] = made
+        return made
 
     def _may_use_null(self, code: bytes, linear: int) -> bool:
         if not self._cpu.d[HFLAGS] & offsets.HF_CS32:
