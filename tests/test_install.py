@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from support.places import ROOT
+from tools import check_wheel
 
 FOLDERS = sorted(
     path.name
@@ -47,3 +48,11 @@ def test_ci_runs_what_the_readme_says():
     ci = (ROOT / ".ci" / "run").read_text().splitlines()
     assert "\n    make test " in readme
     assert {"make lint", "make test", "make wheel"} <= set(ci)
+
+
+def test_what_is_installed_is_counted_by_blocks(tmp_path):
+    (tmp_path / "one").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "two").write_bytes(bytes(5000))
+    (tmp_path / "link").symlink_to("one")
+    assert check_wheel.installed(tmp_path) == 3 * 4096 / 1e6

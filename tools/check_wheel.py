@@ -1,7 +1,8 @@
 """Build the wheel, install it by itself, and use it from another folder.
 
-What the wheel forgets, a file or a dependency, is found here and not by a user. The
-environment is new and temporary; its packages are those of requirements.lock.
+What the wheel forgets, a file or a dependency, is found here and not by a user; and how
+much it takes of a disk, with all that it needs. The environment is new and temporary;
+its packages are those of requirements.lock.
 """
 
 import argparse
@@ -12,9 +13,12 @@ import sys
 import tempfile
 import venv
 from pathlib import Path
+from typing import Final
 from zipfile import ZipFile
 
 ROOT = Path(__file__).parents[1]
+MOST: Final = 90  # megabytes of a disk that an installed emu86 takes
+_BLOCK: Final = 4096  # bytes of a disk that go to one file
 PROPERTY = '''
 """A property, as a user of emu86.testing writes it."""
 
@@ -64,6 +68,13 @@ def links(wheel: Path) -> list[str]:
     return re.findall(r"\]\((?!https?:)([^)]*)\)", page)
 
 
+def installed(environment: Path) -> float:
+    """Return how many megabytes of a disk the files of an environment take."""
+    files = (path for path in environment.rglob("*") if not path.is_symlink())
+    sizes = (path.stat().st_size for path in files if path.is_file())
+    return sum(-(-size // _BLOCK) * _BLOCK for size in sizes) / 1e6
+
+
 def step(what: str) -> None:
     """Tell what takes its time."""
     print(f"check_wheel: {what}", flush=True)
@@ -91,17 +102,29 @@ def main(folder: Path) -> None:
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
     offline = ("--no-index", "--find-links", wheels)
-    pip("--python", python, "install", *offline, "emu86[testing]", "pytest")
+    empty = installed(environment)
+    pip("--python", python, "install", *offline, "emu86")
+    size = installed(environment) - empty
+    if size > MOST:
+        sys.exit(f"check_wheel: installed, it takes {size:.1f} MB; the most is {MOST}")
 
     step("using it")
-    shown = run(environment / "bin" / "emu86", "run", cwd=elsewhere)
+    emu86 = environment / "bin" / "emu86"
+    shown = run(emu86, "run", cwd=elsewhere)
     if "checks passed" not in shown:
         sys.exit(f"{shown}\ncheck_wheel: the teaching kernel fails")
+    shown = run(emu86, "lab", "popf", cwd=elsewhere)
+    if "== patch: right" not in shown:
+        sys.exit(f"{shown}\ncheck_wheel: the lab fails")
+
+    step("testing with it")
+    pip("--python", python, "install", *offline, "emu86[testing]", "pytest")
     (elsewhere / "test_property.py").write_text(PROPERTY)
     shown = run(python, "-m", "pytest", "test_property.py", cwd=elsewhere)
     if "1 passed" not in shown or "emu86: seed" not in shown:
         sys.exit(f"{shown}\ncheck_wheel: the property was not tried")
-    print(f"check_wheel: {wheel.name} has all {len(ZipFile(wheel).namelist())} files")
+    files = len(ZipFile(wheel).namelist())
+    print(f"check_wheel: {wheel.name} has all {files} files; installed: {size:.1f} MB")
 
 
 if __name__ == "__main__":
