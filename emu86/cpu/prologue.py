@@ -49,26 +49,25 @@ class Prologues:
         self.count = 0  # blocks rewritten
         self._uc = b"\x48\xbf" + struct.pack("<Q", uc)  # mov rdi, uc
         self._control = b"\x48\xb9" + struct.pack("<Q", control)  # mov rcx, control
-        # mov rax, control; add qword [rax], size
-        self._head = b"\x48\xb8" + struct.pack("<Q", control) + b"\x48\x81\x00"
-        self._tail = (
-            b"\x48\x8b\x10"  # mov rdx, [rax]
-            + bytes((0x48, 0x3B, 0x50, _STOP_AT))  # cmp rdx, [rax + STOP_AT]
+        # mov rdi, control; add qword [rdi], size
+        self._head = b"\x48\xbf" + struct.pack("<Q", control) + b"\x48\x81\x07"
+        look = (
+            b"\x48\x8b\x17"  # mov rdx, [rdi]
+            + bytes((0x48, 0x3B, 0x57, _STOP_AT))  # cmp rdx, [rdi + STOP_AT]
             + b"\x7d\x07"  # jge late
-            + bytes((0x48, 0x83, 0x78, _PENDING, 0))  # cmp qword [rax + PENDING], 0
-            + b"\x74\x15"  # je done
-            # late: mov rdi, rax; mov rdx, late; call rdx
-            + b"\x48\x89\xc7\x48\xba" + struct.pack("<Q", late) + b"\xff\xd2"
-            + b"\xeb\x04\xcc\xcc\xcc\xcc"  # jmp done
-        )  # fmt: skip
-        # xor esi, esi; test byte [rbp + at], 80h; jnz ok; inc esi; jmp late; ok:
-        self._guard = b"\x31\xf6\xf6\x85", b"\x80\x75\x04\xff\xc6\xeb\x10"
+            + bytes((0x48, 0x83, 0x7F, _PENDING, 0))  # cmp qword [rdi + PENDING], 0
+        )
+        # je done; late: mov esi, pc; mov rax, late; call rax; jmp done
+        self._tail = (
+            look + b"\x74\x15\xbe",
+            b"\x48\xb8" + struct.pack("<Q", late) + b"\xff\xd0\xeb\x02\xcc\xcc",
+        )
+        # xor edx, edx; test byte [rbp + at], 80h; jz late
+        self._guard = b"\x31\xd2\xf6\x85", b"\x80\x74\x10"
+        # je done; late: mov esi, pc; call [rdi + ON_GUARD]; nop
         self._guarded = (
-            self._tail[:9]  # the clock, and late as before
-            + bytes((0x48, 0x83, 0x78, _PENDING, 0))
-            + b"\x74\x06"  # je done
-            # late: mov rdi, rax; call [rax + ON_GUARD]
-            + bytes((0x48, 0x89, 0xC7, 0xFF, 0x50, _ON_GUARD))
+            look + b"\x74\x0a\xbe",
+            bytes((0xFF, 0x57, _ON_GUARD)) + b"\x66\x90",
         )
         self._begin = self._end = 0  # of the buffer of translated code
         self._next = 0  # behind the last block
@@ -92,9 +91,8 @@ class Prologues:
             return False
         new = self._head + struct.pack("<I", size)
         if guard:
-            new += struct.pack("<I", guard).join(self._guard) + self._guarded
-        else:
-            new += self._tail
+            new += struct.pack("<I", guard).join(self._guard)
+        new += struct.pack("<I", pc).join(self._guarded if guard else self._tail)
         assert len(new) == _LENGTH
         ctypes.memmove(at, new, _LENGTH)
         self.count += 1

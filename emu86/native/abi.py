@@ -255,7 +255,8 @@ class Control(ctypes.Structure):
 
     raise_exception, probe_access, read32: the engine's functions that raise an
     exception, see that a page can be used, and read; null_used: a guarded block has
-    found a segment register null; changes: the last changes of ring that the handlers
+    found a segment register null; late_at: the linear address of the block that came
+    once `now` had reached `stop_at`; changes: the last changes of ring that the handlers
     have made.
 
     check_exit: the engine's look whether to stop; sites: a direct-mapped cache of
@@ -286,6 +287,7 @@ class Control(ctypes.Structure):
     probe_access: ProbeAccess
     read32: Read32
     null_used: i64
+    late_at: i64
     count_access: i64
     shadow_pdes: Annotated[Pointer[Array], ctypes.POINTER(Word * 2048)]
     guest_pdes: Table
@@ -352,6 +354,7 @@ RAISE: Final = _word("raise_exception")
 PROBE: Final = _word("probe_access")
 READ32: Final = _word("read32")
 NULL_USED: Final = _word("null_used")
+LATE_AT: Final = _word("late_at")
 COUNT_ACCESS: Final = _word("count_access")
 CHANGES: Final = _word("changes")
 CHANGE_COUNT: Final = _word("change_count")

@@ -19,13 +19,14 @@ from emu86.spec import x86
 # -- the clock -------------------------------------------------------------------------
 
 
-def must_stop(control: Control) -> bool:
-    """Tell whether to stop before a block.
+def must_stop(control: Control, linear: u64) -> bool:
+    """Tell whether to stop before the block at `linear`.
 
     The budget is spent, or the block is the first that could take the interrupt that
     waits. With TF set an exit follows anyway.
     """
     if control.now >= control.stop_at:
+        control.late_at = linear
         return True
     if not control.pending:
         return False
@@ -34,29 +35,32 @@ def must_stop(control: Control) -> bool:
     return takes and not cpu.hflags & offsets.HF_INHIBIT_IRQ
 
 
-def on_block(uc: u64, _address: u64, size: u32, control: Control) -> None:
+def on_block(uc: u64, address: u64, size: u32, control: Control) -> None:
     """Count the bytes of a block, and stop the engine before it if that is due."""
     control.now += size
-    if must_stop(control):
+    if must_stop(control, address):
         control.emu_stop(uc)
 
 
-def on_late(control: Control, _unused: u32) -> None:
+def on_late(control: Control, linear: u32) -> None:
     """Stop if it is due, then look as the engine would, as if the block had called.
 
     Blocks that count themselves (`cpu.prologue`) call this when there may be reason to.
     """
-    if must_stop(control):
+    if must_stop(control, linear):
         control.emu_stop(control.uc)
     control.check_exit(control.uc, 0)
 
 
-def on_guard(control: Control, is_null: u32) -> None:
-    """Do what `on_late` does; or stop, as the block may use a register that is null."""
-    if is_null:
+def on_guard(control: Control, linear: u32, now: u64) -> None:
+    """Do what `on_late` does; or stop, as the block may use a register that is null.
+
+    now: 0 if the register is.
+    """
+    if not now:
         control.null_used = 1
         control.emu_stop(control.uc)
-    elif must_stop(control):
+    elif must_stop(control, linear):
         control.emu_stop(control.uc)
     control.check_exit(control.uc, 0)
 

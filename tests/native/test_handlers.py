@@ -22,8 +22,8 @@ def arguments(name, seed, control, cpu):
     uc = seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1
     return {
         "on_block": (uc, seed, seed & 0xFFFF, control),
-        "on_late": (control, 0),
-        "on_guard": (control, seed & 1),
+        "on_late": (control, seed & 0xFFFFFFFF),
+        "on_guard": (control, seed & 0xFFFFFFFF, seed & 1),
         "on_look": (uc, WORLD.at, seed & 15, WORLD.sites),
         "on_rdtsc": (uc, control),
         "on_exception": (uc, WORLD.vector, control),
