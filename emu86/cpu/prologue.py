@@ -2,7 +2,7 @@
 
 Unicorn begins every block that it translates with two calls: the block hook, and a
 look whether to stop. Together they are a quarter of a short block. As soon as a block
-has been translated, and before it first runs, the 54 bytes of those calls are
+has been translated, and before it first runs, the 52 to 54 bytes of those calls are
 overwritten with code that counts the block itself and calls out only when there is
 something to look at. Nothing is touched that is not, byte for byte, what Unicorn 2.1.4
 makes on x86-64: any other block keeps its calls, which do the same.
@@ -21,8 +21,11 @@ from emu86.native import abi
 
 _NEAR: Final = 1 << 16  # a new block begins close behind the one before
 _FAR: Final = 1 << 20
-_CALL: Final = b"\xff\x15"  # call [rip + disp32]
-_LENGTH: Final = 54
+_FAR_CALL: Final = b"\xff\x15"  # call [rip + disp32], 6 bytes
+_NEAR_CALL: Final = b"\xe8"  # call rel32, 5 bytes
+_MOST: Final = 54
+_LENGTH: Final = 52
+_PADDING: Final = b"", b"\x90", b"\x66\x90"  # NOP
 _STOP_AT: Final = 8 * abi.STOP_AT
 _PENDING: Final = 8 * abi.PENDING
 _ON_GUARD: Final = 8 * abi.ON_GUARD
@@ -57,18 +60,15 @@ class Prologues:
             + b"\x7d\x07"  # jge late
             + bytes((0x48, 0x83, 0x7F, _PENDING, 0))  # cmp qword [rdi + PENDING], 0
         )
-        # je done; late: mov esi, pc; mov rax, late; call rax; jmp done
+        # je done; late: mov esi, pc; mov rax, late; call rax; nop
         self._tail = (
-            look + b"\x74\x15\xbe",
-            b"\x48\xb8" + struct.pack("<Q", late) + b"\xff\xd0\xeb\x02\xcc\xcc",
+            look + b"\x74\x13\xbe",
+            b"\x48\xb8" + struct.pack("<Q", late) + b"\xff\xd0\x66\x90",
         )
         # xor edx, edx; test byte [rbp + at], 80h; jz late
         self._guard = b"\x31\xd2\xf6\x85", b"\x80\x74\x10"
-        # je done; late: mov esi, pc; call [rdi + ON_GUARD]; nop
-        self._guarded = (
-            look + b"\x74\x0a\xbe",
-            bytes((0xFF, 0x57, _ON_GUARD)) + b"\x66\x90",
-        )
+        # je done; late: mov esi, pc; call [rdi + ON_GUARD]
+        self._guarded = look + b"\x74\x08\xbe", bytes((0xFF, 0x57, _ON_GUARD))
         self._begin = self._end = 0  # of the buffer of translated code
         self._next = 0  # behind the last block
 
@@ -85,16 +85,22 @@ class Prologues:
         if not at:
             return False
         self._next = at + _LENGTH
-        code = ctypes.string_at(at, _LENGTH)
+        code = ctypes.string_at(at, _MOST)
         # The block hook; mov rdi, uc; xor esi, esi; the look whether to stop.
-        if code[30:32] != _CALL or code[36:50] != self._uc + b"\x33\xf6" + _CALL:
+        first = _call_at(code, len(key))
+        between = len(key) + first
+        ahead = between + len(self._uc) + 2
+        second = _call_at(code, ahead)
+        same = code[between:ahead] == self._uc + b"\x33\xf6"
+        if not (first and second and same):
             return False
         new = self._head + struct.pack("<I", size)
         if guard:
             new += struct.pack("<I", guard).join(self._guard)
         new += struct.pack("<I", pc).join(self._guarded if guard else self._tail)
         assert len(new) == _LENGTH
-        ctypes.memmove(at, new, _LENGTH)
+        new += _PADDING[ahead + second - _LENGTH]
+        ctypes.memmove(at, new, len(new))
         self.count += 1
         return True
 
@@ -118,6 +124,13 @@ class Prologues:
             or _search(self._begin, _NEAR, self._end, key)
             or _search(self._next, _FAR, self._end, key)
         )
+
+
+def _call_at(code: bytes, at: int) -> int:
+    """Return the length of the call in `code` there; 0: there is none."""
+    if code.startswith(_FAR_CALL, at):
+        return 6
+    return 5 if code.startswith(_NEAR_CALL, at) else 0
 
 
 def _search(at: int, size: int, end: int, key: bytes) -> int:

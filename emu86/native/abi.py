@@ -256,8 +256,8 @@ class Control(ctypes.Structure):
     raise_exception, probe_access, read32: the engine's functions that raise an
     exception, see that a page can be used, and read; null_used: a guarded block has
     found a segment register null; late_at: the linear address of the block that came
-    once `now` had reached `stop_at`; changes: the last changes of ring that the handlers
-    have made.
+    once `now` had reached `stop_at`; changes: the last changes of ring that the
+    handlers have made.
 
     check_exit: the engine's look whether to stop; sites: a direct-mapped cache of
     decoded instructions.

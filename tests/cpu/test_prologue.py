@@ -4,6 +4,7 @@ import ctypes
 from dataclasses import replace
 
 import pytest
+from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 
 from emu86 import Machine, images
 from emu86.cpu.engine import abilities
@@ -78,6 +79,32 @@ def test_unknown_code_is_left_alone():
     assert not prologues.shorten(0x1000, 5)
     assert buffer.raw == before
     assert prologues.count == 0
+
+
+@pytest.mark.parametrize("guard", [0, 0x123])
+@pytest.mark.parametrize("second", [b"\xff\x15", b"\xe8"])
+@pytest.mark.parametrize("first", [b"\xff\x15", b"\xe8"])
+def test_calls_of_what_is_near_and_far(first, second, guard):
+    """Which of them Unicorn makes depends on where the host has room for its code."""
+    buffer = ctypes.create_string_buffer(b"\x90" * 256, 256)
+    prologues = Prologues(0x1234, 0x5678, 0x9ABC)
+    prologues._begin = prologues._next = ctypes.addressof(buffer)
+    prologues._end = prologues._begin + 256
+    calls = [call + b"\x11" * 4 for call in (first, second)]
+    code = prologues._uc + b"\xbe\x00\x10\x00\x00\xba\x05\x00\x00\x00"
+    code += prologues._control + calls[0] + prologues._uc + b"\x33\xf6" + calls[1]
+    buffer[8 : 8 + len(code)] = code
+    assert prologues.shorten(0x1000, 5, guard)
+    found = list(Cs(CS_ARCH_X86, CS_MODE_64).disasm(buffer.raw[8:], 8))
+    place = 8 + len(code)  # where the block goes on
+    assert place in [insn.address for insn in found]
+    assert {insn.mnemonic for insn in found if insn.address >= place} == {"nop"}
+    jumps = [int(i.op_str, 16) for i in found if i.mnemonic in ("je", "jge")]
+    assert len(jumps) == (3 if guard else 2)
+    late, done = min(jumps), max(jumps)
+    assert set(jumps) == {late, done}
+    assert buffer.raw[late : late + 5] == b"\xbe\x00\x10\x00\x00"  # mov esi, pc
+    assert not buffer.raw[done:place].strip(b"\x66\x90")
 
 
 def test_no_ability_no_change():
