@@ -16,7 +16,6 @@ from emu86.errors import ConfigError
 if TYPE_CHECKING:
     import emu86
     from emu86.cli.console import Console
-    from emu86.cpu.library import Abilities
 
 _NOT_SEEN: Final = 3  # exit status: --until without success
 # Exit statuses of runs that ended for these reasons, --until or not.
@@ -187,7 +186,7 @@ def command(
             technique=technique,
             debug_exit=debug_exit or debug_exit_qemu,
             realtime=interactive,
-            abilities=_abilities(no_native=no_native),
+            native=not no_native,
             rtc=rtc,
         )
         doing("loading " + ("the teaching kernel" if kernel is None else kernel))
@@ -238,18 +237,6 @@ class _Ran(NamedTuple):
     stop: "emu86.Stop"
     reboots: int
     rebooting: float
-
-
-def _abilities(*, no_native: bool) -> "Abilities | None":
-    """Return what to use of Unicorn's private state; None: all that works."""
-    from emu86.cpu.engine import abilities  # noqa: PLC0415 - slow to import
-    from emu86.native import blob  # noqa: PLC0415 - the same
-
-    if no_native:
-        return abilities().reference()
-    if why := blob.why_not():
-        say(f"compiled code: {why}; CPython handles all exits, slowly")
-    return None
 
 
 def _run(

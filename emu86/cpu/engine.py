@@ -15,7 +15,7 @@ import ctypes
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, unused-ignore]
@@ -99,6 +99,17 @@ def abilities() -> Abilities:
     return _probed[0]
 
 
+@cache
+def _tell_why_not(*, live: bool) -> None:
+    """Say once that no compiled code runs, and why; a user may wonder at the time."""
+    import logging  # noqa: PLC0415 (a few ms that hardly any run needs)
+
+    why = blob.why_not() if live else "it knows Unicorn for x86-64 Linux alone"
+    logging.getLogger("emu86").warning(
+        "emu86: compiled code: %s; CPython handles all exits, slowly", why
+    )
+
+
 def _make_room() -> None:
     """See that an engine's address space can be had, if must be from dropped engines.
 
@@ -121,7 +132,11 @@ class Engine(CpuState):
     """
 
     def __init__(self, can: Abilities | None = None, *, stepped: bool = False) -> None:
-        self.can = abilities() if can is None else can
+        if can is None:
+            can = abilities()
+            if not can.native:
+                _tell_why_not(live=can.live)
+        self.can = can
         self.stepped = stepped
         if stepped:
             # To stop before any instruction it must look whether to at each.

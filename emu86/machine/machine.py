@@ -9,6 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from emu86 import config
+from emu86.cpu.engine import abilities as probed
 from emu86.cpu.library import Abilities
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
@@ -40,9 +41,10 @@ class Machine:
     debug_exit: a write to port F4h ends the run; realtime: the guest's clock keeps to
     the host's, where else idle time is skipped; hypervisor: tell the guest of a
     hypervisor in CPUID; rtc: the date at the start, in seconds since 1970, as
-    `time.time()` gives the host's; abilities: for tests, what of Unicorn's private
-    state to use. Raises ConfigError and, as all methods do, TypeError for a value of
-    another type.
+    `time.time()` gives the host's; native: have compiled code handle the most common
+    exits, where it fits this host; else CPython does, to the same end, slowly;
+    abilities: for tests, what of Unicorn's private state to use. Raises ConfigError
+    and, as all methods do, TypeError for a value of another type.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Machine:
         realtime: bool = False,
         hypervisor: bool = False,
         rtc: float = config.RTC,
+        native: bool = True,
         abilities: Abilities | None = None,
     ) -> None:
         memory = config.memory(memory)
@@ -62,6 +65,7 @@ class Machine:
         config.check_technique(technique)
         switches = {
             "debug_exit": debug_exit, "realtime": realtime, "hypervisor": hypervisor,
+            "native": native,
         }  # fmt: skip
         config.check_rtc(rtc)
         for name, value in switches.items():
@@ -69,6 +73,8 @@ class Machine:
         self._configuration = snapshot.Configuration(
             memory, cpu, technique, debug_exit, realtime, hypervisor, rtc
         )
+        if not native:
+            abilities = (abilities or probed()).reference()
         self._model = MODELS[cpu]
         self.vmm = build(
             technique,
@@ -293,15 +299,20 @@ class Machine:
 
     @classmethod
     def restore(
-        cls, state: snapshot.MachineState, *, abilities: Abilities | None = None
+        cls,
+        state: snapshot.MachineState,
+        *,
+        native: bool = True,
+        abilities: Abilities | None = None,
     ) -> "Machine":
         """Build a machine in the state that another one was saved in.
 
-        It has no observers and no console callbacks yet. abilities: as of `Machine`.
-        Raises ConfigError for a value that is no state, or a state of another version.
+        It has no observers and no console callbacks yet. native, abilities: as of
+        `Machine`. Raises ConfigError for a value that is no state, or a state of
+        another version.
         """
         state = snapshot.check(state)
-        machine = cls(**asdict(state.configuration), abilities=abilities)
+        machine = cls(**asdict(state.configuration), native=native, abilities=abilities)
         machine._ram.restore(state.ram)
         machine.vmm.restore(state.technique)
         machine.board.restore(state.board)

@@ -248,6 +248,7 @@ def test_options_reach_the_machine(tmp_path):
         *("--memory", "64M", "--cpu", "pentium", "--technique", "iopl", "--debug-exit"),
         *("--rtc", "2001-09-09T03:46:40.5+02:00"),
         *("--initrd", str(initrd)),
+        "--no-native",
     )
     assert dict(eval(result.stdout)) == {
         "memory": 64 << 20,
@@ -255,6 +256,7 @@ def test_options_reach_the_machine(tmp_path):
         "technique": "iopl",
         "debug_exit": True,
         "realtime": False,
+        "native": False,
         "rtc": 1_000_000_000.5,
         "panics": True,
         "timeout": None,

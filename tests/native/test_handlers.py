@@ -12,7 +12,6 @@ from emu86.native import blob
 from emu86.native.records import is_integer
 from support.world import Arm, World
 from tools.native import translate
-from tools.native.build import EXPORTS
 
 SEEDS = st.integers(0, (1 << 48) - 1)
 WORLD = World()
@@ -42,7 +41,7 @@ def arguments(name, seed, control, cpu):
 def by_reference(name, seed):
     WORLD.randomize(seed)
     WORLD.point(WORLD.python_calls())
-    handler = next(each for each in EXPORTS if each.__name__ == name)
+    handler = next(each for each in blob.EXPORTS if each.__name__ == name)
     result = handler(*arguments(name, seed, WORLD.control, WORLD.cpu))
     return result, WORLD.outcome()
 
@@ -57,7 +56,7 @@ def compiled(function):
     return ctypes.PYFUNCTYPE(result, *types)(blob.load()[function.__name__])
 
 
-@pytest.mark.parametrize("function", EXPORTS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", blob.EXPORTS, ids=lambda f: f.__name__)
 @given(seed=SEEDS)
 def test_compiled_and_reference_agree(function, seed):
     name = function.__name__
@@ -73,7 +72,7 @@ ARM_BLOB = json.loads((FOLDER / "manifest.json").read_text())["blobs"]["aarch64"
 ARM = Arm(WORLD, (FOLDER / "aarch64.bin").read_bytes(), ARM_BLOB["entries"])
 
 
-@pytest.mark.parametrize("function", EXPORTS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", blob.EXPORTS, ids=lambda f: f.__name__)
 @given(seed=SEEDS)
 def test_aarch64_and_reference_agree(function, seed):
     """On Unicorn's ARM64 engine: what was compiled for hosts that this one is not."""

@@ -4,7 +4,6 @@ The code is position-independent and has no relocation, no data and no symbol to
 up: one run of bytes, that can stand anywhere. What would need more is refused.
 """
 
-import hashlib
 import io
 import json
 import re
@@ -16,14 +15,9 @@ import llvmlite.binding as llvm
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
-from emu86.native import blob, handlers, transfers
+from emu86.native import blob
 from tools.native.translate import Translator
 
-EXPORTS: Final = (
-    handlers.on_block, handlers.on_late, handlers.on_guard, handlers.on_rdtsc,
-    handlers.on_exception, handlers.on_look,
-    transfers.return_by_plan, transfers.deliver_by_plan,
-)  # fmt: skip
 # Apple's and Windows' ABIs leave x18 to the system.
 _TARGETS: Final = {
     "x86_64": ("x86_64-unknown-linux-gnu", "x86-64", ""),
@@ -43,7 +37,7 @@ class BuildError(Exception):
 def translate() -> str:
     """Return the handlers as LLVM's IR."""
     translator = Translator()
-    for function in EXPORTS:
+    for function in blob.EXPORTS:
         translator.export(function)
     return str(translator.module)
 
@@ -100,7 +94,7 @@ def build() -> dict[str, bytes]:
         files[f"{architecture}.bin"] = code
         manifest[architecture] = {
             "entries": dict(sorted(entries.items())),
-            "sha256": hashlib.sha256(code).hexdigest(),
+            "sha256": blob.digest(code, entries),
         }
     version = ".".join(map(str, llvm.llvm_version_info))
     whole = {"abi": blob.fingerprint(), "llvm": version, "blobs": manifest}
