@@ -41,6 +41,8 @@ def difference(one, other, where="state"):
     """Tell where two states differ, for a person; None: nowhere."""
     if type(one) is not type(other):
         return f"{where}: {one!r:.200} is not {other!r:.200}"
+    if one == other:
+        return None
     if is_dataclass(one):
         pairs = [
             (f.name, getattr(one, f.name), getattr(other, f.name)) for f in fields(one)
@@ -49,11 +51,11 @@ def difference(one, other, where="state"):
         pairs = [(key, one.get(key), other.get(key)) for key in {**one, **other}]
     elif isinstance(one, bytes) and len(one) == len(other):
         places = [i for i in range(len(one)) if one[i] != other[i]]
-        return f"{where}: at {places[:20]}" if places else None
+        return f"{where}: at {places[:20]}"
     elif isinstance(one, tuple) and len(one) == len(other):
         pairs = [(i, *pair) for i, pair in enumerate(zip(one, other, strict=True))]
     else:
-        return None if one == other else f"{where}: {one!r:.200} is not {other!r:.200}"
+        return f"{where}: {one!r:.200} is not {other!r:.200}"
     found = (difference(a, b, f"{where}.{name}") for name, a, b in pairs)
     return next(filter(None, found), None)
 
