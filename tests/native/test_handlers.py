@@ -1,23 +1,37 @@
 """The compiled handlers are their text in Python: both on the same random states."""
 
-import ctypes
+import ast
+import inspect
 import json
+import sys
+import textwrap
 from pathlib import Path
+from types import FunctionType
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu86.native import blob
-from emu86.native.records import is_integer
-from support.world import Arm, World
-from tools.native import translate
+from emu86.native import blob, handlers
+from support.arm import Arm
+from support.states import AIMS, randomize
+from support.world import World
 
-SEEDS = st.integers(0, (1 << 48) - 1)
 WORLD = World()
+STATES = 8  # of one example: they are cheap
+CASES = [
+    (function, aim)
+    for function in blob.EXPORTS
+    for aim in (AIMS if function is handlers.on_exception else ("any",))
+]
+NAMES = [f"{function.__name__}, {aim}" for function, aim in CASES]
+SEEDS = st.integers(0, (1 << 48) - 1)
+each = pytest.mark.parametrize(("function", "aim"), CASES, ids=NAMES)
 
 
 def arguments(name, seed, control, cpu):
+    """What to call a handler with; cpu, control: records, or their addresses."""
     uc = seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1
     return {
         "on_block": (uc, seed, seed & 0xFFFF, control),
@@ -33,38 +47,34 @@ def arguments(name, seed, control, cpu):
             WORLD.vector,
             seed % 9 - 1,
             seed & 1,
-            seed & 2,
+            seed >> 1 & 1,
         ),
     }[name]
 
 
-def by_reference(name, seed):
-    WORLD.randomize(seed)
-    WORLD.point(WORLD.python_calls())
-    handler = next(each for each in blob.EXPORTS if each.__name__ == name)
-    result = handler(*arguments(name, seed, WORLD.control, WORLD.cpu))
+def by_reference(function, aim, seed):
+    randomize(WORLD, seed, aim)
+    WORLD.connect()
+    result = function(*arguments(function.__name__, seed, WORLD.control, WORLD.cpu))
     return result, WORLD.outcome()
 
 
-def compiled(function):
-    kinds, result = translate.signature(function)
-    types = [
-        ctypes.c_int32 if k is bool else k if is_integer(k) else ctypes.c_uint64
-        for k in kinds.values()
-    ]
-    result = ctypes.c_int32 if result is bool else result
-    return ctypes.PYFUNCTYPE(result, *types)(blob.load()[function.__name__])
-
-
-@pytest.mark.parametrize("function", blob.EXPORTS, ids=lambda f: f.__name__)
-@given(seed=SEEDS)
-def test_compiled_and_reference_agree(function, seed):
+def by_machine(function, aim, seed, entries):
+    """By compiled code, which stands in this process."""
     name = function.__name__
-    expected = by_reference(name, seed)
-    WORLD.randomize(seed)
-    WORLD.point(WORLD.python_calls())
-    result = compiled(function)(*arguments(name, seed, WORLD.base, WORLD.cpu_at))
-    assert (result, WORLD.outcome()) == expected
+    randomize(WORLD, seed, aim)
+    WORLD.connect()
+    call = blob._at(entries[name], function)
+    result = call(*arguments(name, seed, WORLD.base, WORLD.cpu_at))
+    return result, WORLD.outcome()
+
+
+@each
+@given(seed=SEEDS)
+def test_compiled_and_reference_agree(function, aim, seed):
+    for state in range(STATES * seed, STATES * (seed + 1)):
+        expected = by_reference(function, aim, state)
+        assert by_machine(function, aim, state, blob.load()) == expected, state
 
 
 FOLDER = Path(blob.FOLDER)
@@ -72,15 +82,103 @@ ARM_BLOB = json.loads((FOLDER / "manifest.json").read_text())["blobs"]["aarch64"
 ARM = Arm(WORLD, (FOLDER / "aarch64.bin").read_bytes(), ARM_BLOB["entries"])
 
 
-@pytest.mark.parametrize("function", blob.EXPORTS, ids=lambda f: f.__name__)
+@each
 @given(seed=SEEDS)
-def test_aarch64_and_reference_agree(function, seed):
+def test_aarch64_and_reference_agree(function, aim, seed):
     """On Unicorn's ARM64 engine: what was compiled for hosts that this one is not."""
     name = function.__name__
-    result, outcome = by_reference(name, seed)
-    WORLD.randomize(seed)
-    WORLD.point(ARM.calls)
+    result, outcome = by_reference(function, aim, seed)
+    randomize(WORLD, seed, aim)
+    WORLD.connect(ARM.calls)
     found = ARM.call(name, *arguments(name, seed, WORLD.base, WORLD.cpu_at))
     assert WORLD.outcome() == outcome
     if result is not None:
         assert found == result
+
+
+# -- what the states reach -------------------------------------------------------------
+
+
+def texts(function, found):
+    """A handler and all that it calls, by their code."""
+    if function.__code__ not in found:
+        found[function.__code__] = function
+        for name in function.__code__.co_names:
+            called = function.__globals__.get(name)
+            if isinstance(called, FunctionType) and "emu86.native" in called.__module__:
+                texts(called, found)
+    return found
+
+
+def parsed(function):
+    """A function's tree, and the number of the line before it."""
+    lines, first = inspect.getsourcelines(function)
+    return ast.parse(textwrap.dedent("".join(lines))).body[0], first - 1
+
+
+def results(function, value):
+    """What an expression that a function returns may be, of False and True."""
+    if get_type_hints(function)["return"] is not bool:
+        return (None,)
+    if isinstance(value, ast.Constant):
+        return (value.value,)
+    if isinstance(value, ast.Call):
+        called = function.__globals__.get(ast.unparse(value.func))
+        if isinstance(called, FunctionType):
+            tree, _line = parsed(called)
+            returns = [node for node in ast.walk(tree) if isinstance(node, ast.Return)]
+            return sorted({r for node in returns for r in results(called, node.value)})
+    return (False, True)
+
+
+def statements(function):
+    """Of each statement: its line, its text, and what it may return."""
+    tree, before = parsed(function)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Return) and node.value is not None:
+            yield node.lineno + before, ast.unparse(node), results(function, node.value)
+        elif isinstance(node, ast.stmt) and not isinstance(node, ast.FunctionDef):
+            is_text = isinstance(node, ast.Expr) and isinstance(
+                node.value, ast.Constant
+            )
+            if not is_text and not isinstance(node, ast.Pass):
+                text = ast.unparse(node).partition("\n")[0]
+                yield node.lineno + before, text, (None,)
+
+
+def test_the_states_reach_every_statement_and_every_result():
+    """As many as CI tries. If not: `support/states.py` lacks something."""
+    known = {}
+    for function in blob.EXPORTS:
+        texts(function, known)
+    wanted = {
+        (code, line, result): text
+        for code, function in known.items()
+        for line, text, results_ in statements(function)
+        for result in results_
+    }
+
+    def see(frame, event, value):
+        if frame.f_code not in known:
+            return None
+        wanted.pop((frame.f_code, frame.f_lineno, None), None)
+        if event == "return":
+            wanted.pop((frame.f_code, frame.f_lineno, value), None)
+        return see
+
+    for seed in range(100 * STATES):
+        for function, aim in CASES:
+            randomize(WORLD, seed, aim)
+            WORLD.connect()
+            passed = arguments(function.__name__, seed, WORLD.control, WORLD.cpu)
+            sys.settrace(see)
+            function(*passed)
+            sys.settrace(None)
+            WORLD.log.clear()
+        if not wanted:
+            break
+    missing = [
+        f"{Path(code.co_filename).name}:{line}: {text}: {result}"
+        for (code, line, result), text in wanted.items()
+    ]
+    assert not missing, "\n".join(missing)
