@@ -25,9 +25,9 @@ class Pick(random.Random):
     def few(self, *values):
         return self.choice(values)
 
-    def odd(self, usual, *others):
-        """What is usual, but for one time in thirty."""
-        return usual if self.randrange(30) else self.choice(others)
+    def odd(self, usual, *others, once=30):
+        """What is usual, but for one time in thirty, or less."""
+        return usual if self.randrange(once) else self.choice(others)
 
     def some(self):
         """Any of the usual sizes of a count."""
@@ -96,7 +96,7 @@ def randomize(world, seed, aim="any"):
     control.uc = pick.getrandbits(64)
     control.engine_cpu = pick.getrandbits(64)
     control.now, control.stop_at = pick.some(), pick.some()
-    control.pending = pick.odd(0, 1)
+    control.pending = pick.few(0, 1) if aim == "any" else pick.odd(0, 1)
     control.tsc_offset = pick.few(0, pick.some(), -pick.some())
     control.since = pick.few(0, control.now)
     control.ns, control.rate = pick.some(), pick.few(1 << 30, 3 << 30, 12345)
@@ -137,7 +137,7 @@ def randomize(world, seed, aim="any"):
 def segments(world, pick):
     cpu = world.cpu
     for i, segment in enumerate(cpu.segments):
-        segment.selector = pick.odd(0, 0x7B, 3)
+        segment.selector = pick.few(0, 0x7B, 3)
         segment.attributes = pick.odd(x86.DESC_DPL | x86.DESC_B, 0, x86.DESC_B)
         segment.attributes |= pick.odd(x86.DESC_P | x86.DESC_RW, 0, x86.DESC_CE)
         segment.limit = pick.few(x86.MASK32, pick.word(), 0xFFFF)
@@ -186,12 +186,13 @@ def transfers(world, pick):
     control.ram = ctypes.addressof(world.ram)
     control.ram_size = pick.odd(RAM_PAGES << 12, 4 << 12, 0)
     # At the end of a page, too.
-    offset = pick.few(0, 512, 512, *range(4096 - 48, 4096, 4))
+    near_end = pick.randrange(4048, 4096, 4), pick.randrange(4048, 4096)
+    offset = pick.few(0, 512, 512, 512, *near_end, pick.randrange(4, 32, 4))
     esp = pick.odd(0xC0100000, pick.word() & ~0xFFF) + offset
     cpu.gpr[x86.ESP] = esp
     where = esp + cpu.segments[x86.SS].base & x86.MASK32
     data = 0x63 | x86.PTE_NX
-    rights = pick.odd(data, 0x61, 0x63, 0)
+    rights = pick.odd(data, 0x61, 0x63, 0, 0)
     for stack in (where, 0xC0100000 + offset):
         if offset < 32:
             map_page(world, stack - 32, STACK - 1, pick.odd(data, 0x61, 0x63, 0))
@@ -265,7 +266,7 @@ def page_tables(world, pick):
     hpa = ctypes.addressof(world.tables[1]) - control.vmm_memory_bias & (1 << 64) - 1
     world.shadow_pdes[2 * slot] = pick.odd(hpa | 0x63, 0)
     leaf = world.leaves[hpa >> 12 & abi.LEAF_PAGES - 1]
-    leaf.page_table = pick.odd(PAGE_TABLE << 12, 0)
+    leaf.page_table = pick.odd(PAGE_TABLE << 12, 0, once=8)
     leaf.rights = pde & 6
     leaf.copy.contents = world.copies
     first = cpu.cr2 >> 12 & 1023 & ~15
