@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu86.native import blob, handlers
+from support import planted
 from support.arm import Arm
 from support.states import AIMS, randomize
 from support.world import World
@@ -182,3 +183,66 @@ def test_the_states_reach_every_statement_and_every_result():
         for (code, line, result), text in wanted.items()
     ]
     assert not missing, "\n".join(missing)
+
+
+# -- what they find --------------------------------------------------------------------
+
+# Errors of a single token: the module, what stands once in it, and what instead.
+ERRORS = [
+    ("state", "if value & x86.DF else 1", "if value & x86.CF else 1"),
+    ("state", "0 if cpu.df == 1 else x86.DF", "0 if cpu.df != 1 else x86.DF"),
+    ("state", "value & ~_LAZY | x86.FLAGS_FIXED", "value & ~_LAZY"),
+    ("state", "cpu.rip + length & x86.MASK32", "cpu.rip + length & x86.MASK64"),
+    ("state", "frame >= control.ram_size", "frame > control.ram_size"),
+    ("state", "cpu.old_exception = x86.MASK32", "cpu.old_exception = 0"),
+    ("state", "if control.now >= control.stop_at", "if control.now > control.stop_at"),
+    ("transfers", "x86.PAGE_SIZE - 20", "x86.PAGE_SIZE - 16"),
+    ("transfers", "image & BY_IRET", "image & BY_IRET & ~x86.NT"),
+    ("transfers", "cs = frame[1] & 0xFFFF", "cs = frame[1] & 0xFFFFF"),
+    ("transfers", "plan.dpl < cpl", "plan.dpl <= cpl"),
+    ("transfers", "frame[with_error + 1] =", "frame[with_error] ="),
+    ("transfers", "kept | max(", "kept | min("),
+    ("fills", "page << 12 | _LEAF | rights & x86.PTE_US\n", "page << 12 | _LEAF\n"),
+    ("fills", "    elif state != abi.CODE or writes:", "    elif state != abi.CODE:"),
+    ("fills", "    pte = pte | wanted", "    pte = pte | x86.PTE_A"),
+    ("handlers", "and open_ == cpu.hflags", "or open_ == cpu.hflags"),
+    ("handlers", "& ~x86.ZF | known.zf", "| known.zf"),
+    ("handlers", "> segment.limit or", ">= segment.limit or"),
+    ("handlers", "= tsc >> 32", "= tsc >> 31"),
+]
+IN_CI = 4  # of them; `make nightly` tries all
+
+
+def found_by(entries):
+    """The first case in which compiled code is not the reference, and its state."""
+    for seed in range(100 * STATES):
+        for function, aim in CASES:
+            expected = by_reference(function, aim, seed)
+            if by_machine(function, aim, seed, entries) != expected:
+                return function.__name__, aim, seed
+    return None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(error, marks=[pytest.mark.slow] if i % (20 // IN_CI) else [])
+        for i, error in enumerate(ERRORS)
+    ],
+    ids=lambda error: f"{error[0]}: {error[2].strip()}",
+)
+def test_an_error_that_is_planted_is_found(error):
+    assert found_by(planted.compiled(*error))
+
+
+def test_what_is_planted_is_all_that_differs():
+    nothing = (
+        "state",
+        "cpu.old_exception = x86.MASK32",
+        "cpu.old_exception = x86.MASK32",
+    )
+    entries = planted.compiled(*nothing)
+    for seed in range(20):
+        for function, aim in CASES:
+            expected = by_reference(function, aim, seed)
+            assert by_machine(function, aim, seed, entries) == expected

@@ -124,6 +124,8 @@ def randomize(world, seed, aim="any"):
     transfers(world, pick)
     page_tables(world, pick)
     looks(world, pick)
+    if world.vector == x86.VEC_BP and kind & 15 == abi.SITE_ACCESS:
+        limit(world, kind, pick)
     linear = cpu.rip - is_break + cpu.segments[x86.CS].base & x86.MASK32
     site = control.sites[(linear ^ linear >> 12) & abi.SITE_MASK]
     site.linear = pick.odd(linear, linear ^ 1 << 31, linear | 1 << 32)
@@ -148,6 +150,15 @@ def segments(world, pick):
     cpu.segments[x86.CS].base = pick.odd(0, pick.word(), 0xFFFFFFFF)
     cpu.segments[x86.SS].limit = pick.odd(x86.MASK32, 0xFFFF)
     cpu.segments[x86.DS].base = pick.odd(0, 1, 1 << 40)
+
+
+def limit(world, kind, pick):
+    """The segment of an access ends near it."""
+    segment = world.cpu.segments[kind >> 4 & 7]
+    index = world.cpu.gpr[kind >> 12 & 15] << (kind >> 16 & 3)
+    offset = world.cpu.gpr[kind >> 8 & 15] + index + (kind >> 32) & x86.MASK32
+    last = offset + (kind >> 20 & 15)
+    segment.limit = pick.few(last, last - 1, last + 1, segment.limit) & x86.MASK32
 
 
 def shadow(world, pick):
@@ -184,7 +195,7 @@ def transfers(world, pick):
     """A frame on the stack, plans for it and for the vector, a TSS."""
     control, cpu = world.control, world.cpu
     control.ram = ctypes.addressof(world.ram)
-    control.ram_size = pick.odd(RAM_PAGES << 12, 4 << 12, 0)
+    control.ram_size = pick.odd(RAM_PAGES << 12, STACK + 1 << 12, STACK << 12, 0)
     # At the end of a page, too.
     near_end = pick.randrange(4048, 4096, 4), pick.randrange(4048, 4096)
     offset = pick.few(0, 512, 512, 512, *near_end, pick.randrange(4, 32, 4))
@@ -202,9 +213,10 @@ def transfers(world, pick):
     iopl = pick.odd(cpu.rflags, ~cpu.rflags) & x86.IOPL
     image = flags & ~x86.IOPL | iopl
     cs = USER if rpl else KERNEL | pick.odd(0, 1)
+    rubbish = pick.few(0, pick.getrandbits(16) << 16)  # in what is a selector
     # What an IRET finds, or a POPF.
     first = pick.few(pick.word(), image)
-    for i, word in enumerate((first, cs, image, 0xBFFF0000, 0x7B)):
+    for i, word in enumerate((first, cs | rubbish, image, 0xBFFF0000, 0x7B | rubbish)):
         world.ram[STACK * 1024 + (where & 0xFFF) // 4 + i] = word
     key = abi.PLANNED | cs | (0x7B << 16 if rpl else 0)
     plan(control.returns[return_slot(key)], pick.odd(key, key ^ 8), pick)

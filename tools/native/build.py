@@ -8,6 +8,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,10 +35,10 @@ class BuildError(Exception):
     """The compiled code is not one run of bytes."""
 
 
-def translate() -> str:
+def translate(exports: Iterable[Callable[..., Any]] = blob.EXPORTS) -> str:
     """Return the handlers as LLVM's IR."""
     translator = Translator()
-    for function in blob.EXPORTS:
+    for function in exports:
         translator.export(function)
     return str(translator.module)
 
