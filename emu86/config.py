@@ -44,11 +44,14 @@ LARGEST: Final = 3 << 30
 PAGE: Final = 4096
 MEMORY: Final = 128 << 20
 
-# Addresses, not memory, that Unicorn takes for translated code, an engine: without them
-# it ends the process. A machine takes more, beside the guest's memory, with the
-# libraries.
-ENGINE_SPACE: Final = (1 << 30) + (64 << 20)
-MACHINE_SPACE: Final = 3 << 29
+# Bytes that an engine has for translated code, where Unicorn would take up to 1 GiB.
+# All that Debian's kernel runs on its way to a prompt takes 42 MiB. When there is no
+# more room all is dropped, and what runs next is translated again.
+CODE_SPACE: Final = 48 << 20
+# Addresses, not memory, that an engine takes with that: without them Unicorn ends the
+# process. A machine takes more, beside the guest's memory, with the libraries.
+ENGINE_SPACE: Final = CODE_SPACE + (64 << 20)
+MACHINE_SPACE: Final = 7 << 26
 
 
 def size(count: int) -> str:

@@ -126,11 +126,11 @@ REFUSED = "memory: the host refuses this process {} MiB of address space: raise 
 RUN = "import sys; from emu86.cli import main; sys.argv[1:] = ['run']; main()"
 
 
-@pytest.mark.parametrize("mib", [60, 300, 1500])
+@pytest.mark.parametrize("mib", [60, 300, 500])
 def test_too_little_address_space_is_told_of_before_anything_else(mib):
     result = limited(mib << 10, RUN)
     assert result.returncode == 2
-    assert result.stderr.startswith("emu86: " + REFUSED.format(128 + 1536))
+    assert result.stderr.startswith("emu86: " + REFUSED.format(128 + 448))
     assert result.stderr.count("\n") == 1
 
 
@@ -143,10 +143,14 @@ def test_the_address_space_that_is_asked_for_is_enough():
 
 @pytest.mark.not_quick
 def test_a_second_machine_is_refused_and_the_first_goes_on():
-    kib = (2 * config.MEMORY + config.MACHINE_SPACE >> 10) + (200 << 10)
     program = """
-from emu86 import ConfigError, Machine
+import resource
+from pathlib import Path
+from emu86 import ConfigError, Machine, config
 first = Machine()
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+limit = taken + config.ENGINE_SPACE - (8 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
     Machine()
 except ConfigError as error:
@@ -155,7 +159,7 @@ first.load_flat(b"\\xf4", 0x1000)
 print(first.run().reason)
 """
     refused = REFUSED.format(config.ENGINE_SPACE >> 20)
-    result = limited(kib, program)
+    result = limited(4 << 20, program)
     assert result.stdout.startswith(refused), result
     assert result.stdout.endswith("\nhalted\n"), result
 

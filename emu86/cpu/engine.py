@@ -143,6 +143,7 @@ class Engine(CpuState):
             self.can = replace(self.can, stops=False, inline=False, looks=False)
         _make_room()
         self._uc = binding.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
+        self._uc.ctl_set_tcg_buffer_size(config.CODE_SPACE)
         handle = self._uc._uch.value  # noqa: SLF001 (the binding hides its handle)
         assert handle is not None
         self._handle = int(handle)

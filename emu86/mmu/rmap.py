@@ -15,22 +15,22 @@ _FRAME: Final = 0xFFFFFFFFFF000
 
 
 class ReverseMap:
-    """The reverse map of `pages` guest pages over the entries `sptes`."""
+    """The reverse map of guest pages over the entries `sptes`."""
 
-    def __init__(self, sptes: memoryview, pages: int, control: abi.Control) -> None:
+    def __init__(self, sptes: memoryview, control: abi.Control) -> None:
         self._control = control
         self._sptes = sptes.toreadonly()
         self._table_of: dict[int, LeafTables] = {}  # by index of an entry // 512
         self._large: dict[int, list[LeafTables]] = {}  # by guest page // 512
         # Indices of the entries made for each guest page one at a time.
-        self._indices: list[set[int] | None] = [None] * pages
+        self._indices: dict[int, set[int]] = {}
 
     def reset(self) -> None:
         """Forget everything: the shadow tables are gone."""
         self._control.added_count = 0
         self._table_of.clear()
         self._large.clear()
-        self._indices = [None] * len(self._indices)
+        self._indices.clear()
 
     def add_table(self, table: LeafTables) -> None:
         """Learn of new leaf tables; those of a large page are filled at once."""
@@ -41,7 +41,7 @@ class ReverseMap:
 
     def add(self, page: int, index: int) -> None:
         """Note that the entry at `index` maps `page`."""
-        indices = self._indices[page]
+        indices = self._indices.get(page)
         if indices is None:
             self._indices[page] = {index}
         else:
@@ -58,14 +58,17 @@ class ReverseMap:
     def keep(self, page: int, index: int) -> None:
         """Forget the entries of `page` but the one at `index` (-1: that one too)."""
         self.learn()
-        self._indices[page] = {index} if index >= 0 else None
+        if index >= 0:
+            self._indices[page] = {index}
+        else:
+            self._indices.pop(page, None)
 
     def entries(self, page: int) -> Iterator[tuple[int, LeafTables]]:
         """Yield the indices of the entries that map `page` now, each with its table."""
         self.learn()
         sptes = self._sptes
         frame = page << x86.PAGE_SHIFT
-        for index in self._indices[page] or ():
+        for index in self._indices.get(page, ()):
             table = self._table_of.get(index >> 9)
             if table is not None and sptes[index] & _FRAME == frame:
                 yield index, table

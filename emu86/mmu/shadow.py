@@ -92,7 +92,7 @@ class ShadowMmu:
         control[abi.PAGE_STATE] = ram.state_address
         self._leaf_records = (abi.Leaf * abi.LEAF_PAGES)()
         control[abi.LEAVES] = ctypes.addressof(self._leaf_records)
-        self._rmap = ReverseMap(vmm_memory.sptes, ram.pages, engine.shared)
+        self._rmap = ReverseMap(vmm_memory.sptes, engine.shared)
         self.use = PageUse(engine, ram, self, self.listeners)
         self.stats = ShadowStats()
         self.cr0 = self.cr3 = self.cr4 = 0

@@ -1,12 +1,13 @@
 """Blocks that count themselves do all that blocks with a hook do."""
 
 import ctypes
+import struct
 from dataclasses import replace
 
 import pytest
 from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 
-from emu86 import Machine, images
+from emu86 import Machine, config, images
 from emu86.cpu.engine import abilities
 from emu86.cpu.library import Abilities
 from emu86.cpu.prologue import Prologues
@@ -52,6 +53,28 @@ def test_the_same_run_to_the_nanosecond(image, append, technique, monkeypatch):
     assert inline._engine.shortened >= inline.stats.blocks * 0.9
     assert all(guarded)
     assert image != "teach" or guarded
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_the_same_run_where_translated_code_has_little_room(inline, monkeypatch):
+    """So little that the engine drops all of its code, again and again."""
+    can = replace(abilities(), inline=inline)
+    jumps = b"\xeb\x00" * 6000  # jmp +0: a block each
+    # mov ecx, 3; again: jumps; dec ecx; jnz again; cli; hlt
+    back = struct.pack("<i", -len(jumps) - 7)
+    code = b"\xb9\x03\0\0\0" + jumps + b"\x49\x0f\x85" + back + b"\xfa\xf4"
+
+    def run():
+        machine = Machine(memory=1 << 20, abilities=can)
+        machine.load_flat(code, 0x8000)
+        return machine.run(), machine.now, machine.registers, machine.stats.blocks
+
+    *expected, blocks = run()
+    monkeypatch.setattr(config, "CODE_SPACE", 1 << 20)
+    *found, more = run()
+    assert found == expected
+    assert 6000 < blocks < 7000
+    assert more > 2 * blocks
 
 
 def test_a_stop_asked_for_in_a_port_access_is_before_the_next_block():
