@@ -1,5 +1,6 @@
 """Real guests on the real machine, by the real command."""
 
+import json
 import os
 import pty
 import select
@@ -10,6 +11,7 @@ import time
 
 import pytest
 
+from support.places import child
 from support.shell import APPEND, INITRD, KERNEL
 
 EMU86 = [sys.executable, "-m", "emu86", "run"]
@@ -152,9 +154,13 @@ def test_linux_in_a_terminal(linux, technique):
 
 
 @pytest.mark.guest
-def test_until_the_prompt(linux):
+def test_until_the_prompt_and_what_memory_that_takes(linux, tmp_path):
+    told = tmp_path / "memory"
+    words = ["--technique", "iopl", "--until", "GUEST-READY", "--memory", "512M"]
+    command, env = child("memory", told, "run", *linux, *words)
     result = subprocess.run(
-        [*EMU86, *linux, "--technique", "iopl", "--until", "GUEST-READY"],
+        command,
+        env=env,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=PATIENCE,
@@ -162,6 +168,9 @@ def test_until_the_prompt(linux):
     )
     assert result.returncode == 0
     assert result.stdout.endswith(b"GUEST-READY")
+    memory = json.loads(told.read_text())
+    assert 20 < memory["ram"] < 80  # what the guest has touched of it
+    assert memory["peak"] - memory["ram"] < 100
 
 
 @pytest.mark.slow
