@@ -38,8 +38,6 @@ times = [("", time.perf_counter())]
 def done(step): times.append((step, time.perf_counter()))
 import emu86.cli; done("import emu86.cli")
 import unicorn; done("import unicorn")
-import numpy; done("import numpy")
-import capstone; done("import capstone")
 import emu86.machine.machine; done("import the rest of emu86.machine")
 from emu86.cpu import engine; engine.abilities(); done("probe the engine")
 from emu86 import Machine
@@ -132,7 +130,7 @@ def main(runs: int = RUNS) -> None:
     wall = median(child.marks[b"*"].wall for child in children)
     cpu = median(child.cpu for child in children)
     show(
-        f"where it goes, median of {runs}; the probe compiles the hooks, too",
+        f"where it goes, median of {runs}",
         ("step", "ms"),
         [
             ("a Python that does nothing", f"{interpreter(runs):.0f}"),
