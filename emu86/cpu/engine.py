@@ -191,6 +191,9 @@ class Engine(CpuState):
             flush = ctypes.cast(lib.tlb_flush_page_x86_64, PTR).value
             assert flush is not None
             control[abi.FLUSH_PAGE] = flush
+            flush = ctypes.cast(lib.tlb_flush_x86_64, PTR).value
+            assert flush is not None
+            control[abi.FLUSH_TLB] = flush
             control[abi.CPU] = cpu
         self.on_exception: Callable[[int], None] = _unset
         self.on_invalid: Callable[[], None] = _unset

@@ -60,9 +60,9 @@ class VCpu:
 
     model: CpuModel
     cr0: int = x86.CR0_PE | x86.CR0_ET
-    cr2: int = 0
-    cr3: int = 0
     cr4: int = 0
+    # CR2 and CR3, which compiled handlers write, too: `share`.
+    _cr: "list[int] | memoryview[int]" = field(default_factory=lambda: [0, 0])
     gdt_base: int = 0
     gdt_limit: int = 0xFFFF
     idt_base: int = 0
@@ -76,6 +76,29 @@ class VCpu:
     pmu: Pmu = field(default_factory=Pmu)
     halted: bool = False
     hypervisor: str = ""
+
+    @property
+    def cr2(self) -> int:
+        """The address of the last page fault."""
+        return self._cr[0]
+
+    @cr2.setter
+    def cr2(self, value: int) -> None:
+        self._cr[0] = value
+
+    @property
+    def cr3(self) -> int:
+        """Where the page directory is, and how it is cached."""
+        return self._cr[1]
+
+    @cr3.setter
+    def cr3(self, value: int) -> None:
+        self._cr[1] = value
+
+    def share(self, words: "memoryview[int]") -> None:
+        """Keep CR2 and CR3 in `words` from now on."""
+        words[0], words[1] = self._cr
+        self._cr = words
 
     def save(self) -> VCpuState:
         """Return what it holds; which model it is, its machine's configuration says."""

@@ -92,6 +92,7 @@ class ShadowMmu:
         control[abi.PAGE_STATE] = ram.state_address
         self._leaf_records = (abi.Leaf * abi.LEAF_PAGES)()
         control[abi.LEAVES] = ctypes.addressof(self._leaf_records)
+        self._roots = engine.shared.roots
         self._rmap = ReverseMap(vmm_memory.sptes, engine.shared)
         self.use = PageUse(engine, ram, self, self.listeners)
         self.stats = ShadowStats()
@@ -118,6 +119,7 @@ class ShadowMmu:
         paging = self.format = format_of(self.cr0, self.cr4)
         self.walk = paging.walk
         self.wp = bool(self.cr0 & x86.CR0_WP)
+        self.engine.control[abi.WRITE_PROTECT] = self.wp
         self._global = x86.PTE_G if not paging.direct and self.cr4 & x86.CR4_PGE else 0
         self.engine.control[abi.GLOBAL_BIT] = self._global
         self._frame = paging.frame
@@ -130,20 +132,33 @@ class ShadowMmu:
 
     def switch(self, cr3: int) -> None:
         """MOV to CR3: load the root for `cr3`, without what the guest has changed."""
-        self.cr3 = cr3
         self.stats.switches += 1
         if self.format.direct:
+            self.cr3 = cr3
             return
+        root = self._select(cr3)
         directory = cr3 & self._frame
-        root = self.roots.get((directory, self._root_role))
-        if root is None:
-            root = self._new_root()
-        self.root = root
         self._sync_root(root, directory)
         self._load(root)
         self.engine.flush_tlb()
         for tell in self.listeners.flushed_nonglobal:
             tell()
+
+    def _select(self, cr3: int) -> Root:
+        """Make the root for `cr3`, perhaps a new one, the current one."""
+        self.cr3 = cr3
+        root = self.roots.get((cr3 & self._frame, self._root_role))
+        self.root = self._new_root() if root is None else root
+        return self.root
+
+    def catch_up(self, behind: int, cr3: int) -> None:
+        """Hear of what compiled handlers have done, by bits of `abi`."""
+        if behind & abi.DROPPED:
+            self._tell_dropped()
+        if behind & abi.SWITCHED:
+            self._select(cr3)
+            for tell in self.listeners.flushed_nonglobal:
+                tell()
 
     def reset(self) -> None:
         """Drop every shadow table and start again from the current registers."""
@@ -151,6 +166,7 @@ class ShadowMmu:
         self.roots.clear()
         self.leaves.clear()
         self._rmap.reset()
+        self._forget_roots()
         self._next = VmmMemory.POOL
         self.root = self._new_root()
         self._load(self.root)
@@ -164,7 +180,7 @@ class ShadowMmu:
     def drop_derived(self) -> None:
         """Forget the use of every page; `configure` does the rest."""
         self.engine.wraps = False
-        self.engine.control[abi.DROPPED_COUNT] = 0
+        self.engine.control[abi.BEHIND] = self.engine.control[abi.DROPPED_COUNT] = 0
         self.use.drop_derived()
 
     def _load(self, root: Root) -> None:
@@ -174,12 +190,16 @@ class ShadowMmu:
         directory = self.cr3 & self._frame
         known = self.format.compiled_invlpg and directory < self.ram.size
         known = known and not self.engine.wraps  # a page has two addresses then
-        control[abi.SHADOW_PDES] = (
-            self.vmm_memory.address + 8 * root.directory if known else 0
-        )
+        pdes = self.vmm_memory.address + 8 * root.directory if known else 0
+        control[abi.SHADOW_PDES] = pdes
         control[abi.GUEST_PDES] = self.ram.address + directory
         control[abi.KNOWN_PDES] = root.copy_address
         control[abi.LINKED_PDES] = root.runs
+        if known:
+            kept = self._roots[directory >> x86.PAGE_SHIFT & abi.ROOTS - 1]
+            kept.directory, kept.hpa = directory + 1, root.hpa
+            kept.shadow_pdes, kept.known_pdes = pdes, root.copy_address
+            kept.linked_pdes = root.runs
 
     def invalidate(self, gva: int) -> None:
         """INVLPG: drop the translation of one page, and all PDEs that have changed.
@@ -204,12 +224,12 @@ class ShadowMmu:
         for tell in self.listeners.flushed_page:
             tell(gva)
 
-    def tell_dropped(self) -> None:
-        """Tell which pages the compiled INVLPG has dropped, if it has."""
+    def _tell_dropped(self) -> None:
+        """Tell which pages the compiled INVLPG has dropped."""
         control = self.engine.control
         count = control[abi.DROPPED_COUNT]
         control[abi.DROPPED_COUNT] = 0
-        for i in range(abi.DROPPED, abi.DROPPED + count):
+        for i in range(abi.DROPPED_PAGES, abi.DROPPED_PAGES + count):
             for tell in self.listeners.dropped_page:
                 tell(control[i] << x86.PAGE_SHIFT)
 
@@ -452,8 +472,13 @@ class ShadowMmu:
         if not self.engine.wraps:
             self.engine.wraps = True
             self.engine.control[abi.SHADOW_PDES] = 0
+            self._forget_roots()
             for root in self.roots.values():
                 self._wrap(root)
+
+    def _forget_roots(self) -> None:
+        """Have every switch of roots done by Python, until it has done it once."""
+        ctypes.memset(ctypes.addressof(self._roots), 0, ctypes.sizeof(self._roots))
 
     def _wrap(self, root: Root) -> None:
         pointers = root.directory - 512
@@ -515,6 +540,9 @@ class ShadowMmu:
         root.gptes[slot] = pde
         root.runs |= 1 << (slot >> 5 & 31)
         self.engine.control[abi.LINKED_PDES] = root.runs
+        kept = self._roots[(self.cr3 & self._frame) >> x86.PAGE_SHIFT & abi.ROOTS - 1]
+        if kept.hpa == root.hpa:
+            kept.linked_pdes = root.runs
         at = root.directory + (start >> LEAF_SHIFT)
         for i, leaf in enumerate(table.pages):
             self._sptes[at + i] = VmmMemory.hpa(leaf) | _LINK

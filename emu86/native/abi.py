@@ -34,6 +34,14 @@ PLANS: Final = 64  # of returns, and of gates
 VERWS: Final = 16
 ADDED_MOST: Final = 4096
 LEAF_PAGES: Final = 16384  # pages of the VMM's memory
+ROOTS: Final = 256
+GDT_MOST: Final = 64  # descriptors of a GDT that compiled handlers may read again
+
+# Bits of `behind`: what Python has still to hear of.
+DROPPED: Final = 1
+SWITCHED: Final = 2
+WRITTEN: Final = 4
+REREAD: Final = 8
 
 # What a guest page holds, as far as the shadow tables care.
 DATA: Final = 0  # writable, never executed
@@ -50,8 +58,12 @@ SITE_ACCESS: Final = 4  # see `access_kind`
 SITE_IRET: Final = 5
 SITE_POPF: Final = 6
 SITE_VERW: Final = 7  # the index of its `Verw` from bit 4 on
-SITE_INVLPG: Final = 8  # plus the number of the register that holds the address
-INVLPG_LENGTH: Final = 3
+# The number of a register from bit 4 on: an address; a value; what takes CR2 or CR3,
+# whose number is in bit 8 and 9.
+SITE_INVLPG: Final = 8
+SITE_WRITE_CR3: Final = 9
+SITE_READ_CR: Final = 10
+SITE_SETCC: Final = 11  # see `setcc_kind`
 NO_REGISTER: Final = 8  # R8, which is 0 for 32-bit guests
 
 # An operand to look at, in a word: its displacement in the low 32 bits, the numbers of
@@ -71,6 +83,7 @@ LOOK_MXCSR: Final = 49
 Word: TypeAlias = ctypes.c_uint64
 Array: TypeAlias = ctypes.Array[Any]
 EmuStop: TypeAlias = Annotated[CFunction, function(ctypes.c_int32, Word)]
+FlushTlb: TypeAlias = Annotated[CFunction, function(None, Word)]
 FlushPage: TypeAlias = Annotated[CFunction, function(None, Word, Word)]
 CheckExit: TypeAlias = Annotated[CFunction, function(None, Word, ctypes.c_uint32)]
 OnException: TypeAlias = Annotated[
@@ -88,7 +101,9 @@ ProbeAccess: TypeAlias = Annotated[
 ]
 Read32: TypeAlias = Annotated[CFunction, function(ctypes.c_uint32, Word, Word, Word)]
 GuestTable = ctypes.c_uint32 * 1024
+Descriptors = ctypes.c_uint64 * GDT_MOST
 Pdes = ctypes.c_uint64 * 512  # a directory, two entries at a time
+ShadowPdes = ctypes.c_uint64 * 2048
 ShadowTable = ctypes.c_uint64 * 512
 LeafTable = ctypes.c_uint64 * 1024  # two shadow tables: what one guest table spans
 LeafEntries: TypeAlias = Annotated[Array, LeafTable]
@@ -125,6 +140,7 @@ class Cpu(ctypes.Structure):
     hflags: u32 = at(offsets.HFLAGS)
     segments: Annotated[Array, Segment * 6] = at(offsets.SEGMENTS)
     cr2: u64 = at(offsets.CR + 16)
+    cr3: u64 = at(offsets.CR + 24)
     error_code: u32 = at(offsets.ERROR_CODE)
     is_int: u32 = at(offsets.EXCEPTION_IS_INT)
     old_exception: u32 = at(offsets.OLD_EXCEPTION)
@@ -163,6 +179,21 @@ class Plan(ctypes.Structure):
     dpl: u32
     masks_if: u32
     iopl: u32
+
+
+@record
+class Root(ctypes.Structure):
+    """A shadow root that can be switched to.
+
+    directory: the GPA of the guest's page directory, plus 1; hpa: what the engine's CR3
+    is then; the others: see `Control`.
+    """
+
+    directory: u64
+    hpa: u64
+    shadow_pdes: u64
+    known_pdes: u64
+    linked_pdes: u64
 
 
 @record
@@ -206,7 +237,7 @@ class Verw(ctypes.Structure):
 class Change(ctypes.Structure):
     """A change of the guest's ring: at what time, by what, from where to where.
 
-    how: the vector of an INT n, or `BY_IRET`.
+    how: the vector of an INT n, `BY_IRET`, or `BY_EVENT` and the vector of an event.
     """
 
     at: i64
@@ -219,7 +250,20 @@ class Change(ctypes.Structure):
     to_eip: u32
 
 
+@record
+class Event(ctypes.Structure):
+    """An exception that was delivered: when, what, from where, and CR2 then."""
+
+    at: i64
+    vector: u32
+    error: u32
+    cs: u32
+    eip: u32
+    address: u32
+
+
 BY_IRET: Final = 256
+BY_EVENT: Final = 512  # plus its vector
 CHANGES_KEPT: Final = 4
 PLANNED: Final = 1 << 63
 
@@ -237,12 +281,26 @@ class Control(ctypes.Structure):
     >> RATE_SHIFT) nanoseconds. flush_page: the engine's flush of one page of the TLB,
     or 0, with `engine_cpu` as its first argument.
 
-    For INVLPG: the current shadow root's 2048 PDEs (0: no paging), the guest's page
-    directory and the VMM's copy of that, and what to add to a host-physical address to
-    get one of this process; linked_pdes: a bit for each 32 PDEs of which some are
-    linked; dropped: linear pages that it has dropped and Python's caches do not know
-    of; guarded: a set of linear pages whose INVLPG is Python's, by the low 12 bits of
-    their number.
+    shadow_pdes: address of the current shadow root's 2048 PDEs (0: no paging);
+    guest_pdes, known_pdes: addresses of the guest's page directory and of the VMM's
+    copy of that; vmm_memory_bias: what to add to a host-physical address to get one of
+    this process; linked_pdes: a bit for each 32 PDEs of which some are linked; roots:
+    those to switch to, by bits 12 to 19 of their directory; flush_tlb: the engine's
+    flush of its whole TLB; cr2, cr3: the guest's; write_protect: its CR0.WP is set.
+
+    behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
+    INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
+    read again, into `gdt_words`. guarded: a set of linear pages whose
+    INVLPG is Python's, by the low 12 bits of their number; nonglobal_sites,
+    nonglobal_tables: not 0 while a MOV to CR3 is Python's, because sites, or pages of
+    descriptors, may be others then.
+
+    gdt_page: the guest page of the GDT if it is all there, else -1; gdt_at: its address
+    in this process; gdt_entries: address of the shadow GDT; gdt_filled: its
+    descriptors, at most GDT_MOST; gdt_words, gdt_shadow: the guest's as they were read
+    last, and what became of them; gdt_used: bits for those that plans use; gdt_spte:
+    address of the shadow entry by which its page is writable, or 0, and gdt_opened: the
+    linear address then; gdt_was_stale: `stale` before.
 
     For transfers and #PF: told: exits are Python's, because someone watches or times
     them; by_ring: the performance counters must hear of each change of ring; stale: a
@@ -280,6 +338,7 @@ class Control(ctypes.Structure):
     on_guard: u64
     engine_cpu: u64
     flush_page: FlushPage
+    flush_tlb: FlushTlb
     since: i64
     ns: i64
     rate: i64
@@ -289,9 +348,9 @@ class Control(ctypes.Structure):
     null_used: i64
     late_at: i64
     count_access: i64
-    shadow_pdes: Annotated[Pointer[Array], ctypes.POINTER(Word * 2048)]
-    guest_pdes: Table
-    known_pdes: Table
+    shadow_pdes: u64
+    guest_pdes: u64
+    known_pdes: u64
     vmm_memory_bias: u64
     linked_pdes: u64
     count_dropped: i64
@@ -301,6 +360,18 @@ class Control(ctypes.Structure):
     count_filled: i64
     count_popf: i64
     count_verw: i64
+    count_write_cr3: i64
+    count_read_cr: i64
+    count_setcc: i64
+    count_load_sreg: i64
+    count_page_fault: i64
+    count_resynced: i64
+    cr2: i64
+    cr3: i64
+    behind: i64
+    write_protect: i64
+    nonglobal_sites: i64
+    nonglobal_tables: i64
     told: i64
     by_ring: i64
     patched: i64
@@ -321,8 +392,21 @@ class Control(ctypes.Structure):
     count_int: Annotated[Array, ctypes.c_int64 * 256]
     change_count: i64
     changes: Annotated[Array, Change * CHANGES_KEPT]
+    event_count: i64
+    events: Annotated[Array, Event * CHANGES_KEPT]
     verws: Annotated[Array, Verw * VERWS]
+    gdt_page: i64
+    gdt_at: u64
+    gdt_entries: u64
+    gdt_filled: i64
+    gdt_used: u64
+    gdt_spte: u64
+    gdt_opened: u64
+    gdt_was_stale: i64
+    gdt_words: Annotated[Array, Descriptors]
+    gdt_shadow: Annotated[Array, Descriptors]
     added: Annotated[Array, Added * ADDED_MOST]
+    roots: Annotated[Array, Root * ROOTS]
 
 
 def _word(field: str) -> int:
@@ -346,6 +430,7 @@ COUNT_STI: Final = _word("count_sti")
 COUNT_RDTSC: Final = _word("count_rdtsc")
 COUNT_INVLPG: Final = _word("count_invlpg")
 FLUSH_PAGE: Final = _word("flush_page")
+FLUSH_TLB: Final = _word("flush_tlb")
 ON_GUARD: Final = _word("on_guard")
 SINCE: Final = _word("since")
 NS: Final = _word("ns")
@@ -368,13 +453,25 @@ COUNT_DROPPED: Final = _word("count_dropped")
 CHECK_EXIT: Final = _word("check_exit")
 COUNT_SPLIT: Final = _word("count_split")
 DROPPED_COUNT: Final = _word("dropped_count")
-DROPPED: Final = _word("dropped")
+DROPPED_PAGES: Final = _word("dropped")
 GUARDED: Final = _word("guarded")
 SITES: Final = _word("sites")
 COUNT_IRET: Final = _word("count_iret")
 COUNT_FILLED: Final = _word("count_filled")
 COUNT_POPF: Final = _word("count_popf")
 COUNT_VERW: Final = _word("count_verw")
+COUNT_WRITE_CR3: Final = _word("count_write_cr3")
+COUNT_READ_CR: Final = _word("count_read_cr")
+COUNT_LOAD_SREG: Final = _word("count_load_sreg")
+COUNT_SETCC: Final = _word("count_setcc")
+COUNT_PAGE_FAULT: Final = _word("count_page_fault")
+COUNT_RESYNCED: Final = _word("count_resynced")
+CR2: Final = _word("cr2")
+CR3: Final = _word("cr3")
+BEHIND: Final = _word("behind")
+WRITE_PROTECT: Final = _word("write_protect")
+NONGLOBAL_SITES: Final = _word("nonglobal_sites")
+NONGLOBAL_TABLES: Final = _word("nonglobal_tables")
 COUNT_INT: Final = _word("count_int")
 TOLD: Final = _word("told")
 BY_RING: Final = _word("by_ring")
@@ -408,3 +505,16 @@ def access_kind(
 def site_slot(linear: int) -> int:
     """Return the word index of the cache slot for the code at `linear`."""
     return SITES + 2 * ((linear ^ (linear >> 12)) & SITE_MASK)
+
+
+def setcc_kind(
+    condition: int, segment: int, base: int, index: int, scale: int, displacement: int,
+    length: int,
+) -> int:  # fmt: skip
+    """Return the kind of a site of a SETcc of memory.
+
+    condition: its 4 bits; base, index: registers, or -1; displacement: 32 bits; length:
+    the instruction's, in bytes.
+    """
+    kind = access_kind(segment, 1, base, index, scale, displacement, write=True)
+    return kind & ~15 | SITE_SETCC | condition << 24 | length << 28

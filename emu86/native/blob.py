@@ -39,7 +39,7 @@ def fingerprint() -> str:
         (record.__name__, field[0], getattr(record, field[0]).offset)
         for record in (
             abi.Segment, abi.Cpu, abi.Site, abi.Plan, abi.Leaf, abi.Added, abi.Verw,
-            abi.Control,
+            abi.Root, abi.Event, abi.Change, abi.Control,
         )
         for field in record._fields_
     ]  # fmt: skip

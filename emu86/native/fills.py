@@ -4,10 +4,16 @@ What `mmu.shadow.ShadowMmu.miss` does for small pages of 32-bit paging, where no
 changes its use. Everything else goes on to Python.
 """
 
-import ctypes
-
 from emu86.native import abi
-from emu86.native.abi import Control, Cpu, GuestTable, Leaf, LeafEntries, LeafTable
+from emu86.native.abi import (
+    Control,
+    Cpu,
+    GuestTable,
+    Leaf,
+    LeafEntries,
+    LeafTable,
+    ShadowPdes,
+)
 from emu86.native.records import u32, u64
 from emu86.native.state import leave
 from emu86.spec import x86
@@ -36,19 +42,19 @@ def fill(control: Control, cpu: Cpu) -> bool:
     slot = cpu.cr2 >> 22 & 1023
     at = cpu.cr2 >> 12 & 1023
     error = cpu.error_code
-    pde = control.guest_pdes.contents[slot]
-    if pde != control.known_pdes.contents[slot]:
+    pde = GuestTable.from_address(control.guest_pdes)[slot]
+    if pde != GuestTable.from_address(control.known_pdes)[slot]:
         return False
     if pde & (x86.PTE_P | x86.PTE_A | x86.PDE_PS) != x86.PTE_P | x86.PTE_A:
         return False
-    shadow_pde = control.shadow_pdes.contents[slot * 2]
+    shadow_pde = ShadowPdes.from_address(control.shadow_pdes)[slot * 2]
     table = pde & x86.PAGE_MASK
     if not shadow_pde & x86.PTE_P or table >= control.ram_size:
         return False
     if control.page_state.contents[table >> 12] == abi.UNBACKED:
         return False
     where = control.ram + table & x86.MASK64
-    if where == ctypes.addressof(control.guest_pdes.contents):
+    if where == control.guest_pdes:
         return False  # a directory that maps itself
     ptes = GuestTable.from_address(where)
     pte: u32 = ptes[at]

@@ -9,9 +9,13 @@ import ctypes
 
 from emu86.cpu import offsets
 from emu86.native import abi
-from emu86.native.abi import Control, Cpu, Pdes, ShadowTable
+from emu86.native.abi import Control, Cpu, GuestTable, Pdes, ShadowPdes, ShadowTable
+from emu86.native.faults import page_fault
 from emu86.native.fills import fill
+from emu86.native.gdt import load_sreg, open_gdt, settle
 from emu86.native.records import i32, i64, u32, u64
+from emu86.native.roots import write_cr3
+from emu86.native.setcc import setcc
 from emu86.native.state import flags_of, host, leave, set_flags
 from emu86.native.transfers import BY_IRET, interrupt, iret
 from emu86.spec import x86
@@ -110,8 +114,8 @@ def sti(control: Control, cpu: Cpu) -> bool:
 
 def has_new_pdes(control: Control) -> bool:
     """Tell whether a PDE that is linked in the shadow has changed since."""
-    guest = Pdes.from_address(ctypes.addressof(control.guest_pdes.contents))
-    known = Pdes.from_address(ctypes.addressof(control.known_pdes.contents))
+    guest = Pdes.from_address(control.guest_pdes)
+    known = Pdes.from_address(control.known_pdes)
     for run in range(32):
         if control.linked_pdes >> run & 1:
             differ: u64 = 0
@@ -136,9 +140,10 @@ def invlpg(control: Control, cpu: Cpu, register: u32) -> bool:
     count = control.dropped_count
     if count >= abi.DROPPED_MOST:
         return False
-    if control.guest_pdes.contents[gva >> 22] & x86.PDE_PS or has_new_pdes(control):
+    pde = GuestTable.from_address(control.guest_pdes)[gva >> 22]
+    if pde & x86.PDE_PS or has_new_pdes(control):
         return False
-    shadow_pde = control.shadow_pdes.contents[gva >> 21]
+    shadow_pde = ShadowPdes.from_address(control.shadow_pdes)[gva >> 21]
     table = shadow_pde & ~0xFFF
     if table:
         at = table + control.vmm_memory_bias & x86.MASK64
@@ -149,9 +154,19 @@ def invlpg(control: Control, cpu: Cpu, register: u32) -> bool:
             control.flush_page(control.engine_cpu, gva & x86.PAGE_MASK)
     control.dropped[max(min(count, abi.DROPPED_MOST - 1), 0)] = page
     control.dropped_count = count + 1
+    control.behind |= abi.DROPPED
     cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
     control.count_invlpg += 1
-    leave(control, cpu, abi.INVLPG_LENGTH)
+    leave(control, cpu, 3)
+    return True
+
+
+def read_cr(control: Control, cpu: Cpu, register: u32, number: u32) -> bool:
+    """Do a MOV from CR2 or CR3."""
+    cpu.gpr[register & 7] = (control.cr2 if number == 2 else control.cr3) & x86.MASK32
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_read_cr += 1
+    leave(control, cpu, 3)
     return True
 
 
@@ -196,7 +211,9 @@ def popf(control: Control, cpu: Cpu) -> bool:
 def verw(control: Control, cpu: Cpu, index: u32) -> bool:
     """Do a VERW again whose selector and descriptor are what they were."""
     known = control.verws[index & 15]
-    if control.stale or cpu.segments[x86.CS].base or cpu.segments[x86.DS].base:
+    if cpu.segments[x86.CS].base or cpu.segments[x86.DS].base:
+        return False
+    if control.stale and not settle(control):
         return False
     if cpu.cc_op != 1 and not control.compute_flags:
         return False
@@ -241,8 +258,8 @@ def access(control: Control, cpu: Cpu, kind: i64) -> bool:
 def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
     """Handle an exit at an instruction that Python has given.
 
-    A #GP(0) (that is no INT 0Dh) is CLI's, STI's or INVLPG's; an INT3 is that of a
-    patched one. All but accesses are the guest's ring 0's.
+    A #GP(0) (that is no INT 0Dh) is that of a privileged one; an INT3 is that of a
+    patched one. All but accesses and SETcc are the guest's ring 0's.
     """
     is_break = vector == x86.VEC_BP and cpu.is_int == 1
     if not is_break and (vector != x86.VEC_GP or cpu.error_code or cpu.is_int):
@@ -255,6 +272,8 @@ def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
     kind = site.kind
     if is_break and kind & 15 == abi.SITE_ACCESS:
         return access(control, cpu, kind)
+    if is_break and kind & 15 == abi.SITE_SETCC:
+        return setcc(control, cpu, kind)
     if cpu.hflags & offsets.HF_CPL != 1:
         return False
     if is_break:
@@ -265,15 +284,17 @@ def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
         if kind & 15 == abi.SITE_VERW:
             return verw(control, cpu, kind >> 4 & 15)
         return kind == abi.SITE_SPLIT and split(control, cpu)
-    if kind >= 16:
-        return False
     if kind == abi.SITE_CLI:
         return cli(control, cpu)
     if kind == abi.SITE_STI:
         return sti(control, cpu)
-    if kind < abi.SITE_INVLPG:
-        return False
-    return invlpg(control, cpu, kind - abi.SITE_INVLPG & 7)
+    if kind & 15 == abi.SITE_INVLPG:
+        return invlpg(control, cpu, kind >> 4 & 7)
+    if kind & 15 == abi.SITE_WRITE_CR3:
+        return write_cr3(control, cpu, kind >> 4 & 7)
+    if kind & 15 == abi.SITE_READ_CR:
+        return read_cr(control, cpu, kind >> 4 & 7, kind >> 8 & 3)
+    return False
 
 
 def handled(control: Control, cpu: Cpu, vector: u32) -> bool:
@@ -284,8 +305,12 @@ def handled(control: Control, cpu: Cpu, vector: u32) -> bool:
     if cpu.rflags & (x86.TF | x86.VM) or control.patched:
         return False
     if vector == x86.VEC_PF and not cpu.is_int:
-        return fill(control, cpu)
+        if fill(control, cpu) or open_gdt(control, cpu):
+            return True
+        return page_fault(control, cpu)
     if at_site(control, cpu, vector):
+        return True
+    if not cpu.is_int and load_sreg(control, cpu, vector):
         return True
     if cpu.is_int != 1 or vector in (x86.VEC_BP, x86.VEC_OF):
         return False

@@ -1,7 +1,9 @@
 """What several handlers do: flags, memory by the shadow tables, the end of an exit."""
 
+import ctypes
+
 from emu86.cpu import offsets
-from emu86.native.abi import Control, Cpu, Segment, ShadowTable
+from emu86.native.abi import Control, Cpu, Segment, ShadowPdes
 from emu86.native.records import u32, u64
 from emu86.spec import x86
 
@@ -58,22 +60,38 @@ def sync_mode(cpu: Cpu, cpl: u32) -> None:
     cpu.hflags = mode | code | data | stack
 
 
+def spte_address(control: Control, linear: u32) -> u64:
+    """Return where in this process the shadow entry of a page is, or NOWHERE."""
+    if not control.shadow_pdes:
+        return NOWHERE
+    shadow_pde = ShadowPdes.from_address(control.shadow_pdes)[linear >> 21]
+    if not shadow_pde & x86.PTE_P:
+        return NOWHERE
+    table = (shadow_pde & _FRAME) + control.vmm_memory_bias & x86.MASK64
+    return table + 8 * (linear >> 12 & 511) & x86.MASK64
+
+
+def spte_of(control: Control, linear: u32) -> u64:
+    """Return the shadow entry that maps a linear address, or 0."""
+    at = spte_address(control, linear)
+    if at == NOWHERE:
+        return 0
+    entry = ctypes.c_uint64.from_address(at).value
+    return entry if entry & x86.PTE_P else 0
+
+
 def host(control: Control, linear: u32, write: bool) -> u64:
     """Return where in this process a linear address is, or NOWHERE.
 
     By the shadow tables, for ring 0: what the engine could access itself. Code is
     written at the engine's slow path alone.
     """
-    if not control.shadow_pdes:
-        return NOWHERE
-    shadow_pde = control.shadow_pdes.contents[linear >> 21]
-    if not shadow_pde & x86.PTE_P:
-        return NOWHERE
-    at = (shadow_pde & _FRAME) + control.vmm_memory_bias & x86.MASK64
-    entry = ShadowTable.from_address(at)[linear >> 12 & 511]
-    if not entry & x86.PTE_P:
-        return NOWHERE
-    if write and not (entry & x86.PTE_RW and entry & x86.PTE_NX):
+    return host_of(control, spte_of(control, linear), linear, write)
+
+
+def host_of(control: Control, entry: u64, linear: u32, write: bool) -> u64:
+    """Return where in this process a linear address is that a shadow entry maps."""
+    if not entry or (write and not (entry & x86.PTE_RW and entry & x86.PTE_NX)):
         return NOWHERE
     frame = entry & _FRAME
     if frame >= control.ram_size:

@@ -7,6 +7,7 @@ changes.
 
 from emu86.native import abi
 from emu86.native.abi import Control, Cpu, EventFrame, ReturnFrame, Stack0
+from emu86.native.gdt import settle
 from emu86.native.records import i64, u32, u64
 from emu86.native.state import (
     flags_of,
@@ -39,7 +40,7 @@ def keeps_data_segments(cpu: Cpu) -> bool:
 def return_by_plan(control: Control, cpu: Cpu) -> bool:
     """Do an IRETD from ring 0 to ring 0 or 3; False: nothing is done."""
     stack = cpu.segments[x86.SS]
-    if control.stale or cpu.segments[x86.CS].selector & 3:
+    if cpu.segments[x86.CS].selector & 3 or (control.stale and not settle(control)):
         return False
     if cpu.rflags & (x86.NT | x86.TF | x86.VM):
         return False
@@ -93,7 +94,7 @@ def deliver_by_plan(
     error: -1 for none; is_fault: RF is set in the image; by_int: INT n, for which the
     gate must allow the CPL.
     """
-    if control.stale or cpu.rflags & (x86.TF | x86.VM):
+    if cpu.rflags & (x86.TF | x86.VM) or (control.stale and not settle(control)):
         return False
     if cpu.cc_op != 1 and not control.compute_flags:
         return False
@@ -155,6 +156,18 @@ def note_ring(control: Control, cpu: Cpu, how: u32, cs: u32, eip: u32) -> None:
         change.to_cs = after
         change.to_eip = cpu.rip
         control.change_count += 1
+
+
+def note_event(control: Control, vector: u32, error: u32, cs: u32, eip: u32) -> None:
+    """Keep where the guest was at an exception; CR2 is written."""
+    event = control.events[control.event_count & abi.CHANGES_KEPT - 1]
+    event.at = control.now
+    event.vector = vector
+    event.error = error
+    event.cs = cs
+    event.eip = eip
+    event.address = control.cr2
+    control.event_count += 1
 
 
 def iret(control: Control, cpu: Cpu) -> bool:

@@ -8,6 +8,7 @@ from collections import deque
 from typing import Final, NamedTuple
 
 from emu86.native import abi
+from emu86.spec import x86
 
 _KEPT: Final = 3
 
@@ -58,19 +59,51 @@ class RingChange(NamedTuple):
     at: int = 0
 
 
+def _how(how: int) -> str:
+    """Return the name of what `abi.Change` tells."""
+    if how == abi.BY_IRET:
+        return "IRET"
+    if how & abi.BY_EVENT:
+        return x86.event_name(how & 0xFF)
+    return f"INT {how:02X}h"
+
+
 class History:
     """The last exceptions and ring changes, the latest last."""
 
-    __slots__ = ("_changes", "_control", "events")
+    __slots__ = ("_changes", "_control", "_events")
 
     def __init__(self, control: abi.Control) -> None:
-        self.events: deque[Event] = deque(maxlen=_KEPT)
+        self._events: deque[tuple[int, Event]] = deque(maxlen=_KEPT)
         self._changes: deque[RingChange] = deque(maxlen=_KEPT)
         self._control = control
 
     def change_ring(self, change: RingChange) -> None:
         """Keep a ring change."""
         self._changes.append(change._replace(at=self._control.now))
+
+    def keep(self, event: Event) -> None:
+        """Keep an exception, or an interrupt that could not be delivered."""
+        self._events.append((self._control.now, event))
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The last of those, what compiled code has delivered among them."""
+        control = self._control
+        count = control.event_count
+        made = (
+            control.events[i % abi.CHANGES_KEPT]
+            for i in range(max(count - abi.CHANGES_KEPT, 0), count)
+        )
+        native = (
+            (
+                one.at,
+                Event(one.vector, one.error, False, one.cs, one.eip, one.address, []),
+            )
+            for one in made
+        )
+        both = sorted((*self._events, *native), key=lambda kept: kept[0])
+        return tuple(event for _at, event in both[-_KEPT:])
 
     @property
     def changes(self) -> tuple[RingChange, ...]:
@@ -83,7 +116,7 @@ class History:
         )
         native = (
             RingChange(
-                "IRET" if one.how == abi.BY_IRET else f"INT {one.how:02X}h",
+                _how(one.how),
                 one.before, one.cs, one.eip, one.after, one.to_cs, one.to_eip, one.at,
             )
             for one in made
@@ -93,6 +126,6 @@ class History:
 
     def clear(self) -> None:
         """Forget it: another guest begins."""
-        self.events.clear()
+        self._events.clear()
         self._changes.clear()
-        self._control.change_count = 0
+        self._control.change_count = self._control.event_count = 0

@@ -68,6 +68,7 @@ class Plans:
     def forget(self) -> None:
         """Drop them all: a descriptor table is another one now."""
         self._used.clear()
+        self._control.gdt_used = 0
         ctypes.memset(ctypes.addressof(self._control.verws), 0, ctypes.sizeof(_VERWS))
         ctypes.memset(ctypes.addressof(self._control.returns), 0, ctypes.sizeof(_ALL))
         self.forget_gates()
@@ -100,7 +101,7 @@ class Plans:
         self._resume()
         segments = self._cpu.segments
         for index in (x86.CS, x86.SS):
-            self._used.add(segments[index].selector & 0xFFFC)
+            self._use(segments[index].selector)
         plan.key = key
         plan.cs, plan.ss = segments[x86.CS], segments[x86.SS]
 
@@ -113,8 +114,13 @@ class Plans:
         known = self._control.verws[index]
         known.known, known.operand = abi.PLANNED | selector, operand
         known.zf, known.length = (x86.ZF if zf else 0), length
-        self._used.add(selector & 0xFFFC)
+        self._use(selector)
         return index
+
+    def _use(self, selector: int) -> None:
+        self._used.add(selector & 0xFFFC)
+        if not selector & 4 and selector >> 3 < abi.GDT_MOST:
+            self._control.gdt_used |= 1 << (selector >> 3)
 
     def do_return(self) -> bool:
         """Do an IRETD for which there is a plan; False: nothing is done."""

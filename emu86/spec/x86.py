@@ -15,7 +15,10 @@ MASK64: Final = (1 << 64) - 1
 
 # EFLAGS: Vol. 1 section 3.4.3
 CF: Final = 1 << 0
+PF: Final = 1 << 2
 ZF: Final = 1 << 6
+SF: Final = 1 << 7
+OF: Final = 1 << 11
 TF: Final = 1 << 8
 IF: Final = 1 << 9
 DF: Final = 1 << 10

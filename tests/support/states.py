@@ -8,6 +8,7 @@ nine of ten handlers' questions are answered both ways, and what follows is reac
 import ctypes
 import random
 
+from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.transfers import gate_slot, return_slot
 from emu86.spec import x86
@@ -16,6 +17,10 @@ from support.world import RAM_PAGES
 STACK = 3  # the page of RAM that the stack is in; behind the end of page 2
 TSS = 5
 PAGE_TABLE = 7
+DIRECTORY = 9  # that CR3 is to be, with a page table
+OTHER_TABLE = 10
+GDT = 11
+CODE = 12
 KERNEL, USER = 0x60, 0x73
 
 
@@ -69,12 +74,35 @@ def access(pick):
     )
 
 
+def setcc(pick):
+    """A SETcc, often of the stack."""
+    return abi.setcc_kind(
+        pick.randrange(16),
+        pick.few(x86.SS, x86.SS, x86.DS),
+        pick.odd(x86.ESP, -1),
+        -1,
+        0,
+        pick.few(0, 1),
+        pick.randrange(3, 9),
+    )
+
+
 # Of each kind of exit: a vector, and the kind of the site there.
 AIMS = {
     "any": at_any,
     "CLI": at_general_protection(lambda _pick: abi.SITE_CLI),
     "STI": at_general_protection(lambda _pick: abi.SITE_STI),
-    "INVLPG": at_general_protection(lambda pick: abi.SITE_INVLPG + pick.randrange(8)),
+    "INVLPG": at_general_protection(
+        lambda pick: abi.SITE_INVLPG | pick.randrange(8) << 4
+    ),
+    "MOV to CR3": at_general_protection(
+        lambda pick: abi.SITE_WRITE_CR3 | pick.randrange(8) << 4
+    ),
+    "MOV from CR": at_general_protection(
+        lambda pick: abi.SITE_READ_CR | pick.randrange(8) << 4 | pick.few(2, 3) << 8
+    ),
+    "MOV to Sreg": at_general_protection(lambda _pick: 0),
+    "SETcc": at_int3(setcc),
     "split": at_int3(lambda _pick: abi.SITE_SPLIT),
     "access": at_int3(access),
     "IRET": at_int3(lambda _pick: abi.SITE_IRET),
@@ -82,6 +110,8 @@ AIMS = {
     "VERW": at_int3(lambda pick: abi.SITE_VERW | pick.randrange(abi.VERWS) << 4),
     "INT": at_interrupt,
     "#PF": lambda _pick: (x86.VEC_PF, 0),
+    "#PF of the GDT": lambda _pick: (x86.VEC_PF, 0),
+    "#PF of the guest's": lambda _pick: (x86.VEC_PF, 0),
 }
 
 
@@ -124,6 +154,19 @@ def randomize(world, seed, aim="any"):
     transfers(world, pick)
     page_tables(world, pick)
     looks(world, pick)
+    roots(world, pick)
+    gdt(world, pick)
+    if aim == "MOV to CR3":
+        cpu.gpr[kind >> 4 & 7] = pick.odd(DIRECTORY << 12, 0) | pick.few(0, 0x18)
+    elif aim == "MOV to Sreg":
+        load_sreg(world, pick)
+    elif aim == "#PF of the GDT":
+        write_to_gdt(world, pick)
+    elif aim == "#PF of the guest's":
+        page_fault(world, pick)
+    elif aim == "SETcc":
+        cpu.hflags |= offsets.HF_CS32 * pick.odd(1, 0)
+        cpu.rflags &= ~x86.AC
     if world.vector == x86.VEC_BP and kind & 15 == abi.SITE_ACCESS:
         limit(world, kind, pick)
     linear = cpu.rip - is_break + cpu.segments[x86.CS].base & x86.MASK32
@@ -182,6 +225,115 @@ def shadow(world, pick):
         changed = pick.odd(0, 1, 1 << 31)
         world.known_pdes[page >> 10] = world.guest_pdes[page >> 10] ^ changed
     control.linked_pdes = pick.few(0, pick.word(), x86.MASK32)
+
+
+def roots(world, pick):
+    """A root to switch to, whose tables the guest has changed, or has not."""
+    control, cpu = world.control, world.cpu
+    control.cr2, control.cr3 = pick.word(), pick.word()
+    control.write_protect = pick.randrange(2)
+    control.nonglobal_sites, control.nonglobal_tables = pick.odd(0, 1), pick.odd(0, 1)
+    root = control.roots[DIRECTORY]
+    root.directory = (DIRECTORY << 12) + pick.odd(1, 0)
+    root.hpa = pick.odd(0x5000, cpu.cr3)
+    root.shadow_pdes = ctypes.addressof(world.other_pdes)
+    root.known_pdes = ctypes.addressof(world.other_known)
+    slot = pick.randrange(1024)
+    root.linked_pdes = pick.odd(1 << (slot >> 5), 0, x86.MASK32)
+    hpa = ctypes.addressof(world.tables[2]) - control.vmm_memory_bias & (1 << 64) - 1
+    world.other_pdes[2 * slot] = hpa | 0x63
+    leaf = world.leaves[hpa >> 12 & abi.LEAF_PAGES - 1]
+    leaf.page_table = pick.odd(OTHER_TABLE << 12, -1, RAM_PAGES << 12)
+    leaf.has_nonglobal = pick.odd(1, 0)
+    leaf.copy.contents = world.other_copies
+    for _ in range(pick.few(0, 0, 3)):
+        i = pick.randrange(1024)
+        world.ram[OTHER_TABLE * 1024 + i] = pick.word()
+        world.other_copies[i] = pick.word() & ~pick.odd(x86.PTE_G, 0, once=4)
+        world.tables[2 + i // 512][i % 512] = pick.getrandbits(48)
+    if pick.randrange(2):
+        i = pick.odd(slot ^ 1, slot, once=4)
+        world.ram[DIRECTORY * 1024 + i] = pick.word()
+
+
+def gdt(world, pick):
+    """A GDT that is written to, or has been."""
+    control = world.control
+    filled = pick.few(8, 32, abi.GDT_MOST)
+    control.gdt_page, control.gdt_filled = pick.odd(GDT, -1), pick.odd(filled, 0)
+    control.gdt_at = control.ram + (GDT << 12)
+    control.gdt_entries = ctypes.addressof(world.shadow_gdt)
+    control.gdt_used = pick.few(0, 0, 1 << pick.randrange(8))
+    for i in range(abi.GDT_MOST):
+        flat = 0x00CFF3000000FFFF | pick.getrandbits(24) << 16
+        word = pick.few(0, flat, flat | 0x40 << 56)
+        known = word if pick.randrange(4) else pick.getrandbits(64)
+        control.gdt_words[i], control.gdt_shadow[i] = known, pick.getrandbits(64)
+        if not pick.odd(1, 0, once=200):
+            word ^= pick.few(1 << 41, 1 << 48, 1, 1 << 45)
+        world.ram[GDT * 1024 + 2 * i] = word & x86.MASK32
+        world.ram[GDT * 1024 + 2 * i + 1] = word >> 32
+        world.shadow_gdt[i] = pick.getrandbits(64)
+    if pick.randrange(2):
+        control.gdt_spte = ctypes.addressof(world.tables[3]) + 8 * pick.randrange(8)
+        control.gdt_opened = pick.word()
+        control.gdt_was_stale = pick.odd(0, 1)
+        control.stale = pick.odd(1, 0)
+
+
+def load_sreg(world, pick):
+    """A load of FS or GS, from a GDT that has been written to."""
+    control, cpu = world.control, world.cpu
+    control.gdt_spte = ctypes.addressof(world.tables[3])
+    control.stale, control.gdt_was_stale = 1, pick.odd(0, 1)
+    index = pick.randrange(8)
+    opcode = pick.odd(0x8E, 0x8C) | pick.odd(0xE8, 0xE0, 0xD8, 0x20) << 8
+    cpu.hflags |= offsets.HF_CS32 * pick.odd(1, 0)
+    selector = index << 3 | pick.odd(3, 0, 7)
+    cpu.gpr[x86.EAX] = selector
+    cpu.error_code, cpu.is_int = pick.odd(index << 3, 4, selector), pick.odd(0, 1)
+    cpu.rip = pick.odd(cpu.rip, 0xFFF)
+    linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
+    map_page(world, linear, CODE, pick.odd(0x25, 0))
+    where = (CODE << 12) + min(linear & 0xFFF, 4094)
+    ctypes.c_uint16.from_address(control.ram + where).value = opcode
+
+
+def write_to_gdt(world, pick):
+    control, cpu = world.control, world.cpu
+    control.gdt_spte = pick.odd(0, control.gdt_spte)
+    control.stale = 0
+    where = cpu.cr2 & x86.MASK32
+    world.page_state[GDT] = pick.odd(abi.TABLE, abi.DATA)
+    map_page(world, where, pick.odd(GDT, CODE), pick.odd(0x61 | x86.PTE_NX, 0))
+    cpu.error_code = pick.odd(3, 2, 7)
+    pde = pick.few(0xE7, PAGE_TABLE << 12 | 0x27, 0x1000000 | 0x27)
+    pde &= ~pick.odd(0, 2, 1)
+    world.guest_pdes[where >> 22] = pde
+    world.known_pdes[where >> 22] = pick.odd(pde, 0)
+    pte = pick.odd(0x67, 0x27)
+    world.ram[PAGE_TABLE * 1024 + (where >> 12 & 1023)] = pte
+
+
+def page_fault(world, pick):
+    """An access that the guest's tables forbid, and the code that makes it."""
+    cpu = world.cpu
+    control = world.control
+    control.stale = 0
+    slot, at = cpu.cr2 >> 22 & 1023, cpu.cr2 >> 12 & 1023
+    pde = pick.few(PAGE_TABLE << 12 | 7, PAGE_TABLE << 12 | 7, 0, 0x87, 0x1000007)
+    world.guest_pdes[slot] = pde
+    world.ram[PAGE_TABLE * 1024 + at] = pick.few(0, 0, 1, 5, 3, 7)
+    cpu.error_code = pick.few(0, 2, 4, 6, 3, 7, 5, 1)
+    cpu.rip = pick.odd(cpu.rip, 0xFFF)
+    linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
+    map_page(world, linear, CODE, pick.odd(0x25, 0))
+    code = pick.few(
+        b"\x8b\x00", b"\x66\x64\x8b", b"\x66\x66\x66\x66", b"\x0f\xb6\x00",
+        b"\x0f\xb1\x00", b"\x83\x38\x01", b"\x83\x00\x01", b"\x01\x00",
+    )  # fmt: skip
+    where = (CODE << 12) + min(linear & 0xFFF, 4090)
+    ctypes.memmove(world.control.ram + where, code, len(code))
 
 
 def map_page(world, linear, page, rights):

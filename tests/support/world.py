@@ -37,6 +37,10 @@ class World:
         self.tables = [self.place(abi.ShadowTable) for _ in range(TABLES)]
         self.place(abi.ShadowTable)  # the other half of the last one
         self.copies = self.place(abi.GuestTable)
+        self.other_pdes = self.place(abi.ShadowPdes)
+        self.other_known = self.place(abi.GuestTable)
+        self.other_copies = self.place(abi.GuestTable)
+        self.shadow_gdt = self.place(abi.Descriptors)
         self.leaves = self.place(abi.Leaf * abi.LEAF_PAGES)
         self.ram = self.place(ctypes.c_uint32 * (RAM_PAGES << 10))
         self.looks = self.place(ctypes.c_uint64 * 16)

@@ -8,13 +8,13 @@ before it runs: of a deprivileged guest where `technique.segment_checks` says so
 from collections.abc import Iterator
 
 from emu86.cpu.state import ATTRIBUTES, BASE, LIMIT, RFLAGS, RIP
+from emu86.native.setcc import holds
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
 from emu86.rings.descriptor import exceeds, is_flat
 from emu86.rings.events.accesses import XLAT, Access, accesses
 from emu86.rings.fault import GuestFault, gp
-from emu86.rings.insn.lazy_flags import holds
 from emu86.rings.stack import Stack
 from emu86.spec import x86
 

@@ -12,6 +12,8 @@ Where no RAM is they read and write the bus, as they do natively.
 from typing import Final
 
 from emu86.cpu.state import LIMIT, RIP
+from emu86.native import abi
+from emu86.native.setcc import holds
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
@@ -25,12 +27,6 @@ _LOOPE: Final = 0xE1
 _RCL: Final = 2  # ModRM.reg
 _BY_IMMEDIATE: Final = (0xC0, 0xC1)
 _BY_ONE: Final = (0xD0, 0xD1)
-_PF: Final = 1 << 2
-_SF: Final = 1 << 7
-_OF: Final = 1 << 11
-# Of a condition's code, without its lowest bit: the flags of which one must be set.
-_ONE_OF: Final = (_OF, x86.CF, x86.ZF, x86.CF | x86.ZF, _SF, _PF)
-_LESS_OR_EQUAL: Final = 7
 
 
 def width(insn: Insn) -> int:
@@ -88,22 +84,11 @@ def _rotate(cpu: Cpu, insn: Insn) -> None:
     else:
         operand.write(cpu, linear, after, size)
     if count:
-        flags &= ~(x86.CF | _OF)
+        flags &= ~(x86.CF | x86.OF)
         flags |= whole >> bits & 1  # CF
         if (before ^ after) >> bits - 1 & 1:
-            flags |= _OF  # undefined but for a count of 1; this is the engine's
+            flags |= x86.OF  # undefined but for a count of 1; this is the engine's
         cpu.state.set_flags(flags)
-
-
-def holds(condition: int, flags: int) -> bool:
-    """Tell whether a condition (tttn) holds: SDM Vol. 2D table B-10."""
-    kind = condition >> 1
-    if kind < len(_ONE_OF):
-        found = bool(flags & _ONE_OF[kind])
-    else:
-        found = bool(flags & _SF) != bool(flags & _OF)
-        found |= kind == _LESS_OR_EQUAL and bool(flags & x86.ZF)
-    return found != bool(condition & 1)
 
 
 def _setcc(cpu: Cpu, insn: Insn) -> None:
@@ -117,6 +102,12 @@ def _setcc(cpu: Cpu, insn: Insn) -> None:
         cpu.services.mmio_write(device, bytes([held]))
     else:
         operand.write(cpu, linear, held, 1)
+    if insn.address_size == 4 and cpu.code_bits == 32:
+        kind = abi.setcc_kind(
+            insn.opcode & 15, insn.segment, insn.base, insn.index, insn.scale,
+            insn.displacement, insn.length,
+        )  # fmt: skip
+        cpu.services.compile_site(insn, kind)
 
 
 def _stay(_cpu: Cpu, _insn: Insn) -> bool:

@@ -53,6 +53,9 @@ def _read_cr(cpu: Cpu, insn: Insn) -> None:
     else:
         raise undefined()
     cpu.q[insn.rm] = value
+    if number in (2, 3):
+        kind = abi.SITE_READ_CR | insn.rm << 4 | number << 8
+        cpu.services.compile_site(insn, kind)
 
 
 def _write_cr(cpu: Cpu, insn: Insn) -> None:
@@ -64,6 +67,7 @@ def _write_cr(cpu: Cpu, insn: Insn) -> None:
         cpu.vcpu.cr2 = value
     elif number == 3:
         cpu.services.write_cr3(value)
+        cpu.services.compile_site(insn, abi.SITE_WRITE_CR3 | insn.rm << 4)
     elif number == 4:
         cpu.services.write_cr4(value)
     else:
@@ -121,7 +125,7 @@ def _invlpg(cpu: Cpu, insn: Insn) -> None:
     cpu.services.invalidate(operand.address(cpu, insn))
     plain = insn.index < 0 and not insn.displacement and insn.segment == x86.DS
     if plain and insn.base >= 0:
-        cpu.services.compile_site(insn, abi.SITE_INVLPG + insn.base)
+        cpu.services.compile_site(insn, abi.SITE_INVLPG | insn.base << 4)
 
 
 def _nothing(_cpu: Cpu, _insn: Insn) -> None:

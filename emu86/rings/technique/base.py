@@ -49,6 +49,9 @@ _COMPILED: Final = {
     "CLI": abi.COUNT_CLI, "STI": abi.COUNT_STI, "RDTSC": abi.COUNT_RDTSC,
     "segment access": abi.COUNT_ACCESS,
     "INVLPG": abi.COUNT_INVLPG, "CMPXCHG8B": abi.COUNT_SPLIT, "IRET": abi.COUNT_IRET,
+    "MOV to CR": abi.COUNT_WRITE_CR3, "MOV from CR": abi.COUNT_READ_CR,
+    "MOV to Sreg": abi.COUNT_LOAD_SREG,
+    "SETcc": abi.COUNT_SETCC, "#PF guest": abi.COUNT_PAGE_FAULT,
     "#PF fill": abi.COUNT_FILLED, "POPF": abi.COUNT_POPF, "VERW": abi.COUNT_VERW,
     **{f"INT {vector:02X}h": abi.COUNT_INT + vector for vector in range(256)},
 }  # fmt: skip
@@ -243,6 +246,8 @@ class Technique:
 
     def on_in(self, port: int, width: int) -> int:
         """Take an IN or INS that the hardware runs."""
+        if self._control[abi.BEHIND]:
+            self.catch_up()
         start = perf_counter_ns() if self.timing else 0
         self._reason = "IN"
         value = self.port_read(port, width)
@@ -251,10 +256,15 @@ class Technique:
 
     def on_out(self, port: int, width: int, value: int) -> None:
         """Take an OUT or OUTS that the hardware runs."""
+        if self._control[abi.BEHIND]:
+            self.catch_up()
         start = perf_counter_ns() if self.timing else 0
         self._reason = "OUT"
         self.port_write(port, width, value)
         self._account(start)
+
+    def catch_up(self) -> None:
+        """Hear of what compiled handlers have done, which only some techniques have."""
 
     def on_cpuid(self) -> None:
         """Take CPUID at any CPL."""
@@ -307,7 +317,7 @@ class Technique:
         cr2 = self.vcpu.cr2
         self._event = Event(vector, error, interrupt, cs, eip, cr2, [])
         if not interrupt:
-            self.history.events.append(self._event)
+            self.history.keep(self._event)
         try:
             inject(cpu, vector, error, interrupt=interrupt)
         except TripleFault:
@@ -398,7 +408,7 @@ class Technique:
         """Tell who watches of an event that met a fault on its way, and keep that."""
         event = self._event
         if event.interrupt and not event.failures:
-            self.history.events.append(event)
+            self.history.keep(event)
         address = self.vcpu.cr2 if second == x86.VEC_PF else None
         event.failures.append(Failure(vector, second, code, address, instead))
         self.delivered(vector, error)

@@ -86,6 +86,7 @@ class Deprivileged(Technique):
         self, name: str, policy: Policy, engine: Engine, ram: Ram, vcpu: VCpu
     ) -> None:
         # In the order in which they are made they are told of what changes.
+        vcpu.share(engine.control[abi.CR2 : abi.CR3 + 1])
         self.mmu = mmu = ShadowMmu(engine, ram, VmmMemory(engine))
         memory = GuestMemory(mmu)
         cpu = ShadowCpu(engine, vcpu, memory, mmu, policy)
@@ -105,7 +106,7 @@ class Deprivileged(Technique):
         engine.on_out = self.on_out
         engine.on_cpuid = self.on_cpuid
         if policy.scans:
-            engine.on_block = self.scanner.on_block
+            engine.on_block = self._on_block
             engine.on_unguarded = self.scanner.on_unguarded
         engine.hook()
         if engine.stepped:
@@ -125,6 +126,7 @@ class Deprivileged(Technique):
         try:
             self.engine.run()
         finally:
+            self.catch_up()
             self._update_mode()
         if self._control[abi.NULL_USED]:
             self._control[abi.NULL_USED] = 0
@@ -198,7 +200,8 @@ class Deprivileged(Technique):
         super().subscribe(observer)
         if self.observers.inject:
             self.cpu.plans.delivers = False
-        if self.observers.inject or self.observers.shadow_fill:
+        observers = self.observers
+        if observers.inject or observers.shadow_fill or observers.pio:
             self._control[abi.TOLD] = 1
 
     def counts(self) -> Counts:
@@ -207,6 +210,8 @@ class Deprivileged(Technique):
         shadow = asdict(self.mmu.stats)
         shadow["drops"] += control[abi.COUNT_DROPPED]
         shadow["fills"] += control[abi.COUNT_FILLED]
+        shadow["resynced"] += control[abi.COUNT_RESYNCED]
+        shadow["switches"] += control[abi.COUNT_WRITE_CR3]
         patched = dict(scanner.patched.most_common())
         return Counts(scanner.blocks, scanner.decoded, patched, shadow)
 
@@ -312,6 +317,11 @@ class Deprivileged(Technique):
         elif watched or self._delivered:
             self.engine.stop()
 
+    def _on_block(self, linear: int, size: int) -> int:
+        if self._control[abi.BEHIND]:
+            self.catch_up()
+        return self.scanner.on_block(linear, size)
+
     # -- exits ------------------------------------------------------------------------
 
     def on_exception(self, vector: int) -> None:
@@ -371,12 +381,20 @@ class Deprivileged(Technique):
             self.engine.stop()  # there may never be a block that would
         if self.scanner.pending is not None:
             self.scanner.unpatch()
-        if control[abi.DROPPED_COUNT]:
-            self.mmu.tell_dropped()
+        if control[abi.BEHIND]:
+            self.catch_up()
         d = self.d
         known = d[_CS_SELECTOR], d[HFLAGS] & MODE_BITS
         if known != self.cpu.known or self.q[RFLAGS] & x86.VM:
             self._update_mode()
+
+    def catch_up(self) -> None:
+        """Hear of what compiled handlers have done since Python last looked."""
+        behind = self._control[abi.BEHIND]
+        if behind:
+            self._control[abi.BEHIND] = 0
+            self.mmu.catch_up(behind, self.vcpu.cr3)
+            self.cpu.catch_up(behind)
 
     def _update_mode(self) -> None:
         """Learn what the hardware has done by itself since the last exit."""
@@ -624,8 +642,8 @@ class Deprivileged(Technique):
 
     def interrupt(self) -> bool:
         """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
-        if self._control[abi.DROPPED_COUNT]:
-            self.mmu.tell_dropped()
+        if self._control[abi.BEHIND]:
+            self.catch_up()
         if self.scanner.pending is not None or self.end or not self.is_open():
             return False
         self.breakpoints.hits = 0  # of the instruction that it comes before

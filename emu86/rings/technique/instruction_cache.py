@@ -19,6 +19,11 @@ from emu86.spec import x86
 
 _CS_BASE: Final = BASE[x86.CS]
 _MASK64: Final = (1 << 64) - 1
+_LONG: Final = (abi.SITE_INVLPG, abi.SITE_WRITE_CR3, abi.SITE_READ_CR)
+_OF_ANY_LENGTH: Final = (
+    abi.SITE_SPLIT, abi.SITE_ACCESS, abi.SITE_VERW, abi.SITE_SETCC,
+)  # fmt: skip
+_OF_USERS: Final = (abi.SITE_ACCESS, abi.SITE_SETCC)
 _NO_GUARDS: Final = memoryview(bytes(8 * abi.GUARDED_WORDS)).cast("q")
 _NO_SITES: Final = memoryview(bytes(16 * (abi.SITE_MASK + 1))).cast("q")
 
@@ -41,7 +46,6 @@ class InstructionCache:
         self._sites: dict[int, dict[int, Insn]] = {}
         self._compiled: set[int] = set()  # linear pages known to the compiled hook
         self._guarded: set[int] = set()
-        self.has_nonglobal = False  # some compiled sites' pages are not global
         listeners = mmu.listeners
         listeners.code_changed.append(self.forget)
         listeners.flushed_all.append(self.drop_compiled)
@@ -135,21 +139,18 @@ class InstructionCache:
         Not while exits are timed or watched, which only Python does.
         """
         tag = kind & 15
-        invlpg = tag >= abi.SITE_INVLPG
-        wanted = abi.INVLPG_LENGTH if invlpg else 1
-        is_free = tag in (abi.SITE_SPLIT, abi.SITE_ACCESS, abi.SITE_VERW)
-        fits = is_free or insn.length == wanted
-        if not fits or not self.compiles or (invlpg and not self._flushes_page):
+        fits = tag in _OF_ANY_LENGTH or insn.length == (3 if tag in _LONG else 1)
+        if not fits or not self.compiles or not self._flushes_page:
             return
         linear = self._cpu.linear_eip
         kept = self._sites.get(self._memory.gpa(linear) >> x86.PAGE_SHIFT, {})
         # What is not kept is in a mixed page or on two: `forget` would not hear of it.
         if kept.get(linear & 0xFFF) is not insn or (
-            self._cpu.cpl and tag != abi.SITE_ACCESS
+            self._cpu.cpl and tag not in _OF_USERS
         ):
             return
         if not self._mmu.is_global(linear):
-            self.has_nonglobal = True
+            self._control[abi.NONGLOBAL_SITES] = 1
         slot = abi.site_slot(linear)
         self._control[slot] = linear
         self._control[slot + 1] = kind
@@ -176,7 +177,7 @@ class InstructionCache:
 
     def _switch(self) -> None:
         """MOV to CR3: pages that are not global may be other ones now."""
-        if self.has_nonglobal:
+        if self._control[abi.NONGLOBAL_SITES]:
             self.drop_compiled()
 
     def drop_derived(self) -> None:
@@ -192,7 +193,7 @@ class InstructionCache:
 
     def _take_back(self) -> None:
         self._compiled.clear()
-        self.has_nonglobal = False
+        self._control[abi.NONGLOBAL_SITES] = 0
         end = abi.GUARDED + abi.GUARDED_WORDS
         self._control[abi.GUARDED : end] = _NO_GUARDS
         for page in self._guarded:

@@ -69,6 +69,8 @@ class ShadowTable:
 
     def renew(self) -> None:
         """Empty the table, to be read again when it is needed."""
+        if not self._indicator:
+            self._cpu.keep_gdt(-1)
         self.entries[: self.filled] = _EMPTY[: self.filled]
         self.filled = 0
         self.pages.clear()
@@ -88,6 +90,28 @@ class ShadowTable:
             self._words = words
         self.filled = len(words)
         self.entries[: self.filled] = memoryview(array("Q", shadow))
+        if not self._indicator and len(self.pages) == 1:
+            self._share(*self.pages)
+
+    def _share(self, page: int) -> None:
+        """Let compiled handlers know the GDT, which is all in one page."""
+        fits = 0 < self.filled <= abi.GDT_MOST
+        if not fits or page in self._cpu.ldt.pages or page in self._cpu.idt_pages:
+            return
+        control = self._cpu.shared
+        control.gdt_words[: self.filled] = self._words
+        control.gdt_shadow[: self.filled] = self._shadow
+        where = (page << x86.PAGE_SHIFT) + (self.base & 0xFFF)
+        control.gdt_at = self._cpu.memory.ram.address + where
+        control.gdt_filled = self.filled
+        self._cpu.keep_gdt(page)
+
+    def reread(self) -> None:
+        """Learn what compiled handlers have read."""
+        control = self._cpu.shared
+        self._words = list(control.gdt_words[: self.filled])
+        self._shadow = list(control.gdt_shadow[: self.filled])
+        self.known.clear()
 
     def _update(self, words: list[int], old: list[int], shadow: list[int]) -> list[int]:
         """Return the shadow of `words`; forget what hangs on what has changed."""
@@ -124,6 +148,8 @@ class ShadowTable:
                 page = gpa >> 12
                 if not mem.ram.backed(page):
                     break
+                if page == cpu.shared.gdt_page:
+                    cpu.keep_gdt(-1)
                 cpu.mmu.use.watch(page)
                 cpu.watch_table_page(at & x86.MASK32, gpa)
                 self.pages.add(page)
@@ -182,17 +208,32 @@ class ShadowCpu(Cpu):
             self._refresh_used,
         )
         self.idt_pages: set[int] = set()
-        # Linear pages of the tables read, by where they were then; has_nonglobal: some
-        # of them are not global, so that MOV to CR3 can put another page there.
+        # Linear pages of the tables read, by where they were then. If some of them are
+        # not global, MOV to CR3 can put another page there.
         self.held: dict[int, int] = {}
-        self.has_nonglobal = False
+        self._control = engine.control
+        self.shared = engine.shared
         self.gdt = ShadowTable(self, VmmMemory.GDT, offsets.GDTR)
         self.ldt = ShadowTable(self, VmmMemory.LDT, offsets.LDTR)
+        entries = (ctypes.c_char * x86.PAGE_SIZE).from_buffer(self.gdt.entries)
+        self.shared.gdt_entries = ctypes.addressof(entries)
         listeners = mmu.listeners
         listeners.table_written.append(self._written)
         listeners.flushed_all.append(self.check_mapping)
         listeners.flushed_nonglobal.append(self._switch)
         listeners.flushed_page.append(self._invalidate)
+
+    def keep_gdt(self, page: int) -> None:
+        """Have compiled handlers take writes to the GDT, all in `page`; -1: Python."""
+        self.shared.gdt_page = page
+
+    def catch_up(self, behind: int) -> None:
+        """Hear of what compiled handlers have done with the GDT: bits of `abi`."""
+        if behind & abi.REREAD:
+            self.gdt.reread()
+        if self.shared.gdt_spte:
+            self.shared.gdt_spte = 0
+            self.mmu.use.unwatch(self.shared.gdt_page)
 
     def _written(self, page: int) -> None:
         self.gdt.written(page)
@@ -208,11 +249,11 @@ class ShadowCpu(Cpu):
         for tell in self.mmu.listeners.descriptors_read:
             tell(page)
         if not self.mmu.is_global(linear):
-            self.has_nonglobal = True
+            self._control[abi.NONGLOBAL_TABLES] = 1
 
     def _switch(self) -> None:
         """MOV to CR3: a page of a table that is not global may be another one now."""
-        if self.has_nonglobal:
+        if self._control[abi.NONGLOBAL_TABLES]:
             self.check_mapping()
 
     def _invalidate(self, gva: int) -> None:
@@ -231,7 +272,7 @@ class ShadowCpu(Cpu):
     def _renew(self) -> None:
         """Have every table read again."""
         self.held.clear()
-        self.has_nonglobal = False
+        self._control[abi.NONGLOBAL_TABLES] = 0
         self.gdt.renew()
         self.ldt.renew()
         self.idt_pages.clear()
@@ -257,6 +298,8 @@ class ShadowCpu(Cpu):
         if not self.memory.ram.backed(page) or gpa & 0xFFF > x86.PAGE_SIZE - 8:
             return False
         if page not in self.idt_pages:
+            if page == self.shared.gdt_page:
+                self.keep_gdt(-1)
             self.mmu.use.watch(page)
             self.watch_table_page(linear, gpa)
             self.idt_pages.add(page)

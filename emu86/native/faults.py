@@ -1,0 +1,109 @@
+"""Page faults that are the guest's own, delivered by a plan.
+
+What `rings.technique.deprivileged` does for small pages of 32-bit paging. Everything
+else goes on to Python.
+"""
+
+import ctypes
+from typing import Final
+
+from emu86.native import abi
+from emu86.native.abi import Control, Cpu, GuestTable
+from emu86.native.records import u32
+from emu86.native.state import NOWHERE, host, leave
+from emu86.native.transfers import deliver_by_plan, note_event, note_ring
+from emu86.spec import x86
+from emu86.spec.opcodes import ESCAPE, OPCODES, TWO_BYTES
+
+_ACCESS = x86.PF_W | x86.PF_U
+_PREFIXES = (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0xF2, 0xF3)
+_LONGEST = 8  # bytes that are looked at
+# Groups of which the one with 7 in ModRM.reg is CMP, which only reads.
+_COMPARES = (0x80, 0x81, 0x83)
+_CMP = 7
+
+
+def _modifying(first: int) -> tuple[int, ...]:
+    """Return which of 256 opcodes may read memory to write it, as bits of words."""
+    found = [0, 0, 0, 0]
+    for number in range(256):
+        group = OPCODES.get(first + number, ())
+        if any(member.memory == "rw" for member in group):
+            found[number >> 6] |= 1 << (number & 63)
+    return tuple(found)
+
+
+_ONE: Final = _modifying(0)
+_TWO: Final = _modifying(TWO_BYTES)
+
+
+def only_reads(control: Control, linear: u32) -> bool:
+    """Tell whether the instruction at `linear` surely writes nothing that it reads."""
+    if linear & 0xFFF > x86.PAGE_SIZE - _LONGEST:
+        return False
+    at = host(control, linear, False)
+    if at == NOWHERE:
+        return False
+    for i in range(3):
+        byte: u32 = ctypes.c_uint8.from_address(at + i & x86.MASK64).value
+        if byte in _PREFIXES:
+            continue
+        if byte == ESCAPE:
+            byte = ctypes.c_uint8.from_address(at + i + 1 & x86.MASK64).value
+            return not _TWO[byte >> 6 & 3] >> (byte & 63) & 1
+        if byte in _COMPARES:
+            modrm = ctypes.c_uint8.from_address(at + i + 1 & x86.MASK64).value
+            return modrm >> 3 & 7 == _CMP
+        return not _ONE[byte >> 6 & 3] >> (byte & 63) & 1
+    return False
+
+
+def is_denied(control: Control, error: u32, rights: u32) -> bool:
+    """Tell whether an access with this error code is against these rights."""
+    if error & x86.PF_U and not rights & x86.PTE_US:
+        return True
+    if not error & x86.PF_W or rights & x86.PTE_RW:
+        return False
+    return bool(error & x86.PF_U) or control.write_protect != 0
+
+
+def page_fault(control: Control, cpu: Cpu) -> bool:
+    """Deliver a #PF that the guest's tables say is its own."""
+    if control.told or control.by_ring or control.pending or not control.shadow_pdes:
+        return False
+    error = cpu.error_code
+    if cpu.cr2 > x86.MASK32 or error & x86.PF_I:
+        return False
+    pde = GuestTable.from_address(control.guest_pdes)[cpu.cr2 >> 22 & 1023]
+    pte: u32 = 0
+    if pde & x86.PTE_P:
+        table = pde & x86.PAGE_MASK
+        if pde & x86.PDE_PS or table >= control.ram_size:
+            return False
+        if control.page_state.contents[table >> 12] == abi.UNBACKED:
+            return False
+        where = control.ram + table & x86.MASK64
+        pte = GuestTable.from_address(where)[cpu.cr2 >> 12 & 1023]
+    code: u32 = error & _ACCESS
+    if pte & x86.PTE_P:
+        if not is_denied(control, error, pde & pte):
+            return False
+        code |= x86.PF_P
+    linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
+    # The engine reads first; on a CPU what will be written is asked for so.
+    if not error & x86.PF_W and not only_reads(control, linear):
+        return False
+    # Between a load of DS or ES and the block behind it, which has the guard.
+    present = cpu.segments[x86.DS].attributes & cpu.segments[x86.ES].attributes
+    if not present & x86.DESC_P:
+        return False
+    cs = cpu.segments[x86.CS].selector
+    eip = cpu.rip & x86.MASK32
+    if not deliver_by_plan(control, cpu, x86.VEC_PF, code, True, False):
+        return False
+    control.cr2 = cpu.cr2
+    note_event(control, x86.VEC_PF, code, cs, eip)
+    note_ring(control, cpu, abi.BY_EVENT | x86.VEC_PF, cs, eip)
+    control.count_page_fault += 1
+    leave(control, cpu, 0)
+    return True

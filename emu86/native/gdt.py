@@ -1,0 +1,154 @@
+"""Writes to the GDT, and what the shadow GDT becomes by them.
+
+A kernel writes its TLS descriptors at each switch of tasks. What
+`rings.technique.shadow_segments` does about that, for a GDT in one page, of at most 64
+descriptors, in which data segments of users change. While it is written its page is
+writable by one mapping (it is *open*), and the shadow GDT is empty.
+"""
+
+import ctypes
+from typing import Final
+
+from emu86.cpu import offsets
+from emu86.native import abi
+from emu86.native.abi import Control, Cpu, Descriptors, GuestTable
+from emu86.native.records import u32, u64
+from emu86.native.state import NOWHERE, host, leave, spte_address, spte_of
+from emu86.spec import x86
+
+_HIGH: Final = 32
+_NATIVE: Final = x86.DESC_P | x86.DESC_S | x86.DESC_A | x86.DESC_DPL
+_KIND: Final = _NATIVE | x86.DESC_CODE | x86.DESC_RW | x86.DESC_CE | x86.DESC_G
+_FLAT: Final = _NATIVE | x86.DESC_RW | x86.DESC_G
+_LIMIT_HIGH: Final = 0xF0000
+_LIMIT: Final = 0xFFFF
+_FRAME: Final = 0xFFFFFFFFFF000
+_USED: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_A
+_WRITTEN: Final = _USED | x86.PTE_D
+_MOV_SREG: Final = 0x8E
+_TABLE: Final = 4  # TI of a selector
+
+
+def may_write(control: Control, linear: u32) -> bool:
+    """Tell whether the guest's ring 0 may write there, and has done so before."""
+    pde = GuestTable.from_address(control.guest_pdes)[linear >> 22]
+    if pde != GuestTable.from_address(control.known_pdes)[linear >> 22]:
+        return False
+    if pde & x86.PDE_PS:
+        return pde & _WRITTEN == _WRITTEN
+    table = pde & x86.PAGE_MASK
+    if pde & _USED != _USED or table >= control.ram_size:
+        return False
+    if control.page_state.contents[table >> 12] == abi.UNBACKED:
+        return False
+    where = control.ram + table & x86.MASK64
+    pte = GuestTable.from_address(where)[linear >> 12 & 1023]
+    return pte & _WRITTEN == _WRITTEN
+
+
+def open_gdt(control: Control, cpu: Cpu) -> bool:
+    """Handle a #PF of a write to the GDT's page: it becomes writable there."""
+    if cpu.cr2 > x86.MASK32 or not control.shadow_pdes or not control.gdt_filled:
+        return False
+    if control.told or control.pending or control.gdt_spte:
+        return False
+    linear = cpu.cr2 & x86.MASK32
+    entry = spte_of(control, linear)
+    if not entry or (entry & _FRAME) >> 12 != control.gdt_page:
+        return False
+    if cpu.error_code != x86.PF_P | x86.PF_W or not may_write(control, linear):
+        return False
+    if control.page_state.contents[entry >> 12 & 0xFFFFF] != abi.TABLE:
+        return False
+    control.gdt_spte = spte_address(control, linear)
+    spte = ctypes.c_uint64.from_address(control.gdt_spte)
+    spte.value = entry | x86.PTE_RW
+    entries = Descriptors.from_address(control.gdt_entries)
+    for i in range(abi.GDT_MOST):
+        if i < control.gdt_filled:
+            entries[i] = 0
+    control.gdt_opened = linear
+    control.gdt_was_stale = control.stale
+    control.stale = 1
+    control.behind |= abi.WRITTEN
+    control.count_filled += 1
+    leave(control, cpu, 0)
+    return True
+
+
+def is_flat_users(word: u64) -> bool:
+    """Tell whether a descriptor is a user's data segment that forbids nothing."""
+    high = word >> _HIGH
+    if high & _KIND != _FLAT or high & _LIMIT_HIGH != _LIMIT_HIGH:
+        return False
+    return word & _LIMIT == _LIMIT
+
+
+def may_become(control: Control, index: u32, word: u64) -> bool:
+    """Tell whether a descriptor may be `word` now, without Python's knowing."""
+    i = min(index, abi.GDT_MOST - 1)
+    if word == control.gdt_words[i]:
+        return True
+    if control.gdt_used >> i & 1:
+        return False
+    return word == 0 or is_flat_users(word)
+
+
+def settle(control: Control) -> bool:
+    """Read the GDT again after writes; False: it is Python's, and nothing is done."""
+    if not control.gdt_spte or control.gdt_was_stale or not control.flush_page:
+        return False
+    guest = Descriptors.from_address(control.gdt_at)
+    for i in range(abi.GDT_MOST):
+        if i < control.gdt_filled and not may_become(control, i, guest[i]):
+            return False
+    entries = Descriptors.from_address(control.gdt_entries)
+    for j in range(abi.GDT_MOST):
+        if j < control.gdt_filled:
+            if guest[j] != control.gdt_words[j]:
+                control.gdt_words[j] = guest[j]
+                control.gdt_shadow[j] = guest[j] & ~(x86.DESC_L << _HIGH)
+            entries[j] = control.gdt_shadow[j]
+    spte = ctypes.c_uint64.from_address(control.gdt_spte)
+    spte.value = spte.value & ~x86.PTE_RW
+    control.flush_page(control.engine_cpu, control.gdt_opened & x86.PAGE_MASK)
+    control.gdt_spte = 0
+    control.stale = 0
+    control.behind |= abi.REREAD
+    return True
+
+
+def load_sreg(control: Control, cpu: Cpu, vector: u32) -> bool:
+    """Do a MOV to FS or GS, from a register, that the empty shadow GDT has let trap."""
+    selector = cpu.error_code
+    if vector != x86.VEC_GP or selector & _TABLE or not control.gdt_spte:
+        return False
+    if cpu.hflags & offsets.HF_CPL != 1 or not cpu.hflags & offsets.HF_CS32:
+        return False
+    linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
+    if control.told or control.pending or linear & 0xFFF == 0xFFF:
+        return False
+    at = host(control, linear, False)
+    if at == NOWHERE:
+        return False
+    opcode = ctypes.c_uint16.from_address(at).value
+    index = opcode >> 11 & 7
+    register = cpu.gpr[opcode >> 8 & 7] & 0xFFFF
+    if opcode & 0xFF != _MOV_SREG or opcode >> 14 != 3 or register & ~3 != selector:
+        return False
+    if index not in (x86.FS, x86.GS) or register >> 3 >= control.gdt_filled:
+        return False
+    if not settle(control):
+        return False
+    word = control.gdt_words[register >> 3 & abi.GDT_MOST - 1]
+    if not is_flat_users(word):
+        return False
+    segment = cpu.segments[min(index, 5)]
+    segment.selector = register
+    segment.base = word >> 16 & 0xFFFFFF | word >> 56 << 24
+    segment.limit = x86.MASK32
+    segment.attributes = word >> _HIGH & x86.DESC_ATTRIBUTES & ~x86.DESC_L
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_load_sreg += 1
+    leave(control, cpu, 2)
+    return True
