@@ -78,10 +78,12 @@ def on_rdtsc(_uc: u64, control: Control) -> i32:
     control.now += control.tsc_cost
     control.count_rdtsc += 1
     work = control.now - control.since & x86.MASK64
-    rate = control.rate & x86.MASK32
+    rate = control.rate & x86.MASK64
+    low = rate & x86.MASK32
     # (work * rate) >> RATE_SHIFT, by halves.
-    passed = (work >> 32) * rate + ((work & x86.MASK32) * rate >> 32)
-    tsc = control.ns + passed + control.tsc_offset & x86.MASK64
+    whole = work * (rate >> 32) & x86.MASK64
+    part = (work >> 32) * low + ((work & x86.MASK32) * low >> 32) & x86.MASK64
+    tsc = control.ns + whole + part + control.tsc_offset & x86.MASK64
     cpu.gpr[x86.EAX] = tsc & x86.MASK32
     cpu.gpr[x86.EDX] = tsc >> 32
     return 1
