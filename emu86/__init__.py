@@ -7,6 +7,7 @@ from emu86.errors import ConfigError
 if TYPE_CHECKING:
     from emu86.machine.loop import Stop
     from emu86.machine.machine import Machine
+    from emu86.machine.profile import Profile
     from emu86.machine.report import Report
     from emu86.machine.snapshot import MachineState
     from emu86.machine.stats import ExitStat, Stats
@@ -18,6 +19,7 @@ __all__ = [
     "Machine",
     "MachineState",
     "Observer",
+    "Profile",
     "Report",
     "Stats",
     "Stop",
@@ -25,6 +27,7 @@ __all__ = [
 
 _HOMES = {
     "Machine": "emu86.machine.machine",
+    "Profile": "emu86.machine.profile",
     "Report": "emu86.machine.report",
     "MachineState": "emu86.machine.snapshot",
     "Stop": "emu86.machine.loop",

@@ -16,6 +16,7 @@ from emu86.errors import ConfigError
 if TYPE_CHECKING:
     import emu86
     from emu86.cli.console import Console
+    from emu86.machine.profile import Profile
 
 _NOT_SEEN: Final = 3  # exit status: --until without success
 # Exit statuses of runs that ended for these reasons, --until or not.
@@ -92,6 +93,21 @@ _STATUSES: Final = {
     help="Write the same as JSON into FILE; - is standard output.",
 )
 @click.option(
+    "--profile",
+    metavar="FILE",
+    shell_complete=files,
+    help="Say at the end what the guest's time went into, and write its stacks into "
+    "FILE, for flame-graph viewers; - is standard output.",
+)
+@click.option(
+    "--symbols",
+    metavar="FILE",
+    multiple=True,
+    shell_complete=files,
+    help="Name functions by an ELF file, a System.map or a copy of /proc/kallsyms. "
+    "[default: what the kernel's ELF file or a Linux's memory has]",
+)
+@click.option(
     "--debug-exit",
     is_flag=True,
     help="A byte written to port F4h ends the run; the byte is the status.",
@@ -134,6 +150,8 @@ def command(
     timeout: float | None,
     stats: bool,
     stats_json: str | None,
+    profile: str | None,
+    symbols: tuple[str, ...],
     debug_exit: bool,
     debug_exit_qemu: bool,
     on_reset: str,
@@ -171,9 +189,12 @@ def command(
     interactive = is_terminal(0)
     if rtc is None:
         rtc = time.time() if interactive else config.RTC
-    if stats_json is not None:
-        # A mistake shows before the run, not after it.
-        _write(stats_json, "", "a")
+    if symbols and profile is None:
+        raise click.UsageError("--symbols names what --profile tells of; give both")
+    for option, file in (("--stats-json", stats_json), ("--profile", profile)):
+        if file is not None:
+            # A mistake shows before the run, not after it.
+            _write(option, file, "", "a")
     # Below this Unicorn, and what it is imported with, end the process by themselves.
     config.check_address_space(memory + config.MACHINE_SPACE)
     with progress("starting") as doing:
@@ -200,6 +221,7 @@ def command(
 
         if stats or stats_json is not None:
             machine.measure()
+        profiled = None if profile is None else machine.profile(*symbols)
         with Console(machine) as console:
 
             def see(data: bytes) -> None:
@@ -227,7 +249,9 @@ def command(
 
             show_stats(machine.stats)
         if stats_json is not None and not (console.gone and stats_json == "-"):
-            _write(stats_json, _as_json(machine, stop, status))
+            _write("--stats-json", stats_json, _as_json(machine, stop, status))
+        if profiled is not None and profile is not None:
+            _show_profile(machine, profiled, console, profile)
     ctx.exit(status)
 
 
@@ -340,10 +364,23 @@ def _status(
     return 0
 
 
-def _write(path: str, text: str, mode: str = "w") -> None:
-    """Write `text` to the file or, for -, to standard output."""
+def _show_profile(
+    machine: "emu86.Machine", profile: "Profile", console: "Console", path: str
+) -> None:
+    """Show the tables of a profile on standard error, and write its stacks."""
+    if not console.gone:
+        from emu86.cli.profile import tables  # noqa: PLC0415 - seldom needed
+
+        for line in tables(profile, machine.stats.wall_s):
+            show(line)
+    if not (console.gone and path == "-"):
+        _write("--profile", path, profile.folded())
+
+
+def _write(option: str, path: str, text: str, mode: str = "w") -> None:
+    """Write `text` to the file of an option or, for -, to standard output."""
     if not path:
-        raise ConfigError("--stats-json: the name of its file is empty")
+        raise ConfigError(f"{option}: the name of its file is empty")
     try:
         if path == "-":
             click.echo(text, nl=False)
@@ -353,9 +390,9 @@ def _write(path: str, text: str, mode: str = "w") -> None:
     except BrokenPipeError:
         raise  # a reader that has left is told nothing
     except OSError as error:
-        raise ConfigError(f"--stats-json: {path}: {error.strerror}") from None
+        raise ConfigError(f"{option}: {path}: {error.strerror}") from None
     except ValueError as error:
-        raise ConfigError(f"--stats-json: {path!r}: {error}") from None
+        raise ConfigError(f"{option}: {path!r}: {error}") from None
 
 
 def _as_json(machine: "emu86.Machine", stop: "emu86.Stop", status: int) -> str:

@@ -42,11 +42,15 @@ class Clock:
     """Virtual time and the TSC over an engine's control block.
 
     When the engine next has to stop is asked for anew before each slice of the guest,
-    so it is no part of the state.
+    so it is no part of the state. Nor are samples: while they are taken STOP_AT is when
+    the next one is due, if that comes first.
     """
 
     def __init__(self, control: memoryview) -> None:
         self._control = control
+        self._stop_at = abi.NEVER  # what STOP_AT would be without samples
+        self._sample_at = abi.NEVER
+        self._every = 0  # work between two samples
         control[abi.STOP_AT] = abi.NEVER
         control[abi.EXIT_COST] = abi.EXIT_TIME
         control[abi.RATE] = int(USUAL * _ONE)
@@ -67,7 +71,9 @@ class Clock:
     def advance_to(self, ns: int) -> None:
         """Let time pass until a moment that may have been already."""
         control = self._control
-        control[abi.NOW] = max(control[abi.NOW], self._work_at(ns))
+        skipped = max(self._work_at(ns) - control[abi.NOW], 0)
+        control[abi.NOW] += skipped
+        self._sample_at += skipped
 
     @property
     def work(self) -> int:
@@ -124,21 +130,51 @@ class Clock:
 
     def run_on(self, work: int) -> None:
         """Have the engine stop once that much work is done."""
-        self._control[abi.STOP_AT] = self._control[abi.NOW] + work
+        self._stop_at = self._control[abi.NOW] + work
+        self._control[abi.STOP_AT] = min(self._stop_at, self._sample_at)
 
     def stop_by(self, ns: int) -> None:
         """Have the engine stop at that time, if it does not sooner."""
-        control = self._control
-        control[abi.STOP_AT] = min(control[abi.STOP_AT], self._work_at(ns))
+        control, at = self._control, self._work_at(ns)
+        if control[abi.STOP_AT]:
+            self._stop_at = min(self._stop_at, at)
+        control[abi.STOP_AT] = min(control[abi.STOP_AT], at)
 
     def stop_soon(self) -> None:
         """Have the engine stop at its next block; from any thread."""
+        self._stop_at = 0
         self._control[abi.STOP_AT] = 0
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for the engine to stop."""
-        return bool(self._control[abi.NOW] >= self._control[abi.STOP_AT])
+        """Whether it is time for the engine to stop, and not for a sample alone."""
+        now, stop_at = self._control[abi.NOW], self._control[abi.STOP_AT]
+        if self._every and stop_at:
+            stop_at = self._stop_at
+        return bool(now >= stop_at)
+
+    # -- samples -----------------------------------------------------------------------
+
+    def sample(self, every: int) -> None:
+        """Have a sample be due each time that so much work is done, from now on."""
+        control = self._control
+        self._every = every
+        self._stop_at = control[abi.STOP_AT]
+        self._sample_at = control[abi.NOW] + every
+        control[abi.STOP_AT] = min(self._stop_at, self._sample_at)
+
+    def take_samples(self) -> int:
+        """Return how many samples have become due; they are due no longer."""
+        control = self._control
+        late = control[abi.NOW] - self._sample_at
+        count = late // self._every + 1 if late >= 0 else 0
+        self._sample_at += count * self._every
+        if control[abi.STOP_AT]:
+            control[abi.STOP_AT] = self._sample_at
+            # Last: another thread may ask for a stop in between.
+            if self._stop_at < self._sample_at:
+                control[abi.STOP_AT] = self._stop_at
+        return count
 
     # -- its state ---------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from emu86.cpu.clock import Clock, ClockState
 from emu86.cpu.fpu import Fpu
 from emu86.cpu.library import (
     PTR,
+    U32,
     U64,
     Abilities,
     EngineError,
@@ -163,6 +164,7 @@ class Engine(CpuState):
         self._stop = quick.uc_emu_stop
         self._prologues: Prologues | None = None
         self._looker: memoryview | None = None  # the hook of `look_at`
+        self._hooks = 0, 0  # addresses of those of exceptions and RDTSC
         self._stop_at: int | None = None  # what STOP_AT was before `stop`
         if self.can.stops:
             ctypes.c_ubyte.from_address(
@@ -414,22 +416,26 @@ class Engine(CpuState):
         python = library.ON_EXCEPTION(self._exception)
         shared = PTR(ctypes.addressof(self._control))
         if not self.can.live:
-            self._add(uc_const.UC_HOOK_INTR, python)
+            self._hooks = (
+                self._add(uc_const.UC_HOOK_INTR, python),
+                self._add_insn(
+                    x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION(self._rdtsc)
+                ),
+            )
             if not self.stepped:
                 self._add(uc_const.UC_HOOK_BLOCK, library.ON_BLOCK(self._tick))
-            self._add_insn(
-                x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION(self._rdtsc)
-            )
             return
         self._keep.append(python)
         address = ctypes.cast(python, PTR).value
         assert address is not None
         self.control[abi.ON_EXCEPTION] = address
         on_exception, on_block, on_rdtsc = self._handlers()
-        self._add(uc_const.UC_HOOK_INTR, on_exception, shared)
+        self._hooks = (
+            self._add(uc_const.UC_HOOK_INTR, on_exception, shared),
+            self._add_insn(x86_const.UC_X86_INS_RDTSC, on_rdtsc, shared),
+        )
         if not self.stepped:
             self._add(uc_const.UC_HOOK_BLOCK, on_block, shared)
-        self._add_insn(x86_const.UC_X86_INS_RDTSC, on_rdtsc, shared)
 
     def native(self, handler: Callable[..., Any]) -> Callable[..., Any]:
         """Return a handler on this engine's control block and state, compiled or not.
@@ -515,8 +521,100 @@ class Engine(CpuState):
         check(status, "hook")
         return hook.value
 
-    def _add_insn(self, instruction: int, callback: Any, data: Any = None) -> None:
-        self._add(uc_const.UC_HOOK_INSN, callback, data, ctypes.c_int(instruction))
+    def _add_insn(self, instruction: int, callback: Any, data: Any = None) -> int:
+        insn = ctypes.c_int(instruction)
+        return self._add(uc_const.UC_HOOK_INSN, callback, data, insn)
+
+    # -- profiling --------------------------------------------------------------------
+
+    def intercept(
+        self,
+        on_exception: Callable[[int], None],
+        on_rdtsc: Callable[[], None],
+        on_sample: Callable[[int, int], None],
+        every: int,
+    ) -> tuple[Callable[[int], None], Callable[[], object]]:
+        """Have exceptions and RDTSC go to Python first; call once, while it is still.
+
+        Returns the handlers that they went to; compiled, if they are. on_sample: called
+        before a block when `every` work has been done since the last sample, with the
+        block's linear address, 64 bits, and how many samples are due. The guest is not
+        stopped for it. Those due at the end of an exit are left to its handler.
+        """
+        previous = self._previous()
+        for hook in self._hooks:
+            check(quick.uc_hook_del(self._uch, ctypes.c_size_t(hook)), "hook")
+
+        def exception(_uc: int, vector: int, _data: int) -> None:
+            try:
+                self._load()
+                on_exception(vector)
+            except BaseException as error:  # noqa: BLE001 (raised again by run)
+                self._fail(error)
+
+        def rdtsc(_uc: int, _data: int) -> int:
+            try:
+                self._load()
+                on_rdtsc()
+            except BaseException as error:  # noqa: BLE001 (raised again by run)
+                self._fail(error)
+            return 1
+
+        def stop(_uc: int) -> int:
+            try:
+                self._load()
+                if self._is_sample(on_sample):
+                    return 0
+            except BaseException as error:  # noqa: BLE001 (raised again by run)
+                self._fail(error)
+            self._stop(self._uch)
+            return 0
+
+        self._hooks = (
+            self._add(uc_const.UC_HOOK_INTR, library.ON_EXCEPTION(exception)),
+            self._add_insn(x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION(rdtsc)),
+        )
+        asked = library.EMU_STOP(stop)
+        self._keep.append(asked)
+        self.control[abi.UC_EMU_STOP] = ctypes.cast(asked, PTR).value or 0
+        self.control[abi.LATE_AT] = -1
+        self.clock.sample(every)
+        return previous
+
+    def _previous(self) -> tuple[Callable[[int], None], Callable[[], object]]:
+        """Return what handles exceptions, by their vector, and RDTSC."""
+        uc = self._handle
+        if not self.can.live:
+            return (
+                lambda vector: self._exception(uc, vector, 0),
+                partial(self._rdtsc, uc, 0),
+            )
+        if not self.can.native:
+            return (
+                lambda vector: handlers.on_exception(uc, vector, self.shared),
+                partial(handlers.on_rdtsc, uc, self.shared),
+            )
+        code, control = blob.load(), PTR(ctypes.addressof(self._control))
+        handle = ctypes.PYFUNCTYPE(None, U64, U32, PTR)(code["on_exception"])
+        count = ctypes.PYFUNCTYPE(None, U64, PTR)(code["on_rdtsc"])
+        return lambda vector: handle(uc, vector, control), lambda: count(uc, control)
+
+    def _is_sample(self, on_sample: Callable[[int, int], None]) -> bool:
+        """Take the samples that are due where a compiled handler would stop the engine.
+
+        Returns whether there is nothing else to stop for.
+        """
+        control, clock = self.control, self.clock
+        at, control[abi.LATE_AT] = control[abi.LATE_AT], -1
+        if control[abi.NULL_USED] or control[abi.NOW] < control[abi.STOP_AT]:
+            return False  # for a null register, or an interrupt
+        if at < 0:
+            return not clock.is_due  # the end of an exit
+        count = clock.take_samples()
+        if count:
+            on_sample(at, count)
+        # A handler that found the sample due did not look at interrupts.
+        return not (clock.is_due or handlers.must_stop(self.shared, at))
 
     # -- callbacks --------------------------------------------------------------------
 

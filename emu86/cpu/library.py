@@ -16,6 +16,7 @@ ON_BLOCK: Final = ctypes.CFUNCTYPE(VOID, PTR, U64, U32, PTR)
 ON_IN: Final = ctypes.CFUNCTYPE(U32, PTR, U32, INT, PTR)
 ON_OUT: Final = ctypes.CFUNCTYPE(VOID, PTR, U32, INT, U32, PTR)
 ON_INSTRUCTION: Final = ctypes.CFUNCTYPE(INT, PTR, PTR)
+EMU_STOP: Final = ctypes.CFUNCTYPE(ctypes.c_int32, U64)
 
 
 class Block(ctypes.Structure):
@@ -31,7 +32,10 @@ ON_EDGE: Final = ctypes.CFUNCTYPE(
 lib: Any = binding.uclib
 # The same library without releasing the GIL: for short calls out of a hook.
 quick: Any = ctypes.PyDLL(lib._name)  # noqa: SLF001 (ctypes has no other name for it)
-for _name in ("uc_reg_read", "uc_reg_write", "uc_emu_stop", "uc_ctl", "uc_hook_add"):
+for _name in (
+    "uc_reg_read", "uc_reg_write", "uc_emu_stop", "uc_ctl", "uc_hook_add",
+    "uc_hook_del",
+):  # fmt: skip
     getattr(quick, _name).argtypes = None
 lib.uc_emu_start.argtypes = (PTR, U64, U64, U64, ctypes.c_size_t)
 

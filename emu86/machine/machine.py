@@ -26,6 +26,7 @@ from emu86.rings.technique.registry import build
 from emu86.spec import x86
 
 if TYPE_CHECKING:
+    from emu86.machine.profile import Profile
     from emu86.machine.report import Report
 
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
@@ -102,6 +103,8 @@ class Machine:
         self._loaded = False
         self._lock = threading.Lock()  # held while it runs
         self._runner = 0  # the thread that runs it
+        self._kernel = b""
+        self._profiled = False
         # What the guest was loaded by, and what CPU and chips are at a reset.
         self._load_again: Callable[[], Entry] | None = None
         self._at_reset = self.vmm.save(), self.board.save()
@@ -160,6 +163,7 @@ class Machine:
             self._load(load)
         except ConfigError as error:
             raise boot.name(error, kernel=kernel, initrd=initrd) from None
+        self._kernel = image
 
     def load_flat(self, data: bytes, address: int, entry: int | None = None) -> None:
         """Place raw bytes at `address` and start at `entry` (default: there)."""
@@ -453,6 +457,28 @@ class Machine:
     def measure(self) -> None:
         """Time every exit from now on. Only RDTSC then stays in compiled code."""
         self.vmm.measure()
+
+    def profile(self, *files: bytes | bytearray | str | PathLike[str]) -> "Profile":
+        """Account for the guest's time from now on: the `Profile` can be asked for it.
+
+        files: paths of ELF files, System.map or what /proc/kallsyms says, or their
+        bytes, to name functions by. The kernel's own file and a Linux's memory are
+        looked at, too. Raises ConfigError for a file that is none of these, with
+        technique "bare", while the machine runs, and if it has a profile already.
+        """
+        from emu86.machine import profile, symbols  # noqa: PLC0415 (seldom needed)
+
+        if self._lock.locked():
+            message = "profile: a running machine cannot be profiled; stop it"
+            raise ConfigError(message)
+        if self._profiled:
+            message = "profile: this machine has one already"
+            raise ConfigError(message)
+        known = [symbols.read(file) for file in files]
+        own = symbols.ours(self._kernel)
+        made = profile.Profile(self.vmm, [*known, *([own] if own else [])])
+        self._profiled = True
+        return made
 
     @property
     def stats(self) -> Stats:

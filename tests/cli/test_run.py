@@ -313,6 +313,17 @@ def test_memory_sizes(size, bytes_):
         (["run", "--cpu", "z80"], "no 'z80' (there are pentium"),
         (["run", "--kernel", "/nonexistent"], "kernel: /nonexistent: No such file"),
         (["run", "--stats-json", "/nonexistent/x"], "/nonexistent/x: "),
+        (["run", "--profile", ""], "--profile: the name of its file is empty"),
+        (["run", "--profile", "/nonexistent/x"], "--profile: /nonexistent/x: "),
+        (["run", "--symbols", "/dev/null"], "give both"),
+        (
+            ["run", "--profile", "/dev/null", "--symbols", "/nonexistent/x"],
+            "symbols: /nonexistent/x: No such file",
+        ),
+        (
+            ["run", "--profile", "/dev/null", "--symbols", "/dev/null"],
+            "symbols: /dev/null: neither an ELF file nor lines as System.map has",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, mistake):
@@ -347,6 +358,32 @@ def test_stats_as_json(tmp_path):
     assert json.loads((tmp_path / "stats").read_text()) == expected
     result = run("poweroff", "--stats-json", "-")
     assert json.loads(result.stdout)["stop"] == "poweroff"
+
+
+PROFILE = """\
+The guest ran 0.002 s of virtual time. Halted time is left out.
+Python took 0.01 s of the host's 0.50 s for exits.
+
+  virtual ms   share       exits    host ms  by exit reason
+       1.000   50.0%       1,000        8.0  IN, Python
+       0.750   37.5%           -          -  the guest's own code
+       0.250   12.5%         250          -  CLI, compiled
+
+  virtual ms   share       exits    host ms  by function, 2 of 2
+       1.750   87.5%       1,000        8.0  ring 0  do_idle
+       0.250   12.5%         250          -  ring 3  page 08048000h
+"""
+
+
+def test_profile(tmp_path):
+    path, names = tmp_path / "stacks", tmp_path / "System.map"
+    names.write_text("c1000000 T do_idle\n")
+    result = run("poweroff", "--profile", str(path), "--symbols", str(names))
+    assert result.stderr.partition("exits\n")[2] == PROFILE
+    assert path.read_text() == "ring 0;do_idle 30\n"
+    result = run("say:ready", "--profile", "-")
+    assert result.stdout.endswith("ring 0;do_idle 30\n")
+    assert "--symbols takes a file that does" in result.stderr
 
 
 def test_stats_that_nobody_reads():

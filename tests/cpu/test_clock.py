@@ -118,3 +118,55 @@ def test_a_moment_has_come_when_its_work_is_done(steps):
             assert clock.now < due
         control[abi.NOW] = control[abi.STOP_AT]
         assert clock.now >= due
+
+
+def test_samples_come_before_the_stop_and_do_not_move_it():
+    control = memoryview(bytearray(8 * abi.WORDS)).cast("q")
+    clock = Clock(control)
+    clock.run_on(1000)
+    clock.sample(300)
+    assert control[abi.STOP_AT] == 300
+    control[abi.NOW] = 299
+    assert clock.take_samples() == 0
+    control[abi.NOW] = 650
+    assert not clock.is_due
+    assert clock.take_samples() == 2
+    assert control[abi.STOP_AT] == 900
+    clock.stop_by(200)  # ns: 800 units
+    assert control[abi.STOP_AT] == 800
+    control[abi.NOW] = 950
+    assert clock.is_due
+    assert clock.take_samples() == 1
+    assert control[abi.STOP_AT] == 800
+    clock.advance_to(1000)  # what is skipped is no work
+    clock.run_on(10_000)
+    assert control[abi.STOP_AT] == 4000 + 250
+    control[abi.NOW] += 300
+    clock.stop_soon()
+    assert clock.take_samples() == 1
+    assert control[abi.STOP_AT] == 0
+    assert clock.is_due
+
+
+def test_a_stop_asked_for_while_a_sample_is_taken():
+    control = memoryview(bytearray(8 * abi.WORDS)).cast("q")
+
+    class Asked:
+        """The control block, while another thread asks for a stop."""
+
+        def __getitem__(self, word):
+            return control[word]
+
+        def __setitem__(self, word, value):
+            if word == abi.STOP_AT and value == 2 * 300 + 300:
+                clock._control = control
+                clock.stop_soon()
+            control[word] = value
+
+    clock = Clock(control)
+    clock.run_on(5000)
+    clock.sample(300)
+    control[abi.NOW] = 650
+    clock._control = Asked()
+    assert clock.take_samples() == 2
+    assert control[abi.STOP_AT] == 0

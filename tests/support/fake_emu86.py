@@ -21,7 +21,8 @@ from types import SimpleNamespace
 
 import emu86
 from emu86 import cli
-from emu86.machine import boot
+from emu86.machine import boot, symbols
+from emu86.machine.profile import Spent
 
 
 @dataclass
@@ -53,6 +54,21 @@ class Stats:
 
     def to_dict(self):
         return {"wall_s": self.wall_s}
+
+
+@dataclass
+class Profile:
+    known: list
+
+    def spent(self):
+        return [
+            Spent(0, "do_idle", "", False, 30, 750_000, 0),
+            Spent(0, "do_idle", "IN", False, 1000, 1_000_000, 8_000_000),
+            Spent(3, "page 08048000h", "CLI", True, 250, 250_000, 0),
+        ]
+
+    def folded(self):
+        return "ring 0;do_idle 30\n"
 
 
 @dataclass
@@ -91,6 +107,11 @@ class Machine:
     @property
     def console_waiting(self):
         return self.typed.qsize() + self.waiting
+
+    def profile(self, *files):
+        for file in files:
+            symbols.read(file)
+        return Profile([] if not files else list(files))
 
     def measure(self):
         self.stats.guest_share = 0.6

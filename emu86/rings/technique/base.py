@@ -4,6 +4,7 @@ A `Technique` runs one virtual CPU on one engine. What is done with the guest's 
 to keep it from the hardware (`deprivileged`) or not at all (`bare`), is each one's own.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from time import perf_counter_ns
 from typing import Final
@@ -44,8 +45,7 @@ class Policy:
     stepped: bool = False
 
 
-# Exits that the compiled hooks count.
-_COMPILED: Final = {
+COMPILED: Final = {
     "CLI": abi.COUNT_CLI, "STI": abi.COUNT_STI, "RDTSC": abi.COUNT_RDTSC,
     "segment access": abi.COUNT_ACCESS,
     "INVLPG": abi.COUNT_INVLPG, "CMPXCHG8B": abi.COUNT_SPLIT, "IRET": abi.COUNT_IRET,
@@ -55,6 +55,7 @@ _COMPILED: Final = {
     "#PF fill": abi.COUNT_FILLED, "POPF": abi.COUNT_POPF, "VERW": abi.COUNT_VERW,
     **{f"INT {vector:02X}h": abi.COUNT_INT + vector for vector in range(256)},
 }  # fmt: skip
+"""Exits that compiled handlers count, and in which words."""
 
 
 def check_cr0(value: int) -> None:
@@ -116,6 +117,8 @@ class Technique:
         self.history = History(engine.shared)
         self.end: tuple[str, str] | None = None
         self.timing = False
+        # Told of each exit that Python has handled; where the guest is then, varies.
+        self.on_exit: Callable[[str], None] | None = None
         self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
         self._reason = ""
         self._event: Event  # that is being delivered
@@ -204,7 +207,7 @@ class Technique:
     def all_exits(self) -> dict[str, tuple[int, int]]:
         """Return how many exits there were by reason, and nanoseconds if timed."""
         found = {reason: (count, ns) for reason, (count, ns) in self.exits.items()}
-        for reason, word in _COMPILED.items():
+        for reason, word in COMPILED.items():
             if self._control[word]:
                 count, ns = found.get(reason, (0, 0))
                 found[reason] = count + self._control[word], ns
@@ -283,6 +286,8 @@ class Technique:
         stat[0] += 1
         if start:
             stat[1] += perf_counter_ns() - start
+        if self.on_exit is not None:
+            self.on_exit(self._reason)
         watchers = self.observers.vm_exit
         if watchers:
             self.cpu.update_mode()  # of what the engine hands over, only now
@@ -307,6 +312,8 @@ class Technique:
         vector = self.pic.acknowledge()
         self.sync_intr()
         self.exits.setdefault("interrupt", [0, 0])[0] += 1
+        if self.on_exit is not None:
+            self.on_exit("interrupt")
         self._inject(vector, interrupt=True)
 
     def _inject(

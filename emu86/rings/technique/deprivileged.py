@@ -377,7 +377,7 @@ class Deprivileged(Technique):
         control = self._control
         now = control[abi.NOW] + control[abi.EXIT_COST]
         control[abi.NOW] = now
-        if now >= control[abi.STOP_AT]:
+        if now >= control[abi.STOP_AT] and self.clock.is_due:
             self.engine.stop()  # there may never be a block that would
         if self.scanner.pending is not None:
             self.scanner.unpatch()

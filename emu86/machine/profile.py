@@ -1,0 +1,296 @@
+"""Where a guest's time goes: its own code by samples, and every exit by its address."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from operator import add, itemgetter
+from time import perf_counter_ns
+from typing import Any, Final
+
+from emu86.cpu.state import BASE, IS_INT, RFLAGS, RIP, SELECTOR
+from emu86.errors import ConfigError
+from emu86.machine import symbols
+from emu86.machine.symbols import Symbols
+from emu86.native import abi
+from emu86.rings.technique.base import COMPILED, Technique
+from emu86.spec import x86
+
+# Work between two samples: some 25 microseconds, and no divisor of a timer's period.
+_EVERY: Final = 99_991
+_STACK: Final = 16384  # bytes of a kernel's stack, at most
+_DEEPEST: Final = 64  # callers that are looked for
+_CALL: Final = 7  # the longest form of a near CALL
+_FF_2: Final = (2, 3, 6, 7)  # lengths of FF /2, a CALL by register or memory
+# Counters that are looked at around every exit; those of INT n only around theirs.
+_INT: Final = range(abi.COUNT_INT, abi.COUNT_INT + 256)
+_COUNTED: Final = {
+    reason: word for reason, word in COMPILED.items() if word not in _INT
+}
+_COUNTS: Final = itemgetter(*_COUNTED.values())
+_CS: Final = SELECTOR[x86.CS]
+
+Place = tuple[int, int]  # the guest's ring, a linear address
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a function of the guest, or a page of its code, has spent in one way.
+
+    ring: the guest's, 0 to 3; place: a symbol, or the page; reason: of the exits, ""
+    for the guest's own code; native: handled by compiled code; count: exits, or samples
+    of the guest's own code; virtual_ns: the guest's time; host_ns: the host's, measured
+    where Python handles the exit, else 0.
+    """
+
+    ring: int
+    place: str
+    reason: str
+    native: bool
+    count: int
+    virtual_ns: int
+    host_ns: int
+
+
+class Profile:
+    """Where a guest's virtual time has gone since the profile was asked for.
+
+    All exits are counted, at the address of the guest where they happened. The guest's
+    own code is sampled, and stacks are, once in 25 virtual microseconds. The guest runs
+    as without a profile, and the same run has the same profile, but for what is told of
+    the host's time. Virtual time is told as at its usual rate, a quarter nanosecond for
+    a byte of code; that of a halted CPU is left out. read: see `symbols.read`.
+    """
+
+    def __init__(self, vmm: Technique, known: Iterable[Symbols] = ()) -> None:
+        if vmm.policy.stepped:
+            message = f"profile: technique {vmm.name} runs one instruction at a time"
+            raise ConfigError(message)
+        engine = vmm.engine
+        self._vmm = vmm
+        self._known = list(known)
+        self._linux: Symbols | None = None  # what its memory has been seen to have
+        self._native = engine.can.native
+        self._control = engine.control
+        self._code: Counter[Place] = Counter()
+        # By ring, address, reason and whether it was compiled: count, work, ns.
+        self._exits: dict[tuple[int, int, str, bool], list[int]] = {}
+        # By ring, addresses from the innermost, and what it was an exit for: samples.
+        self._stacks: Counter[tuple[int, tuple[int, ...], str]] = Counter()
+        self._behind_call: dict[int, bool] = {}  # by return address
+        self._at: Place = 0, 0  # of the exit under way
+        self._frame = 0  # EBP then
+        self._reason = ""
+        self._work = self._start = 0  # when it began
+        self._inside = False  # an exit is being handled by Python
+        self._by_python = False  # it was
+        vmm.on_exit = self._on_exit
+        for name in ("on_exception", "on_invalid", "on_in", "on_out", "on_cpuid"):
+            handler = self._timed(getattr(engine, name), raised=name == "on_exception")
+            setattr(engine, name, handler)
+        self._handle, self._rdtsc = engine.intercept(
+            self._on_exception, self._on_rdtsc, self._on_sample, _EVERY
+        )
+
+    # -- while it runs -----------------------------------------------------------------
+
+    def _ring(self) -> int:
+        q, d = self._vmm.q, self._vmm.d
+        return x86.CPL_USER if q[RFLAGS] & x86.VM else d[_CS] & 3
+
+    def _begin(self, behind: int = 0) -> None:
+        """Learn where the guest is at an exit; EIP may be `behind` its instruction."""
+        q = self._vmm.q
+        linear = q[RIP] - behind + q[BASE[x86.CS]] & x86.MASK32
+        self._at = self._ring(), linear
+        self._frame = q[x86.EBP]
+        self._work = self._control[abi.NOW]
+
+    def _add(self, reason: str, *, native: bool, ns: int = 0) -> None:
+        """Count an exit that began where `_begin` was called."""
+        key = *self._at, reason, native
+        spent = self._exits.get(key)
+        if spent is None:
+            spent = self._exits[key] = [0, 0, 0]
+        work = self._control[abi.NOW]
+        spent[0] += 1
+        spent[1] += work - self._work
+        spent[2] += ns
+        self._work = work
+        self._reason = f"{reason}, {'compiled' if native else 'Python'}"
+
+    def _end(self) -> None:
+        """Take the samples that have become due in an exit."""
+        count = self._vmm.clock.take_samples()
+        if count:
+            self._sample(*self._at, self._reason, count)
+
+    def _on_exception(self, vector: int) -> None:
+        control = self._control
+        is_int = self._vmm.d[IS_INT] == 1
+        self._begin(is_int)
+        before, start = _COUNTS(control), perf_counter_ns()
+        self._by_python = False
+        self._handle(vector)
+        if not self._by_python:
+            reason = f"INT {vector:02X}h" if is_int else x86.event_name(vector)
+            after = _COUNTS(control)
+            if after != before:
+                changed = zip(_COUNTED, before, after, strict=True)
+                reason = next(name for name, old, new in changed if old != new)
+            self._add_shared(reason, start)
+        self._end()
+
+    def _on_rdtsc(self) -> None:
+        self._begin()
+        start = perf_counter_ns()
+        self._rdtsc()
+        self._add_shared("RDTSC", start)
+        self._end()
+
+    def _add_shared(self, reason: str, start: int) -> None:
+        """Count an exit of `native.handlers`, which may run compiled or by Python."""
+        ns = 0 if self._native else perf_counter_ns() - start
+        self._add(reason, native=self._native, ns=ns)
+
+    def _timed(
+        self, handler: Callable[..., Any], *, raised: bool
+    ) -> Callable[..., Any]:
+        """Return what calls one of Python's handlers, and knows where that began."""
+
+        def handle(*arguments: int) -> Any:  # noqa: ANN401 (what the handler does)
+            self._begin(int(raised and self._vmm.d[IS_INT] == 1))
+            self._inside = self._by_python = True
+            self._start = perf_counter_ns()
+            try:
+                return handler(*arguments)
+            finally:
+                self._inside = False
+                self._end()
+
+        return handle
+
+    def _on_exit(self, reason: str) -> None:
+        """Count an exit that Python has handled, or an interrupt that it delivers."""
+        if reason == "interrupt" or not self._inside:
+            # No exit of its own: it is told from where the guest is now.
+            kept = self._at, self._frame, self._work, self._reason
+            self._begin()
+            self._add(reason, native=False)
+            self._at, self._frame, self._work, self._reason = kept
+            return
+        now = perf_counter_ns()
+        self._add(reason, native=False, ns=now - self._start)
+        self._start = now
+
+    def _on_sample(self, linear: int, count: int) -> None:
+        """Take samples of the guest's own code: of the block that comes next."""
+        ring, linear = self._ring(), linear & x86.MASK32
+        self._code[ring, linear] += count
+        self._frame = self._vmm.q[x86.EBP]
+        self._sample(ring, linear, "", count)
+
+    def _sample(self, ring: int, linear: int, reason: str, count: int) -> None:
+        # A program may have no frame pointers, and its addresses are one of many's.
+        callers = [] if ring == x86.CPL_USER else self._callers()
+        self._stacks[ring, (linear, *callers), reason] += count
+
+    def _callers(self) -> list[int]:
+        """Follow the chain of frame pointers; return linear addresses of calls.
+
+        What is no such chain ends at once: behind a call there is a return address.
+        """
+        q = self._vmm.q
+        code, stack = q[BASE[x86.CS]], q[BASE[x86.SS]]
+        found: list[int] = []
+        frame = first = self._frame + stack & x86.MASK32
+        page, words = -1, memoryview(b"")
+        # A link and a return address, in one page: stacks are aligned so, mostly.
+        while len(found) < _DEEPEST and not frame & 3 and frame & 0xFFF != 0xFFC:
+            if frame >> x86.PAGE_SHIFT != page:
+                page = frame >> x86.PAGE_SHIFT
+                words = memoryview(self._page(frame)).cast("I")
+            at = (frame & 0xFFF) >> 2
+            if not words or not self._is_behind_call(words[at + 1] + code):
+                break
+            found.append(words[at + 1] + code - 1 & x86.MASK32)
+            link = words[at] + stack & x86.MASK32
+            if not frame < link < first + _STACK:
+                break
+            frame = link
+        return found
+
+    def _page(self, linear: int) -> memoryview:
+        """Return the guest's page at a linear address; nothing where there is none."""
+        gpa = self._vmm.memory.lookup(linear)
+        ram = self._vmm.ram
+        if gpa is None or not ram.backed(gpa >> x86.PAGE_SHIFT):
+            return memoryview(b"")
+        return ram.bytes[gpa & x86.PAGE_MASK :][: x86.PAGE_SIZE]
+
+    def _is_behind_call(self, linear: int) -> bool:
+        linear &= x86.MASK32
+        known = self._behind_call.get(linear)
+        if known is None:
+            at = linear & 0xFFF
+            before = b"" if at >= _CALL else bytes(self._page(linear - x86.PAGE_SIZE))
+            code = (before + self._page(linear)[:at])[-_CALL:]
+            known = len(code) == _CALL and (
+                code[-5] == 0xE8
+                or any(code[-n] == 0xFF and code[1 - n] >> 3 & 7 == 2 for n in _FF_2)
+            )
+            self._behind_call[linear] = known
+        return known
+
+    # -- what it has found -------------------------------------------------------------
+
+    @property
+    def known(self) -> list[Symbols]:
+        """The symbols by which it names places: those given, and a Linux's own."""
+        if self._linux is None:
+            self._linux = symbols.of_linux(self._vmm.ram.bytes)
+        return [*self._known, *([] if self._linux is None else [self._linux])]
+
+    def _namer(self) -> Callable[[int], str]:
+        """Return what names the function at a linear address, or the page."""
+        known = self.known
+
+        @cache
+        def name(linear: int) -> str:
+            names = (symbols_.name(linear) for symbols_ in known)
+            return next(filter(None, names), f"page {linear & x86.PAGE_MASK:08X}h")
+
+        return name
+
+    def spent(self) -> list[Spent]:
+        """Return what each function has spent in which way, the dearest first."""
+        name = self._namer()
+        found: dict[tuple[int, str, str, bool], list[int]] = {}
+        code = {
+            (ring, linear, "", False): [count, count * _EVERY, 0]
+            for (ring, linear), count in self._code.items()
+        }
+        for key, numbers in (*code.items(), *self._exits.items()):
+            ring, linear, reason, native = key
+            total = found.setdefault((ring, name(linear), reason, native), [0, 0, 0])
+            total[:] = map(add, total, numbers)
+        spent = [
+            Spent(*place, count, work // abi.QUARTERS, ns)
+            for place, (count, work, ns) in found.items()
+        ]
+        return sorted(
+            spent, key=lambda row: (-row.virtual_ns, row.ring, row.place, row.reason)
+        )
+
+    def folded(self) -> str:
+        """Return the stacks of all samples, as flame-graph viewers read them.
+
+        A line has the ring, the functions from the outermost, and the reason of the
+        exit if it was one, with `;` in between; then how many samples.
+        """
+        name = self._namer()
+        lines: Counter[str] = Counter()
+        for (ring, stack, reason), count in self._stacks.items():
+            frames = [f"ring {ring}", *map(name, reversed(stack))]
+            lines[";".join([*frames, reason] if reason else frames)] += count
+        return "".join(f"{line} {count}\n" for line, count in sorted(lines.items()))

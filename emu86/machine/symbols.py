@@ -1,0 +1,265 @@
+"""Symbols: which function of the guest an address is in.
+
+Sources: the System V ABI, "Symbol Table", and the Tool Interface Standard ELF
+Specification 1.2; nm(1) for the letters of System.map and /proc/kallsyms; Linux's
+scripts/kallsyms.c and kernel/kallsyms.c for what a kernel has in its memory.
+"""
+
+import re
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from operator import le
+from os import PathLike
+from typing import Final, NamedTuple
+
+from emu86.errors import ConfigError
+from emu86.machine import boot
+from emu86.machine.boot import elf
+from emu86.spec import x86
+
+_LINE: Final = re.compile(rb"^([0-9a-fA-F]{8,16}) ([A-Za-z]) (\S+)", re.MULTILINE)
+_CODE: Final = "tTwW"
+_ABSOLUTE: Final = "aA"
+_SECTION: Final = struct.Struct("<10I")
+_SYMBOL: Final = struct.Struct("<IIIBBH")
+_SYMTAB: Final = 2  # sh_type
+_EXECINSTR: Final = 4  # sh_flags
+_NOTYPE, _OBJECT, _FUNC = 0, 1, 2  # the type of a symbol, in st_info
+
+
+class Symbol(NamedTuple):
+    """A symbol: its address, its bytes (0: up to the next one), is it code, its name.
+
+    What is no code ends the code before it.
+    """
+
+    address: int
+    size: int
+    is_code: bool
+    name: str
+
+
+class Symbols:
+    """The symbols of one file or one kernel."""
+
+    def __init__(self, symbols: Iterable[Symbol]) -> None:
+        # Of several at one address the first is taken, and code before all else.
+        known: dict[int, Symbol] = {}
+        for symbol in symbols:
+            before = known.get(symbol.address)
+            if before is None or (symbol.is_code and not before.is_code):
+                known[symbol.address] = symbol
+        self._symbols = [known[address] for address in sorted(known)]
+        self._addresses = [symbol.address for symbol in self._symbols]
+        self.has_code = any(symbol.is_code for symbol in self._symbols)
+
+    def name(self, address: int) -> str:
+        """Return the name of the function at a linear address; "" if none is known."""
+        index = bisect_right(self._addresses, address) - 1
+        if index < 0:
+            return ""
+        symbol = self._symbols[index]
+        if symbol.size:
+            end = symbol.address + symbol.size
+        elif index + 1 < len(self._symbols):
+            end = self._addresses[index + 1]
+        else:
+            end = (symbol.address | x86.PAGE_SIZE - 1) + 1  # for want of a better one
+        return symbol.name if symbol.is_code and address < end else ""
+
+
+def read(source: bytes | bytearray | str | PathLike[str]) -> Symbols:
+    """Read an ELF file, a System.map, or what /proc/kallsyms says, in a log or alone.
+
+    source: a path, or the file's bytes. Raises ConfigError, one clear line, for a file
+    that cannot be read or names no code of a 32-bit guest.
+    """
+    data = boot.read("symbols", source)
+    try:
+        symbols = _of_elf(data) if elf.is_elf(data) else _of_text(data)
+    except ConfigError as error:
+        raise boot.name(error, symbols=source) from None
+    return symbols
+
+
+def _of_text(data: bytes) -> Symbols:
+    lines = [
+        (int(address, 16), letter.decode(), name.decode("utf-8", "replace"))
+        for address, letter, name in _LINE.findall(data)
+    ]
+    if not lines:
+        raise ConfigError("symbols: neither an ELF file nor lines as System.map has")
+    if not any(address for address, _, _ in lines):
+        message = "symbols: all its addresses are 0: have root read /proc/kallsyms"
+        raise ConfigError(message)
+    found = Symbols(
+        Symbol(address, 0, letter in _CODE, name)
+        for address, letter, name in lines
+        if letter not in _ABSOLUTE and address <= x86.MASK32
+    )
+    if not found.has_code:
+        first = data.partition(b"\n")[0].decode("utf-8", "replace").strip()
+        raise ConfigError(
+            f"symbols: no code below 4 GiB is named in it: {first!r:.120}"
+        )
+    return found
+
+
+def _of_elf(data: bytes) -> Symbols:
+    if data[4:6] != b"\1\1":
+        raise ConfigError("symbols: this ELF file is not of a 32-bit x86")
+    try:
+        found = Symbols(_elf_symbols(data))
+    except (struct.error, IndexError, ValueError):
+        raise ConfigError("symbols: truncated or damaged: an ELF file") from None
+    if not found.has_code:
+        raise ConfigError("symbols: this ELF file is stripped: it names no code")
+    return found
+
+
+def _elf_symbols(data: bytes) -> Iterator[Symbol]:
+    """Read the symbol tables of an ELF file; ValueError and others: it is damaged."""
+    start, size, count = (
+        *struct.unpack_from("<I", data, 32),
+        *struct.unpack_from("<HH", data, 46),
+    )
+    sections = [_SECTION.unpack_from(data, start + i * size) for i in range(count)]
+    for section in sections:
+        if section[1] != _SYMTAB:
+            continue
+        at, length, link = section[4:7]
+        names = sections[link][4]
+        for row in _SYMBOL.iter_unpack(data[at : at + length]):
+            name, address, length, info, _, home = row
+            kind = info & 0xF
+            if not name or home == 0 or kind not in (_NOTYPE, _OBJECT, _FUNC):
+                continue
+            if home < count:  # not absolute
+                runs = bool(sections[home][2] & _EXECINSTR)
+                text = data[names + name : data.index(b"\0", names + name)]
+                is_code = runs and kind != _OBJECT
+                yield Symbol(address, length, is_code, text.decode("utf-8", "replace"))
+
+
+def ours(data: bytes) -> Symbols | None:
+    """Return the symbols that a kernel's own file has, if it is ELF and has some."""
+    try:
+        return _of_elf(data) if elf.is_elf(data) else None
+    except ConfigError:
+        return None
+
+
+# -- in the memory of a Linux ----------------------------------------------------------
+
+_TOKENS: Final = 256
+_ZERO: Final = ord("0")
+# The one-character tokens "0" to "9" are in every kernel, at the place of their code.
+_DIGITS: Final = b"".join(bytes((code, 0)) for code in b"0123456789")
+_FEWEST: Final = 1000  # symbols of a kernel
+_SHORT, _LONG = 4, 64  # bytes that names and markers have for each, on average
+_PER_MARKER: Final = 256
+_PIECE: Final = 1 << 22
+_REACH: Final = 1 << 23  # from the token table to the ends of the others
+_LOW_MEMORY: Final = 1 << 30  # where a 32-bit Linux is
+
+
+def of_linux(ram: memoryview) -> Symbols | None:
+    """Return the symbols that a 32-bit Linux has in its memory, for /proc/kallsyms.
+
+    They are those of the kernel, without modules, at the addresses that it runs at;
+    CONFIG_KALLSYMS_BASE_RELATIVE, as since Linux 4.6. None: there are none.
+    """
+    for piece in range(0, min(len(ram), _LOW_MEMORY), _PIECE):
+        text = bytes(ram[piece : piece + _PIECE + len(_DIGITS)])
+        at = text.find(_DIGITS)
+        while at >= 0:
+            first = max(piece + at - _REACH, 0) & ~3
+            data = bytes(ram[first : piece + at + _REACH])
+            try:
+                found = _kallsyms(data, piece + at - first)
+            except (IndexError, struct.error):  # cut short: they are none
+                found = None
+            if found is not None:
+                return found
+            at = text.find(_DIGITS, at + 1)
+    return None
+
+
+def _kallsyms(data: bytes, digits: int) -> Symbols | None:
+    """Read the tables around the token table that may have "0" to "9" at `digits`."""
+    end = digits
+    for _ in range(_ZERO, _TOKENS):
+        end = data.find(b"\0", end) + 1
+    index = _align(end)
+    places = struct.unpack_from(f"<{_TOKENS}H", data, index)
+    start = digits - places[_ZERO]
+    tokens = data[max(start, 0) : end].split(b"\0")[:-1]
+    told = [0, *accumulate(len(token) + 1 for token in tokens)]
+    if start % 4 or start < 0 or told != [*places, end - start]:
+        return None
+    letters = {code for code, token in enumerate(tokens) if token[:1].isalpha()}
+    words = memoryview(data[:start]).cast("I")
+    for at in range(len(words) - 1, -1, -1):
+        count = words[at]
+        room = start - 4 * at
+        if count >= _FEWEST and _SHORT * count < room < _LONG * count:
+            names = _names(data, 4 * at + 4, count, letters)
+            after = index + 2 * _TOKENS
+            addresses = _addresses(data, 4 * at, after, count) if names else None
+            if names and addresses:
+                texts = (
+                    b"".join([tokens[code] for code in name]).decode("utf-8", "replace")
+                    for name in names
+                )
+                return Symbols(
+                    Symbol(address, 0, text[0] in _CODE, text[1:])
+                    for address, text in zip(addresses, texts, strict=True)
+                    if text[0] not in _ABSOLUTE
+                )
+    return None
+
+
+def _names(
+    data: bytes, start: int, count: int, letters: set[int]
+) -> list[bytes] | None:
+    """Return the names of `count` symbols, in tokens; None: they are none.
+
+    Each begins with one of `letters`. Behind them is a table of where each 256th
+    begins, which must fit.
+    """
+    at, markers, names = start, [], []
+    for number in range(count):
+        if not number % _PER_MARKER:
+            markers.append(at - start)
+        length, at = data[at], at + 1
+        if length > 0x7F:
+            length, at = length & 0x7F | data[at] << 7, at + 1
+        if not length or data[at] not in letters:
+            return None
+        names.append(data[at : at + length])
+        at += length
+    at = _align(at)
+    if data[at : at + 4 * len(markers)] != struct.pack(f"<{len(markers)}I", *markers):
+        return None
+    return names
+
+
+def _addresses(data: bytes, before: int, after: int, count: int) -> list[int] | None:
+    """Return the addresses of `count` symbols, upwards; None: they are not there.
+
+    Offsets and what they are relative to end at `before`, or begin at `after` as since
+    Linux 6.4.
+    """
+    for at in (before - 4 - 4 * count, after):
+        if at >= 0 and at + 4 * count + 4 <= len(data):
+            *offsets, base = struct.unpack_from(f"<{count + 1}I", data, at)
+            rises = offsets[0] < offsets[-1] and all(map(le, offsets, offsets[1:]))
+            if base and rises:
+                return [base + offset & x86.MASK32 for offset in offsets]
+    return None
+
+
+def _align(at: int) -> int:
+    return at + -at % 4
