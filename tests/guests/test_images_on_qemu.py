@@ -189,6 +189,11 @@ def test_exits_goes_through_its_series() -> None:
     ]
 
 
+def test_exits_goes_through_one_series() -> None:
+    with Guest("exits", "only=in 7") as guest:
+        assert guest.until("section end 0\n").split()[:3] == ["section", "in", "7"]
+
+
 SERIES = (
     "nothing",
     "cli_sti",
@@ -203,5 +208,9 @@ SERIES = (
     "sgdt",
     "cpuid",
     "rdtsc",
+    "callret",
     "page_fill",
+    "ptemod",
+    "pgfault",
+    "divzero",
 )
