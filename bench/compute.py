@@ -1,21 +1,13 @@
-"""Guest compute: a loop in ring 3 under emu86 beside the bare engine.
+"""Guest compute: a loop in ring 3, beside the bare engine.
 
 The loop is that of the firmware image `spin` (ten instructions, two loads, two stores),
-byte for byte, everywhere. What differs is what stands around it:
-
-  plain    Unicorn by its public API: 32-bit mode, no paging, no hooks
-  engine   emu86's engine alone: long mode, a 32-bit ring-3 segment, 4 KiB pages, stops
-           between blocks; only the hook that ends the loop, no VMM
-  clock    the same with all of the engine's hooks: virtual time is counted each block
-  emu86    the whole Machine, the guest's own page tables shadowed
-
-Each round runs all of them in turn; a ratio is taken within its round.
+byte for byte, everywhere.
 """
 
 import mmap
 import re
 import struct
-from statistics import median
+from math import ceil
 from time import process_time
 from typing import Final
 
@@ -23,14 +15,12 @@ import unicorn.unicorn_py3.unicorn as binding  # type: ignore[import-untyped, un
 from unicorn import unicorn_const as uc_const
 from unicorn import x86_const
 
-from bench.spin import emulated
-from bench.tools import IMAGES, BenchError, asked, doing, say, show
+from bench.tools import IMAGES, BenchError, Benchmark, Contender, Guest, contenders
 from emu86.cpu import engine, library, state
 from emu86.spec import x86
 
-MILLIONS: Final = 50
-ROUNDS: Final = 7
-TARGET: Final = 0.9  # of the bare engine's speed
+MILLIONS: Final = 200
+SLOWER: Final = 10  # times, the engine where every store looks for code
 
 CODE: Final = 0x40000000  # where the loop was assembled for: USER_TEXT in image.inc
 DATA: Final = 0x40010000
@@ -75,8 +65,9 @@ class Hookless(engine.Engine):
         self._add(uc_const.UC_HOOK_INTR, told)
 
 
-def bare(cpu: engine.Engine, code: bytes, count: int) -> tuple[float, int]:
-    """CPU seconds and checksum of `count` iterations on `cpu`, no VMM above."""
+def bare(code: bytes, count: int) -> tuple[float, int]:
+    """CPU seconds and checksum of `count` iterations on the engine, no VMM above."""
+    cpu = Hookless()
     memory = memoryview(mmap.mmap(-1, 0x20000))
     cpu.map(0, memory)
     memory[: len(code) + 2] = code + _INT80
@@ -118,43 +109,46 @@ def bare(cpu: engine.Engine, code: bytes, count: int) -> tuple[float, int]:
     return took, struct.unpack_from("<I", memory, 0x1000 + SUM - DATA)[0]
 
 
-def main(millions: int = MILLIONS, rounds: int = ROUNDS) -> None:
-    """Measure and print."""
-    code, count = loop(), millions * 1_000_000
-    times: dict[str, list[float]] = {}
-    for number in range(rounds):
-        doing(f"compute: round {number + 1} of {rounds}")
-        sums = set()
-        for name, (took, checksum) in (
-            ("plain", plain(code, count)),
-            ("engine", bare(Hookless(), code, count)),
-            ("clock", bare(engine.Engine(), code, count)),
-            ("emu86", emulated(millions)),
-        ):
-            times.setdefault(name, []).append(took)
-            sums.add(checksum)
-        if len(sums) != 1:
-            raise BenchError(f"the checksums differ: {sums}")
-
-    def speed(name: str, of: str) -> str:
-        pairs = zip(times[of], times[name], strict=True)
-        return f"{median(theirs / ours for theirs, ours in pairs):.2f}"
-
-    show(
-        f"{millions} million iterations in ring 3, median of {rounds} rounds",
-        ("", "ns/iteration", "speed of plain", "speed of engine"),
-        [
-            (
-                name,
-                f"{median(taken) / count * 1e9:.2f}",
-                speed(name, "plain"),
-                speed(name, "engine"),
-            )
-            for name, taken in times.items()
-        ],
-    )
-    say(f"target: emu86 at least {TARGET} of the bare engine's speed")
+def spin(contender: Contender, millions: int) -> tuple[float, int]:
+    """CPU seconds and checksum of the firmware image."""
+    with Guest(contender, IMAGES / "spin.elf", str(millions), memory=16) as guest:
+        begin = guest.until(b"ring 3")
+        took = guest.until(b"checksum ") - begin
+        guest.until(b"\n")
+        return took, int(guest.before, 16)
 
 
-if __name__ == "__main__":
-    main(**asked(__doc__, millions=MILLIONS, rounds=ROUNDS))
+_checksums: dict[int, int] = {}
+
+
+def measure(contender: Contender, scale: float) -> dict[str, float]:
+    """Nanoseconds of one iteration.
+
+    Raises BenchError if two contenders have computed different things.
+    """
+    millions = ceil(MILLIONS * scale)
+    if contender.name == "Unicorn":
+        millions = ceil(millions / SLOWER)
+    if contender.name == "Unicorn":
+        took, checksum = plain(loop(), millions * 1_000_000)
+    elif contender.name == "engine":
+        took, checksum = bare(loop(), millions * 1_000_000)
+    else:
+        took, checksum = spin(contender, millions)
+    if _checksums.setdefault(millions, checksum) != checksum:
+        raise BenchError(f"the checksum is {checksum:X}, not {_checksums[millions]:X}")
+    return {"ten instructions in ring 3, ns": took / millions * 1000}
+
+
+COMPUTE: Final = Benchmark(
+    "compute",
+    "Computing",
+    """\
+A loop of ten instructions in ring 3, two loads and two stores among them. No exits are
+on its way. `Unicorn` is the engine as its documentation shows it: without paging every
+page may be written and run, and each store looks for code that it changes. `engine` is
+emu86's engine alone, with pages of its own and no VMM above it. The aim is that emu86
+keeps at least 0.9 of the engine's speed.""",
+    contenders("QEMU", "Unicorn", "engine", "trap", "patch", "iopl"),
+    measure,
+)

@@ -1,159 +1,99 @@
-"""What exits cost, by what the guest did.
+"""One operation of a guest's kernel, all in all: the way out, the VMM, the way back.
 
-The firmware image `exits`: one operation at a time, many times over, and the time
-between two of its lines: all of it is in there, the engine's way out and back too.
+The guest is the firmware image `exits`. Each operation is a process of its own, and how
+often it is done is found out for each contender, so that it takes long enough.
 """
 
-from statistics import median
-from time import process_time
+from functools import cache
+from math import ceil
 from typing import Final
 
-from bench.tools import IMAGES, BenchError, asked, doing, show
-from emu86 import Machine
+from bench.tools import IMAGES, BenchError, Benchmark, Contender, Guest, contenders
 
-COUNT: Final = 20_000
-ROUNDS: Final = 3
-TECHNIQUES: Final = ("patch", "iopl")
-_EMPTY: Final = "nothing"
-
-
-class Sections:
-    """What the firmware says, cut at its lines; one timestamp at either end of each.
-
-    A section lasts from the end of its line to the first byte of the next, so that
-    printing is in none of them.
-    """
-
-    def __init__(self, machine: Machine) -> None:
-        self.cost: dict[str, tuple[float, int]] = {}  # name: CPU seconds, exits
-        self._machine = machine
-        self._name = ""
-        self._line = b""
-        self._began = (0.0, 0)
-        machine.on_console(self._console)
-
-    def _console(self, data: bytes) -> None:
-        now = process_time()
-        if self._name:
-            exits = self._exits()
-            self.cost[self._name] = (now - self._began[0], exits - self._began[1])
-            self._name = ""
-        self._line += data
-        if data == b"\n":
-            words = self._line.decode().split()
-            self._line = b""
-            if len(words) == 3 and words[0] == "section" and words[1] != "end":
-                self._name = words[1]
-                exits = self._exits()
-                self._began = (process_time(), exits)
-
-    def _exits(self) -> int:
-        return sum(stat.count for stat in self._machine.stats.exits.values())
+# Series of the image. The first seven are the nanobenchmarks.
+NANO: Final = {
+    "int80_ring3": "syscall: INT 80h of ring 3, and IRET",
+    "in": "in: IN of port 80h",
+    "mov_to_cr3": "cr3wr: MOV to CR3",
+    "callret": "callret: CALL and RET",
+    "pgfault": "pgfault: #PF of ring 3, and IRET",
+    "divzero": "divzero: #DE of ring 3, and IRET",
+    "ptemod": "ptemod: a PTE in use is changed",
+}
+MORE: Final = {
+    "cli_sti": "CLI and STI",
+    "mov_from_cr0": "MOV from CR0",
+    "invlpg": "INVLPG",
+    "out": "OUT to port 80h",
+    "pushf_popf": "PUSHF and POPF",
+    "int80_ring0": "INT 80h of ring 0, and IRET",
+    "sgdt": "SGDT",
+    "cpuid": "CPUID",
+    "rdtsc": "RDTSC",
+    "page_fill": "a PTE is made present, and its page read",
+}
+SECONDS: Final = {"nano": 1.3, "exits": 0.3}  # CPU seconds of one measurement
+_MOST: Final = 0xFFFFFFFF  # the loop counter has 32 bits
 
 
-def operations(technique: str, count: int) -> dict[str, tuple[float, float]]:
-    """CPU microseconds and exits of one operation, by its name."""
-    machine = Machine(memory=16 << 20, technique=technique)
-    machine.load_kernel(IMAGES / "exits.elf", append=str(count))
-    doing(f"exits: {count:,} of each operation, {technique}")
-    sections = Sections(machine)
-    stop = machine.run(timeout=300)
-    cost = sections.cost
-    if stop.reason != "poweroff" or _EMPTY not in cost:
-        raise BenchError(f"the firmware image exits ended with {stop}")
-    empty = cost.pop(_EMPTY)[0]
-    return {
-        name: ((spent - empty) / count * 1e6, exits / count)
-        for name, (spent, exits) in cost.items()
-    }
+def run(contender: Contender, series: str, count: int) -> float:
+    """CPU seconds of `count` times the operation, with the loop around it."""
+    append = f"only={series} {count}"
+    with Guest(contender, IMAGES / "exits.elf", append, memory=16) as guest:
+        begin = guest.until(f"section {series} ".encode())
+        return guest.until(b"section end") - begin
 
 
-# Paging with one global 4 MiB page (SDM Vol. 3A section 4.3): code at 8000h, directory
-# at 4000h.
-_DIRECTORY: Final = 0x4000
-_PDE: Final = 0x183  # present, writable, a page of 4 MiB, global
-_PAGING_ON: Final = bytes.fromhex(
-    "b800400000 0f22d8"  # mov eax, 4000h; mov cr3, eax
-    "b890000000 0f22e0"  # mov eax, PSE + PGE; mov cr4, eax
-    "b811000080 0f22c0"  # mov eax, PG + ET + PE; mov cr0, eax
+@cache
+def how_often(contender: Contender, series: str, seconds: float) -> int:
+    """How often an operation is done in about this time."""
+    count = 1000
+    # What translating the loop costs must not spoil the estimate.
+    while (took := run(contender, series, count)) < seconds / 10:
+        if count > _MOST:
+            raise BenchError(f"{series} takes no time")
+        count = ceil(count * min(seconds / 5 / max(took, 1e-6), 100))
+    return min(ceil(count * seconds / took), _MOST)
+
+
+def costs(
+    names: dict[str, str], contender: Contender, seconds: float
+) -> dict[str, float]:
+    """Nanoseconds of CPU time of each operation."""
+    rows = {}
+    for series, text in names.items():
+        count = how_often(contender, series, seconds)
+        rows[f"{text}, ns"] = run(contender, series, count) / count * 1e9
+    return rows
+
+
+def nano(contender: Contender, scale: float) -> dict[str, float]:
+    """The nanobenchmarks."""
+    return costs(NANO, contender, SECONDS["nano"] * scale)
+
+
+def exits(contender: Contender, scale: float) -> dict[str, float]:
+    """The other operations."""
+    return costs(MORE, contender, SECONDS["exits"] * scale)
+
+
+NANOBENCHMARKS: Final = Benchmark(
+    "nano",
+    "The nanobenchmarks of Adams and Agesen",
+    """\
+Seven operations that showed in 2006 what software and hardware do well in a VMM ("A
+Comparison of Software and Hardware Techniques for x86 Virtualization", ASPLOS 2006):
+nanoseconds of CPU time, with the loop of two instructions around each. `bare` is the
+engine as a bare machine, an instruction at a time.""",
+    contenders("QEMU", "bare", "trap", "patch", "iopl"),
+    nano,
 )
-COMPILED: Final = {"cli_sti": "fafb", "invlpg": "0f0138"}
-
-
-def compiled(body: bytes, count: int) -> float:
-    """CPU microseconds of one `body` that needs no Python, out of `count` of them.
-
-    It does so for INVLPG of a register only, which the firmware image has not.
-    """
-    costs = []
-    doing(f"exits: {count:,} times {body.hex()} in the compiled hook")
-    for each in (body, b""):
-        machine = Machine(memory=4 << 20)
-        machine.write_physical(_DIRECTORY, _PDE.to_bytes(4, "little"))
-        # mov ecx, count; again: body; loop again; cli; hlt
-        back = -2 - len(each) & 0xFF
-        code = _PAGING_ON + b"\xb9" + count.to_bytes(4, "little")
-        code += each + bytes((0xE2, back, 0xFA, 0xF4))
-        machine.load_flat(code, 0x8000)
-        begin = process_time()
-        stop = machine.run(timeout=300)
-        costs.append(process_time() - begin)
-        if stop.reason != "halted":
-            raise BenchError(f"the loop of {body.hex()} ended with {stop}")
-    return (costs[0] - costs[1]) / count * 1e6
-
-
-def firmware_table(count: int, rounds: int) -> None:
-    """Print what one operation costs, by technique."""
-    runs = {
-        name: [operations(name, count) for _ in range(rounds)] for name in TECHNIQUES
-    }
-
-    def cells(technique: str, name: str) -> list[str]:
-        cost = median(run[name][0] for run in runs[technique])
-        return [f"{cost:.2f}", f"{runs[technique][0][name][1]:.2f}"]
-
-    show(
-        f"one operation, {count:,} of each, CPU time, median of {rounds} runs",
-        ("operation", *(f"{t} {what}" for t in TECHNIQUES for what in ("µs", "exits"))),
-        [
-            [name, *(cell for t in TECHNIQUES for cell in cells(t, name))]
-            for name in runs["patch"][0]
-        ],
-    )
-
-
-def compiled_table(count: int, rounds: int) -> None:
-    """Print what the operations cost that need no Python."""
-    show(
-        f"in the compiled hook, {count:,} of each, CPU time, median of {rounds} runs",
-        ("operation", "patch µs"),
-        [
-            (name, f"{median(costs):.2f}")
-            for name, costs in (
-                (name, [compiled(bytes.fromhex(body), count) for _ in range(rounds)])
-                for name, body in COMPILED.items()
-            )
-        ],
-    )
-
-
-def rows() -> dict[str, float]:
-    """What two trees are compared by."""
-    found = {}
-    for technique in TECHNIQUES:
-        for name, (cost, _) in operations(technique, COUNT // 4).items():
-            found[f"{name}, {technique}, µs"] = cost
-    for name, body in COMPILED.items():
-        found[f"{name}, compiled, µs"] = compiled(bytes.fromhex(body), COUNT * 10)
-    return found
-
-
-def main(count: int = COUNT, rounds: int = ROUNDS) -> None:
-    """Measure and print."""
-    firmware_table(count, rounds)
-    compiled_table(10 * count, rounds)
-
-
-if __name__ == "__main__":
-    main(**asked(__doc__, count=COUNT, rounds=ROUNDS))
+EXITS: Final = Benchmark(
+    "exits",
+    "Other exits",
+    """\
+More of what the VMM handles, measured alike. Under `iopl` CLI, STI and POPF are no
+exits.""",
+    contenders("QEMU", "patch", "iopl"),
+    exits,
+)

@@ -1,114 +1,108 @@
-"""The fixed Linux workload beside QEMU: CPU seconds of the whole process.
+"""Debian's kernel: its boot, a fixed workload, and what users do, part by part.
 
-Debian's kernel with build/guests/workload.cpio, 256 MiB, console=ttyS0, from the start
-of the program until the console shows GUEST-DONE. In each round every contender runs
-once, in turn; a ratio is taken within its round: a busy machine is busy for both.
+tools/initramfs/workload is what the guest runs, and what each part is.
 """
 
-import shutil
-from statistics import median
+import time
 from typing import Final
 
-from bench.tools import EMU86, GUESTS, BenchError, Child, asked, doing, say, show, watch
+from bench.tools import GUESTS, Benchmark, Contender, Guest, contenders
 
-ROUNDS: Final = 3
-TARGET: Final = 2.0  # times QEMU's CPU seconds
-MEMORY_TARGET: Final = (256 + 200) << 20  # guest RAM and 200 MiB
-TIMEOUT: Final = 300
-_QEMU: Final = "qemu-system-i386"
+KERNEL: Final = GUESTS / "vmlinuz"
+SHELL: Final = GUESTS / "initrd.cpio"
+WORKLOAD: Final = GUESTS / "workload.cpio"
+CONSOLE: Final = "console=ttyS0"
+_DONE: Final = b"GUEST-DONE"
 
-MARKS: Final = {
-    "first kernel line": b"Linux version",
-    "init": b"GUEST-READY",
-    "end": b"GUEST-DONE",
+# Sizes by which QEMU needs a second or more.
+PARTS: Final[dict[str, tuple[int, str]]] = {
+    "calls": (700_000, "{:,} system calls by dd bs=1"),
+    "tail": (250_000, "seq 1 {} | tail -n 1"),
+    "sort-rn": (45_000, "seq 1 {} | sort -rn"),
+    "pipe": (45_000, "{:,} KiB through a pipe"),
+    "fork": (300, "{} times fork and exec"),
+    "switches": (12_000, "{:,} context switches with sha256"),
+    "faults": (25, "{} times 4,096 page faults"),
+    "sha256": (4, "{} times sha256 of 8 MiB"),
+    "gzip": (180_000, "gzip of {:,} lines"),
+    "sort": (100_000, "sort of {:,} lines"),
+    "awk": (40_000, "awk over {:,} lines"),
 }
+SIZES: Final = (64, 2048)  # MiB of guest memory
+IDLE: Final = 10  # seconds
+_SETTLED: Final = 2  # seconds after the prompt
 
 
-def commands() -> dict[str, list[str]]:
-    """The contenders, by name; QEMU only where it is installed."""
-    guest = {
-        "-kernel": str(GUESTS / "vmlinuz"),
-        "-initrd": str(GUESTS / "workload.cpio"),
-        "-append": "console=ttyS0",
-    }
-    ours = [*EMU86, "run", "--memory", "256M", "--until", "GUEST-DONE"]
-    ours += [word for key, value in guest.items() for word in (f"-{key}", value)]
-    qemu = [
-        _QEMU,
-        "-accel",
-        "tcg",
-        "-M",
-        "isapc",
-        "-cpu",
-        "pentium3,-apic",
-        "-m",
-        "256",
-    ]
-    qemu += ["-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"]
-    qemu += [word for pair in guest.items() for word in pair]
-    contenders = {"qemu": qemu} if shutil.which(_QEMU) else {}
-    for technique in ("patch", "iopl"):
-        contenders[technique] = [*ours, "--technique", technique]
-    return contenders
+def measure(contender: Contender, scale: float) -> dict[str, float]:
+    """CPU seconds to the marks of the boot and of each part; and the memory taken."""
+    sizes = {name: max(1, int(size * scale)) for name, (size, _) in PARTS.items()}
+    parts = " ".join(f"{name}:{size}" for name, size in sizes.items())
+    append = f'{CONSOLE} parts="{parts}"'
+    rows = {}
+    with Guest(contender, KERNEL, append, initrd=WORKLOAD) as guest:
+        rows["boot to the first line, CPU s"] = guest.until(b"Linux version")
+        rows["boot to init, CPU s"] = guest.until(b"GUEST-READY")
+        rows["boot and workload, CPU s"] = guest.until(_DONE)
+        begin = guest.until(b"PART ")
+        for name, size in sizes.items():
+            end = guest.until(b"PART")  # of the next, or of the end
+            rows[f"{PARTS[name][1].format(size)}, CPU s"] = end - begin
+            begin = end
+        peak, touched = guest.memory()
+    rows["peak memory beyond the RAM that the guest touched, MiB"] = peak - touched
+    return rows
 
 
-def rows() -> dict[str, float]:
-    """What two trees are compared by."""
-    return {
-        f"Linux and its workload, {name}, CPU s": watch(
-            command, list(MARKS.values()), TIMEOUT
-        ).cpu
-        for name, command in commands().items()
-        if name != "qemu"
-    }
+def measure_memory(contender: Contender, _scale: float) -> dict[str, float]:
+    """The boot and workload with little and with much guest memory."""
+    rows = {}
+    for size in SIZES:
+        with Guest(contender, KERNEL, CONSOLE, initrd=WORKLOAD, memory=size) as guest:
+            rows[f"boot and workload, {size:,} MiB, CPU s"] = guest.until(_DONE)
+            peak, touched = guest.memory()
+        rows[f"guest RAM that is resident, of {size:,} MiB, MiB"] = touched
+        rows[f"peak memory beyond it, {size:,} MiB, MiB"] = peak - touched
+    return rows
 
 
-def main(rounds: int = ROUNDS) -> None:
-    """Measure and print."""
-    if not (GUESTS / "workload.cpio").exists():
-        raise BenchError("there is no Linux guest: make guests")
-    runs: dict[str, list[Child]] = {}
-    for number in range(rounds):
-        for name, command in commands().items():
-            doing(f"linux: round {number + 1} of {rounds}, {name}")
-            child = watch(command, list(MARKS.values()), TIMEOUT)
-            runs.setdefault(name, []).append(child)
-            ratio = ""
-            if name != "qemu" and "qemu" in runs:
-                ratio = f"  {child.cpu / runs['qemu'][number].cpu:.2f} x qemu"
-            say(f"round {number + 1}  {name:5}  {child.cpu:.2f} CPU seconds{ratio}")
-
-    def ratio_of(name: str) -> str:
-        if "qemu" not in runs:
-            return "-"
-        pairs = zip(runs[name], runs["qemu"], strict=True)
-        return f"{median(ours.cpu / theirs.cpu for ours, theirs in pairs):.2f}"
-
-    show(
-        f"the Linux workload, median of {rounds} rounds",
-        (
-            "",
-            *(f"CPU s to {mark}" for mark in MARKS),
-            "CPU s in all",
-            "ratio",
-            "peak MiB",
-        ),
-        [
-            [
-                name,
-                *(
-                    f"{median(child.marks[text].cpu for child in children):.2f}"
-                    for text in MARKS.values()
-                ),
-                f"{median(child.cpu for child in children):.2f}",
-                ratio_of(name),
-                f"{max(child.peak for child in children) >> 20}",
-            ]
-            for name, children in runs.items()
-        ],
-    )
-    say(f"target: at most {TARGET} x QEMU; peak at most {MEMORY_TARGET >> 20} MiB")
+def measure_idle(contender: Contender, scale: float) -> dict[str, float]:
+    """What a shell on a terminal takes while nobody types."""
+    seconds = IDLE * scale
+    with Guest(contender, KERNEL, CONSOLE, initrd=SHELL, on_terminal=True) as guest:
+        guest.until(b"emu86# ")
+        time.sleep(_SETTLED * scale)
+        before = guest.clock()
+        time.sleep(seconds)
+        return {f"idle for {seconds:g} s, CPU s": guest.clock() - before}
 
 
-if __name__ == "__main__":
-    main(**asked(__doc__, rounds=ROUNDS))
+LINUX: Final = Benchmark(
+    "linux",
+    "Debian's kernel",
+    """\
+One boot with 256 MiB of guest memory and without a terminal: CPU seconds from the
+start of the program to the first line, to init, and to the end of the fixed workload.
+Then what users do, part by part; `tools/initramfs/workload` has the commands. The
+last row is what the program takes, at its peak, besides the RAM that the guest has
+touched.""",
+    contenders("QEMU", "patch", "iopl"),
+    measure,
+)
+MEMORY: Final = Benchmark(
+    "memory",
+    "Little and much memory",
+    """\
+The same boot and workload with other sizes of guest memory. RAM that the guest has
+never touched should not be resident, and a large guest should not be slower.""",
+    contenders("QEMU", "patch"),
+    measure_memory,
+)
+IDLE_SHELL: Final = Benchmark(
+    "idle",
+    "An idle guest on a terminal",
+    """\
+A shell at its prompt while nobody types. The kernel's timer ticks, and the program
+waits for it.""",
+    contenders("QEMU", "patch", "iopl"),
+    measure_idle,
+)

@@ -1,24 +1,20 @@
-"""From the start of the program to the guest's first instruction.
+"""The start of the program to the guest's first character; and the installed size.
 
-`emu86 run` on a Multiboot kernel of 20 bytes that writes one character: the time to
-that character. Then the same steps in one process, each by itself, and what importing
-costs by `python -X importtime`. Warm: the first run is not counted.
+The guest is a Multiboot kernel of a few bytes that writes one character.
 """
 
-import re
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Final
 
-from bench.tools import EMU86, ENVIRONMENT, Child, asked, doing, say, show, watch
+from bench.against import tree_of
+from bench.tools import ROOT, BenchError, Benchmark, Contender, Guest, contenders
 
-RUNS: Final = 7
-_ROWS: Final = 3  # runs, of which the least counts
-TARGET: Final = 0.7  # seconds
+RUNS: Final = 3  # of which the least counts
+BEFORE: Final = "60790a1"  # the revision to compare with
 
 _LOAD: Final = 0x100000
 # Multiboot 0.6.96 section 3.1.1: magic, flags (16: addresses follow), checksum; header,
@@ -32,23 +28,6 @@ _CODE: Final = bytes.fromhex(
     "f4"  # hlt
 )
 
-_STEPS: Final = """
-import time
-times = [("", time.perf_counter())]
-def done(step): times.append((step, time.perf_counter()))
-import emu86.cli; done("import emu86.cli")
-import unicorn; done("import unicorn")
-import emu86.machine.machine; done("import the rest of emu86.machine")
-from emu86.cpu import engine; engine.abilities(); done("probe the engine")
-from emu86 import Machine
-machine = Machine(); done("build a Machine")
-machine.load_kernel(KERNEL); done("load the kernel")
-machine.on_console(lambda data: done("first block to first character"))
-machine.run()
-for (_, before), (step, after) in zip(times, times[1:]):
-    print(f"{(after - before) * 1000}\\t{step}")
-"""
-
 
 def kernel() -> bytes:
     """The smallest Multiboot kernel that shows that it runs."""
@@ -58,95 +37,77 @@ def kernel() -> bytes:
     return b"".join((word & 0xFFFFFFFF).to_bytes(4, "little") for word in words) + _CODE
 
 
-def steps(path: str, runs: int) -> dict[str, list[float]]:
-    """Milliseconds of each step, in fresh interpreters."""
-    found: dict[str, list[float]] = {}
-    program = _STEPS.replace("KERNEL", repr(path))
-    for _ in range(runs):
-        out = subprocess.run(
-            [sys.executable, "-c", program],
-            check=True,
-            capture_output=True,
-            text=True,
-            env=ENVIRONMENT,
-        ).stdout
-        for line in out.splitlines():
-            took, step = line.split("\t")
-            found.setdefault(step, []).append(float(took))
-    return found
-
-
-def interpreter(runs: int) -> float:
-    """Milliseconds of an interpreter that does nothing."""
-    command = [sys.executable, "-c", "print('*')"]
-    return median(watch(command, [b"*"], 60).wall for _ in range(runs)) * 1000
-
-
-def imports() -> list[tuple[str, float]]:
-    """Milliseconds that importing took by top-level package, the dearest first."""
-    modules = (
-        "emu86.cli",
-        "emu86.machine.machine",
-        "emu86.cpu.probe",
-        "emu86.native.handlers",
-    )
-    program = f"import {', '.join(modules)}"
-    text = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", program],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-    ).stderr
-    spent: Counter[str] = Counter()
-    for own, name in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", text):
-        spent[name.partition(".")[0]] += int(own)
-    return [(name, own / 1000) for name, own in spent.most_common(8)]
-
-
-def first_character(path: str) -> Child:
-    """Run the kernel at `path` until it shows its character."""
-    return watch([*EMU86, "run", "--kernel", path], [b"*"], 60)
-
-
-def rows() -> dict[str, float]:
-    """What two trees are compared by."""
+def measure(contender: Contender, _scale: float) -> dict[str, float]:
+    """CPU seconds to the character, after a run that is not counted."""
     with tempfile.NamedTemporaryFile(suffix=".elf") as file:
         file.write(kernel())
         file.flush()
-        children = [first_character(file.name) for _ in range(_ROWS + 1)][1:]
-    return {"start to the first character, CPU s": min(each.cpu for each in children)}
+        took = []
+        for _ in range(RUNS + 1):
+            with Guest(contender, Path(file.name), memory=16) as guest:
+                took.append(guest.until(b"*"))
+    return {"start to the first character, CPU s": min(took[1:])}
 
 
-def main(runs: int = RUNS) -> None:
-    """Measure and print."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "star.elf"
-        path.write_bytes(kernel())
-        doing(f"start: {runs + 1} runs to the first character")
-        children = [first_character(str(path)) for _ in range(runs + 1)][1:]
-        doing(f"start: {runs} runs, step by step")
-        each = steps(str(path), runs)
-    wall = median(child.marks[b"*"].wall for child in children)
-    cpu = median(child.cpu for child in children)
-    show(
-        f"where it goes, median of {runs}",
-        ("step", "ms"),
-        [
-            ("a Python that does nothing", f"{interpreter(runs):.0f}"),
-            *((step, f"{median(taken):.1f}") for step, taken in each.items()),
-        ],
-    )
-    show(
-        "imports by package (-X importtime, which slows them)",
-        ("package", "ms"),
-        [(name, f"{own:.0f}") for name, own in imports()],
-    )
-    say(
-        f"start to the guest's first character: {wall:.2f} s, median of {runs} "
-        f"(the whole process {cpu:.2f} CPU s); target: {TARGET} s"
-    )
+def starters() -> Iterator[Contender]:
+    """QEMU, this tree, and that revision if there is a history to take it from."""
+    yield from contenders("QEMU", "patch")()
+    try:
+        yield Contender(BEFORE, "patch", tree_of(BEFORE))
+    except BenchError as error:
+        yield Contender(BEFORE, absent=str(error))
 
 
-if __name__ == "__main__":
-    main(**asked(__doc__, runs=RUNS))
+def measure_size(_contender: Contender, _scale: float) -> dict[str, float]:
+    """Install this tree as users do, with what it needs, into an empty folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--target",
+            folder,
+        ]
+        command += ["--disable-pip-version-check", "--no-build-isolation", str(ROOT)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BenchError(f"pip: {done.stderr.strip().rpartition(chr(10))[2]}")
+        parts = {
+            path.name: sum(
+                one.stat().st_blocks * 512
+                for one in [path, *path.rglob("*")]
+                if one.is_file()
+            )
+            for path in Path(folder).iterdir()
+        }
+    largest = sorted(parts, key=lambda name: -parts[name])[:4]
+    return {"all, MB": sum(parts.values()) / 1e6} | {
+        f"of it {name}, MB": parts[name] / 1e6 for name in largest
+    }
+
+
+START: Final = Benchmark(
+    "start",
+    "The start",
+    f"""\
+CPU seconds from the start of the program to the first character that a small kernel
+writes. `{BEFORE}` is the revision before the wheel came with machine code. Compiled
+modules and files are warm.""",
+    starters,
+    measure,
+    base=BEFORE,
+)
+SIZE: Final = Benchmark(
+    "size",
+    "Installed size",
+    """\
+`pip install emu86` into an empty folder: all that it puts on the disk, compiled
+modules and dependencies too, and the largest folders of it. A file takes whole
+blocks, and a MB is 1,000,000 bytes.""",
+    contenders("patch"),
+    measure_size,
+    base=None,
+    once=True,
+)

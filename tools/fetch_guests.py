@@ -2,7 +2,8 @@
 
     vmlinuz        Debian's i386 kernel (package linux-image-686), as it is
     initrd.cpio    busybox and the test programs of tools/initramfs: a shell
-    workload.cpio  the same, with a fixed workload that ends by powering off
+    workload.cpio  the same and tools/initramfs/bench, with a fixed workload that ends
+                   by powering off
 
 The packages come by apt-get from the system's own sources, with apt's state in
 build/guests/apt: nothing of the system is changed, and no root is needed. What is
@@ -119,12 +120,12 @@ def fetch_packages() -> None:
     shutil.rmtree(directory)
 
 
-def programs(work: Path) -> Iterator[tuple[str, bytes]]:
-    """Assemble the test programs, if there is an assembler."""
+def programs(sources: Path, work: Path) -> Iterator[tuple[str, bytes]]:
+    """Assemble the programs in `sources`, if there is an assembler."""
     if shutil.which("nasm") is None:
         print("fetch_guests: no nasm, the initramfs goes without test programs")
         return
-    for source in sorted(SOURCES.glob("*.asm")):
+    for source in sorted(sources.glob("*.asm")):
         program = work / source.stem
         subprocess.run(
             ["nasm", "-f", "bin", f"-I{SOURCES}/", "-o", program, source], check=True
@@ -172,16 +173,21 @@ def write(path: Path, data: bytes) -> None:
 def build_archives() -> None:
     """Make both archives of the busybox in GUESTS and of tools/initramfs."""
     files = {"bin/busybox": (GUESTS / "busybox").read_bytes()}
-    files |= programs(GUESTS)
-    for name, init in (("initrd", "init"), ("workload", "workload")):
-        content = files | {"init": (SOURCES / init).read_bytes()}
+    files |= programs(SOURCES, GUESTS)
+    measured = files | dict(programs(SOURCES / "bench", GUESTS))
+    for name, init, more in (
+        ("initrd", "init", files),
+        ("workload", "workload", measured),
+    ):
+        content = more | {"init": (SOURCES / init).read_bytes()}
         write(GUESTS / f"{name}.cpio", archive(content))
 
 
 def inputs() -> str:
     """Digest everything that the archives are made of, but for the packages."""
     digest = hashlib.sha256(str(shutil.which("nasm")).encode())
-    for path in (Path(__file__), *sorted(SOURCES.iterdir())):
+    sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
+    for path in (Path(__file__), *sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -261,17 +261,16 @@ def differences() -> Iterator[str]:
 
 
 def measured(benchmark: str) -> Iterator[str]:
-    """The table of bench/README.md under the command of a benchmark.
+    """The table of docs/performance.md of a benchmark.
 
     Raises LookupError if there is none.
     """
-    text = (ROOT / "bench" / "README.md").read_text()
-    after = text.partition(f"\n`python -m bench.{benchmark}")[2]
-    found = re.search(r"(?:^\|.*\n)+", after, re.MULTILINE)
+    text = (ROOT / "docs" / "performance.md").read_text()
+    found = re.search(rf"<!-- bench: {benchmark} -->\n\n((?:\|.*\n)+)", text)
     if found is None:
-        message = f"bench/README.md has no table of bench.{benchmark}"
+        message = f"docs/performance.md has no table of {benchmark}"
         raise LookupError(message)
-    yield found[0]
+    yield found[1]
 
 
 TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
@@ -285,10 +284,7 @@ TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
         f"exits, {kind}": functools.partial(exit_records, kind)
         for kind in ("privileged", "sensitive", "segment", "io")
     },
-    **{
-        f"bench.{name}": functools.partial(measured, name)
-        for name in ("linux", "compute", "exits")
-    },
+    "bench.linux": functools.partial(measured, "linux"),
 }
 _SLOW: Final = ("classes", "differences")
 

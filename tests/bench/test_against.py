@@ -1,69 +1,76 @@
-"""Two trees against each other: each process measures the tree that it is told to."""
+"""Two trees against each other: each contender runs the tree that it is told to."""
 
 import subprocess
 
 import pytest
 
 from bench import against
-from bench.tools import BenchError
+from bench.exits import run
+from bench.tools import BenchError, Contender
 from support.places import ROOT
 
-pytestmark = pytest.mark.not_quick
 
-
-def test_ratios_are_taken_within_pairs():
-    # The machine was twice as slow in the second pair.
-    assert against.compare("row", [1.0, 2.0, 1.0], [1.1, 2.2, 1.0]) == [
-        "row", "1", "1.1", "1.100", "1.000 to 1.100"
-    ]  # fmt: skip
-
-
-def test_this_tree_is_measured():
-    rows, why = against.measure("spin", ROOT)
-    assert list(rows) == ["loop in ring 3, ns"]
-    assert 0.1 < rows["loop in ring 3, ns"] < 1000
-    assert why == ""
-
-
-def test_another_tree_than_the_one_meant_is_an_error(tmp_path):
-    with pytest.raises(BenchError, match="asked for the emu86 in"):
-        against.measure("spin", tmp_path)
+def git(folder, *command):
+    who = ["-c", "user.name=a", "-c", "user.email=a@example"]
+    subprocess.run(["git", *who, *command], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture
-def without_machine(tmp_path):
-    """Give a tree whose `emu86` has nothing in it."""
-    (tmp_path / "src" / "emu86").mkdir(parents=True)
-    (tmp_path / "src" / "emu86" / "__init__.py").write_text("")
-    return tmp_path
+def history(tmp_path, monkeypatch):
+    """Give a tree of two revisions; in the first the package is below src."""
+    root = tmp_path / "root"
+    for file in ("src/emu86/__init__.py", "src/emu86/__main__.py", "bench/__init__.py"):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text("")
+    git(tmp_path, "init", "root")
+    git(root, "add", ".")
+    git(root, "commit", "-m", "first")
+    git(root, "mv", "src/emu86", "emu86")
+    git(root, "commit", "-m", "second")
+    git(root, "rm", "-r", "emu86")
+    git(root, "commit", "-m", "third")
+    monkeypatch.setattr(against, "ROOT", root)
+    monkeypatch.setattr(against, "TREES", tmp_path / "trees")
+    return root
 
 
-def test_what_a_tree_cannot_do_is_told(without_machine):
-    folder = against.parent_of_package(without_machine)
-    assert folder == without_machine / "src"
-    rows, why = against.measure("spin", folder)
-    assert rows == {}
-    assert why.startswith("ImportError: cannot import name 'Machine'")
+@pytest.mark.usefixtures("history")
+def test_the_package_alone_is_unpacked():
+    old, new = against.tree_of("HEAD~2"), against.tree_of("HEAD~1")
+    assert old.name == "src"
+    assert [path.name for path in old.iterdir()] == ["emu86"]
+    # Not the benchmarks beside it: they would run instead of this tree's.
+    assert [path.name for path in new.iterdir() if path.name != "emu86"] == []
+    assert against.tree_of("HEAD~1") == new  # kept
 
 
-def test_and_skipped(without_machine, monkeypatch, capsys):
-    monkeypatch.setattr(against, "unpack", lambda _revision, _folder: None)
-    monkeypatch.setattr(against, "parent_of_package", lambda _tree: without_machine)
-    rows = {ROOT: {"a": 2.0, "b": 1.0}, without_machine: {"a": 1.0}}
-    answers = {"spin": lambda tree: (rows[tree], ""), "exits": lambda _: ({}, "lost")}
-    monkeypatch.setattr(against, "measure", lambda kind, tree: answers[kind](tree))
-    against.main("REV", ["spin", "exits"], 2)
-    shown = capsys.readouterr().out
-    assert "2.000 to 2.000" in shown
-    assert "skipped: b: only new" in shown
-    assert "skipped: exits, old: lost" in shown
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize(
+    ("revision", "why"),
+    [("nothing", "no revision nothing"), ("HEAD", "no package emu86 in HEAD")],
+)
+def test_no_such_revision(revision, why):
+    with pytest.raises(BenchError, match=why):
+        against.tree_of(revision)
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no history here")
-def test_a_revision_is_unpacked(tmp_path):
-    against.unpack("HEAD", tmp_path)
-    show = ["git", "show", "HEAD:Makefile"]
-    committed = subprocess.run(show, cwd=ROOT, capture_output=True, check=True).stdout
-    assert (tmp_path / "Makefile").read_bytes() == committed
-    with pytest.raises(BenchError, match="no revision nothing"):
-        against.unpack("nothing", tmp_path)
+def test_without_a_history_there_is_no_revision(tmp_path, monkeypatch):
+    monkeypatch.setattr(against, "ROOT", tmp_path)
+    with pytest.raises(BenchError, match="no revision HEAD"):
+        against.tree_of("HEAD")
+
+
+def test_another_tree_than_the_one_meant_is_an_error(tmp_path):
+    against.check(ROOT)
+    with pytest.raises(BenchError, match="asked for the emu86 in"):
+        against.check(tmp_path)
+
+
+@pytest.mark.usefixtures("history")
+def test_what_a_tree_cannot_do_is_told():
+    contender = Contender("patch", "patch", against.tree_of("HEAD~1"))
+    with pytest.raises(BenchError, match="^ended without 'section in '$"):
+        run(contender, "in", 1)
+    (contender.tree / "emu86" / "__main__.py").write_text("import emu86.nothing")
+    with pytest.raises(BenchError, match="ModuleNotFoundError: No module named 'emu86"):
+        run(contender, "in", 1)

@@ -8,13 +8,11 @@ import sys
 import pytest
 
 from bench import tools
-from bench.__main__ import BENCHMARKS
 from support.places import ROOT
 
-BENCH = ["bench/__main__", *(f"bench/{name}" for name in BENCHMARKS)]
 TOOLS = [
-    "tools/check_wheel", "tools/fetch_guests", "tools/make_docs", "tools/measure_clock",
-    "tools/soak",
+    "bench/__main__", "tools/check_wheel", "tools/fetch_guests", "tools/make_docs",
+    "tools/measure_clock", "tools/soak",
 ]  # fmt: skip
 
 
@@ -30,7 +28,7 @@ def tool(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("name", [*BENCH, *TOOLS])
+@pytest.mark.parametrize("name", TOOLS)
 def test_help(tool, name):
     status, out, err = tool(name, "--help")
     assert (status, err) == (0, "")
@@ -38,19 +36,13 @@ def test_help(tool, name):
     assert len(out.splitlines()) > 3
 
 
-@pytest.mark.parametrize("name", [*BENCH, *TOOLS])
+@pytest.mark.parametrize("name", TOOLS)
 @pytest.mark.parametrize("argument", ["nonsense", "-1", "nan"])
 def test_nonsense(tool, name, argument):
     status, out, err = tool(name, argument)
     assert (status, out) == (2, "")
     assert re.search(r"error: .*(invalid|unrecognized|no benchmark|required)", err)
     assert "Traceback" not in err
-
-
-def test_no_pairs(tool):
-    status, _, err = tool("bench/__main__", "--against", "HEAD", "--pairs", "0")
-    assert status == 2
-    assert "invalid number above 0 value: '0'" in err
 
 
 def test_what_is_measured_is_told(monkeypatch, capsys):
