@@ -18,7 +18,13 @@ from support.cases import Case, check
 def test_every_ability_is_found_on_the_pinned_unicorn():
     found = abilities()
     assert found == Abilities(
-        live=True, stops=True, flush_page=True, drop_code=True, inline=True, looks=True
+        live=True,
+        stops=True,
+        flush_page=True,
+        drop_code=True,
+        inline=True,
+        looks=True,
+        native=True,
     )
 
 
