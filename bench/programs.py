@@ -14,7 +14,7 @@ from typing import Final
 
 from bench.tools import BenchError, Benchmark, Contender, contenders
 
-EXAMPLES: Final = 100
+EXAMPLES: Final = 60
 
 # Classes of instructions, none for all; whether time and interrupts are the law's too.
 PROPERTIES: Final[dict[str, tuple[tuple[str, ...], bool]]] = {
