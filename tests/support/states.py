@@ -7,6 +7,7 @@ nine of ten handlers' questions are answered both ways, and what follows is reac
 
 import ctypes
 import random
+import struct
 
 from emu86.cpu import offsets
 from emu86.native import abi
@@ -28,11 +29,11 @@ class Pick(random.Random):
     """Choices of a seed."""
 
     def few(self, *values):
-        return self.choice(values)
+        return values[int(self.random() * len(values))]
 
     def odd(self, usual, *others, once=30):
         """What is usual, but for one time in thirty, or less."""
-        return usual if self.randrange(once) else self.choice(others)
+        return usual if self.random() * once >= 1 else self.few(*others)
 
     def some(self):
         """Any of the usual sizes of a count."""
@@ -119,14 +120,14 @@ def randomize(world, seed, aim="any"):
     """Fill the world: a state in which a handler has something to do, or nearly."""
     pick = Pick(seed)
     control, cpu = world.control, world.cpu
-    ctypes.memset(world.base, 0, world.used)
+    world.clear()
     world.vector, kind = AIMS[aim](pick)
     world.point_at(cpu=cpu)
     world.absent = {name for name in ("compute_flags",) if not pick.odd(1, 0)}
     control.uc = pick.getrandbits(64)
     control.engine_cpu = pick.getrandbits(64)
     control.now, control.stop_at = pick.some(), pick.some()
-    control.pending = pick.few(0, 1) if aim == "any" else pick.odd(0, 1)
+    control.pending = pick.few(0, 1) if aim == "any" else pick.odd(0, 1, once=12)
     control.tsc_offset = pick.few(0, pick.some(), -pick.some())
     control.since = pick.few(0, control.now)
     control.ns, control.rate = pick.some(), pick.few(1 << 30, 3 << 30, 12345)
@@ -264,16 +265,26 @@ def gdt(world, pick):
     control.gdt_at = control.ram + (GDT << 12)
     control.gdt_entries = ctypes.addressof(world.shadow_gdt)
     control.gdt_used = pick.few(0, 0, 1 << pick.randrange(8))
-    for i in range(abi.GDT_MOST):
-        flat = 0x00CFF3000000FFFF | pick.getrandbits(24) << 16
-        word = pick.few(0, flat, flat | 0x40 << 56)
-        known = word if pick.randrange(4) else pick.getrandbits(64)
-        control.gdt_words[i], control.gdt_shadow[i] = known, pick.getrandbits(64)
-        if not pick.odd(1, 0, once=200):
-            word ^= pick.few(1 << 41, 1 << 48, 1, 1 << 45)
-        world.ram[GDT * 1024 + 2 * i] = word & x86.MASK32
-        world.ram[GDT * 1024 + 2 * i + 1] = word >> 32
-        world.shadow_gdt[i] = pick.getrandbits(64)
+    flat = 0x00CFF3000000FFFF | pick.getrandbits(24) << 16
+    kinds = (
+        0,
+        flat,
+        flat,
+        flat | 0x40 << 56,
+        *(flat ^ 1 << bit for bit in (0, 41, 45, 48)),
+    )
+    words = [pick.few(*kinds) for _ in range(8)] * (abi.GDT_MOST // 8)
+    guest = struct.pack(f"<{abi.GDT_MOST}Q", *words)
+    for table in control.gdt_words, control.ram + (GDT << 12):
+        ctypes.memmove(table, guest, len(guest))
+    for table in control.gdt_shadow, world.shadow_gdt:
+        ctypes.memmove(table, pick.randbytes(8 * abi.GDT_MOST), 8 * abi.GDT_MOST)
+    for _ in range(pick.few(0, 1, 4, 16)):  # written since, or never read
+        i = pick.randrange(abi.GDT_MOST)
+        if pick.odd(1, 0, once=4):
+            control.gdt_words[i] = pick.getrandbits(64)
+        else:
+            control.gdt_words[i] ^= pick.few(1 << 41, 1 << 48, 1, 1 << 45)
     if pick.randrange(2):
         control.gdt_spte = ctypes.addressof(world.tables[3]) + 8 * pick.randrange(8)
         control.gdt_opened = pick.word()
@@ -308,7 +319,7 @@ def write_to_gdt(world, pick):
     map_page(world, where, pick.odd(GDT, CODE), pick.odd(0x61 | x86.PTE_NX, 0))
     cpu.error_code = pick.odd(3, 2, 7)
     pde = pick.few(0xE7, PAGE_TABLE << 12 | 0x27, 0x1000000 | 0x27)
-    pde &= ~pick.odd(0, 2, 1)
+    pde &= ~pick.odd(0, 2, 1, once=8)
     world.guest_pdes[where >> 22] = pde
     world.known_pdes[where >> 22] = pick.odd(pde, 0)
     pte = pick.odd(0x67, 0x27)
@@ -349,7 +360,7 @@ def transfers(world, pick):
     control.ram = ctypes.addressof(world.ram)
     control.ram_size = pick.odd(RAM_PAGES << 12, STACK + 1 << 12, STACK << 12, 0)
     # At the end of a page, too.
-    near_end = pick.randrange(4048, 4096, 4), pick.randrange(4048, 4096)
+    near_end = pick.randrange(4048, 4096, 4), pick.randrange(4048, 4096), 4093
     offset = pick.few(0, 512, 512, 512, *near_end, pick.randrange(4, 32, 4))
     esp = pick.odd(0xC0100000, pick.word() & ~0xFFF) + offset
     cpu.gpr[x86.ESP] = esp
@@ -371,7 +382,9 @@ def transfers(world, pick):
     for i, word in enumerate((first, cs | rubbish, image, 0xBFFF0000, 0x7B | rubbish)):
         world.ram[STACK * 1024 + (where & 0xFFF) // 4 + i] = word
     key = abi.PLANNED | cs | (0x7B << 16 if rpl else 0)
-    plan(control.returns[return_slot(key)], pick.odd(key, key ^ 8), pick)
+    back = control.returns[return_slot(key)]
+    plan(back, pick.odd(key, key ^ 8), pick)
+    back.cs.limit = pick.few(x86.MASK32, first, first - 1 & x86.MASK32)
     cpl = cpu.segments[x86.CS].selector & 3
     gate = control.gates[gate_slot(world.vector, cpl)]
     key = abi.PLANNED | world.vector << 2 | cpl
@@ -394,7 +407,7 @@ def plan(found, key, pick):
         segment.limit = pick.few(x86.MASK32, x86.MASK32, pick.word())
         segment.attributes = pick.getrandbits(24) & ~0xFF
     found.offset, found.dpl = pick.word(), pick.few(0, 3, 3)
-    found.masks_if, found.iopl = pick.randrange(2), pick.few(0, 0x1000)
+    found.masks_if, found.iopl = pick.randrange(2), pick.few(0, 0x1000, 0x2000)
 
 
 def looks(world, pick):

@@ -41,10 +41,16 @@ class World:
         self.other_known = self.place(abi.GuestTable)
         self.other_copies = self.place(abi.GuestTable)
         self.shadow_gdt = self.place(abi.Descriptors)
-        self.leaves = self.place(abi.Leaf * abi.LEAF_PAGES)
         self.ram = self.place(ctypes.c_uint32 * (RAM_PAGES << 10))
         self.looks = self.place(ctypes.c_uint64 * 16)
         self.page_state = self.place(ctypes.c_uint8 * PAGE)
+        # What is looked at: all, but of the many leaves those of the tables alone.
+        self.parts = [(0, self.used)]
+        leaf = ctypes.sizeof(abi.Leaf)
+        for table in self.tables:
+            page = ctypes.addressof(table) >> 12 & abi.LEAF_PAGES - 1
+            self.parts.append((self.used + page * leaf, leaf))
+        self.leaves = self.place(abi.Leaf * abi.LEAF_PAGES)
         self.absent = set()  # functions that the engine does not have
         self.log = []
         self.pythons = {name: KINDS[name](self.logger(name)) for name in CALLS}
@@ -80,8 +86,22 @@ class World:
         }
         self.point({name: calls[name] for name in CALLS if name not in self.absent})
 
+    def state(self):
+        """All memory, by its parts."""
+        return [self.memory[at : at + size] for at, size in self.parts]
+
+    def be(self, state):
+        """Set memory to what it was."""
+        for (at, size), part in zip(self.parts, state, strict=True):
+            self.memory[at : at + size] = part
+
+    def clear(self):
+        """Set it to 0."""
+        for at, size in self.parts:
+            ctypes.memset(self.base + at, 0, size)
+
     def outcome(self):
         """All memory, less the addresses of what is called, and the calls."""
         self.point(dict.fromkeys(CALLS, 0))
         log, self.log = self.log, []
-        return bytes(self.memory[: self.used]), log
+        return self.state(), log
