@@ -7,10 +7,12 @@ from typing import Final
 
 from bench.results import Result
 
+# The same mark in every plot; one more is for others.
+_KINDS: Final = {"patch": 0, "iopl": 1, "trap": 2, "bare": 3}
 _FEW: Final = 5  # rows; below that the table says it all
 _WIDTH: Final = 760
 _LEFT: Final = 380
-_RIGHT: Final = 20
+_RIGHT: Final = 40
 _TOP: Final = 56
 _ROW: Final = 22
 _STYLE: Final = """\
@@ -83,13 +85,14 @@ def plot(title: str, result: Result, base: str) -> str:
     ]
     for power in range(low, high + 1):
         at, kind = x(float(step) ** power), "grid" if power else "one"
-        label = f"{float(step) ** power:g}"
+        label = f"{float(step) ** power:,g}"
         out += [
             f'  <path class="{kind}" d="M{at} {_TOP - 8}V{bottom}"/>',
             f'  <text class="tick" x="{at}" y="{bottom + 16}">{label}</text>',
         ]
-    for i, name in enumerate(names):
-        left = _LEFT + 75 * i
+    kinds = {name: _KINDS.get(name, len(_KINDS)) for name in names}
+    for place, (name, i) in enumerate(kinds.items()):
+        left = _LEFT + 75 * place
         out += [
             f'  <path class="c{i}" transform="translate({left} 38)" d="{_MARKS[i]}"/>',
             f'  <text x="{left + 10}" y="42">{escape(name)}</text>',
@@ -98,14 +101,14 @@ def plot(title: str, result: Result, base: str) -> str:
         y = _TOP + _ROW * number + _ROW // 2
         what = escape(row.rpartition(", ")[0])
         out.append(f'  <text x="16" y="{y + 4}">{what}</text>')
-        for i, name in enumerate(names):
+        for name, i in kinds.items():
             ratios = [one for one in found[name] if one > 0]
             if not ratios:
                 continue
             spread = f"M{x(ratios[0])} {y}H{x(ratios[-1])}"
-            place = f"translate({x(median(ratios))} {y})"
+            middle = f"translate({x(median(ratios))} {y})"
             out += [
                 f'  <path class="c{i}" d="{spread}"/>',
-                f'  <path class="c{i}" transform="{place}" d="{_MARKS[i]}"/>',
+                f'  <path class="c{i}" transform="{middle}" d="{_MARKS[i]}"/>',
             ]
     return "\n".join([*out, "</svg>", ""])
