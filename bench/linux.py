@@ -16,7 +16,7 @@ _DONE: Final = b"GUEST-DONE"
 
 # Sizes by which QEMU needs a second or more.
 PARTS: Final[dict[str, tuple[int, str]]] = {
-    "calls": (700_000, "{:,} system calls by dd bs=1"),
+    "calls": (800_000, "{:,} system calls by dd bs=1"),
     "tail": (250_000, "seq 1 {} | tail -n 1"),
     "sort-rn": (45_000, "seq 1 {} | sort -rn"),
     "pipe": (45_000, "{:,} KiB through a pipe"),
@@ -25,8 +25,8 @@ PARTS: Final[dict[str, tuple[int, str]]] = {
     "faults": (25, "{} times 4,096 page faults"),
     "sha256": (4, "{} times sha256 of 8 MiB"),
     "gzip": (180_000, "gzip of {:,} lines"),
-    "sort": (100_000, "sort of {:,} lines"),
-    "awk": (40_000, "awk over {:,} lines"),
+    "sort": (120_000, "sort of {:,} lines"),
+    "awk": (60_000, "awk over {:,} lines"),
 }
 SIZES: Final = (64, 2048)  # MiB of guest memory
 IDLE: Final = 10  # seconds
