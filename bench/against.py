@@ -61,5 +61,5 @@ def check(folder: Path) -> None:
         text=True,
         check=False,
     ).stdout.strip()
-    if Path(found).parent.parent != folder.resolve():
+    if Path(found).resolve().parent.parent != folder.resolve():
         raise BenchError(f"asked for the emu86 in {folder}, got {found}")
