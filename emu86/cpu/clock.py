@@ -7,8 +7,7 @@ what is said and asked here is in whole ones. The TSC counts nanoseconds, so it 
 quarter: the rate.
 """
 
-from dataclasses import astuple, dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu86.native import abi
 
@@ -21,8 +20,7 @@ _SAVED: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ClockState:
+class ClockState(NamedTuple):
     """What a clock holds.
 
     work, since, tsc_cost, exit_cost: units of work; ns, tsc_offset: nanoseconds; rate:
@@ -184,5 +182,5 @@ class Clock:
 
     def restore(self, state: ClockState) -> None:
         """Become the clock that was saved."""
-        for word, value in zip(_SAVED, astuple(state), strict=True):
+        for word, value in zip(_SAVED, state, strict=True):
             self._control[word] = value

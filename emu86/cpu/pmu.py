@@ -4,8 +4,7 @@ One event is counted, CPU_CLK_UNHALTED: virtual time has clocks. A counter of an
 event stands still, as on a CPU where that event never comes.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu86.native import abi
 
@@ -20,12 +19,11 @@ _OS: Final = 1 << 17
 _EN: Final = 1 << 22  # of PerfEvtSel0: for both
 
 
-@dataclass(frozen=True, slots=True)
-class PmuState:
+class PmuState(NamedTuple):
     """What the counters count and have counted, and since when they count where."""
 
     select: tuple[int, ...]
-    count: tuple[int, ...]
+    counted: tuple[int, ...]
     where: int
     since: int
 
@@ -80,7 +78,7 @@ class Pmu:
     def restore(self, state: PmuState) -> None:
         """Become the counters that were saved."""
         self.select[:] = state.select
-        self._count[:] = state.count
+        self._count[:] = state.counted
         self._where, self._since = state.where, state.since
         self._count_by_ring()
 

@@ -7,6 +7,7 @@ CPL, while the engine's own CPL is 1 for virtual 0.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from emu86.cpu.models import CpuModel
 from emu86.cpu.pmu import Pmu, PmuState
@@ -31,8 +32,7 @@ class SystemSegment:
         self.selector, self.base, self.limit, self.kind = state
 
 
-@dataclass(frozen=True, slots=True)
-class VCpuState:
+class VCpuState(NamedTuple):
     """What a `VCpu` holds.
 
     cr: CR0, CR2, CR3 and CR4; gdtr, idtr: base and limit; ldtr, tr: the fields of a

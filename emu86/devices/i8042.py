@@ -17,8 +17,7 @@ and ignored; the keyboard does not tire of waiting: its buffer has no end.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu86.devices.saving import capture, reinstate
 
@@ -85,8 +84,7 @@ class Translator:
         return code
 
 
-@dataclass(frozen=True, slots=True)
-class KeyboardState:
+class KeyboardState(NamedTuple):
     """The keyboard; ``argument`` is the command whose argument is awaited, or 0."""
 
     argument: int
@@ -98,8 +96,7 @@ class KeyboardState:
     broken: bool
 
 
-@dataclass(frozen=True, slots=True)
-class I8042State:
+class I8042State(NamedTuple):
     """The controller and its keyboard.
 
     ``command`` is the command whose data byte is awaited, or 0; ``pending`` the reply

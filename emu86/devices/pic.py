@@ -13,8 +13,7 @@ Known differences from the chip: no buffered mode (it only moves a pin).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu86.devices.saving import capture, reinstate
 
@@ -29,8 +28,7 @@ FLOATING: Final = 0xFF
 """What the CPU reads as the vector when no chip drives the data bus."""
 
 
-@dataclass(frozen=True, slots=True)
-class PicState:
+class PicState(NamedTuple):
     """The registers of one 8259A, by the names of the data sheet."""
 
     irr: int
@@ -51,8 +49,7 @@ class PicState:
     intr: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PicPairState:
+class PicPairState(NamedTuple):
     """Both chips of a pair."""
 
     master: PicState

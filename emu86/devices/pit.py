@@ -20,8 +20,7 @@ during the strobe of mode 4 holds the strobe as well as the count.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu86.devices.saving import capture, reinstate
 
@@ -51,8 +50,7 @@ def to_bcd(value: int) -> int:
     return sum(value // 10**i % 10 << 4 * i for i in range(4))
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelState:
+class ChannelState(NamedTuple):
     """One counter: what was programmed, and where it started (in clock pulses)."""
 
     mode: int
@@ -75,8 +73,7 @@ class ChannelState:
     status: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class PitState:
+class PitState(NamedTuple):
     """The three counters and the level that was last told of the interrupt line."""
 
     channels: tuple[ChannelState, ...]

@@ -13,8 +13,7 @@ ended.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 RESET: Final = 0x01
 A20: Final = 0x02
@@ -23,8 +22,7 @@ SLEEP_ENABLE: Final = 0x2000
 SLEEP_TYPE: Final = 0x1C00
 
 
-@dataclass(frozen=True, slots=True)
-class RegisterState:
+class RegisterState(NamedTuple):
     """The register."""
 
     value: int

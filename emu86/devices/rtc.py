@@ -19,8 +19,7 @@ is carried over to one that does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu86.devices.saving import capture, reinstate
 
@@ -97,15 +96,14 @@ def civil_from_days(days: int) -> tuple[int, int, int]:
     return era * 400 + year + (month < 3), month, day + 1
 
 
-@dataclass(frozen=True, slots=True)
-class RtcState:
+class RtcState(NamedTuple):
     """The 128 bytes, and what the registers do not show.
 
     ``clock`` is the time, in seconds since 1970, at which the divider chain was at
     ``origin`` (ns); None while the time registers stand still in ``ram``.
     """
 
-    index: int
+    index: int  # type: ignore[assignment] # it hides a method of tuples
     ram: bytes
     clock: int | None
     origin: int

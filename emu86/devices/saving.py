@@ -1,24 +1,16 @@
 """Saving and restoring of chips whose State mirrors their attributes by name."""
 
-from __future__ import annotations
+from typing import NamedTuple, TypeVar
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-    S = TypeVar("S", bound=DataclassInstance)
-else:
-    S = TypeVar("S")
+S = TypeVar("S", bound=NamedTuple)
 
 
 def capture(state_class: type[S], chip: object) -> S:
     """Make a ``state_class`` out of the chip's attributes of the same names."""
-    return state_class(**{f.name: getattr(chip, f.name) for f in fields(state_class)})
+    return state_class._make(getattr(chip, name) for name in state_class._fields)
 
 
-def reinstate(chip: object, state: DataclassInstance) -> None:
+def reinstate(chip: object, state: NamedTuple) -> None:
     """Set the chip's attributes to the fields of ``state`` of the same names."""
-    for f in fields(state):
-        setattr(chip, f.name, getattr(state, f.name))
+    for name, value in zip(state._fields, state, strict=True):
+        setattr(chip, name, value)

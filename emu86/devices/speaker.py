@@ -11,8 +11,7 @@ There is no sound. Parity and channel check never fail: bits 7 and 6 read 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu86.devices.pit import Pit, ticks
 
@@ -26,8 +25,7 @@ REFRESH_TICKS: Final = 18
 """Clock pulses of the timer between two memory refreshes: 15 us."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpeakerState:
+class SpeakerState(NamedTuple):
     """Bits 1 to 3; bit 0 is the timer's."""
 
     control: int

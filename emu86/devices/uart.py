@@ -20,8 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu86.devices.saving import capture, reinstate
 
@@ -61,8 +60,7 @@ MSR_RI: Final = 0x40
 MSR_DCD: Final = 0x80
 
 
-@dataclass(frozen=True, slots=True)
-class UartState:
+class UartState(NamedTuple):
     """The registers by the names of the data sheet, and what is on its way."""
 
     ier: int

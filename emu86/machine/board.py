@@ -1,7 +1,7 @@
 """The board: which chips there are and what is wired to what, top to bottom."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from emu86.cpu.clock import Clock
 from emu86.devices.bus import Addressable, Bus, Stateful, Timed
@@ -22,8 +22,7 @@ from emu86.machine import layout
 from emu86.machine.chardev import CharDevice
 
 
-@dataclass(frozen=True, slots=True)
-class BoardState:
+class BoardState(NamedTuple):
     """The state of each chip that has one, by the name that it has on the board.
 
     display_bytes: how many were written to display memory.

@@ -7,8 +7,7 @@ to it. So a terminal, a screen and a web page can share a line.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from emu86.rings.observers import as_it_is
 
@@ -33,8 +32,7 @@ class Frontend(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class CharDeviceState:
+class CharDeviceState(NamedTuple):
     """What was sent to the guest and is not delivered yet."""
 
     pending: bytes

@@ -16,9 +16,9 @@ both begin without it, so saving drops it in the machine that is saved, too.
 What belongs to the host is of neither kind: consoles, observers, timing, a wish to
 stop. It stays with its machine.
 
-A `MachineState` is plain data: frozen dataclasses of numbers, bytes and names, with
-tuples and dictionaries of these. It holds nothing that points into the process, nor
-into the machine, and may be restored any number of times.
+A `MachineState` is plain data: named tuples and frozen dataclasses of numbers, bytes
+and names, with tuples and dictionaries of these. It holds nothing that points into the
+process, nor into the machine, and may be restored any number of times.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ from emu86.machine.board import BoardState
 from emu86.machine.chardev import CharDeviceState
 from emu86.rings.technique.base import TechniqueState
 
-VERSION: Final = 3  # of the format: a change of any state's fields is another one
+VERSION: Final = 4  # of the format: a change of any state's fields is another one
 
 
 @dataclass(frozen=True, slots=True)

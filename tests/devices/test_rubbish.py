@@ -1,7 +1,5 @@
 """Any access, of any width and value, in any order, to any chip, at any time."""
 
-import dataclasses
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,7 +141,7 @@ def test_nothing_raises_and_a_restored_chip_goes_on_as_the_saved_one(
     for step in before:
         board.step(step)
     saved = board.save()
-    assert all(dataclasses.is_dataclass(state) for state in saved)
+    assert all(isinstance(state, tuple) for state in saved)
     twin.restore(saved)
     assert twin.save() == saved
     board.log.clear()

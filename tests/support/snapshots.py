@@ -47,6 +47,8 @@ def difference(one, other, where="state"):
         pairs = [
             (f.name, getattr(one, f.name), getattr(other, f.name)) for f in fields(one)
         ]
+    elif hasattr(one, "_fields"):
+        pairs = list(zip(one._fields, one, other, strict=True))
     elif isinstance(one, dict):
         pairs = [(key, one.get(key), other.get(key)) for key in {**one, **other}]
     elif isinstance(one, bytes) and len(one) == len(other):

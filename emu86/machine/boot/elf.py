@@ -6,8 +6,7 @@ to a loader, so a kernel stripped of them loads, however its section header is.
 """
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from emu86.errors import ConfigError
 from emu86.machine.boot.placement import ADAPTERS, MIB, Placement
@@ -31,8 +30,7 @@ _EHDR: Final = {32: "HHIIIIIHHH", 64: "HHIQQQIHHH"}
 _PHDR: Final = {32: "8I", 64: "2I6Q"}
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A program header: `size` bytes at `offset` in the file, `memory` bytes in RAM."""
 
     kind: int
@@ -43,8 +41,7 @@ class Segment:
     memory: int
 
 
-@dataclass(frozen=True, slots=True)
-class Headers:
+class Headers(NamedTuple):
     """An ELF file's headers: of 32 or 64 `bits`, in byte order "<" or ">".
 
     end: where the program headers end in the file.
