@@ -1,4 +1,4 @@
-"""The tables of `emu86 run --profile`."""
+"""The tables of `emu86 run --profile FILE`."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
