@@ -41,13 +41,13 @@ class Clock:
 
     When the engine next has to stop is asked for anew before each slice of the guest,
     so it is no part of the state. Nor are samples: while they are taken STOP_AT is when
-    the next one is due, if that comes first.
+    the next one is due, if that comes first. sample_at: when, in work; NEVER for none.
     """
 
     def __init__(self, control: memoryview) -> None:
         self._control = control
         self._stop_at = abi.NEVER  # what STOP_AT would be without samples
-        self._sample_at = abi.NEVER
+        self.sample_at = abi.NEVER
         self._every = 0  # work between two samples
         control[abi.STOP_AT] = abi.NEVER
         control[abi.EXIT_COST] = abi.EXIT_TIME
@@ -71,7 +71,7 @@ class Clock:
         control = self._control
         skipped = max(self._work_at(ns) - control[abi.NOW], 0)
         control[abi.NOW] += skipped
-        self._sample_at += skipped
+        self.sample_at += skipped
 
     @property
     def work(self) -> int:
@@ -129,7 +129,7 @@ class Clock:
     def run_on(self, work: int) -> None:
         """Have the engine stop once that much work is done."""
         self._stop_at = self._control[abi.NOW] + work
-        self._control[abi.STOP_AT] = min(self._stop_at, self._sample_at)
+        self._control[abi.STOP_AT] = min(self._stop_at, self.sample_at)
 
     def stop_by(self, ns: int) -> None:
         """Have the engine stop at that time, if it does not sooner."""
@@ -158,19 +158,19 @@ class Clock:
         control = self._control
         self._every = every
         self._stop_at = control[abi.STOP_AT]
-        self._sample_at = control[abi.NOW] + every
-        control[abi.STOP_AT] = min(self._stop_at, self._sample_at)
+        self.sample_at = control[abi.NOW] + every
+        control[abi.STOP_AT] = min(self._stop_at, self.sample_at)
 
     def take_samples(self) -> int:
         """Return how many samples have become due; they are due no longer."""
         control = self._control
-        late = control[abi.NOW] - self._sample_at
+        late = control[abi.NOW] - self.sample_at
         count = late // self._every + 1 if late >= 0 else 0
-        self._sample_at += count * self._every
+        self.sample_at += count * self._every
         if control[abi.STOP_AT]:
-            control[abi.STOP_AT] = self._sample_at
+            control[abi.STOP_AT] = self.sample_at
             # Last: another thread may ask for a stop in between.
-            if self._stop_at < self._sample_at:
+            if self._stop_at < self.sample_at:
                 control[abi.STOP_AT] = self._stop_at
         return count
 

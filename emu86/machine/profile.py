@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from operator import add, itemgetter
+from itertools import compress
+from operator import add, itemgetter, ne
 from time import perf_counter_ns
 from typing import Any, Final
 
@@ -28,9 +29,13 @@ _COUNTED: Final = {
     reason: word for reason, word in COMPILED.items() if word not in _INT
 }
 _COUNTS: Final = itemgetter(*_COUNTED.values())
-_CS: Final = SELECTOR[x86.CS]
+_CS, _CS_BASE = SELECTOR[x86.CS], BASE[x86.CS]
 
 Place = tuple[int, int]  # the guest's ring, a linear address
+
+
+def _how(reason: str, *, native: bool) -> str:
+    return f"{reason}, {'compiled' if native else 'Python'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Profile:
     own code is sampled, and stacks are, once in 25 virtual microseconds. The guest runs
     as without a profile, and the same run has the same profile, but for what is told of
     the host's time. Virtual time is told as at its usual rate, a quarter nanosecond for
-    a byte of code; that of a halted CPU is left out. read: see `symbols.read`.
+    a byte of code; that of a halted CPU is left out. known: names functions.
     """
 
     def __init__(self, vmm: Technique, known: Iterable[Symbols] = ()) -> None:
@@ -68,6 +73,7 @@ class Profile:
             raise ConfigError(message)
         engine = vmm.engine
         self._vmm = vmm
+        self._q, self._d, self._clock = vmm.q, vmm.d, vmm.clock
         self._known = list(known)
         self._linux: Symbols | None = None  # what its memory has been seen to have
         self._native = engine.can.native
@@ -80,7 +86,7 @@ class Profile:
         self._behind_call: dict[int, bool] = {}  # by return address
         self._at: Place = 0, 0  # of the exit under way
         self._frame = 0  # EBP then
-        self._reason = ""
+        self._reason = "", False  # why it is, and whether it was compiled
         self._work = self._start = 0  # when it began
         self._inside = False  # an exit is being handled by Python
         self._by_python = False  # it was
@@ -95,19 +101,19 @@ class Profile:
     # -- while it runs -----------------------------------------------------------------
 
     def _ring(self) -> int:
-        q, d = self._vmm.q, self._vmm.d
-        return x86.CPL_USER if q[RFLAGS] & x86.VM else d[_CS] & 3
+        return x86.CPL_USER if self._q[RFLAGS] & x86.VM else self._d[_CS] & 3
 
     def _begin(self, behind: int = 0) -> None:
         """Learn where the guest is at an exit; EIP may be `behind` its instruction."""
-        q = self._vmm.q
-        linear = q[RIP] - behind + q[BASE[x86.CS]] & x86.MASK32
+        q = self._q
+        linear = q[RIP] - behind + q[_CS_BASE] & x86.MASK32
         self._at = self._ring(), linear
         self._frame = q[x86.EBP]
         self._work = self._control[abi.NOW]
 
-    def _add(self, reason: str, *, native: bool, ns: int = 0) -> None:
+    def _add(self, reason: str, native: bool, ns: int = 0) -> None:
         """Count an exit that began where `_begin` was called."""
+        self._reason = reason, native
         key = *self._at, reason, native
         spent = self._exits.get(key)
         if spent is None:
@@ -117,41 +123,38 @@ class Profile:
         spent[1] += work - self._work
         spent[2] += ns
         self._work = work
-        self._reason = f"{reason}, {'compiled' if native else 'Python'}"
 
     def _end(self) -> None:
         """Take the samples that have become due in an exit."""
-        count = self._vmm.clock.take_samples()
-        if count:
-            self._sample(*self._at, self._reason, count)
+        if self._control[abi.NOW] >= self._clock.sample_at:
+            reason, native = self._reason
+            count = self._clock.take_samples()
+            self._sample(*self._at, _how(reason, native=native), count)
 
     def _on_exception(self, vector: int) -> None:
         control = self._control
-        is_int = self._vmm.d[IS_INT] == 1
+        is_int = self._d[IS_INT] == 1
         self._begin(is_int)
         before, start = _COUNTS(control), perf_counter_ns()
         self._by_python = False
         self._handle(vector)
         if not self._by_python:
-            reason = f"INT {vector:02X}h" if is_int else x86.event_name(vector)
+            ns = 0 if self._native else perf_counter_ns() - start
             after = _COUNTS(control)
             if after != before:
-                changed = zip(_COUNTED, before, after, strict=True)
-                reason = next(name for name, old, new in changed if old != new)
-            self._add_shared(reason, start)
+                reason = next(compress(_COUNTED, map(ne, before, after)))
+            else:
+                reason = f"INT {vector:02X}h" if is_int else x86.event_name(vector)
+            self._add(reason, self._native, ns)
         self._end()
 
     def _on_rdtsc(self) -> None:
         self._begin()
         start = perf_counter_ns()
         self._rdtsc()
-        self._add_shared("RDTSC", start)
-        self._end()
-
-    def _add_shared(self, reason: str, start: int) -> None:
-        """Count an exit of `native.handlers`, which may run compiled or by Python."""
         ns = 0 if self._native else perf_counter_ns() - start
-        self._add(reason, native=self._native, ns=ns)
+        self._add("RDTSC", self._native, ns)
+        self._end()
 
     def _timed(
         self, handler: Callable[..., Any], *, raised: bool
@@ -159,7 +162,7 @@ class Profile:
         """Return what calls one of Python's handlers, and knows where that began."""
 
         def handle(*arguments: int) -> Any:  # noqa: ANN401 (what the handler does)
-            self._begin(int(raised and self._vmm.d[IS_INT] == 1))
+            self._begin(int(raised and self._d[IS_INT] == 1))
             self._inside = self._by_python = True
             self._start = perf_counter_ns()
             try:
@@ -187,7 +190,7 @@ class Profile:
         """Take samples of the guest's own code: of the block that comes next."""
         ring, linear = self._ring(), linear & x86.MASK32
         self._code[ring, linear] += count
-        self._frame = self._vmm.q[x86.EBP]
+        self._frame = self._q[x86.EBP]
         self._sample(ring, linear, "", count)
 
     def _sample(self, ring: int, linear: int, reason: str, count: int) -> None:
@@ -200,8 +203,7 @@ class Profile:
 
         What is no such chain ends at once: behind a call there is a return address.
         """
-        q = self._vmm.q
-        code, stack = q[BASE[x86.CS]], q[BASE[x86.SS]]
+        code, stack = self._q[_CS_BASE], self._q[BASE[x86.SS]]
         found: list[int] = []
         frame = first = self._frame + stack & x86.MASK32
         page, words = -1, memoryview(b"")
