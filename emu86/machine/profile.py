@@ -260,7 +260,12 @@ class Profile:
         @cache
         def name(linear: int) -> str:
             names = (symbols_.name(linear) for symbols_ in known)
-            return next(filter(None, names), f"page {linear & x86.PAGE_MASK:08X}h")
+            found = next(filter(None, names), "")
+            # It becomes a part of a line, and is shown on a terminal.
+            found = "".join(
+                c if c.isprintable() and c not in "; " else "?" for c in found
+            )
+            return found or f"page {linear & x86.PAGE_MASK:08X}h"
 
         return name
 

@@ -9,6 +9,7 @@ from emu86 import ConfigError, Machine, images
 from emu86.cpu.engine import abilities
 from emu86.cpu.library import Abilities
 from emu86.machine.profile import _EVERY
+from support.elf import elf
 from support.flat import flat
 
 # f calls g, both with frame pointers. g runs 3 times as much code as h; each of its
@@ -196,6 +197,16 @@ def test_a_stop_from_another_side_is_not_lost():
     machine.stop()
     assert machine.run(timeout=60).reason == "interrupted"
     assert by_reason(profile.spent()) == counted(machine)
+
+
+def test_a_name_is_a_part_of_a_line():
+    strange = "a;b c\n\x1b[2J"
+    machine = flat("mov ecx, 200000\nl: loop l\njmp fin", "local")
+    profile = machine.profile(elf([(strange, 0x100000, 0x1000, 2, 1)]))
+    machine.run(timeout=120)
+    (line,) = profile.folded().splitlines()
+    assert line.startswith("ring 0;a?b?c??[2J ")
+    assert line.rpartition(" ")[2].isdecimal()
 
 
 def test_through_resets():
