@@ -144,10 +144,11 @@ def test_the_address_space_that_is_asked_for_is_enough():
 @pytest.mark.not_quick
 def test_a_second_machine_is_refused_and_the_first_goes_on():
     program = """
-import resource
+import gc, resource
 from pathlib import Path
 from emu86 import ConfigError, Machine, config
 first = Machine()
+gc.collect()
 taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 limit = taken + config.ENGINE_SPACE - (8 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
