@@ -77,15 +77,15 @@ def access(pick):
 
 def setcc(pick):
     """A SETcc, often of the stack."""
+    segment, base, index, scale, displacement = x86.SS, x86.ESP, -1, 0, pick.few(0, 1)
+    if pick.randrange(2):
+        segment, base = pick.few(x86.DS, x86.SS, x86.ES), pick.randrange(-1, 8)
+        index, scale = pick.randrange(-1, 8), pick.randrange(4)
+        displacement = pick.few(0, 4, -8, 0x12345678, -(1 << 31))
     return abi.setcc_kind(
-        pick.randrange(16),
-        pick.few(x86.SS, x86.SS, x86.DS),
-        pick.odd(x86.ESP, -1),
-        -1,
-        0,
-        pick.few(0, 1),
+        pick.randrange(16), segment, base, index, scale, displacement,
         pick.randrange(3, 9),
-    )
+    )  # fmt: skip
 
 
 # Of each kind of exit: a vector, and the kind of the site there.
@@ -142,6 +142,7 @@ def randomize(world, seed, aim="any"):
     is_int = is_break or world.vector not in (x86.VEC_GP, x86.VEC_PF)
     cpu.rip = pick.few(0, 1, x86.MASK32, pick.word(), 1 << 32)
     cpu.rflags = pick.getrandbits(22) & ~(x86.TF | x86.VM | x86.NT | x86.AC)
+    # TF: a single step, the guest's or that of a breakpoint which is armed.
     cpu.rflags |= pick.odd(0, x86.TF, x86.VM, x86.NT, x86.AC)
     cpu.hflags = pick.getrandbits(23) & ~3 | pick.odd(1, 0, 3)
     cpu.error_code, cpu.is_int = pick.odd(0, 8, 1), pick.odd(is_int, not is_int, 2)
@@ -166,8 +167,7 @@ def randomize(world, seed, aim="any"):
     elif aim == "#PF of the guest's":
         page_fault(world, pick)
     elif aim == "SETcc":
-        cpu.hflags |= offsets.HF_CS32 * pick.odd(1, 0)
-        cpu.rflags &= ~x86.AC
+        store_flag(world, kind, pick)
     if world.vector == x86.VEC_BP and kind & 15 == abi.SITE_ACCESS:
         limit(world, kind, pick)
     linear = cpu.rip - is_break + cpu.segments[x86.CS].base & x86.MASK32
@@ -196,11 +196,28 @@ def segments(world, pick):
     cpu.segments[x86.DS].base = pick.odd(0, 1, 1 << 40)
 
 
+def offset_of(world, kind):
+    """Where in its segment the operand of an access or a SETcc is."""
+    index = world.cpu.gpr[kind >> 12 & 15] << (kind >> 16 & 3)
+    return world.cpu.gpr[kind >> 8 & 15] + index + (kind >> 32) & x86.MASK32
+
+
+def store_flag(world, kind, pick):
+    """The byte of a SETcc is there, or not for everyone, in a flat segment."""
+    cpu = world.cpu
+    cpu.hflags &= ~(offsets.HF_CS32 | offsets.HF_CPL)
+    cpu.hflags |= offsets.HF_CS32 * pick.odd(1, 0) | pick.few(1, 3)
+    segment = cpu.segments[kind >> 4 & 7]
+    segment.limit = pick.odd(x86.MASK32, 0xFFFF)
+    segment.attributes = x86.DESC_P | x86.DESC_B | x86.DESC_RW * pick.odd(1, 0)
+    linear = segment.base + offset_of(world, kind) & x86.MASK32
+    map_page(world, linear, STACK, pick.odd(0x67, 0x63, 0x65, 0, once=4) | x86.PTE_NX)
+
+
 def limit(world, kind, pick):
     """The segment of an access ends near it."""
     segment = world.cpu.segments[kind >> 4 & 7]
-    index = world.cpu.gpr[kind >> 12 & 15] << (kind >> 16 & 3)
-    offset = world.cpu.gpr[kind >> 8 & 15] + index + (kind >> 32) & x86.MASK32
+    offset = offset_of(world, kind)
     last = offset + (kind >> 20 & 15)
     segment.limit = pick.few(last, last - 1, last + 1, segment.limit) & x86.MASK32
 
@@ -336,15 +353,16 @@ def page_fault(world, pick):
     world.guest_pdes[slot] = pde
     world.ram[PAGE_TABLE * 1024 + at] = pick.few(0, 0, 1, 5, 3, 7)
     cpu.error_code = pick.few(0, 2, 4, 6, 3, 7, 5, 1)
-    cpu.rip = pick.odd(cpu.rip, 0xFFF)
+    cpu.rip = pick.odd(cpu.rip, 0xFF7, 0xFF8, 0xFF9, 0xFFF, once=8)
     linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
     map_page(world, linear, CODE, pick.odd(0x25, 0))
-    code = pick.few(
-        b"\x8b\x00", b"\x66\x64\x8b", b"\x66\x66\x66\x66", b"\x0f\xb6\x00",
-        b"\x0f\xb1\x00", b"\x83\x38\x01", b"\x83\x00\x01", b"\x01\x00",
-    )  # fmt: skip
+    second = pick.few(0xA4, 0xAB, 0xB1, 0xBA, 0xB6, 0xC1, pick.getrandbits(8))
+    first = pick.few(0x8B, 0x01, 0x80, 0x81, 0x83, 0x83, pick.getrandbits(8))
+    opcode = pick.few(bytes((first,)), bytes((0x0F, second)))
+    modrm = bytes((pick.few(0, 0x38, pick.getrandbits(8)),))
+    code = pick.few(b"", b"", b"\x66", b"\x64\x66", b"\x66\x66\x66") + opcode + modrm
     where = (CODE << 12) + min(linear & 0xFFF, 4090)
-    ctypes.memmove(world.control.ram + where, code, len(code))
+    ctypes.memmove(control.ram + where, code, len(code))
 
 
 def map_page(world, linear, page, rights):
