@@ -316,11 +316,17 @@ def load_sreg(world, pick):
     control.stale, control.gdt_was_stale = 1, pick.odd(0, 1)
     index = pick.randrange(8)
     opcode = pick.odd(0x8E, 0x8C) | pick.odd(0xE8, 0xE0, 0xD8, 0x20) << 8
-    cpu.hflags |= offsets.HF_CS32 * pick.odd(1, 0)
+    cpu.hflags &= ~(offsets.HF_CS32 | offsets.HF_CPL)
+    cpu.hflags |= offsets.HF_CS32 * pick.odd(1, 0, once=8) | pick.odd(1, 0, 3, once=8)
+    if not pick.odd(1, 0, once=12):
+        world.absent.add("flush_page")
     selector = index << 3 | pick.odd(3, 0, 7)
     cpu.gpr[x86.EAX] = selector
     cpu.error_code, cpu.is_int = pick.odd(index << 3, 4, selector), pick.odd(0, 1)
-    cpu.rip = pick.odd(cpu.rip, 0xFFF)
+    if pick.randrange(4):
+        guest = abi.Descriptors.from_address(control.ram + (GDT << 12))
+        guest[index] = 0x00CFF3000000FFFF | pick.getrandbits(24) << 16
+    cpu.rip = pick.odd(pick.word() & ~0xFFF | 0x123, 0xFFF)
     linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
     map_page(world, linear, CODE, pick.odd(0x25, 0))
     where = (CODE << 12) + min(linear & 0xFFF, 4094)
