@@ -10,7 +10,7 @@ from typing import Final
 from emu86.native import abi
 from emu86.native.abi import Control, Cpu, GuestTable
 from emu86.native.records import u32
-from emu86.native.state import NOWHERE, host, leave
+from emu86.native.state import NOWHERE, host, leave, waits
 from emu86.native.transfers import deliver_by_plan, note_event, note_ring
 from emu86.spec import x86
 from emu86.spec.opcodes import ESCAPE, OPCODES, TWO_BYTES
@@ -69,7 +69,9 @@ def is_denied(control: Control, error: u32, rights: u32) -> bool:
 
 def page_fault(control: Control, cpu: Cpu) -> bool:
     """Deliver a #PF that the guest's tables say is its own."""
-    if control.told or control.by_ring or control.pending or not control.shadow_pdes:
+    if control.told or control.by_ring or waits(control, cpu):
+        return False
+    if not control.shadow_pdes:
         return False
     error = cpu.error_code
     if cpu.cr2 > x86.MASK32 or error & x86.PF_I:

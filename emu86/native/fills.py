@@ -15,7 +15,7 @@ from emu86.native.abi import (
     ShadowPdes,
 )
 from emu86.native.records import u32, u64
-from emu86.native.state import leave
+from emu86.native.state import leave, waits
 from emu86.spec import x86
 
 _LEAF = x86.PTE_P | x86.PTE_A | x86.PTE_D
@@ -37,7 +37,9 @@ def fill(control: Control, cpu: Cpu) -> bool:
     """Fill the missing shadow entry of a #PF, and neighbours that were used before."""
     if cpu.cr2 > x86.MASK32 or not control.shadow_pdes:
         return False
-    if control.told or control.pending or control.added_count > abi.ADDED_MOST - 32:
+    if control.told or waits(control, cpu):
+        return False
+    if control.added_count > abi.ADDED_MOST - 32:
         return False
     slot = cpu.cr2 >> 22 & 1023
     at = cpu.cr2 >> 12 & 1023

@@ -13,7 +13,7 @@ from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.abi import Control, Cpu, Descriptors, GuestTable
 from emu86.native.records import u32, u64
-from emu86.native.state import NOWHERE, host, leave, spte_address, spte_of
+from emu86.native.state import NOWHERE, host, leave, spte_address, spte_of, waits
 from emu86.spec import x86
 
 _HIGH: Final = 32
@@ -50,7 +50,7 @@ def open_gdt(control: Control, cpu: Cpu) -> bool:
     """Handle a #PF of a write to the GDT's page: it becomes writable there."""
     if cpu.cr2 > x86.MASK32 or not control.shadow_pdes or not control.gdt_filled:
         return False
-    if control.told or control.pending or control.gdt_spte:
+    if control.told or waits(control, cpu) or control.gdt_spte:
         return False
     linear = cpu.cr2 & x86.MASK32
     entry = spte_of(control, linear)
@@ -126,7 +126,7 @@ def load_sreg(control: Control, cpu: Cpu, vector: u32) -> bool:
     if cpu.hflags & offsets.HF_CPL != 1 or not cpu.hflags & offsets.HF_CS32:
         return False
     linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
-    if control.told or control.pending or linear & 0xFFF == 0xFFF:
+    if control.told or waits(control, cpu) or linear & 0xFFF == 0xFFF:
         return False
     at = host(control, linear, False)
     if at == NOWHERE:

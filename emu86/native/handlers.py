@@ -16,7 +16,7 @@ from emu86.native.gdt import load_sreg, open_gdt, settle
 from emu86.native.records import i32, i64, u32, u64
 from emu86.native.roots import write_cr3
 from emu86.native.setcc import setcc
-from emu86.native.state import flags_of, host, leave, set_flags
+from emu86.native.state import flags_of, host, leave, set_flags, waits
 from emu86.native.transfers import BY_IRET, interrupt, iret
 from emu86.spec import x86
 
@@ -177,7 +177,7 @@ def split(control: Control, cpu: Cpu) -> bool:
 
     In the shadow of an interrupt a block is one instruction, and no patch is in it.
     """
-    if control.pending:
+    if waits(control, cpu):
         return False
     cpu.rip = cpu.rip - 1 & x86.MASK32
     cpu.hflags |= offsets.HF_INHIBIT_IRQ
@@ -237,7 +237,7 @@ def access(control: Control, cpu: Cpu, kind: i64) -> bool:
     kind: see `abi.access_kind`. An access that is allowed runs next, alone. In 16-bit
     code the same bytes are another access, which is Python's.
     """
-    if control.pending or cpu.rflags & x86.AC or not cpu.hflags & offsets.HF_CS32:
+    if waits(control, cpu) or cpu.rflags & x86.AC or not cpu.hflags & offsets.HF_CS32:
         return False
     segment = cpu.segments[min(kind >> 4 & 7, 5)]
     index = cpu.gpr[kind >> 12 & 15] << (kind >> 16 & 3) & x86.MASK64

@@ -5,7 +5,7 @@ import ctypes
 from emu86.cpu import offsets
 from emu86.native.abi import Control, Cpu
 from emu86.native.records import i64, u32
-from emu86.native.state import NOWHERE, flags_of, host_of, leave, spte_of
+from emu86.native.state import NOWHERE, flags_of, host_of, leave, spte_of, waits
 from emu86.spec import x86
 
 # Of a condition's code, without its lowest bit: the flags of which one must be set.
@@ -29,7 +29,7 @@ def holds(condition: u32, flags: u32) -> bool:
 
 def setcc(control: Control, cpu: Cpu, kind: i64) -> bool:
     """Write the byte; kind: see `abi.setcc_kind`. EIP is behind the patch."""
-    if control.pending or cpu.rflags & x86.AC or not cpu.hflags & offsets.HF_CS32:
+    if waits(control, cpu) or cpu.rflags & x86.AC or not cpu.hflags & offsets.HF_CS32:
         return False
     if cpu.cc_op != 1 and not control.compute_flags:
         return False

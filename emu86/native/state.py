@@ -99,6 +99,11 @@ def host_of(control: Control, entry: u64, linear: u32, write: bool) -> u64:
     return control.ram + frame + (linear & 0xFFF) & x86.MASK64
 
 
+def waits(control: Control, cpu: Cpu) -> bool:
+    """Tell whether an interrupt waits that may come in: it is Python's."""
+    return control.pending != 0 and bool(cpu.rflags & x86.IF)
+
+
 def leave(control: Control, cpu: Cpu, length: u32) -> None:
     """End an exit: go on `length` bytes further, and stop if the time is spent."""
     cpu.rip = cpu.rip + length & x86.MASK32

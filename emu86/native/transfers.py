@@ -16,6 +16,7 @@ from emu86.native.state import (
     load_segment,
     set_flags,
     sync_mode,
+    waits,
 )
 from emu86.spec import x86
 
@@ -37,8 +38,11 @@ def keeps_data_segments(cpu: Cpu) -> bool:
     return True
 
 
-def return_by_plan(control: Control, cpu: Cpu) -> bool:
-    """Do an IRETD from ring 0 to ring 0 or 3; False: nothing is done."""
+def return_by_plan(control: Control, cpu: Cpu, opens: bool) -> bool:
+    """Do an IRETD from ring 0 to ring 0 or 3; False: nothing is done.
+
+    opens: it may set IF.
+    """
     stack = cpu.segments[x86.SS]
     if cpu.segments[x86.CS].selector & 3 or (control.stale and not settle(control)):
         return False
@@ -59,6 +63,8 @@ def return_by_plan(control: Control, cpu: Cpu) -> bool:
     key = abi.PLANNED | cs | (frame[4] & 0xFFFF if rpl else 0) << 16
     plan = control.returns[return_slot(key) & abi.PLANS - 1]
     if plan.key != key or frame[0] > plan.cs.limit:
+        return False
+    if image & x86.IF and not opens:
         return False
     if image & (x86.VM | x86.TF) or (image ^ cpu.rflags) & x86.IOPL:
         return False
@@ -172,11 +178,11 @@ def note_event(control: Control, vector: u32, error: u32, cs: u32, eip: u32) -> 
 
 def iret(control: Control, cpu: Cpu) -> bool:
     """Handle an IRET as an exit."""
-    if control.told or control.by_ring or control.pending:
+    if control.told or control.by_ring:
         return False
     cs = cpu.segments[x86.CS].selector
     eip = cpu.rip - 1 & x86.MASK32
-    if not return_by_plan(control, cpu):
+    if not return_by_plan(control, cpu, control.pending == 0):
         return False
     note_ring(control, cpu, abi.BY_IRET, cs, eip)
     control.count_iret += 1
@@ -186,7 +192,7 @@ def iret(control: Control, cpu: Cpu) -> bool:
 
 def interrupt(control: Control, cpu: Cpu, vector: u32) -> bool:
     """Handle an INT n as an exit; EIP is behind it."""
-    if control.told or control.by_ring or control.pending:
+    if control.told or control.by_ring or waits(control, cpu):
         return False
     cs = cpu.segments[x86.CS].selector
     eip = cpu.rip - 2 & x86.MASK32

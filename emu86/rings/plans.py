@@ -125,7 +125,7 @@ class Plans:
     def do_return(self) -> bool:
         """Do an IRETD for which there is a plan; False: nothing is done."""
         self._resume()
-        return bool(self._return())
+        return bool(self._return(True))
 
     def deliver(
         self, vector: int, error: int | None, *, fault: bool, software: bool

@@ -41,7 +41,7 @@ def arguments(name, seed, control, cpu):
         "on_look": (uc, WORLD.at, seed & 15, WORLD.sites),
         "on_rdtsc": (uc, control),
         "on_exception": (uc, WORLD.vector, control),
-        "return_by_plan": (control, cpu),
+        "return_by_plan": (control, cpu, seed & 1),
         "deliver_by_plan": (
             control,
             cpu,
