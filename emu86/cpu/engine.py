@@ -66,13 +66,6 @@ CALLED_BY_LOOKS: Final = (
     (abi.PROBE, "probe_access_x86_64"),
     (abi.READ32, "cpu_ldl_data_ra_x86_64"),
 )
-# What the compiled hooks count.
-_COUNTS: Final = (
-    abi.COUNT_CLI, abi.COUNT_STI, abi.COUNT_RDTSC, abi.COUNT_INVLPG,
-    abi.COUNT_DROPPED, abi.COUNT_SPLIT, abi.COUNT_ACCESS, abi.COUNT_IRET,
-    abi.COUNT_FILLED, abi.COUNT_POPF, abi.COUNT_VERW,
-    *range(abi.COUNT_INT, abi.COUNT_INT + 256),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +324,7 @@ class Engine(CpuState):
         self.set_registers(state.registers)
         self.clock.restore(state.clock)
         control[abi.PENDING] = state.pending
-        for word in _COUNTS:
+        for word in abi.COUNTS:
             control[word] = 0
         self.flush_tlb()
 
@@ -399,7 +392,7 @@ class Engine(CpuState):
     @property
     def shortened(self) -> int:
         """How many translated blocks count themselves (see `prologue`)."""
-        return 0 if self._prologues is None else self._prologues.count
+        return self.shared.count_shortened
 
     def hook(self) -> None:
         """Install the callbacks; call once, after the `on_*` attributes are set."""
@@ -409,7 +402,20 @@ class Engine(CpuState):
         self._add_insn(x86_const.UC_X86_INS_OUT, library.ON_OUT(self._out))
         self._add_insn(x86_const.UC_X86_INS_CPUID, library.ON_INSTRUCTION(self._cpuid))
         if self.on_block is not None or self._prologues is not None:
-            self._add(uc_const.UC_HOOK_EDGE_GENERATED, library.ON_EDGE(self._edge))
+            self._hook_edge()
+
+    def _hook_edge(self) -> None:
+        """Hear of translated blocks; compiled code takes those that are as most are."""
+        python = library.ON_EDGE(self._edge)
+        if self._prologues is None:
+            self._add(uc_const.UC_HOOK_EDGE_GENERATED, python)
+            return
+        self._keep.append(python)
+        address = ctypes.cast(python, PTR).value
+        assert address is not None
+        self.control[abi.ON_EDGE] = address
+        shared = PTR(ctypes.addressof(self._control))
+        self._add(uc_const.UC_HOOK_EDGE_GENERATED, PTR(blob.load()["on_edge"]), shared)
 
     def _hook_exception(self) -> None:
         """Clock, RDTSC and exceptions: compiled where the live state allows it."""
@@ -466,9 +472,7 @@ class Engine(CpuState):
             assert check is not None
             self.control[abi.CHECK_EXIT] = check
             self.control[abi.ON_GUARD] = code["on_guard"]
-            self._prologues = Prologues(
-                self._handle, ctypes.addressof(self._control), code["on_late"]
-            )
+            self._prologues = Prologues(self.shared, code["on_late"])
         if self.can.looks:
             self._hook_looks(code["on_look"])
         return PTR(code["on_exception"]), PTR(code["on_block"]), PTR(code["on_rdtsc"])
@@ -684,9 +688,9 @@ class Engine(CpuState):
             self._fail(error)
         return 1
 
-    def _edge(self, _uc: int, block: Any, _previous: Any, _data: int) -> None:
+    def _edge(self, _uc: int, block: int, _previous: int, _data: int) -> None:
         try:
-            made = block.contents
+            made = abi.Block.from_address(block)
             guard = 0
             if self.on_block is not None:
                 self._load()

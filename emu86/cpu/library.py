@@ -19,15 +19,7 @@ ON_INSTRUCTION: Final = ctypes.CFUNCTYPE(INT, PTR, PTR)
 EMU_STOP: Final = ctypes.CFUNCTYPE(ctypes.c_int32, U64)
 
 
-class Block(ctypes.Structure):
-    """A translated block, as UC_HOOK_EDGE_GENERATED tells of it."""
-
-    _fields_ = (("pc", U64), ("icount", ctypes.c_uint16), ("size", ctypes.c_uint16))
-
-
-ON_EDGE: Final = ctypes.CFUNCTYPE(
-    VOID, PTR, ctypes.POINTER(Block), ctypes.POINTER(Block), PTR
-)
+ON_EDGE: Final = ctypes.CFUNCTYPE(VOID, PTR, U64, U64, PTR)
 
 lib: Any = binding.uclib
 # The same library without releasing the GIL: for short calls out of a hook.

@@ -24,7 +24,7 @@ _FAR: Final = 1 << 20
 _FAR_CALL: Final = b"\xff\x15"  # call [rip + disp32], 6 bytes
 _NEAR_CALL: Final = b"\xe8"  # call rel32, 5 bytes
 _MOST: Final = 54
-_LENGTH: Final = 52
+_LENGTH: Final = abi.PROLOGUE
 _PADDING: Final = b"", b"\x90", b"\x66\x90"  # NOP
 _STOP_AT: Final = 8 * abi.STOP_AT
 _PENDING: Final = 8 * abi.PENDING
@@ -44,12 +44,13 @@ def _memmem() -> Callable[..., int | None]:
 class Prologues:
     """Rewrites the beginnings of one engine's blocks.
 
-    uc: Unicorn's handle; control: address of the control block; late: address of the
-    compiled `on_late`.
+    late: address of the compiled `on_late`. Most blocks are rewritten by compiled code,
+    `native.prologue`, once the buffer of translated code has been found.
     """
 
-    def __init__(self, uc: int, control: int, late: int) -> None:
-        self.count = 0  # blocks rewritten
+    def __init__(self, shared: abi.Control, late: int) -> None:
+        self._shared = shared
+        uc, control = shared.uc, ctypes.addressof(shared)
         self._uc = b"\x48\xbf" + struct.pack("<Q", uc)  # mov rdi, uc
         self._control = b"\x48\xb9" + struct.pack("<Q", control)  # mov rcx, control
         # mov rdi, control; add qword [rdi], size
@@ -70,7 +71,9 @@ class Prologues:
         # je done; late: mov esi, pc; call [rdi + ON_GUARD]
         self._guarded = look + b"\x74\x08\xbe", bytes((0xFF, 0x57, _ON_GUARD))
         self._begin = self._end = 0  # of the buffer of translated code
-        self._next = 0  # behind the last block
+        for at, guard in ((0, 0), (abi.GUARDED_PROLOGUE, 1)):
+            words = memoryview(self._made(0, 0, guard).ljust(64, b"\0")).cast("Q")
+            shared.prologues[at : at + 8] = words.tolist()
 
     def shorten(self, pc: int, size: int, guard: int = 0) -> bool:
         """Rewrite the block at `pc`, 64 bits, with `size` bytes, just translated.
@@ -84,7 +87,8 @@ class Prologues:
         at = self._find(key)
         if not at:
             return False
-        self._next = at + _LENGTH
+        shared = self._shared
+        shared.code_next, shared.code_end = at + _LENGTH, self._end
         code = ctypes.string_at(at, _MOST)
         # The block hook; mov rdi, uc; xor esi, esi; the look whether to stop.
         first = _call_at(code, len(key))
@@ -94,19 +98,24 @@ class Prologues:
         same = code[between:ahead] == self._uc + b"\x33\xf6"
         if not (first and second and same):
             return False
+        new = self._made(pc, size, guard)
+        new += _PADDING[ahead + second - _LENGTH]
+        ctypes.memmove(at, new, len(new))
+        shared.count_shortened += 1
+        return True
+
+    def _made(self, pc: int, size: int, guard: int) -> bytes:
+        """Return what replaces the calls of a block."""
         new = self._head + struct.pack("<I", size)
         if guard:
             new += struct.pack("<I", guard).join(self._guard)
         new += struct.pack("<I", pc).join(self._guarded if guard else self._tail)
         assert len(new) == _LENGTH
-        new += _PADDING[ahead + second - _LENGTH]
-        ctypes.memmove(at, new, len(new))
-        self.count += 1
-        return True
+        return new
 
     def restart(self) -> None:
         """Learn that all blocks are gone: the next stands where the first did."""
-        self._next = self._begin
+        self._shared.code_next = self._begin
 
     def _find(self, key: bytes) -> int:
         """Return the address of `key` in the newest translated code; 0: nowhere."""
@@ -120,9 +129,9 @@ class Prologues:
             return 0
         # The buffer begins anew when it is full or flushed.
         return (
-            _search(self._next, _NEAR, self._end, key)
+            _search(self._shared.code_next, _NEAR, self._end, key)
             or _search(self._begin, _NEAR, self._end, key)
-            or _search(self._next, _FAR, self._end, key)
+            or _search(self._shared.code_next, _FAR, self._end, key)
         )
 
 

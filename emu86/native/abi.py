@@ -5,6 +5,7 @@ Each is described once. Of the control block Python sees int64 words, by their n
 """
 
 import ctypes
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, TypeAlias
 
 from emu86.cpu import offsets
@@ -36,6 +37,28 @@ ADDED_MOST: Final = 4096
 LEAF_PAGES: Final = 16384  # pages of the VMM's memory
 ROOTS: Final = 256
 GDT_MOST: Final = 64  # descriptors of a GDT that compiled handlers may read again
+
+# An entry of `opcodes`: bits, and masks by ModRM.reg (or bit 0 of one: no ModRM).
+OPCODE_MODRM: Final = 1 << 0
+OPCODE_REGISTERS: Final = 1 << 1  # whatever ModRM.mod says
+OPCODE_IMMEDIATE: Final = 2  # 3 bits: bytes, or one of those below
+OPCODE_TEST: Final = 1 << 5  # an immediate with ModRM.reg 0 and 1 alone
+OPCODE_PYTHON: Final = 1 << 6
+OPCODE_USER_66: Final = 1 << 7  # Python's behind 66h, of users
+OPCODE_KERNEL: Final = 8  # 8 bits for operands in memory, 8 for registers: Python's
+OPCODE_USER: Final = 24
+OPCODE_NO_LOCK: Final = 40
+OPCODE_MEMORY: Final = 48  # accesses memory by a segment that a prefix names
+IMMEDIATE_NONE: Final = 0
+IMMEDIATE_Z: Final = 5  # a word or doubleword
+
+# The code that replaces a block's first calls: its bytes, and where in it is what.
+PROLOGUE: Final = 52
+GUARDED_PROLOGUE: Final = 8  # the words of the other one begin here
+SIZE_AT: Final = 13
+PC_AT: Final = 34
+GUARD_AT: Final = 21
+GUARDED_PC_AT: Final = 45
 
 # Bits of `behind`: what Python has still to hear of.
 DROPPED: Final = 1
@@ -86,6 +109,7 @@ EmuStop: TypeAlias = Annotated[CFunction, function(ctypes.c_int32, Word)]
 FlushTlb: TypeAlias = Annotated[CFunction, function(None, Word)]
 FlushPage: TypeAlias = Annotated[CFunction, function(None, Word, Word)]
 CheckExit: TypeAlias = Annotated[CFunction, function(None, Word, ctypes.c_uint32)]
+OnEdge: TypeAlias = Annotated[CFunction, function(None, Word, Word, Word, Word)]
 OnException: TypeAlias = Annotated[
     CFunction, function(None, Word, ctypes.c_uint32, Word)
 ]
@@ -144,6 +168,15 @@ class Cpu(ctypes.Structure):
     error_code: u32 = at(offsets.ERROR_CODE)
     is_int: u32 = at(offsets.EXCEPTION_IS_INT)
     old_exception: u32 = at(offsets.OLD_EXCEPTION)
+
+
+@record
+class Block(ctypes.Structure):
+    """A translated block, as UC_HOOK_EDGE_GENERATED tells of it."""
+
+    pc: u64
+    icount: u16
+    size: u16
 
 
 @record
@@ -317,6 +350,13 @@ class Control(ctypes.Structure):
     once `now` had reached `stop_at`; changes: the last changes of ring that the
     handlers have made.
 
+    For blocks that have been translated: on_edge: the Python hook; scans: not 0 if they
+    are scanned; armed: segment registers that are checked, by ring, as bits; unguarded:
+    not 0 if there are `NullSelectors.unguarded`; inner: not 0 in the guest's rings 1
+    and 2; behind_load: a set of linear addresses behind loads of DS and ES; opcodes: of
+    one byte, then behind 0Fh; prologues: see `PROLOGUE`; code_next, code_end: addresses
+    in this process behind the last block, and behind the engine's buffer.
+
     check_exit: the engine's look whether to stop; sites: a direct-mapped cache of
     decoded instructions.
     """
@@ -405,6 +445,18 @@ class Control(ctypes.Structure):
     gdt_was_stale: i64
     gdt_words: Annotated[Array, Descriptors]
     gdt_shadow: Annotated[Array, Descriptors]
+    on_edge: OnEdge
+    count_blocks: i64
+    count_shortened: i64
+    scans: i64
+    unguarded: i64
+    inner: i64
+    code_next: u64
+    code_end: u64
+    armed: Annotated[Array, ctypes.c_int64 * 4]
+    behind_load: Annotated[Array, Word * 64]
+    prologues: Annotated[Array, Word * 16]
+    opcodes: Annotated[Array, Word * 512]
     added: Annotated[Array, Added * ADDED_MOST]
     roots: Annotated[Array, Root * ROOTS]
 
@@ -485,6 +537,26 @@ COMPUTE_FLAGS: Final = _word("compute_flags")
 ADDED_COUNT: Final = _word("added_count")
 ADDED: Final = _word("added")
 GLOBAL_BIT: Final = _word("global_bit")
+ON_EDGE: Final = _word("on_edge")
+COUNT_BLOCKS: Final = _word("count_blocks")
+COUNT_SHORTENED: Final = _word("count_shortened")
+SCANS: Final = _word("scans")
+UNGUARDED: Final = _word("unguarded")
+INNER: Final = _word("inner")
+CODE_NEXT: Final = _word("code_next")
+CODE_END: Final = _word("code_end")
+ARMED: Final = _word("armed")
+
+
+def _counts() -> Iterator[int]:
+    """Return the numbers of the words that handlers count in."""
+    for name, kind, *_bits in Control._fields_:
+        if name.startswith("count_"):
+            first = _word(name)
+            yield from range(first, first + ctypes.sizeof(kind) // 8)
+
+
+COUNTS: Final = tuple(_counts())
 
 
 def access_kind(

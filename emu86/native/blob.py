@@ -20,7 +20,7 @@ FOLDER: Final = str(resources.files("emu86.native") / "blobs")
 # What C calls, or Python: each by its address.
 EXPORTS: Final = (
     handlers.on_block, handlers.on_late, handlers.on_guard, handlers.on_rdtsc,
-    handlers.on_exception, handlers.on_look,
+    handlers.on_exception, handlers.on_look, handlers.on_edge,
     transfers.return_by_plan, transfers.deliver_by_plan,
 )  # fmt: skip
 _ALIASES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -38,8 +38,8 @@ def fingerprint() -> str:
     known = [
         (record.__name__, field[0], getattr(record, field[0]).offset)
         for record in (
-            abi.Segment, abi.Cpu, abi.Site, abi.Plan, abi.Leaf, abi.Added, abi.Verw,
-            abi.Root, abi.Event, abi.Change, abi.Control,
+            abi.Block, abi.Segment, abi.Cpu, abi.Site, abi.Plan, abi.Leaf, abi.Added,
+            abi.Verw, abi.Root, abi.Event, abi.Change, abi.Control,
         )
         for field in record._fields_
     ]  # fmt: skip

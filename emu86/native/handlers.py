@@ -9,12 +9,22 @@ import ctypes
 
 from emu86.cpu import offsets
 from emu86.native import abi
-from emu86.native.abi import Control, Cpu, GuestTable, Pdes, ShadowPdes, ShadowTable
+from emu86.native.abi import (
+    Block,
+    Control,
+    Cpu,
+    GuestTable,
+    Pdes,
+    ShadowPdes,
+    ShadowTable,
+)
 from emu86.native.faults import page_fault
 from emu86.native.fills import fill
 from emu86.native.gdt import load_sreg, open_gdt, settle
+from emu86.native.prologue import shorten
 from emu86.native.records import i32, i64, u32, u64
 from emu86.native.roots import write_cr3
+from emu86.native.scan import guard_of
 from emu86.native.setcc import setcc
 from emu86.native.state import flags_of, host, leave, set_flags, waits
 from emu86.native.transfers import BY_IRET, interrupt, iret
@@ -323,6 +333,20 @@ def on_exception(uc: u64, vector: u32, control: Control) -> None:
     """Handle an exception here, or have Python do it."""
     if not handled(control, control.cpu.contents, vector):
         control.on_exception(uc, vector, 0)
+
+
+# -- blocks ----------------------------------------------------------------------------
+
+
+def on_edge(uc: u64, block: u64, previous: u64, control: Control) -> None:
+    """Take a block that has been translated; Python's is what is not the usual."""
+    made = Block.from_address(block)
+    pc = made.pc
+    guard = guard_of(control, pc, made.size)
+    if guard >= 0 and shorten(control, pc & x86.MASK32, made.size, guard):
+        control.count_blocks += 1
+    else:
+        control.on_edge(uc, block, previous, 0)
 
 
 # -- operands --------------------------------------------------------------------------

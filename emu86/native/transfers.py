@@ -51,7 +51,7 @@ def return_by_plan(control: Control, cpu: Cpu, opens: bool) -> bool:
     linear = stack.base + cpu.gpr[x86.ESP] & x86.MASK32
     if not stack.attributes & x86.DESC_B or stack.limit != x86.MASK32:
         return False
-    if linear & 0xFFF > x86.PAGE_SIZE - 20:
+    if linear & 0xFFF > x86.PAGE_SIZE - 12:
         return False
     at = host(control, linear, False)
     if not at:
@@ -60,6 +60,8 @@ def return_by_plan(control: Control, cpu: Cpu, opens: bool) -> bool:
     cs = frame[1] & 0xFFFF
     image = frame[2]
     rpl = cs & 3
+    if rpl and linear & 0xFFF > x86.PAGE_SIZE - 20:
+        return False
     key = abi.PLANNED | cs | (frame[4] & 0xFFFF if rpl else 0) << 16
     plan = control.returns[return_slot(key) & abi.PLANS - 1]
     if plan.key != key or frame[0] > plan.cs.limit:

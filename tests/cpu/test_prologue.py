@@ -93,15 +93,16 @@ def test_a_stop_asked_for_in_a_port_access_is_before_the_next_block():
 
 def test_unknown_code_is_left_alone():
     buffer = ctypes.create_string_buffer(b"\x90" * 256, 256)
-    prologues = Prologues(0x1234, 0x5678, 0x9ABC)
-    prologues._begin = prologues._next = ctypes.addressof(buffer)
+    shared = abi.Control(uc=0x1234)
+    prologues = Prologues(shared, 0x9ABC)
+    prologues._begin = shared.code_next = ctypes.addressof(buffer)
     key = prologues._uc + b"\xbe\x00\x10\x00\x00\xba\x05\x00\x00\x00"
     key += prologues._control
     buffer[8 : 8 + len(key)] = key
     before = buffer.raw
     assert not prologues.shorten(0x1000, 5)
     assert buffer.raw == before
-    assert prologues.count == 0
+    assert shared.count_shortened == 0
 
 
 @pytest.mark.parametrize("guard", [0, 0x123])
@@ -110,8 +111,9 @@ def test_unknown_code_is_left_alone():
 def test_calls_of_what_is_near_and_far(first, second, guard):
     """Which of them Unicorn makes depends on where the host has room for its code."""
     buffer = ctypes.create_string_buffer(b"\x90" * 256, 256)
-    prologues = Prologues(0x1234, 0x5678, 0x9ABC)
-    prologues._begin = prologues._next = ctypes.addressof(buffer)
+    shared = abi.Control(uc=0x1234)
+    prologues = Prologues(shared, 0x9ABC)
+    prologues._begin = shared.code_next = ctypes.addressof(buffer)
     prologues._end = prologues._begin + 256
     calls = [call + b"\x11" * 4 for call in (first, second)]
     code = prologues._uc + b"\xbe\x00\x10\x00\x00\xba\x05\x00\x00\x00"
@@ -140,4 +142,4 @@ def test_another_engines_buffer_that_is_gone(monkeypatch):
     monkeypatch.setattr(
         "emu86.cpu.prologue.ranges", lambda _rights: [(gone, gone + (1 << 20))]
     )
-    Prologues(1, 2, 3).shorten(0x1000, 5)
+    Prologues(abi.Control(), 3).shorten(0x1000, 5)

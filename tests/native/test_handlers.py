@@ -40,6 +40,7 @@ def arguments(name, seed, control, cpu):
         "on_guard": (control, seed & 0xFFFFFFFF, seed & 1),
         "on_look": (uc, WORLD.at, seed & 15, WORLD.sites),
         "on_rdtsc": (uc, control),
+        "on_edge": (uc, WORLD.block_at, seed & 15, control),
         "on_exception": (uc, WORLD.vector, control),
         "return_by_plan": (control, cpu, seed & 1),
         "deliver_by_plan": (
@@ -220,6 +221,8 @@ ERRORS = [
     ("roots", "count_resynced += count", "count_resynced += 1"),
     ("setcc", "(kind >> 28 & 15) - 1 & 15", "kind >> 28 & 15"),
     ("faults", "code |= x86.PF_P", "code |= x86.PF_W"),
+    ("scan", "(2 if narrow else 4)", "(4 if narrow else 4)"),
+    ("prologue", "if more == 1:", "if more == 3:"),
     ("gdt", "spte.value & ~x86.PTE_RW", "spte.value & ~x86.PTE_US"),
 ]
 EVERY = 6  # of them is tried in CI; `make nightly` tries all

@@ -8,7 +8,9 @@ nine of ten handlers' questions are answered both ways, and what follows is reac
 import ctypes
 import random
 import struct
+from functools import cache
 
+from emu86 import Machine
 from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.transfers import gate_slot, return_slot
@@ -127,7 +129,8 @@ def randomize(world, seed, aim="any"):
     control.uc = pick.getrandbits(64)
     control.engine_cpu = pick.getrandbits(64)
     control.now, control.stop_at = pick.some(), pick.some()
-    control.pending = pick.few(0, 1) if aim == "any" else pick.odd(0, 1, once=12)
+    often = aim in ("any", "POPF")
+    control.pending = pick.few(0, 1) if often else pick.odd(0, 1, once=12)
     control.tsc_offset = pick.few(0, pick.some(), -pick.some())
     control.since = pick.few(0, control.now)
     control.ns, control.rate = pick.some(), pick.few(1 << 30, 3 << 30, 12345)
@@ -158,6 +161,8 @@ def randomize(world, seed, aim="any"):
     looks(world, pick)
     roots(world, pick)
     gdt(world, pick)
+    if aim == "any":
+        blocks(world, pick)
     if aim == "MOV to CR3":
         cpu.gpr[kind >> 4 & 7] = pick.odd(DIRECTORY << 12, 0) | pick.few(0, 0x18)
     elif aim == "MOV to Sreg":
@@ -331,6 +336,73 @@ def load_sreg(world, pick):
     map_page(world, linear, CODE, pick.odd(0x25, 0))
     where = (CODE << 12) + min(linear & 0xFFF, 4094)
     ctypes.c_uint16.from_address(control.ram + where).value = opcode
+
+
+def blocks(world, pick):
+    """A block that has been translated, often of what no one has to decode."""
+    control, cpu = world.control, world.cpu
+    control.scans = pick.odd(1, 0)
+    control.unguarded, control.inner = pick.odd(0, 1), pick.odd(0, 1)
+    for ring in (1, 3):
+        control.armed[ring] = pick.odd(0, 1)
+    control.opcodes[:] = opcodes()
+    cpu.rflags &= ~x86.AC
+    cpu.hflags |= offsets.HF_CS32 * pick.odd(1, 0)
+    cpu.hflags = cpu.hflags & ~3 | pick.few(1, 3)
+    parts = [pick.choice(INSNS) for _ in range(pick.randrange(1, 6))]
+    code = b"".join(parts)
+    code = code[: len(code) - pick.odd(0, 1, 2, 4)]
+    linear = pick.word() & ~0xFFF | pick.odd(0x100, 0xFF0)
+    slot = (linear ^ linear >> 12) & 0xFFF
+    control.behind_load[slot >> 6] = pick.odd(0, 1) << (slot & 63)
+    map_page(world, linear, CODE, pick.odd(0x25, 0))
+    where = (CODE << 12) + min(linear & 0xFFF, 0xF00)
+    ctypes.memmove(control.ram + where, code, len(code))
+    block = world.block
+    block.pc = linear + pick.odd(0, 1 << 32)
+    block.size = pick.odd(len(code), 0)
+    world.block_at = ctypes.addressof(block)
+    calls = [pick.odd(pick.few(b"\xff\x15", b"\xe8"), b"\x90") for _ in range(2)]
+    calls = [call + b"\x11" * 4 for call in calls]
+    rubbish = pick.few(*(bytes([i]) for i in range(256)))
+    uc = b"\x48\xbf" + control.uc.to_bytes(8, "little")
+    key = uc + b"\xbe" + linear.to_bytes(4, "little")
+    key += b"\xba" + block.size.to_bytes(4, "little")
+    key += b"\x48\xb9" + world.base.to_bytes(8, "little")
+    if pick.randrange(2) == 0:
+        at = pick.few(0, 2, 10, 11, 15, 16, 20, 22)
+        key = key[:at] + rubbish + key[at + 1 :]
+    load = uc + b"\x33\xf6"
+    if pick.randrange(4) == 0:
+        at = pick.few(0, 2, 10)
+        load = load[:at] + rubbish + load[at + 1 :]
+    made = key + calls[0] + load + calls[1]
+    start = ctypes.addressof(world.translated)
+    ctypes.memmove(start + pick.few(0, 3), made, len(made))
+    control.code_next, control.code_end = pick.odd(start, 0), start + 70
+    for i in range(16):
+        control.prologues[i] = pick.getrandbits(64)
+
+
+@cache
+def opcodes():
+    """The table of a scanner."""
+    return Machine().vmm.scanner._table()
+
+
+INSNS = [
+    bytes.fromhex(code)
+    for code in (
+        "90", "8b 03", "01 d8", "83 c4 0c", "64 a1 04 00 00 00", "0f b6 c0", "c2 04 00",
+        "64 8b 0d 10 00 00 00", "64 8b 15 10 00 00 00", "65 8b 15 00 00 00 00", "f3 a5",
+        "f7 c1 01 00 00 00", "f7 d9", "66 f7 c1 01 00", "c8 08 00 00", "8d 74 26 00",
+        "8b 84 24 10 00 00 00", "2e 0f 1f 84 00 00 00 00 00", "2e 89 03", "26 8b 03",
+        "f0 0f b1 0b", "f0 8b 03", "67 8b 03", "0f 38 00 c0", "9d", "66 9c", "0f 22 d8",
+        "9a 00 00 00 00 00 00", "66 9a 00 00 00 00", "e8 00 00 00 00", "8e d8", "0f",
+        "64", "8b", "8b 04", "8b 44 24 08", "8b 83 00 00 00 00", "d6", "64 26 8b 03",
+        "66 66 66 66 66 66 66 66 66 66 66 66 66 66 66 66",
+    )
+]  # fmt: skip
 
 
 def write_to_gdt(world, pick):

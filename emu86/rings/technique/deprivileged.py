@@ -213,7 +213,8 @@ class Deprivileged(Technique):
         shadow["resynced"] += control[abi.COUNT_RESYNCED]
         shadow["switches"] += control[abi.COUNT_WRITE_CR3]
         patched = dict(scanner.patched.most_common())
-        return Counts(scanner.blocks, scanner.decoded, patched, shadow)
+        blocks = scanner.blocks + control[abi.COUNT_BLOCKS]
+        return Counts(blocks, scanner.decoded, patched, shadow)
 
     # -- its state ---------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from emu86.cpu.state import BASE, HFLAGS, RFLAGS
 from emu86.mmu.shadow import ShadowMmu
 from emu86.native import abi
 from emu86.rings.decode import Insn, decode
+from emu86.rings.events.accesses import XLAT
 from emu86.rings.events.protection import checks_alignment, segments, stores_to_code
 from emu86.rings.insn import flag_states, sse_operands
 from emu86.rings.insn.segment_loads import loads_ss
@@ -43,6 +44,14 @@ _STI: Final = 0xFB
 _CS_PREFIX: Final = 0x2E
 # With IOPL raised POPF and the kernel's IRET run natively.
 _NATIVE_WITH_IOPL: Final = ("POPF", "IRET")
+
+# What loads DS, ES, FS or GS: MOV, POP, LES and its kind.
+_LOADS: Final = (0x8E, 0x07, 0x1F, 0xC4, 0xC5, 0x0FA1, 0x0FA9, 0x0FB4, 0x0FB5)
+_TESTS: Final = (0xF6, 0xF7)
+# Immediates of 32-bit code without prefixes.
+_KINDS: Final = {
+    "b": 1, "w": 2, "wb": 3, "o": 4, "z": abi.IMMEDIATE_Z, "v": abi.IMMEDIATE_Z,
+}  # fmt: skip
 
 _MANY: Final = 1024  # blocks of a page whose operands are looked at
 
@@ -190,7 +199,60 @@ class Scanner:
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
         self._skip = {1: kernel_skip, 3: ()}
         self._lacks = cpu.vcpu.model.lacks
+        shared = engine.shared
+        shared.scans = self._has_table = engine.can.inline
+        if self._has_table:
+            shared.opcodes[:] = self._table()
         self._filters: dict[int, re.Pattern[bytes]] = {}  # made for rings that run code
+
+    def _table(self) -> list[int]:
+        """Return what compiled code knows of opcodes: see `abi.OPCODE_MODRM`."""
+        made = [abi.OPCODE_PYTHON] * 512
+        for number in (*range(256), *range(TWO_BYTES, TWO_BYTES + 256)):
+            if number in OPCODES and number != ESCAPE and number not in PREFIXES:
+                made[number & 255 | (number >= TWO_BYTES) << 8] = self._entry(number)
+        return made
+
+    def _entry(self, number: int) -> int:
+        group = OPCODES[number]
+        kinds = [member.immediate for member in group]
+        entry = _KINDS.get(kinds[0], 0) << abi.OPCODE_IMMEDIATE
+        if len(set(kinds)) > 1:
+            if number not in _TESTS:
+                return abi.OPCODE_PYTHON
+            entry |= abi.OPCODE_TEST
+        elif kinds[0] and kinds[0] not in _KINDS:
+            return abi.OPCODE_PYTHON
+        rm = group[0].rm
+        entry |= abi.OPCODE_MODRM if rm else 0
+        entry |= abi.OPCODE_REGISTERS if rm == "r" else 0
+        for ring, first in ((1, abi.OPCODE_KERNEL), (3, abi.OPCODE_USER)):
+            entry |= self._wanted(number, ring) << first
+        if number == _PUSHF:
+            entry |= abi.OPCODE_USER_66
+        for reg, member in enumerate(group):
+            entry |= (not member.lock) << abi.OPCODE_NO_LOCK + reg
+            if rm:
+                entry |= bool(member.memory) << abi.OPCODE_MEMORY + reg
+        plain = group[0].source or group[0].immediate == "o" or number == XLAT
+        if plain and not rm:
+            entry |= 1 << abi.OPCODE_MEMORY
+        return entry
+
+    def _wanted(self, number: int, ring: int) -> int:
+        """Return which forms of an opcode must be decoded: see `FORMS`; as bits."""
+        found = 0xFFFF if number in _LOADS else 0
+        if number in sse_operands.OPCODES_LOOKED_AT:
+            found |= 0x00FF
+        for forms in FORMS.get(number, {}).values():
+            for form, features in enumerate(forms):
+                found |= bool(features & self._lacks) << form
+        for record in RECORDS:
+            wanted = ring in record.patched and record.mnemonic not in self._skip[ring]
+            if wanted and number in record.opcodes:
+                regs = 0xFF if record.reg < 0 else 1 << record.reg
+                found |= regs if record.memory else regs | regs << 8
+        return found
 
     def on_block(self, linear: int, size: int) -> int:
         """Take a block that the engine has translated and not yet run.
@@ -210,9 +272,10 @@ class Scanner:
         if self._engine.stepped:
             cpu.update_mode()
             code = self._first(code)  # no more of the block will run
-        prefilter = self._filters.get(ring) or self._filter(ring)
+        # What compiled code has not judged by itself has to be decoded.
         has_site = (
-            prefilter.search(code)
+            self._has_table
+            or (self._filters.get(ring) or self._filter(ring)).search(code)
             or (self._watches_null and self._may_use_null(code, linear))
             or self._is_armed(ring)
             or self._is_aligned()
@@ -329,8 +392,11 @@ class Scanner:
                     self.patched["segment access"] += 1
                     return offset
                 self._guard = null.guard
-                if last and null.loads(insn, linear + end & x86.MASK32):
-                    self._scan_at(linear + end & x86.MASK32)
+                after = linear + end & x86.MASK32
+                if last and null.loads(insn, after):
+                    slot = (after ^ after >> 12) & 0xFFF
+                    self._engine.shared.behind_load[slot >> 6] |= 1 << (slot & 63)
+                    self._scan_at(after)
             state = flag_states.after(insn, state)
             offset += insn.length
         return None
@@ -391,6 +457,7 @@ class Scanner:
                 tell()
         self._scan_at(linear)
         self.null.unguarded.add(linear)
+        self._engine.shared.unguarded = 1
         d = self._cpu.d
         if d[HFLAGS] & offsets.HF_INHIBIT_IRQ and not d[self._guard // 4] & x86.DESC_P:
             self._engine.control[abi.NULL_USED] = 1  # there no site is patched
@@ -399,7 +466,7 @@ class Scanner:
     def _scan_at(self, linear: int) -> None:
         """Scan a block anew, if there is one at an address."""
         if self.null.is_full:
-            self.null.drop_derived()
+            self._forget_null()
             self.scan_again()
         gpa = self._mmu.lookup(linear)
         if gpa is not None and self._ram.backed(gpa >> x86.PAGE_SHIFT):
@@ -423,8 +490,14 @@ class Scanner:
         """Forget all patches: no block is translated, nor does one wait to be."""
         self.sites.clear()
         self._looks.clear()
-        self.null.drop_derived()
+        self._forget_null()
         self.saw_ac = False
+
+    def _forget_null(self) -> None:
+        self.null.drop_derived()
+        shared = self._engine.shared
+        shared.unguarded = 0
+        shared.behind_load[:] = [0] * len(shared.behind_load)
 
     def forget(self, page: int) -> None:
         """Drop what was known of a guest page: its code is gone."""

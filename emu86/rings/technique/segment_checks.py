@@ -15,7 +15,8 @@ Derived: what the registers hold says which are armed.
 
 from typing import Final
 
-from emu86.cpu.state import ATTRIBUTES, LIMIT, SELECTOR, CpuState
+from emu86.cpu.engine import Engine
+from emu86.cpu.state import ATTRIBUTES, LIMIT, SELECTOR
 from emu86.mmu.listeners import Listeners
 from emu86.native import abi
 from emu86.rings.cpu import Cpu
@@ -76,11 +77,11 @@ class SegmentChecks:
     code_limit: the lowest limit of CS there, since CS has been armed.
     """
 
-    def __init__(self, state: CpuState, listeners: Listeners, *, enabled: bool) -> None:
+    def __init__(self, engine: Engine, listeners: Listeners, *, enabled: bool) -> None:
         self.enabled = enabled
-        self._d = state.d
+        self._d = engine.d
         self._listeners = listeners
-        self.armed = {1: 0, 3: 0}
+        self.armed = engine.control[abi.ARMED : abi.ARMED + 4]
         self.code_limit = {1: x86.MASK32, 3: x86.MASK32}
         self._patience = {1: _PATIENCE, 3: _PATIENCE}
         self._right = {1: 0, 3: 0}

@@ -282,6 +282,7 @@ class ShadowCpu(Cpu):
         """Have the tables read again, by where the registers say that they are."""
         vcpu = self.vcpu
         self.inner = self.cpl in (1, 2)
+        self._control[abi.INNER] = self.inner
         self.checks.drop_derived()
         self.gdt.load(vcpu.gdt_base, vcpu.gdt_limit)
         self.ldt.load(vcpu.ldtr.base, vcpu.ldtr.limit)
@@ -401,6 +402,7 @@ class ShadowCpu(Cpu):
         inner = cpl in (1, 2)
         if inner != self.inner:
             self.inner = inner
+            self._control[abi.INNER] = inner
             for table in (self.gdt, self.ldt):
                 table.load(table.base, table.limit)
             for tell in self.mmu.listeners.ring_changed:

@@ -1,0 +1,143 @@
+"""The blocks that hold nothing to patch, which is most: what `technique.scan` asks.
+
+A block is decoded as far as lengths, by a table that `rings.technique.scan` has made.
+Python's are: 16-bit code, blocks on two pages, what has to be decoded to be judged, and
+all blocks while accesses are checked.
+"""
+
+import ctypes
+from typing import Final
+
+from emu86.cpu import offsets
+from emu86.native import abi
+from emu86.native.abi import Control
+from emu86.native.records import i64, u32, u64
+from emu86.native.state import NOWHERE, host_of, spte_of
+from emu86.spec import x86
+from emu86.spec.opcodes import ADDRESS_SIZE, ESCAPE, LOCK, OPERAND_SIZE
+
+PYTHON: Final = -1
+_CS, _FS, _GS = 0x2E, 0x64, 0x65
+_SEGMENTS: Final = (0x26, 0x36, 0x3E)
+_REPEATS: Final = (0xF2, 0xF3)
+_ESCAPES3: Final = (0x38, 0x3A)
+# Where in the CPU's state a byte has a segment register's P bit as its bit 7.
+_P_OF_FS: Final = offsets.SEGMENTS + 24 * x86.FS + 21
+_P_OF_GS: Final = offsets.SEGMENTS + 24 * x86.GS + 21
+
+
+def guard_of(control: Control, linear: u64, size: u32) -> i64:
+    """Return what the block must look at as it begins: see `cpu.prologue`; or PYTHON.
+
+    linear: 64 bits; size: in bytes.
+    """
+    cpu = control.cpu.contents
+    if not control.scans or control.patched or linear > x86.MASK32:
+        return PYTHON
+    if control.armed[1] or control.armed[3] or control.unguarded or control.inner:
+        return PYTHON
+    if cpu.rflags & (x86.AC | x86.VM) or not cpu.hflags & offsets.HF_CS32:
+        return PYTHON
+    start = linear & x86.MASK32
+    slot = (start ^ start >> 12) & 0xFFF
+    if control.behind_load[slot >> 6] >> (slot & 63) & 1:
+        return PYTHON
+    if not size or (start & 0xFFF) + size > x86.PAGE_SIZE:
+        return PYTHON
+    at = host_of(control, spte_of(control, start), start, False)
+    if at == NOWHERE:
+        return PYTHON
+    return walk(control, at, size, cpu.hflags & offsets.HF_CPL == x86.CPL_USER)
+
+
+def walk(control: Control, code: u64, size: u32, is_user: bool) -> i64:
+    """Return `guard_of` for these bytes."""
+    guard: i64 = 0
+    at: u32 = 0
+    while at < size:
+        # -- prefixes
+        segment: u32 = 0
+        narrow: u32 = 0
+        locked: u32 = 0
+        byte: u32 = 0
+        for _ in range(x86.LONGEST_INSN):
+            if at >= size:
+                return PYTHON
+            byte = ctypes.c_uint8.from_address(code + at & x86.MASK64).value
+            at = at + 1 & x86.MASK32
+            if byte in (_CS, _FS, _GS):
+                segment = byte
+            elif byte == OPERAND_SIZE:
+                narrow = 1
+            elif byte == LOCK:
+                locked = 1
+            elif byte == ADDRESS_SIZE:
+                return PYTHON
+            elif byte in _SEGMENTS:
+                segment = 0
+            elif byte not in _REPEATS:
+                break
+        index: u32 = byte
+        if byte == ESCAPE:
+            if at >= size:
+                return PYTHON
+            byte = ctypes.c_uint8.from_address(code + at & x86.MASK64).value
+            at = at + 1 & x86.MASK32
+            if byte in _ESCAPES3:
+                return PYTHON
+            index = 256 + byte & 511
+        entry = control.opcodes[index & 511]
+        if entry & abi.OPCODE_PYTHON:
+            return PYTHON
+        if is_user and narrow and entry & abi.OPCODE_USER_66:
+            return PYTHON
+        # -- ModRM
+        reg: u32 = 0
+        is_memory: u32 = 1 if entry >> abi.OPCODE_MEMORY & 1 else 0
+        forms: u32 = abi.OPCODE_KERNEL
+        if is_user:
+            forms = abi.OPCODE_USER
+        if entry & abi.OPCODE_MODRM:
+            if at >= size:
+                return PYTHON
+            modrm = ctypes.c_uint8.from_address(code + at & x86.MASK64).value
+            at = at + 1 & x86.MASK32
+            reg = modrm >> 3 & 7
+            is_memory = 0
+            if modrm >> 6 == 3 or entry & abi.OPCODE_REGISTERS:
+                forms = forms + 8 & 63
+            else:
+                is_memory = entry >> abi.OPCODE_MEMORY + (reg & 7) & 1
+                mod = modrm >> 6
+                rm: u32 = modrm & 7
+                if rm == x86.ESP:
+                    if at >= size:
+                        return PYTHON
+                    rm = ctypes.c_uint8.from_address(code + at & x86.MASK64).value & 7
+                    at = at + 1 & x86.MASK32
+                if mod == 2 or (mod == 0 and rm == x86.EBP):
+                    at = at + 4 & x86.MASK32
+                elif mod == 1:
+                    at = at + 1 & x86.MASK32
+        if entry >> (forms + reg & 63) & 1:
+            return PYTHON
+        if locked and entry >> abi.OPCODE_NO_LOCK + (reg & 7) & 1:
+            return PYTHON
+        if segment and is_memory:
+            uses: i64 = _P_OF_FS if segment == _FS else _P_OF_GS
+            if segment == _CS or (guard and guard != uses):
+                return PYTHON
+            if not entry & abi.OPCODE_MODRM:
+                return PYTHON
+            guard = uses
+        # -- immediate
+        kind: u32 = entry >> abi.OPCODE_IMMEDIATE & 7
+        if entry & abi.OPCODE_TEST and reg > 1:
+            kind = abi.IMMEDIATE_NONE
+        if kind == abi.IMMEDIATE_Z:
+            at = at + (2 if narrow else 4) & x86.MASK32
+        else:
+            at = at + kind & x86.MASK32
+        if at > size:
+            return PYTHON
+    return guard

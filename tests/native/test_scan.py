@@ -1,0 +1,114 @@
+"""The compiled scan lets no block pass in which the scanner would find something."""
+
+import ctypes
+import itertools
+import random
+
+import pytest
+
+from emu86 import Machine, config
+from emu86.native import scan
+from emu86.rings.decode import decode
+from emu86.spec.opcodes import OPCODES, PREFIXES, TWO_BYTES
+
+NOP = b"\x90"
+FEW = [mod << 6 | reg << 3 for mod in (0, 3) for reg in range(8)]  # ModRM bytes
+TAIL = bytes.fromhex("24 20 20 20 20 20 20 20 20 20")
+BEFORE = [
+    bytes(each) for n in (0, 1, 2) for each in itertools.product(PREFIXES, repeat=n)
+]
+
+
+class Judges:
+    """What compiled code says of a block in 32-bit code, and what the scanner does."""
+
+    def __init__(self, cpu, technique):
+        machine = Machine(cpu=cpu, technique=technique)
+        machine.load_flat(b"\xf4", 0x1000)
+        self.scanner = machine.vmm.scanner
+        self.shared = self.scanner._engine.shared
+        assert self.shared.scans
+
+    def compiled(self, code, ring):
+        buffer = ctypes.create_string_buffer(code, len(code))
+        at = ctypes.addressof(buffer)
+        return scan.walk(self.shared, at, len(code), ring == 3)
+
+    def scanned(self, code, ring):
+        scanner = self.scanner
+        scanner._guard = 0
+        site = scanner._first_site(code, ring, 0x1000)
+        looks = scanner._to_look_at(0x1000, code)
+        return scan.PYTHON if site is not None or looks else scanner._guard
+
+    def agree(self, code, ring):
+        """Whether compiled code has judged it; as the scanner, if so."""
+        found = self.compiled(code, ring)
+        if found != scan.PYTHON:
+            assert found == self.scanned(code, ring), (code.hex(" "), ring)
+        return found != scan.PYTHON
+
+
+@pytest.fixture(scope="module", params=config.CPUS)
+def judges(request):
+    return Judges(request.param, "patch")
+
+
+def encodings(opcode, prefix):
+    first = opcode.to_bytes(2 if opcode >= TWO_BYTES else 1, "big")
+    every = range(256) if not prefix else FEW
+    for modrm in every if OPCODES[opcode][0].rm else (0x20,):
+        insn = decode(prefix + first + bytes([modrm]) + TAIL, 32)
+        if insn is not None:
+            yield insn.code
+
+
+@pytest.mark.not_quick
+def test_every_encoding(judges):
+    """With no prefix and with each, alone."""
+    judged = 0
+    for opcode in OPCODES:
+        if opcode >> 8 in (0x38, 0x3A) or opcode >= 1 << 16:
+            continue
+        for prefix in BEFORE:
+            if len(prefix) < 2:
+                for code in encodings(opcode, prefix):
+                    judged += judges.agree(code, 1) + judges.agree(code, 3)
+    assert judged > 1000
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_of_several(judges, seed):
+    """Plain ones and any; what is cut off at the end, too."""
+    pick = random.Random(seed)
+    plain = ["8b 03", "01 d8", "83 c4 0c", "64 a1 04 00 00 00", "65 8b 0d 00 00 00 00"]
+    plain += [
+        "64 8b 15 10 00 00 00",
+        "0f b6 c0",
+        "f7 c1 01 00 00 00",
+        "f7 d9",
+        "c8 08 00 00",
+    ]
+    plain += [
+        "8b 84 24 10 00 00 00",
+        "8d 74 26 00",
+        "2e 0f 1f 84 00 00 00 00 00",
+        "f3 a5",
+    ]
+    some = [bytes.fromhex(each) for each in plain]
+    judged = 0
+    for _ in range(200):
+        parts = [pick.choice(some) for _ in range(pick.randrange(1, 8))]
+        if pick.randrange(4) == 0:
+            opcode = pick.choice([*OPCODES])
+            prefix = pick.choice(BEFORE)
+            parts.insert(
+                pick.randrange(len(parts) + 1),
+                pick.choice([NOP, *encodings(opcode, prefix)]),
+            )
+        code = b"".join(parts)
+        if pick.randrange(8) == 0:
+            code = code[: -pick.randrange(1, 4)]
+        judged += judges.agree(code, 1) if code else 0
+        judged += judges.agree(code, 3) if code else 0
+    assert judged > 100
