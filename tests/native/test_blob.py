@@ -1,5 +1,6 @@
 """The machine code that the wheel carries: made from the sources, and proved."""
 
+import ctypes
 import json
 import platform
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from emu86 import Machine, images
 from emu86.cpu import probe
-from emu86.native import blob, handlers
+from emu86.native import abi, blob, handlers
 from tools.native import build
 
 FOLDER = Path(blob.FOLDER)
@@ -189,3 +190,11 @@ def test_a_run_needs_no_compiler():
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert done.stdout == "halted\n"
+
+
+def test_the_control_block_is_where_no_code_is():
+    """From 128 KiB on malloc maps it by itself, perhaps next to the engine's code.
+
+    Then the engine names it by its distance, and no block can count itself.
+    """
+    assert ctypes.sizeof(abi.Control) < 120 << 10
