@@ -8,7 +8,7 @@
 #   make lint     style, types, imports
 #   make native   the machine code of emu86/native, from its text
 #   make wheel    the built wheel, installed by itself and used
-#   make bench    docs/performance.md, half an hour  ARGS='--against REV' for another tree
+#   make bench    docs/performance.md, an hour or more  ARGS='--against REV' for another tree
 
 VENV   := .venv
 BIN    := $(VENV)/bin

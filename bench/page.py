@@ -15,7 +15,7 @@ _HEAD: Final = """\
 emu86 beside QEMU's translator (`qemu-system-i386 -accel tcg`) and beside the bare
 engine. `make bench` measures it all and writes this page, each figure of it.
 
-    make bench                                # all, half an hour
+    make bench                                # all, an hour or more
     make bench ARGS='linux nano --pairs 9'    # some, and more pairs
     make bench ARGS='--against HEAD~3'        # this tree beside another revision
 

@@ -4,7 +4,7 @@ They are those that are not at a multiple of 16 bytes, and what would set a rese
 of MXCSR (SDM Vol. 1 section 11.4.1, Vol. 2A LDMXCSR and FXRSTOR). The engine's FXSAVE
 tells an MXCSR_MASK of FFFFh, on every CPU model.
 
-Compiled code looks at them (`native.hooks`), told by a word for each instruction;
+Compiled code looks at them (`handlers.on_look`), told by a word for each instruction;
 `check` does the same.
 """
 
