@@ -198,7 +198,9 @@ def arguments() -> argparse.Namespace:
         help="measure nothing, write the page anew from bench/results.json",
     )
     asked = parser.parse_args()
-    if asked.against:
+    if asked.page and (asked.names or asked.quick or asked.against is not None):
+        parser.error("--page measures nothing; give it alone")
+    if asked.against is not None:
         known = [name for name in BENCHMARKS if name != SIZE.name]
     else:
         known = list(BENCHMARKS)
@@ -217,14 +219,14 @@ def main(file: Path = FILE, pages: Path = ROOT / "docs") -> int:
         page.write(pages, BENCHMARKS.values(), results)
         return 0
     try:
-        if asked.against:
+        if asked.against is not None:
             jobs = of_two_trees(asked.names, asked.against)
         else:
             jobs = of_this_tree(asked.names, results)
     except BenchError as error:
         sys.stderr.write(f"bench: {error}\n")
         return 2
-    written = not asked.against and not asked.quick
+    written = asked.against is None and not asked.quick
 
     def done(job: Job) -> None:
         if written and job.result.rounds:

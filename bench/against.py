@@ -23,14 +23,14 @@ def tree_of(revision: str) -> Path:
     """
     commit = git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if not commit:
-        raise BenchError(f"no revision {revision}")
+        raise BenchError(f"no revision {revision!r}")
     name = commit.decode().strip()
     for source in ("emu86", "src/emu86"):  # older trees have src
         listed = git("ls-tree", "--name-only", name, f"{source}/__init__.py")
         if listed:
             break
     else:
-        raise BenchError(f"no package emu86 in {revision}")
+        raise BenchError(f"no package emu86 in {revision!r}")
     tree = TREES / name
     folder = (tree / source).parent
     if not tree.exists():

@@ -47,7 +47,7 @@ def test_the_package_alone_is_unpacked():
 @pytest.mark.usefixtures("history")
 @pytest.mark.parametrize(
     ("revision", "why"),
-    [("nothing", "no revision nothing"), ("HEAD", "no package emu86 in HEAD")],
+    [("nothing", "no revision 'nothing'"), ("HEAD", "no package emu86 in 'HEAD'")],
 )
 def test_no_such_revision(revision, why):
     with pytest.raises(BenchError, match=why):
@@ -56,7 +56,7 @@ def test_no_such_revision(revision, why):
 
 def test_without_a_history_there_is_no_revision(tmp_path, monkeypatch):
     monkeypatch.setattr(against, "ROOT", tmp_path)
-    with pytest.raises(BenchError, match="no revision HEAD"):
+    with pytest.raises(BenchError, match="no revision 'HEAD"):
         against.tree_of("HEAD")
 
 

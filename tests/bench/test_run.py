@@ -163,7 +163,15 @@ def test_against_another_tree(run, fake, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("nonsense",), ("--pairs", "0"), ("--against",), ("size", "--against=x")],
+    [
+        ("nonsense",),
+        ("--pairs", "0"),
+        ("--against",),
+        ("size", "--against=x"),
+        ("--page", "one"),
+        ("--page", "--quick"),
+        ("--page", "--against="),
+    ],
 )
 def test_a_mistake_is_told_in_a_line(run, arguments, capsys):
     with pytest.raises(SystemExit) as end:
@@ -175,8 +183,9 @@ def test_a_mistake_is_told_in_a_line(run, arguments, capsys):
 
 
 def test_no_such_revision(run):
-    status, out, err = run("--against", "nothing-of-the-kind")
-    assert (status, out, err) == (2, "", "bench: no revision nothing-of-the-kind\n")
+    for name in ("nothing-of-the-kind", ""):
+        status, out, err = run("--against", name)
+        assert (status, out, err) == (2, "", f"bench: no revision {name!r}\n")
 
 
 def test_ratios_are_taken_within_pairs():
