@@ -31,6 +31,7 @@ from emu86.cpu.library import (
     U64,
     Abilities,
     EngineError,
+    address_of,
     check,
     lib,
     quick,
@@ -98,7 +99,7 @@ def _tell_why_not(*, live: bool) -> None:
     """Say once that no compiled code runs, and why; a user may wonder at the time."""
     import logging  # noqa: PLC0415 (a few ms that hardly any run needs)
 
-    why = blob.why_not() if live else "it knows Unicorn for x86-64 Linux alone"
+    why = blob.why_not() if live else "it needs x86-64 Linux with /proc"
     logging.getLogger("emu86").warning(
         "emu86: compiled code: %s; CPython handles all exits, slowly", why
     )
@@ -164,10 +165,10 @@ class Engine(CpuState):
                 self._handle + offsets.UC_NO_EXIT_REQUEST
             ).value = 1
         self._context = self._uc.context_save()
-        blob = ctypes.cast(self._context.context, PTR).value
-        assert blob is not None
-        self._blob = PTR(blob)
-        cpu, state = 0, blob + _CONTEXT_HEADER
+        saved = ctypes.cast(self._context.context, PTR).value
+        assert saved is not None
+        self._saved = PTR(saved)
+        cpu, state = 0, saved + _CONTEXT_HEADER
         if self.can.live:
             cpu = ctypes.c_uint64.from_address(self._handle + offsets.UC_CPU).value
             state = cpu + offsets.CPU_STATE
@@ -177,18 +178,12 @@ class Engine(CpuState):
         control = self.control
         control[abi.UC] = self._handle
         control[abi.STATE] = state
+        control[abi.UC_EMU_STOP] = address_of("uc_emu_stop")
         if self.can.live:
-            control[abi.COMPUTE_FLAGS] = library.address_of(library.COMPUTE_FLAGS)
-        stop = ctypes.cast(lib.uc_emu_stop, PTR).value
-        assert stop is not None
-        control[abi.UC_EMU_STOP] = stop
+            control[abi.COMPUTE_FLAGS] = address_of(library.COMPUTE_FLAGS)
         if self.can.flush_page:
-            flush = ctypes.cast(lib.tlb_flush_page_x86_64, PTR).value
-            assert flush is not None
-            control[abi.FLUSH_PAGE] = flush
-            flush = ctypes.cast(lib.tlb_flush_x86_64, PTR).value
-            assert flush is not None
-            control[abi.FLUSH_TLB] = flush
+            control[abi.FLUSH_PAGE] = address_of("tlb_flush_page_x86_64")
+            control[abi.FLUSH_TLB] = address_of("tlb_flush_x86_64")
             control[abi.CPU] = cpu
         self.on_exception: Callable[[int], None] = _unset
         self.on_invalid: Callable[[], None] = _unset
@@ -410,10 +405,7 @@ class Engine(CpuState):
         if self._prologues is None:
             self._add(uc_const.UC_HOOK_EDGE_GENERATED, python)
             return
-        self._keep.append(python)
-        address = ctypes.cast(python, PTR).value
-        assert address is not None
-        self.control[abi.ON_EDGE] = address
+        self.control[abi.ON_EDGE] = self._kept(python)
         shared = PTR(ctypes.addressof(self._control))
         self._add(uc_const.UC_HOOK_EDGE_GENERATED, PTR(blob.load()["on_edge"]), shared)
 
@@ -431,10 +423,7 @@ class Engine(CpuState):
             if not self.stepped:
                 self._add(uc_const.UC_HOOK_BLOCK, library.ON_BLOCK(self._tick))
             return
-        self._keep.append(python)
-        address = ctypes.cast(python, PTR).value
-        assert address is not None
-        self.control[abi.ON_EXCEPTION] = address
+        self.control[abi.ON_EXCEPTION] = self._kept(python)
         on_exception, on_block, on_rdtsc = self._handlers()
         self._hooks = (
             self._add(uc_const.UC_HOOK_INTR, on_exception, shared),
@@ -468,9 +457,7 @@ class Engine(CpuState):
             )
         code = blob.load()
         if self.can.inline:
-            check = ctypes.cast(lib.helper_check_exit_request_x86_64, PTR).value
-            assert check is not None
-            self.control[abi.CHECK_EXIT] = check
+            self.control[abi.CHECK_EXIT] = address_of(library.CHECK_EXIT)
             self.control[abi.ON_GUARD] = code["on_guard"]
             self._prologues = Prologues(self.shared, code["on_late"])
         if self.can.looks:
@@ -480,9 +467,7 @@ class Engine(CpuState):
     def _hook_looks(self, on_look: int) -> None:
         """Have a hook before instructions that is called for none, until `look_at`."""
         for word, name in CALLED_BY_LOOKS:
-            function = ctypes.cast(getattr(lib, name), PTR).value
-            assert function is not None
-            self.control[word] = function
+            self.control[word] = address_of(name)
         hook = self._add(uc_const.UC_HOOK_CODE, PTR(on_look))
         words = (ctypes.c_uint64 * (offsets.HOOK_DATA // 8 + 1)).from_address(hook)
         self._looker = memoryview(words).cast("B").cast("Q")
@@ -514,6 +499,11 @@ class Engine(CpuState):
             self._looker[offsets.HOOK_BEGIN // 8] = _NOWHERE
             self._looker[offsets.HOOK_END // 8] = _NOWHERE
 
+    def _kept(self, callback: Any) -> int:
+        """Return the address of a callback, which lives as long as the engine."""
+        self._keep.append(callback)
+        return ctypes.cast(callback, PTR).value or 0
+
     def _add(self, kind: int, callback: Any, data: Any = None, *extra: Any) -> int:
         """Add a hook, and return its address."""
         self._keep.append(callback)
@@ -534,56 +524,44 @@ class Engine(CpuState):
     def intercept(
         self,
         on_exception: Callable[[int], None],
-        on_rdtsc: Callable[[], None],
-        on_sample: Callable[[int, int], None],
-        every: int,
+        on_rdtsc: Callable[[], object],
+        on_stop: Callable[[], bool],
     ) -> tuple[Callable[[int], None], Callable[[], object]]:
         """Have exceptions and RDTSC go to Python first; call once, while it is still.
 
-        Returns the handlers that they went to; compiled, if they are. on_sample: called
-        before a block when `every` work has been done since the last sample, with the
-        block's linear address, 64 bits, and how many samples are due. The guest is not
-        stopped for it. Those due at the end of an exit are left to its handler.
+        Returns the handlers that they went to; compiled, if they are. on_stop: called
+        where a handler would stop the engine; tells whether to.
         """
         previous = self._previous()
         for hook in self._hooks:
             check(quick.uc_hook_del(self._uch, ctypes.c_size_t(hook)), "hook")
 
         def exception(_uc: int, vector: int, _data: int) -> None:
-            try:
-                self._load()
-                on_exception(vector)
-            except BaseException as error:  # noqa: BLE001 (raised again by run)
-                self._fail(error)
+            self._safely(on_exception, vector)
 
         def rdtsc(_uc: int, _data: int) -> int:
-            try:
-                self._load()
-                on_rdtsc()
-            except BaseException as error:  # noqa: BLE001 (raised again by run)
-                self._fail(error)
+            self._safely(on_rdtsc)
             return 1
 
         def stop(_uc: int) -> int:
-            try:
-                self._load()
-                if self._is_sample(on_sample):
-                    return 0
-            except BaseException as error:  # noqa: BLE001 (raised again by run)
-                self._fail(error)
-            self._stop(self._uch)
+            if self._safely(on_stop) is not False:
+                self._stop(self._uch)
             return 0
 
         self._hooks = (
             self._add(uc_const.UC_HOOK_INTR, library.ON_EXCEPTION(exception)),
             self._add_insn(x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION(rdtsc)),
         )
-        asked = library.EMU_STOP(stop)
-        self._keep.append(asked)
-        self.control[abi.UC_EMU_STOP] = ctypes.cast(asked, PTR).value or 0
-        self.control[abi.LATE_AT] = -1
-        self.clock.sample(every)
+        self.control[abi.UC_EMU_STOP] = self._kept(library.EMU_STOP(stop))
         return previous
+
+    def _safely(self, callback: Callable[..., Any], *passed: int) -> Any:
+        """Call Python, with the guest's state, from a hook."""
+        try:
+            self._load()
+            return callback(*passed)
+        except BaseException as error:  # noqa: BLE001 (raised again by run)
+            self._fail(error)
 
     def _previous(self) -> tuple[Callable[[int], None], Callable[[], object]]:
         """Return what handles exceptions, by their vector, and RDTSC."""
@@ -603,32 +581,15 @@ class Engine(CpuState):
         count = ctypes.PYFUNCTYPE(None, U64, PTR)(code["on_rdtsc"])
         return lambda vector: handle(uc, vector, control), lambda: count(uc, control)
 
-    def _is_sample(self, on_sample: Callable[[int, int], None]) -> bool:
-        """Take the samples that are due where a compiled handler would stop the engine.
-
-        Returns whether there is nothing else to stop for.
-        """
-        control, clock = self.control, self.clock
-        at, control[abi.LATE_AT] = control[abi.LATE_AT], -1
-        if control[abi.NULL_USED] or control[abi.NOW] < control[abi.STOP_AT]:
-            return False  # for a null register, or an interrupt
-        if at < 0:
-            return not clock.is_due  # the end of an exit
-        count = clock.take_samples()
-        if count:
-            on_sample(at, count)
-        # A handler that found the sample due did not look at interrupts.
-        return not (clock.is_due or handlers.must_stop(self.shared, at))
-
     # -- callbacks --------------------------------------------------------------------
 
     def _load(self) -> None:
         if not self.can.live:
-            check(lib.uc_context_save(self._uch, self._blob), "context save")
+            check(lib.uc_context_save(self._uch, self._saved), "context save")
 
     def _store(self) -> None:
         if not self.can.live:
-            check(lib.uc_context_restore(self._uch, self._blob), "context restore")
+            check(lib.uc_context_restore(self._uch, self._saved), "context restore")
 
     def _fail(self, error: BaseException) -> None:
         """Keep the first exception of a callback for `run`; no later one matters."""

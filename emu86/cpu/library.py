@@ -16,10 +16,8 @@ ON_BLOCK: Final = ctypes.CFUNCTYPE(VOID, PTR, U64, U32, PTR)
 ON_IN: Final = ctypes.CFUNCTYPE(U32, PTR, U32, INT, PTR)
 ON_OUT: Final = ctypes.CFUNCTYPE(VOID, PTR, U32, INT, U32, PTR)
 ON_INSTRUCTION: Final = ctypes.CFUNCTYPE(INT, PTR, PTR)
-EMU_STOP: Final = ctypes.CFUNCTYPE(ctypes.c_int32, U64)
-
-
 ON_EDGE: Final = ctypes.CFUNCTYPE(VOID, PTR, U64, U64, PTR)
+EMU_STOP: Final = ctypes.CFUNCTYPE(ctypes.c_int32, U64)
 
 lib: Any = binding.uclib
 # The same library without releasing the GIL: for short calls out of a hook.
@@ -31,8 +29,9 @@ for _name in (
     getattr(quick, _name).argtypes = None
 lib.uc_emu_start.argtypes = (PTR, U64, U64, U64, ctypes.c_size_t)
 
-# The engine's function from its lazy flags to those of EFLAGS.
+# The engine's functions: from its lazy flags to those of EFLAGS; whether to stop.
 COMPUTE_FLAGS: Final = "helper_cc_compute_all_x86_64"
+CHECK_EXIT: Final = "helper_check_exit_request_x86_64"
 
 UnicornError: Final = binding.UcError
 

@@ -20,6 +20,10 @@ from emu86.spec import x86
 _STRANGE: Final = (
     "unicorn: this build keeps the CPU's state in another way than emu86 knows"
 )
+_FUNCTIONS: Final = (
+    "tb_invalidate_phys_range_x86_64", "tlb_flush_page_x86_64", "tlb_flush_x86_64",
+    library.CHECK_EXIT,
+)  # fmt: skip
 _CODE: Final = 0x1000
 _PAGE_A: Final = 0x3000
 _PAGE_B: Final = 0x4000
@@ -70,7 +74,7 @@ def probe() -> library.Abilities:
 
 def _looks(full: library.Abilities) -> bool:
     """Tell whether operands can be looked at; not without the functions for it."""
-    if any(not hasattr(library.quick, name) for _word, name in engine.CALLED_BY_LOOKS):
+    if not all(library.address_of(name) for _word, name in engine.CALLED_BY_LOOKS):
         return False
     return _Program(replace(full, looks=True)).looks()
 
@@ -92,10 +96,10 @@ def _state_is_live(*, may_be_live: bool) -> bool:
         uc.reg_write(library.x86_const.UC_X86_REG_DR0, 0x99AABBCC)
     except library.UnicornError as error:
         raise ConfigError(_STRANGE) from error
-    blob = bare._blob.value
-    assert blob is not None
+    context = bare._saved.value
+    assert context is not None
     bare._load()
-    saved = ctypes.string_at(blob + 40, offsets.SIZE)
+    saved = ctypes.string_at(context + 40, offsets.SIZE)
     places = [8 * i for i in range(8)] + [64, 120]
     wanted = [0x0123456789ABCD00 + i for i in range(len(registers))]
     for place, value in (
@@ -107,9 +111,8 @@ def _state_is_live(*, may_be_live: bool) -> bool:
     ):
         if struct.unpack_from("<Q", saved, place)[0] != value:
             raise ConfigError(_STRANGE)
-    for name in ("tlb_flush_page_x86_64", "tb_invalidate_phys_range_x86_64"):
-        if not hasattr(library.quick, name):
-            return False
+    if not all(map(library.address_of, _FUNCTIONS)):
+        return False
     cpu = ctypes.c_uint64.from_address(bare._handle + offsets.UC_CPU).value
     live = cpu + offsets.CPU_STATE
     if not may_be_live or not any(

@@ -13,12 +13,13 @@ from emu86.cpu.state import BASE, IS_INT, RFLAGS, RIP, SELECTOR
 from emu86.errors import ConfigError
 from emu86.machine import symbols
 from emu86.machine.symbols import Symbols
-from emu86.native import abi
+from emu86.native import abi, handlers
 from emu86.rings.technique.base import COMPILED, Technique
 from emu86.spec import x86
 
 # Work between two samples: some 25 microseconds, and no divisor of a timer's period.
 _EVERY: Final = 99_991
+_NOWHERE: Final = -1  # as the address of a block
 _STACK: Final = 16384  # bytes of a kernel's stack, at most
 _DEEPEST: Final = 64  # callers that are looked for
 _CALL: Final = 7  # the longest form of a near CALL
@@ -77,7 +78,7 @@ class Profile:
         self._known = list(known)
         self._linux: Symbols | None = None  # what its memory has been seen to have
         self._native = engine.can.native
-        self._control = engine.control
+        self._shared, self._control = engine.shared, engine.control
         self._code: Counter[Place] = Counter()
         # By ring, address, reason and whether it was compiled: count, work, ns.
         self._exits: dict[tuple[int, int, str, bool], list[int]] = {}
@@ -95,8 +96,10 @@ class Profile:
             handler = self._timed(getattr(engine, name), raised=name == "on_exception")
             setattr(engine, name, handler)
         self._handle, self._rdtsc = engine.intercept(
-            self._on_exception, self._on_rdtsc, self._on_sample, _EVERY
+            self._on_exception, self._on_rdtsc, self._on_stop
         )
+        self._control[abi.LATE_AT] = _NOWHERE
+        self._clock.sample(_EVERY)
 
     # -- while it runs -----------------------------------------------------------------
 
@@ -186,7 +189,24 @@ class Profile:
         self._add(reason, native=False, ns=now - self._start)
         self._start = now
 
-    def _on_sample(self, linear: int, count: int) -> None:
+    def _on_stop(self) -> bool:
+        """Take the samples for which alone a handler would stop the engine.
+
+        Returns whether it is to stop, for something else. The samples that are due at
+        the end of an exit are left to `_end`.
+        """
+        control, clock = self._control, self._clock
+        at, control[abi.LATE_AT] = control[abi.LATE_AT], _NOWHERE
+        if control[abi.NULL_USED] or control[abi.NOW] < control[abi.STOP_AT]:
+            return True  # for a null register, or an interrupt
+        if at == _NOWHERE:
+            return clock.is_due  # the end of an exit
+        if count := clock.take_samples():
+            self._on_block(at, count)
+        # A handler that found the sample due did not look at interrupts.
+        return clock.is_due or handlers.must_stop(self._shared, at)
+
+    def _on_block(self, linear: int, count: int) -> None:
         """Take samples of the guest's own code: of the block that comes next."""
         ring, linear = self._ring(), linear & x86.MASK32
         self._code[ring, linear] += count

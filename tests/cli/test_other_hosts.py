@@ -49,7 +49,7 @@ def test_a_run_without_a_terminal(system, tmp_path):
     assert done.stdout == b"ok", done.stderr.decode()
     assert done.returncode == 0
     assert b"Traceback" not in done.stderr
-    assert done.stderr.startswith(b"emu86: compiled code: it knows Unicorn for x86-64")
+    assert done.stderr.startswith(b"emu86: compiled code: it needs x86-64 Linux")
     assert done.stderr.count(b"CPython handles all exits, slowly\n") == 1
 
 

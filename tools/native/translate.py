@@ -217,9 +217,7 @@ class _Body(Expressions):
             before = self._name(target)
             if not isinstance(before, Int):
                 self._fail(node, f"{target.id} is no integer")
-            value = self._operation(
-                node, node.op, before, self._integer(node.value)
-            )  # fmt: skip
+            value = self._operation(node, node.op, before, self._integer(node.value))
             self._keep(node, target.id, value, None)
             return
         place = self._place(target)
