@@ -63,8 +63,8 @@ _FIRST_JUMP: Final = 0x100000
 Looks = ctypes.Array[ctypes.c_int64]  # what a translation refers to that looks
 _NOWHERE: Final = (1 << 64) - 1  # where no code is
 CALLED_BY_LOOKS: Final = (
-    (abi.RAISE, "raise_exception_err_x86_64"),
-    (abi.PROBE, "probe_access_x86_64"),
+    (abi.RAISE_EXCEPTION, "raise_exception_err_x86_64"),
+    (abi.PROBE_ACCESS, "probe_access_x86_64"),
     (abi.READ32, "cpu_ldl_data_ra_x86_64"),
 )
 
@@ -177,14 +177,14 @@ class Engine(CpuState):
         super().__init__(view)
         control = self.control
         control[abi.UC] = self._handle
-        control[abi.STATE] = state
-        control[abi.UC_EMU_STOP] = address_of("uc_emu_stop")
+        control[abi.CPU] = state
+        control[abi.EMU_STOP] = address_of("uc_emu_stop")
         if self.can.live:
             control[abi.COMPUTE_FLAGS] = address_of(library.COMPUTE_FLAGS)
         if self.can.flush_page:
             control[abi.FLUSH_PAGE] = address_of("tlb_flush_page_x86_64")
             control[abi.FLUSH_TLB] = address_of("tlb_flush_x86_64")
-            control[abi.CPU] = cpu
+            control[abi.ENGINE_CPU] = cpu
         self.on_exception: Callable[[int], None] = _unset
         self.on_invalid: Callable[[], None] = _unset
         self.on_in: Callable[[int, int], int] = _unset
@@ -437,7 +437,7 @@ class Engine(CpuState):
 
         What it takes and returns besides are integers and truths.
         """
-        state = self.control[abi.STATE]
+        state = self.control[abi.CPU]
         if not self.can.native:
             return partial(handler, self.shared, abi.Cpu.from_address(state))
         return blob.bind(handler, ctypes.addressof(self._control), state)
@@ -552,7 +552,7 @@ class Engine(CpuState):
             self._add(uc_const.UC_HOOK_INTR, library.ON_EXCEPTION(exception)),
             self._add_insn(x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION(rdtsc)),
         )
-        self.control[abi.UC_EMU_STOP] = self._kept(library.EMU_STOP(stop))
+        self.control[abi.EMU_STOP] = self._kept(library.EMU_STOP(stop))
         return previous
 
     def _safely(self, callback: Callable[..., Any], *passed: int) -> Any:

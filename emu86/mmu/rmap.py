@@ -5,13 +5,10 @@ since is recognised by its frame. It reads shadow entries and writes none.
 """
 
 from collections.abc import Iterator
-from typing import Final
 
 from emu86.mmu.shadow_tables import LeafTables
 from emu86.native import abi
 from emu86.spec import x86
-
-_FRAME: Final = 0xFFFFFFFFFF000
 
 
 class ReverseMap:
@@ -70,7 +67,7 @@ class ReverseMap:
         frame = page << x86.PAGE_SHIFT
         for index in self._indices.get(page, ()):
             table = self._table_of.get(index >> 9)
-            if table is not None and sptes[index] & _FRAME == frame:
+            if table is not None and sptes[index] & x86.LONG_FRAME == frame:
                 yield index, table
         for table in self._large.get(page >> 9, ()):
             index = table.base + page - table.frame

@@ -37,7 +37,6 @@ from emu86.spec import x86
 _LINK: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A
 _LEAF: Final = x86.PTE_P | x86.PTE_A | x86.PTE_D
 _NX: Final = x86.PTE_NX
-_FRAME: Final = 0xFFFFFFFFFF000
 _ONES: Final = VmmMemory.hpa(VmmMemory.ONES) | _LEAF
 _HOST_CR3: Final = CR + 3
 _USED: Final = x86.PTE_P | x86.PTE_A
@@ -338,7 +337,7 @@ class ShadowMmu:
 
     def fetch_gpa(self, gva: int) -> int:
         """Return the GPA that the engine fetches from at `gva`; beyond RAM for ones."""
-        entry = self._sptes[self.spte_index(gva)] & _FRAME
+        entry = self._sptes[self.spte_index(gva)] & x86.LONG_FRAME
         return entry | gva & 0xFFF
 
     def spte_index(self, gva: int) -> int:

@@ -21,7 +21,6 @@ from emu86.spec import x86
 _LEAF = x86.PTE_P | x86.PTE_A | x86.PTE_D
 _USED = x86.PTE_P | x86.PTE_A
 _RIGHTS = x86.PTE_RW | x86.PTE_US
-_FRAME = 0xFFFFFFFFFF000
 _AROUND = 16
 
 
@@ -84,7 +83,7 @@ def fill(control: Control, cpu: Cpu) -> bool:
         pte = pte | wanted
         ptes[at] = pte
     entries = LeafTable.from_address(
-        (shadow_pde & _FRAME) + control.vmm_memory_bias & x86.MASK64
+        (shadow_pde & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
     )
     entry = page << 12 | _LEAF | rights & x86.PTE_US
     if state == abi.DATA:

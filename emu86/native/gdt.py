@@ -22,7 +22,6 @@ _KIND: Final = _NATIVE | x86.DESC_CODE | x86.DESC_RW | x86.DESC_CE | x86.DESC_G
 _FLAT: Final = _NATIVE | x86.DESC_RW | x86.DESC_G
 _LIMIT_HIGH: Final = 0xF0000
 _LIMIT: Final = 0xFFFF
-_FRAME: Final = 0xFFFFFFFFFF000
 _USED: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_A
 _WRITTEN: Final = _USED | x86.PTE_D
 _MOV_SREG: Final = 0x8E
@@ -54,7 +53,7 @@ def open_gdt(control: Control, cpu: Cpu) -> bool:
         return False
     linear = cpu.cr2 & x86.MASK32
     entry = spte_of(control, linear)
-    if not entry or (entry & _FRAME) >> 12 != control.gdt_page:
+    if not entry or (entry & x86.LONG_FRAME) >> 12 != control.gdt_page:
         return False
     if cpu.error_code != x86.PF_P | x86.PF_W or not may_write(control, linear):
         return False

@@ -26,8 +26,17 @@ from emu86.native.records import i32, i64, u32, u64
 from emu86.native.roots import write_cr3
 from emu86.native.scan import guard_of
 from emu86.native.setcc import setcc
-from emu86.native.state import flags_of, host, leave, set_flags, waits
-from emu86.native.transfers import BY_IRET, interrupt, iret
+from emu86.native.state import (
+    NOWHERE,
+    flags_of,
+    host,
+    knows_flags,
+    leave,
+    operand_offset,
+    set_flags,
+    waits,
+)
+from emu86.native.transfers import POPPED, interrupt, iret
 from emu86.spec import x86
 
 # -- the clock -------------------------------------------------------------------------
@@ -205,7 +214,7 @@ def popf(control: Control, cpu: Cpu) -> bool:
     if linear & 0xFFF > x86.PAGE_SIZE - 4:
         return False
     at = host(control, linear, False)
-    if not at:
+    if at == NOWHERE:
         return False
     image = ctypes.c_uint32.from_address(at).value
     if image & x86.TF or (image ^ cpu.rflags) & x86.IOPL:
@@ -213,7 +222,7 @@ def popf(control: Control, cpu: Cpu) -> bool:
     if image & x86.IF and control.pending:
         return False
     cpu.gpr[x86.ESP] = cpu.gpr[x86.ESP] + 4 & x86.MASK32
-    set_flags(cpu, image & BY_IRET | cpu.rflags & x86.IOPL)
+    set_flags(cpu, image & POPPED | cpu.rflags & x86.IOPL)
     cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
     control.count_popf += 1
     leave(control, cpu, 0)
@@ -227,10 +236,10 @@ def verw(control: Control, cpu: Cpu, index: u32) -> bool:
         return False
     if control.stale and not settle(control):
         return False
-    if cpu.cc_op != 1 and not control.compute_flags:
+    if not knows_flags(control, cpu):
         return False
     at = host(control, known.operand, False)
-    if not at:
+    if at == NOWHERE:
         return False
     if ctypes.c_uint16.from_address(at).value | abi.PLANNED != known.known:
         return False
@@ -250,8 +259,7 @@ def access(control: Control, cpu: Cpu, kind: i64) -> bool:
     if waits(control, cpu) or cpu.rflags & x86.AC or not cpu.hflags & offsets.HF_CS32:
         return False
     segment = cpu.segments[min(kind >> 4 & 7, 5)]
-    index = cpu.gpr[kind >> 12 & 15] << (kind >> 16 & 3) & x86.MASK64
-    offset = cpu.gpr[kind >> 8 & 15] + index + (kind >> 32) & x86.MASK32
+    offset = operand_offset(cpu, kind)
     # Of a data segment that does not expand down P alone is set.
     writable = x86.DESC_RW if kind >> 7 & 1 else 0
     asked = x86.DESC_P | x86.DESC_CODE | x86.DESC_CE | writable

@@ -4,7 +4,6 @@ What `mmu.shadow.ShadowMmu.switch` does for a root that it knows, of 32-bit pagi
 """
 
 import ctypes
-from typing import Final
 
 from emu86.cpu import offsets
 from emu86.native import abi
@@ -22,7 +21,6 @@ from emu86.native.records import u32, u64
 from emu86.native.state import leave
 from emu86.spec import x86
 
-_FRAME: Final = 0xFFFFFFFFFF000
 _NONE, _SOME, _PYTHON = 0, 1, 2
 
 
@@ -97,7 +95,7 @@ def sync(control: Control, known: Root) -> u32:
             table = control.ram + page_table & x86.MASK64
             if not differ(table, ctypes.addressof(leaf.copy.contents)):
                 continue
-            entries = (pde & _FRAME) + control.vmm_memory_bias & x86.MASK64
+            entries = (pde & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
             if not sync_leaf(control, leaf, table, entries):
                 return _PYTHON
             dropped = _SOME

@@ -5,7 +5,16 @@ import ctypes
 from emu86.cpu import offsets
 from emu86.native.abi import Control, Cpu
 from emu86.native.records import i64, u32
-from emu86.native.state import NOWHERE, flags_of, host_of, leave, spte_of, waits
+from emu86.native.state import (
+    NOWHERE,
+    flags_of,
+    host_of,
+    knows_flags,
+    leave,
+    operand_offset,
+    spte_of,
+    waits,
+)
 from emu86.spec import x86
 
 # Of a condition's code, without its lowest bit: the flags of which one must be set.
@@ -31,7 +40,7 @@ def setcc(control: Control, cpu: Cpu, kind: i64) -> bool:
     """Write the byte; kind: see `abi.setcc_kind`. EIP is behind the patch."""
     if waits(control, cpu) or cpu.rflags & x86.AC or not cpu.hflags & offsets.HF_CS32:
         return False
-    if cpu.cc_op != 1 and not control.compute_flags:
+    if not knows_flags(control, cpu):
         return False
     segment = cpu.segments[min(kind >> 4 & 7, 5)]
     asked = x86.DESC_P | x86.DESC_CODE | x86.DESC_CE | x86.DESC_RW
@@ -39,8 +48,7 @@ def setcc(control: Control, cpu: Cpu, kind: i64) -> bool:
         return False
     if segment.limit != x86.MASK32:
         return False
-    index = cpu.gpr[kind >> 12 & 15] << (kind >> 16 & 3) & x86.MASK64
-    offset = cpu.gpr[kind >> 8 & 15] + index + (kind >> 32) & x86.MASK32
+    offset = operand_offset(cpu, kind)
     linear = segment.base + offset & x86.MASK32
     entry = spte_of(control, linear)
     if cpu.hflags & offsets.HF_CPL == x86.CPL_USER and not entry & x86.PTE_US:

@@ -4,18 +4,22 @@ import ctypes
 
 from emu86.cpu import offsets
 from emu86.native.abi import Control, Cpu, Segment, ShadowPdes
-from emu86.native.records import u32, u64
+from emu86.native.records import i64, u32, u64
 from emu86.spec import x86
 
 _LAZY = x86.ARITHMETIC_FLAGS | x86.DF
 _CC_OP_EFLAGS = 1
-_FRAME = 0xFFFFFFFFFF000
 _DERIVED = (
     offsets.HF_CPL | offsets.HF_CS32 | offsets.HF_SS32 | offsets.HF_ADDSEG
     | offsets.HF_CS64 | offsets.HF_INHIBIT_IRQ
 )  # fmt: skip
 _MODE = offsets.HF_PE | offsets.HF_LMA
 NOWHERE = 0
+
+
+def knows_flags(control: Control, cpu: Cpu) -> bool:
+    """Tell whether `flags_of` can be asked: it may need a function of the engine's."""
+    return cpu.cc_op == _CC_OP_EFLAGS or bool(control.compute_flags)
 
 
 def flags_of(control: Control, cpu: Cpu) -> u32:
@@ -60,6 +64,13 @@ def sync_mode(cpu: Cpu, cpl: u32) -> None:
     cpu.hflags = mode | code | data | stack
 
 
+def operand_offset(cpu: Cpu, kind: i64) -> u32:
+    """Return where in its segment a site's operand is: see `abi.access_kind`."""
+    index = cpu.gpr[kind >> 12 & 15] << (kind >> 16 & 3) & x86.MASK64
+    offset: u32 = cpu.gpr[kind >> 8 & 15] + index + (kind >> 32) & x86.MASK32
+    return offset
+
+
 def spte_address(control: Control, linear: u32) -> u64:
     """Return where in this process the shadow entry of a page is, or NOWHERE."""
     if not control.shadow_pdes:
@@ -67,7 +78,7 @@ def spte_address(control: Control, linear: u32) -> u64:
     shadow_pde = ShadowPdes.from_address(control.shadow_pdes)[linear >> 21]
     if not shadow_pde & x86.PTE_P:
         return NOWHERE
-    table = (shadow_pde & _FRAME) + control.vmm_memory_bias & x86.MASK64
+    table = (shadow_pde & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
     return table + 8 * (linear >> 12 & 511) & x86.MASK64
 
 
@@ -93,7 +104,7 @@ def host_of(control: Control, entry: u64, linear: u32, write: bool) -> u64:
     """Return where in this process a linear address is that a shadow entry maps."""
     if not entry or (write and not (entry & x86.PTE_RW and entry & x86.PTE_NX)):
         return NOWHERE
-    frame = entry & _FRAME
+    frame = entry & x86.LONG_FRAME
     if frame >= control.ram_size:
         return NOWHERE
     return control.ram + frame + (linear & 0xFFF) & x86.MASK64

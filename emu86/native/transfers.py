@@ -10,8 +10,10 @@ from emu86.native.abi import Control, Cpu, EventFrame, ReturnFrame, Stack0
 from emu86.native.gdt import settle
 from emu86.native.records import i64, u32, u64
 from emu86.native.state import (
+    NOWHERE,
     flags_of,
     host,
+    knows_flags,
     leave,
     load_segment,
     set_flags,
@@ -21,9 +23,7 @@ from emu86.native.state import (
 from emu86.spec import x86
 
 # What IRET and POPF at CPL 0 may change; IOPL and VM are not changed here.
-BY_IRET = (
-    x86.ARITHMETIC_FLAGS | x86.DF | x86.NT | x86.AC | x86.ID | x86.IF
-)  # fmt: skip
+POPPED = x86.ARITHMETIC_FLAGS | x86.DF | x86.NT | x86.AC | x86.ID | x86.IF
 _CLEARED_BY_TRAP = x86.TF | x86.NT | x86.RF | x86.VM
 _DATA = (x86.ES, x86.DS, x86.FS, x86.GS)
 
@@ -54,7 +54,7 @@ def return_by_plan(control: Control, cpu: Cpu, opens: bool) -> bool:
     if linear & 0xFFF > x86.PAGE_SIZE - 12:
         return False
     at = host(control, linear, False)
-    if not at:
+    if at == NOWHERE:
         return False
     frame = ReturnFrame.from_address(at)
     cs = frame[1] & 0xFFFF
@@ -80,7 +80,7 @@ def return_by_plan(control: Control, cpu: Cpu, opens: bool) -> bool:
     cpu.rip = frame[0]
     load_segment(cpu.segments[x86.CS], plan.cs)
     sync_mode(cpu, 3 if rpl else 1)
-    set_flags(cpu, image & BY_IRET | cpu.rflags & x86.IOPL)
+    set_flags(cpu, image & POPPED | cpu.rflags & x86.IOPL)
     return True
 
 
@@ -104,7 +104,7 @@ def deliver_by_plan(
     """
     if cpu.rflags & (x86.TF | x86.VM) or (control.stale and not settle(control)):
         return False
-    if cpu.cc_op != 1 and not control.compute_flags:
+    if not knows_flags(control, cpu):
         return False
     cpl = cpu.segments[x86.CS].selector & 3
     plan = control.gates[gate_slot(vector, cpl) & abi.PLANS - 1]
@@ -128,7 +128,7 @@ def deliver_by_plan(
     if linear & 0xFFF > x86.PAGE_SIZE - size:
         return False
     at = host(control, linear, True)
-    if not at:
+    if at == NOWHERE:
         return False
     flags = flags_of(control, cpu) & ~x86.RF
     frame = EventFrame.from_address(at)

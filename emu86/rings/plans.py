@@ -47,7 +47,7 @@ class Plans:
         self._used: set[int] = set()  # selectors & FFFCh of what plans load
         self.delivers = True
         self._control = engine.shared
-        self._cpu = abi.Cpu.from_address(engine.control[abi.STATE])
+        self._cpu = abi.Cpu.from_address(engine.control[abi.CPU])
         self._return = engine.native(return_by_plan)
         self._deliver = engine.native(deliver_by_plan)
 

@@ -78,6 +78,7 @@ PTE_D: Final = 1 << 6
 PDE_PS: Final = 1 << 7
 PTE_G: Final = 1 << 8
 PTE_NX: Final = 1 << 63
+LONG_FRAME: Final = 0xFFFFFFFFFF000  # bits of the address, in tables of long mode
 
 # Page-fault error code: Vol. 3A section 4.7
 PF_P: Final = 1 << 0

@@ -206,7 +206,7 @@ ERRORS = [
     ("state", "cpu.old_exception = x86.MASK32", "cpu.old_exception = 0"),
     ("state", "if control.now >= control.stop_at", "if control.now > control.stop_at"),
     ("transfers", "x86.PAGE_SIZE - 20", "x86.PAGE_SIZE - 16"),
-    ("transfers", "image & BY_IRET", "image & BY_IRET & ~x86.NT"),
+    ("transfers", "image & POPPED", "image & POPPED & ~x86.NT"),
     ("transfers", "cs = frame[1] & 0xFFFF", "cs = frame[1] & 0xFFFFF"),
     ("transfers", "plan.dpl < cpl", "plan.dpl <= cpl"),
     ("transfers", "frame[with_error + 1] =", "frame[with_error] ="),
