@@ -7,7 +7,7 @@ from pathlib import Path
 def ranges(rights: str) -> list[tuple[int, int]]:
     """Return the address ranges whose rights begin with `rights` ("rw"), in order.
 
-    None where the kernel does not tell.
+    There are none where the kernel does not tell.
     """
     try:
         told = Path("/proc/self/maps").read_text("ascii", "replace")
