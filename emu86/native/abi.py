@@ -351,11 +351,12 @@ class Control(ctypes.Structure):
     handlers have made.
 
     For blocks that have been translated: on_edge: the Python hook; scans: not 0 if they
-    are scanned; armed: segment registers that are checked, by ring, as bits; unguarded:
-    not 0 if there are `NullSelectors.unguarded`; inner: not 0 in the guest's rings 1
-    and 2; behind_load: a set of linear addresses behind loads of DS and ES; opcodes: of
-    one byte, then behind 0Fh; prologues: see `PROLOGUE`; code_next, code_end: addresses
-    in this process behind the last block, and behind the engine's buffer.
+    are scanned; judged: what `scan.guard_of` says of the block that Python is told of;
+    armed: segment registers that are checked, by ring, as bits; unguarded: not 0 if
+    there are `NullSelectors.unguarded`; inner: not 0 in the guest's rings 1 and 2;
+    behind_load: a set of linear addresses behind loads of DS and ES; opcodes: of one
+    byte, then behind 0Fh; prologues: see `PROLOGUE`; code_next, code_end: addresses in
+    this process behind the last block, and behind the engine's buffer.
 
     check_exit: the engine's look whether to stop; sites: a direct-mapped cache of
     decoded instructions.
@@ -449,6 +450,7 @@ class Control(ctypes.Structure):
     count_blocks: i64
     count_shortened: i64
     scans: i64
+    judged: i64
     unguarded: i64
     inner: i64
     code_next: u64
@@ -540,6 +542,7 @@ GLOBAL_BIT: Final = _word("global_bit")
 ON_EDGE: Final = _word("on_edge")
 COUNT_BLOCKS: Final = _word("count_blocks")
 COUNT_SHORTENED: Final = _word("count_shortened")
+JUDGED: Final = _word("judged")
 SCANS: Final = _word("scans")
 UNGUARDED: Final = _word("unguarded")
 INNER: Final = _word("inner")

@@ -74,8 +74,12 @@ def page_fault(control: Control, cpu: Cpu) -> bool:
     if not control.shadow_pdes:
         return False
     error = cpu.error_code
-    if cpu.cr2 > x86.MASK32 or error & x86.PF_I:
+    if cpu.cr2 > x86.MASK32:
         return False
+    linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
+    fetches = error & x86.PF_I
+    if fetches and (cpu.cr2 ^ linear) >> 12:
+        return False  # the block is translated ahead of what runs
     pde = GuestTable.from_address(control.guest_pdes)[cpu.cr2 >> 22 & 1023]
     pte: u32 = 0
     if pde & x86.PTE_P:
@@ -91,9 +95,9 @@ def page_fault(control: Control, cpu: Cpu) -> bool:
         if not is_denied(control, error, pde & pte):
             return False
         code |= x86.PF_P
-    linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
     # The engine reads first; on a CPU what will be written is asked for so.
-    if not error & x86.PF_W and not only_reads(control, linear):
+    reads = not error & (x86.PF_W | x86.PF_I)
+    if reads and not only_reads(control, linear):
         return False
     # Between a load of DS or ES and the block behind it, which has the guard.
     present = cpu.segments[x86.DS].attributes & cpu.segments[x86.ES].attributes

@@ -354,6 +354,7 @@ def on_edge(uc: u64, block: u64, previous: u64, control: Control) -> None:
     if guard >= 0 and shorten(control, pc & x86.MASK32, made.size, guard):
         control.count_blocks += 1
     else:
+        control.judged = guard
         control.on_edge(uc, block, previous, 0)
 
 

@@ -361,7 +361,6 @@ def blocks(world, pick):
     block = world.block
     block.pc = linear + pick.odd(0, 1 << 32)
     block.size = pick.odd(len(code), 0)
-    world.block_at = ctypes.addressof(block)
     calls = [pick.odd(pick.few(b"\xff\x15", b"\xe8"), b"\x90") for _ in range(2)]
     calls = [call + b"\x11" * 4 for call in calls]
     rubbish = pick.few(*(bytes([i]) for i in range(256)))
@@ -430,7 +429,9 @@ def page_fault(world, pick):
     pde = pick.few(PAGE_TABLE << 12 | 7, PAGE_TABLE << 12 | 7, 0, 0x87, 0x1000007)
     world.guest_pdes[slot] = pde
     world.ram[PAGE_TABLE * 1024 + at] = pick.few(0, 0, 1, 5, 3, 7)
-    cpu.error_code = pick.few(0, 2, 4, 6, 3, 7, 5, 1)
+    cpu.error_code = pick.few(0, 2, 4, 6, 3, 7, 5, 1, 20, 16)
+    if cpu.error_code & x86.PF_I:
+        cpu.rip = pick.odd(cpu.cr2, cpu.rip) & x86.MASK32
     cpu.rip = pick.odd(cpu.rip, 0xFF7, 0xFF8, 0xFF9, 0xFFF, once=8)
     linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
     map_page(world, linear, CODE, pick.odd(0x25, 0))

@@ -44,6 +44,7 @@ class World:
         self.ram = self.place(ctypes.c_uint32 * (RAM_PAGES << 10))
         self.looks = self.place(ctypes.c_uint64 * 16)
         self.block = self.place(abi.Block)
+        self.block_at = ctypes.addressof(self.block)
         self.translated = self.place(ctypes.c_uint8 * PAGE)
         self.page_state = self.place(ctypes.c_uint8 * PAGE)
         # What is looked at: all, but of the many leaves those of the tables alone.

@@ -93,7 +93,9 @@ class Deprivileged(Technique):
         super().__init__(name, policy, engine, cpu)
         self.memory: GuestMemory = memory
         self.instructions = InstructionCache(engine, cpu, memory, mmu)
-        self.scanner = Scanner(engine, cpu, mmu, iopl_raised=policy.raises_iopl)
+        self.scanner = Scanner(
+            engine, cpu, mmu, scans=policy.scans, iopl_raised=policy.raises_iopl
+        )
         self.single_step = SingleStep(engine)
         self.mmio_step = MmioStep(
             cpu, mmu, self.instructions, self.single_step, self.breakpoints

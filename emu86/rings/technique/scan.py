@@ -18,6 +18,7 @@ from emu86.cpu.engine import Engine, Looks
 from emu86.cpu.state import BASE, HFLAGS, RFLAGS
 from emu86.mmu.shadow import ShadowMmu
 from emu86.native import abi
+from emu86.native.scan import PYTHON
 from emu86.rings.decode import Insn, decode
 from emu86.rings.events.accesses import XLAT
 from emu86.rings.events.protection import checks_alignment, segments, stores_to_code
@@ -174,7 +175,13 @@ class Scanner:
     """Scans and patches the blocks of one engine."""
 
     def __init__(
-        self, engine: Engine, cpu: ShadowCpu, mmu: ShadowMmu, *, iopl_raised: bool
+        self,
+        engine: Engine,
+        cpu: ShadowCpu,
+        mmu: ShadowMmu,
+        *,
+        scans: bool,
+        iopl_raised: bool,
     ) -> None:
         self._engine = engine
         self._cpu = cpu
@@ -200,7 +207,7 @@ class Scanner:
         self._skip = {1: kernel_skip, 3: ()}
         self._lacks = cpu.vcpu.model.lacks
         shared = engine.shared
-        shared.scans = self._has_table = engine.can.inline
+        shared.scans = self._has_table = scans and engine.can.inline
         if self._has_table:
             shared.opcodes[:] = self._table()
         self._filters: dict[int, re.Pattern[bytes]] = {}  # made for rings that run code
@@ -264,6 +271,9 @@ class Scanner:
             return self._guard
         self._guard = 0
         self.blocks += 1
+        if self._has_table and self._engine.shared.judged != PYTHON:
+            self._guard = self._engine.shared.judged
+            return self._guard
         address, linear = linear, linear & x86.MASK32
         cpu = self._cpu
         # Where the guest's CPL is the engine's own, its rings 1 and 2 are as its users.
