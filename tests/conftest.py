@@ -15,7 +15,7 @@ for _name in ("assembler", "cases", "flat", "fuzz", "shell", "snapshots"):
 
 LONGEST = ("guest", "slow", "not_quick")
 settings.register_profile("dev", max_examples=50)
-settings.register_profile("ci", max_examples=100, derandomize=True, deadline=None)
+settings.register_profile("ci", max_examples=60, derandomize=True, deadline=None)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.not_quick
 _SCALE = float(os.environ.get("EMU86_FUZZ", "1"))
 _FIRST = os.environ.get("EMU86_FUZZ_FIRST", "0")
 _BATCHES = [
-    *((kind, 200, "patch") for kind in KINDS),
-    *((kind, 100, "trap") for kind in ("ring0", "ring3", "mix", "mix3", "damaged")),
-    *((kind, 100, "iopl") for kind in ("ring0", "ring3", "mix", "mix3", "damaged")),
-    *((kind, 60, "public") for kind in ("ring0", "mix", "mix3", "ports")),
+    *((kind, 100, "patch") for kind in KINDS),
+    *((kind, 50, "trap") for kind in ("ring0", "ring3", "mix", "mix3", "damaged")),
+    *((kind, 50, "iopl") for kind in ("ring0", "ring3", "mix", "mix3", "damaged")),
+    *((kind, 30, "public") for kind in ("ring0", "mix", "mix3", "ports")),
 ]
 
 

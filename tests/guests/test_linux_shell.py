@@ -15,16 +15,13 @@ from support.shell import GUESTS, PATIENCE, PROMPT, Qemu, Shell
 pytestmark = pytest.mark.guest
 
 
-@pytest.fixture(scope="module", params=["patch", "iopl"])
+# The one technique in `make test`, the other in `make nightly`.
+@pytest.fixture(
+    scope="module", params=["patch", pytest.param("iopl", marks=pytest.mark.slow)]
+)
 def shell(request):
     """A guest at its prompt."""
     return Shell(request.param)
-
-
-# The one technique in `make test`, the other in `make nightly`.
-in_turn = pytest.mark.parametrize(
-    "shell", ["patch", pytest.param("iopl", marks=pytest.mark.slow)], indirect=True
-)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +73,6 @@ def test_ctrl_c_reaches_the_process(shell):
     assert shell.do("echo $?") == "130\n"
 
 
-@in_turn
 def test_a_thousand_times_fork_and_exec(shell):
     again = "i=0; while [ $i -lt 1000 ]; do busybox true || echo bad; i=$((i+1)); done"
     assert shell.do(again) == ""
@@ -154,7 +150,6 @@ def what_qemu_says():
             guest.close()
 
 
-@in_turn
 def test_the_kernel_does_not_complain(shell):
     ours = trouble(shell.do("dmesg"))
     for theirs in what_qemu_says():

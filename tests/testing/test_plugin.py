@@ -100,7 +100,9 @@ MACHINE = """
 """
 
 
-@pytest.mark.parametrize("settings", ["", "derandomize=True, "])
+@pytest.mark.parametrize(
+    "settings", ["", pytest.param("derandomize=True, ", marks=pytest.mark.slow)]
+)
 def test_a_state_machine_has_the_seed(mine, settings):
     run = mine(MACHINE, settings)
     output, tried = run("--emu86-seed=5")
@@ -128,6 +130,7 @@ def test_another_seed_is_another_run(mine):
     assert run("--emu86-seed=1", "-n", "2")[1] == one[1]
 
 
+@pytest.mark.slow
 def test_the_derandomised_stay_so_unless_a_seed_is_given(mine):
     run = mine(settings="derandomize=True, ")
     output, tried = run()
@@ -136,6 +139,7 @@ def test_the_derandomised_stay_so_unless_a_seed_is_given(mine):
     assert replay(output) == ["tests/test_mine.py::test_mine"]
 
 
+@pytest.mark.slow
 def test_the_workers_of_xdist_have_the_fresh_seed(mine):
     run = mine()
     output, tried = run("-n", "2")
@@ -163,7 +167,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 """
 
 
-@pytest.mark.parametrize("folder", [".", "tests"])
+@pytest.mark.parametrize("folder", [".", pytest.param("tests", marks=pytest.mark.slow)])
 def test_a_profile_that_a_conftest_loads(mine, pytester, monkeypatch, folder):
     run = mine(LIGHT)
     (pytester.path / folder / "conftest.py").write_text(CONFTEST)
