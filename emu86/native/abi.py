@@ -1,7 +1,8 @@
 """What Python and the compiled handlers share: the CPU's state and the control block.
 
-Each is described once. Of the control block Python sees int64 words, by their number:
-`control[NOW]`; the handlers see its fields: `control.now`.
+Each is described once. Of the control block Python sees int64 words, by their number,
+which is quick: `control[NOW]`. The handlers see its fields: `control.now`; so does
+Python where there is no hurry (`Engine.shared`).
 """
 
 import ctypes
@@ -496,7 +497,6 @@ NULL_USED: Final = _word("null_used")
 LATE_AT: Final = _word("late_at")
 COUNT_ACCESS: Final = _word("count_access")
 CHANGES: Final = _word("changes")
-CHANGE_COUNT: Final = _word("change_count")
 ENGINE_CPU: Final = _word("engine_cpu")
 SHADOW_PDES: Final = _word("shadow_pdes")
 GUEST_PDES: Final = _word("guest_pdes")
@@ -534,20 +534,11 @@ RAM_SIZE: Final = _word("ram_size")
 PAGE_STATE: Final = _word("page_state")
 LEAVES: Final = _word("leaves")
 PATCHED: Final = _word("patched")
-STALE: Final = _word("stale")
 COMPUTE_FLAGS: Final = _word("compute_flags")
-ADDED_COUNT: Final = _word("added_count")
-ADDED: Final = _word("added")
 GLOBAL_BIT: Final = _word("global_bit")
 ON_EDGE: Final = _word("on_edge")
 COUNT_BLOCKS: Final = _word("count_blocks")
-COUNT_SHORTENED: Final = _word("count_shortened")
-JUDGED: Final = _word("judged")
-SCANS: Final = _word("scans")
-UNGUARDED: Final = _word("unguarded")
 INNER: Final = _word("inner")
-CODE_NEXT: Final = _word("code_next")
-CODE_END: Final = _word("code_end")
 ARMED: Final = _word("armed")
 
 

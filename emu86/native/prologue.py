@@ -11,7 +11,6 @@ from emu86.spec import x86
 _KEY: Final = 30  # bytes of the block hook's call, but for the call
 _LOAD: Final = 12  # bytes of: mov rdi, uc; xor esi, esi
 _SEARCHED: Final = 1 << 16
-_SHORTEST: Final = 35
 _MOV_RDI: Final = 0xBF48
 _MOV_RCX: Final = 0xB948
 _MOV_ESI: Final = 0xBE
