@@ -1,4 +1,4 @@
-"""What `handlers` and the machine code share: memory, described once, as ctypes.
+"""How memory is described that Python and the machine code share: ctypes, once.
 
 A `record` is a ctypes structure written as a class with annotations. A type checker
 sees the `int` of `u32`, everyone else the width: 32 bits.
