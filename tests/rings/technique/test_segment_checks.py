@@ -539,6 +539,23 @@ back:
     assert machine.vmm.engine.control[abi.COUNT_STI] == 99
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_trap_looks_at_no_block_with_paging_either(native):
+    body = """
+    xor eax, eax
+    mov fs, eax
+    mov ecx, 9
+.again:
+    mov eax, [fs:0x91000]
+    loop .again
+    mov eax, ecx
+    jmp fin
+    """
+    machine = flat(body, "global", technique="trap", native=native)
+    assert machine.run(timeout=20).code == 0
+    assert not machine.stats.blocks
+
+
 @pytest.mark.parametrize("technique", ["patch", "iopl"])
 def test_compiled_code_knows_16_bit_code(technique):
     """The bytes are mov eax, [edi + 10h] and mov ax, [bx + 10h]."""
