@@ -531,7 +531,7 @@ class ShadowMmu:
         if large and pde & x86.PTE_G:
             table.has_global = True
         start = slot << self.span_shift
-        table.starts.add(start)
+        table.link(start)
         root = self.root  # a new one, if the pool was full
         root.tables[slot] = table
         if not large:

@@ -64,7 +64,7 @@ class LeafTables:
         self._record = record
         record.page_table = page_table
         record.rights = rights
-        record.has_global = record.has_nonglobal = 0
+        record.has_global = record.has_nonglobal = record.is_shared = 0
         self.copy = bytearray(x86.PAGE_SIZE if page_table >= 0 else 0)
         self.gptes = memoryview(self.copy).cast(paging.typecode)
         if self.copy:
@@ -87,6 +87,11 @@ class LeafTables:
     @has_nonglobal.setter
     def has_nonglobal(self, value: bool) -> None:
         self._record.has_nonglobal = value
+
+    def link(self, start: int) -> None:
+        """Learn that they are linked at a linear address, too."""
+        self.starts.add(start)
+        self._record.is_shared = len(self.starts) > 1
 
     @property
     def pages(self) -> range:

@@ -235,7 +235,8 @@ class Leaf(ctypes.Structure):
     """What the VMM knows of the shadow tables of one guest page table.
 
     copy: the guest's table when last compared; page_table: its GPA, rights: RW and US
-    of its PDE; has_global, has_nonglobal: what kinds of entries they hold.
+    of its PDE; has_global, has_nonglobal: what kinds of entries they hold; is_shared:
+    they are linked at several linear addresses.
     """
 
     copy: Table
@@ -243,6 +244,7 @@ class Leaf(ctypes.Structure):
     rights: u32
     has_global: u32
     has_nonglobal: u32
+    is_shared: u32
 
 
 @record

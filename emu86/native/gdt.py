@@ -11,7 +11,7 @@ from typing import Final
 
 from emu86.cpu import offsets
 from emu86.native import abi
-from emu86.native.abi import Control, Cpu, Descriptors, GuestTable
+from emu86.native.abi import Control, Cpu, Descriptors, GuestTable, ShadowPdes
 from emu86.native.records import u32, u64
 from emu86.native.state import NOWHERE, host, leave, spte_address, spte_of, waits
 from emu86.spec import x86
@@ -29,11 +29,18 @@ _TABLE: Final = 4  # TI of a selector
 
 
 def may_write(control: Control, linear: u32) -> bool:
-    """Tell whether the guest's ring 0 may write there, and has done so before."""
+    """Tell whether the guest's ring 0 may write there, and has done so before.
+
+    And by no other linear address through the same shadow entry.
+    """
     pde = GuestTable.from_address(control.guest_pdes)[linear >> 22]
     if pde != GuestTable.from_address(control.known_pdes)[linear >> 22]:
         return False
-    if pde & x86.PDE_PS:
+    shadow_pde = ShadowPdes.from_address(control.shadow_pdes)[(linear >> 22) * 2]
+    leaf = control.leaves.contents[shadow_pde >> 12 & abi.LEAF_PAGES - 1]
+    if leaf.is_shared:
+        return False
+    if leaf.page_table < 0:  # of 4 MiB; without CR4.PSE the bit says nothing
         return pde & _WRITTEN == _WRITTEN
     table = pde & x86.PAGE_MASK
     if pde & _USED != _USED or table >= control.ram_size:

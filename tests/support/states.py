@@ -418,6 +418,10 @@ def write_to_gdt(world, pick):
     world.known_pdes[where >> 22] = pick.odd(pde, 0)
     pte = pick.odd(0x67, 0x27)
     world.ram[PAGE_TABLE * 1024 + (where >> 12 & 1023)] = pte
+    found = world.shadow_pdes[where >> 22 << 1] = world.shadow_pdes[where >> 21]
+    leaf = world.leaves[found >> 12 & abi.LEAF_PAGES - 1]
+    leaf.page_table = pick.odd(-1 if pde & x86.PDE_PS else PAGE_TABLE << 12, -1)
+    leaf.is_shared, leaf.copy.contents = pick.odd(0, 1), world.copies
 
 
 def page_fault(world, pick):
