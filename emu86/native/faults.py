@@ -13,10 +13,10 @@ from emu86.native.records import u32
 from emu86.native.state import NOWHERE, host, leave, waits
 from emu86.native.transfers import deliver_by_plan, note_event, note_ring
 from emu86.spec import x86
-from emu86.spec.opcodes import ESCAPE, OPCODES, TWO_BYTES
+from emu86.spec.opcodes import ESCAPE, OPCODES, PREFIXES, TWO_BYTES
 
 _ACCESS = x86.PF_W | x86.PF_U
-_PREFIXES = (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0xF2, 0xF3)
+_PREFIXES = tuple(sorted(PREFIXES))
 _LONGEST = 8  # bytes that are looked at
 # Groups of which the one with 7 in ModRM.reg is CMP, which only reads.
 _COMPARES = (0x80, 0x81, 0x83)
