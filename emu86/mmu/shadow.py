@@ -575,7 +575,7 @@ class ShadowMmu:
         if table.has_global:
             self._tell_flushed_all()
         if all(other.tables.get(slot) is not table for other in self.roots.values()):
-            table.starts.discard(start)
+            table.unlink(start)
 
     def _sync_root(self, root: Root, directory: int) -> None:
         """Drop the links and entries of `root` that differ from the guest's tables."""

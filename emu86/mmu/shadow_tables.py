@@ -93,6 +93,11 @@ class LeafTables:
         self.starts.add(start)
         self._record.is_shared = len(self.starts) > 1
 
+    def unlink(self, start: int) -> None:
+        """Learn that they are linked there no longer; what the TLB has is dropped."""
+        self.starts.discard(start)
+        self._record.is_shared = len(self.starts) > 1
+
     @property
     def pages(self) -> range:
         """The numbers of the leaf tables' pages in the VMM's memory."""
