@@ -219,7 +219,10 @@ class ShadowMmu:
                 if self._sptes[index]:
                     self._sptes[index] = 0
                     self.stats.drops += 1
-                    self.engine.flush_page(gva & x86.PAGE_MASK)
+                    if len(table.starts) > 1:  # INVLPG of another finds no entry
+                        self._flush([(index, table)])
+                    else:
+                        self.engine.flush_page(gva & x86.PAGE_MASK)
         for tell in self.listeners.flushed_page:
             tell(gva)
 

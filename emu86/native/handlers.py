@@ -164,7 +164,8 @@ def invlpg(control: Control, cpu: Cpu, register: u32) -> bool:
     pde = GuestTable.from_address(control.guest_pdes)[gva >> 22]
     if pde & x86.PDE_PS or has_new_pdes(control):
         return False
-    shadow_pde = ShadowPdes.from_address(control.shadow_pdes)[gva >> 21]
+    shadow_pdes = ShadowPdes.from_address(control.shadow_pdes)
+    shadow_pde = shadow_pdes[gva >> 21]
     table = shadow_pde & ~0xFFF
     if table:
         at = table + control.vmm_memory_bias & x86.MASK64
@@ -172,7 +173,11 @@ def invlpg(control: Control, cpu: Cpu, register: u32) -> bool:
         if entries[page & 511]:
             entries[page & 511] = 0
             control.count_dropped += 1
-            control.flush_page(control.engine_cpu, gva & x86.PAGE_MASK)
+            first = shadow_pdes[(gva >> 22) * 2]
+            if control.leaves.contents[first >> 12 & abi.LEAF_PAGES - 1].is_shared:
+                control.flush_tlb(control.engine_cpu)  # INVLPG of another finds 0
+            else:
+                control.flush_page(control.engine_cpu, gva & x86.PAGE_MASK)
     control.dropped[max(min(count, abi.DROPPED_MOST - 1), 0)] = page
     control.dropped_count = count + 1
     control.behind |= abi.DROPPED

@@ -157,3 +157,45 @@ def test_a_pde_of_another_address_that_has_changed():
     assert built.run(timeout=120).code == 2
     assert built.vmm.engine.control[abi.COUNT_INVLPG] == 2
     assert flat(body, "global", abilities=Abilities.none()).run(timeout=120).code == 2
+
+
+def invlpg_of_both(again):
+    """A page table at two PDEs: another page, and INVLPG of both addresses."""
+    return f"""
+        mov dword [PD + 4], PT + 7
+        mov dword [PT + 4 * 0x350], 0x350067 + G
+        mov dword [0x351000], 1
+        mov dword [0x352000], 2
+        mov ecx, {again}
+    .again:
+        mov dword [PT + 4 * 0x350], 0x351067 + G
+        mov ebx, 0x350000
+        call drop
+        mov ebx, 0x750000
+        call drop
+        mov eax, [0x350000]
+        mov eax, [0x750000]
+        mov dword [PT + 4 * 0x350], 0x352067 + G
+        mov ebx, 0x350000
+        call drop
+        mov ebx, 0x750000
+        call drop
+        mov eax, [0x750000]
+        loop .again
+        jmp fin
+    align 4096
+        nop
+    drop:
+        invlpg [ebx]
+        ret
+    """
+
+
+@pytest.mark.parametrize("paging", ["local", "global"])
+@pytest.mark.parametrize("again", [1, 3])
+def test_both_addresses_of_one_entry(again, paging):
+    body = invlpg_of_both(again)
+    built = flat(body, paging)
+    assert built.run(timeout=120).code == 2
+    assert built.vmm.engine.control[abi.COUNT_INVLPG]
+    assert flat(body, paging, abilities=Abilities.none()).run(timeout=120).code == 2

@@ -247,6 +247,10 @@ def shadow(world, pick):
         world.guest_pdes[page >> 10] = pde | pick.odd(0, x86.PDE_PS)
         changed = pick.odd(0, 1, 1 << 31)
         world.known_pdes[page >> 10] = world.guest_pdes[page >> 10] ^ changed
+        leaf = world.leaves[
+            world.shadow_pdes[2 * (page >> 10)] >> 12 & abi.LEAF_PAGES - 1
+        ]
+        leaf.is_shared = page >> 2 & 1
     control.linked_pdes = pick.few(0, pick.word(), x86.MASK32)
 
 
