@@ -13,6 +13,7 @@ from emu86.cpu.state import BASE, IS_INT, RFLAGS, RIP, SELECTOR
 from emu86.errors import ConfigError
 from emu86.machine import symbols
 from emu86.machine.symbols import Symbols
+from emu86.mmu.paging import walk
 from emu86.native import abi, handlers
 from emu86.rings.technique.base import COMPILED, Technique
 from emu86.spec import x86
@@ -244,11 +245,12 @@ class Profile:
 
     def _page(self, linear: int) -> memoryview:
         """Return the guest's page at a linear address; nothing where there is none."""
-        gpa = self._vmm.memory.lookup(linear)
-        ram = self._vmm.ram
-        if gpa is None or not ram.backed(gpa >> x86.PAGE_SHIFT):
+        ram, vcpu = self._vmm.ram, self._vmm.vcpu
+        # By CR3 itself: the VMM may not have heard yet that compiled code wrote it.
+        found = walk(ram, vcpu.cr0, vcpu.cr3, vcpu.cr4, linear & x86.MASK32)
+        if not (found.mapped and ram.backed(found.page)):
             return memoryview(b"")
-        return ram.bytes[gpa & x86.PAGE_MASK :][: x86.PAGE_SIZE]
+        return ram.bytes[found.page << x86.PAGE_SHIFT :][: x86.PAGE_SIZE]
 
     def _is_behind_call(self, linear: int) -> bool:
         linear &= x86.MASK32

@@ -182,6 +182,35 @@ def test_what_is_no_frame_pointer_is_not_followed():
     assert line.startswith("ring 0;page 00100000h ")
 
 
+def test_a_stack_that_is_mapped_otherwise_since_a_switch():
+    """Which compiled code has done, and Python has not heard of."""
+    body = """
+        mov ebx, 0x8f000
+        mov dword [PT + 4 * 0x8f], 0x8f067
+        invlpg [ebx]
+        mov dword [PT2 + 4 * 0x8f], 0x30f067
+        mov edi, PD
+        mov esi, PD2
+        mov ebp, 7
+    .switch:
+        xchg edi, esi
+        mov cr3, edi
+        sub esp, 40  ; the other page has frames of before
+        call f
+        dec ebp
+        jnz .switch
+    """
+    machine = flat((body + NESTED).replace("cli", "nop"), "global")
+    profile = machine.profile(SYMBOLS)
+    assert machine.run(timeout=120).code == 9
+    assert not abilities().native or machine.vmm.engine.shared.count_write_cr3
+    own = sum(
+        row.count for row in profile.spent() if (row.place, row.reason) == ("g", "")
+    )
+    lines = dict(line.rsplit(" ", 1) for line in profile.folded().splitlines())
+    assert int(lines["ring 0;start;f;g"]) >= 0.9 * own > 5
+
+
 def test_a_user_program_by_its_pages():
     profile, _, _ = boot("teach", "script", profiled=True)
     users = [row for row in profile.spent() if row.ring == 3]
