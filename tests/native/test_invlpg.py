@@ -1,11 +1,14 @@
 """INVLPG by the compiled hook and by Python: the same run."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 
+from emu86.cpu.engine import abilities
 from emu86.cpu.library import Abilities
 from emu86.native import abi
+from emu86.rings.technique.registry import POLICIES
 from support.flat import MEMORY, flat
 
 # One INVLPG, at `drop`, for everything: 64 pages that change their frames, now and then
@@ -199,3 +202,42 @@ def test_both_addresses_of_one_entry(again, paging):
     assert built.run(timeout=120).code == 2
     assert built.vmm.engine.control[abi.COUNT_INVLPG]
     assert flat(body, paging, abilities=Abilities.none()).run(timeout=120).code == 2
+
+
+def test_an_operand_that_is_looked_at_before_a_step(monkeypatch):
+    """By the page that its address is now: the other's MXCSR is none."""
+    body = """
+        mov eax, cr4
+        or eax, 0x200
+        mov cr4, eax
+        mov dword [0x351000], 0x1f80
+        mov esi, 3
+        mov ebx, 0x360000
+    .again:
+        mov dword [0x350000], 0x1f80
+        mov dword [PT + 4 * 0x360], 0x350067 + G
+        call drop
+        ldmxcsr [ebx]
+        mov dword [0x350000], 0xffff1f80
+        mov dword [PT + 4 * 0x360], 0x351067 + G
+        call drop
+        ldmxcsr [ebx]
+        dec esi
+        jnz .again
+        mov eax, 5
+        jmp fin
+    align 4096
+        nop
+    drop:
+        invlpg [ebx]
+        ret
+    """
+    policy = replace(POLICIES["patch"], stepped=True)
+    monkeypatch.setitem(POLICIES, "patch", policy)
+    vmm = flat(body, "global", cpu="pentium3").vmm
+    for _ in range(20000):
+        if vmm.end:
+            break
+        vmm.step()
+    assert vmm.end == ("debug exit", "5")
+    assert not abilities().native or vmm.engine.control[abi.COUNT_INVLPG]

@@ -142,6 +142,7 @@ class Deprivileged(Technique):
             try:
                 self.engine.step()
             finally:
+                self.catch_up()
                 self._update_mode()
             if self._alone:
                 # It may have been for the instruction after, which has not run.
