@@ -6,9 +6,8 @@ writes. Nothing of the guest's tables is write-protected: the SDM (Vol. 3A secti
 lets a TLB be stale until INVLPG or MOV CR3, and that is when an entry is compared with
 what it was made from.
 
-Nobody else writes shadow entries but `native.handlers`, whose INVLPG sets one to 0 as
-`invalidate` does, and `native.fills`, which answers the most common misses as `miss`
-does.
+Nobody else writes shadow entries but compiled handlers (`native`), each of which does
+what a method here does: INVLPG, `fills` (`miss`), `roots` (`switch`) and `gdt`.
 """
 
 import ctypes

@@ -10,7 +10,7 @@ from typing import Final
 from emu86.native import abi
 from emu86.native.abi import Control, Cpu, GuestTable
 from emu86.native.records import u32
-from emu86.native.state import NOWHERE, host, leave, waits
+from emu86.native.state import NOWHERE, host, leave, page_table, waits
 from emu86.native.transfers import deliver_by_plan, note_event, note_ring
 from emu86.spec import x86
 from emu86.spec.opcodes import ESCAPE, OPCODES, PREFIXES, TWO_BYTES
@@ -83,12 +83,9 @@ def page_fault(control: Control, cpu: Cpu) -> bool:
     pde = GuestTable.from_address(control.guest_pdes)[cpu.cr2 >> 22 & 1023]
     pte: u32 = 0
     if pde & x86.PTE_P:
-        table = pde & x86.PAGE_MASK
-        if pde & x86.PDE_PS or table >= control.ram_size:
+        where = page_table(control, pde)
+        if pde & x86.PDE_PS or where == NOWHERE:
             return False
-        if control.page_state.contents[table >> 12] == abi.UNBACKED:
-            return False
-        where = control.ram + table & x86.MASK64
         pte = GuestTable.from_address(where)[cpu.cr2 >> 12 & 1023]
     code: u32 = error & _ACCESS
     if pte & x86.PTE_P:

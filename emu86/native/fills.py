@@ -15,7 +15,7 @@ from emu86.native.abi import (
     ShadowPdes,
 )
 from emu86.native.records import u32, u64
-from emu86.native.state import leave, waits
+from emu86.native.state import NOWHERE, leave, page_table, waits
 from emu86.spec import x86
 
 _LEAF = x86.PTE_P | x86.PTE_A | x86.PTE_D
@@ -49,12 +49,9 @@ def fill(control: Control, cpu: Cpu) -> bool:
     if pde & (x86.PTE_P | x86.PTE_A | x86.PDE_PS) != x86.PTE_P | x86.PTE_A:
         return False
     shadow_pde = ShadowPdes.from_address(control.shadow_pdes)[slot * 2]
-    table = pde & x86.PAGE_MASK
-    if not shadow_pde & x86.PTE_P or table >= control.ram_size:
+    where = page_table(control, pde)
+    if not shadow_pde & x86.PTE_P or where == NOWHERE:
         return False
-    if control.page_state.contents[table >> 12] == abi.UNBACKED:
-        return False
-    where = control.ram + table & x86.MASK64
     if where == control.guest_pdes:
         return False  # a directory that maps itself
     ptes = GuestTable.from_address(where)
@@ -76,7 +73,7 @@ def fill(control: Control, cpu: Cpu) -> bool:
         return False
     first = shadow_pde >> 12 & abi.LEAF_PAGES - 1  # its memory is aligned to its size
     leaf = control.leaves.contents[first]
-    if leaf.page_table != table:
+    if leaf.page_table != pde & x86.PAGE_MASK:
         return False
     wanted = x86.PTE_A | x86.PTE_D if writes else x86.PTE_A
     if pte & wanted != wanted:

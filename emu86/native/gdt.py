@@ -13,7 +13,7 @@ from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.abi import Control, Cpu, Descriptors, GuestTable, ShadowPdes
 from emu86.native.records import u32, u64
-from emu86.native.state import NOWHERE, host, leave, spte_address, spte_of, waits
+from emu86.native.state import NOWHERE, host, leave, page_table, spte_address, waits
 from emu86.spec import x86
 
 _HIGH: Final = 32
@@ -42,12 +42,9 @@ def may_write(control: Control, linear: u32) -> bool:
         return False
     if leaf.page_table < 0:  # of 4 MiB; without CR4.PSE the bit says nothing
         return pde & _WRITTEN == _WRITTEN
-    table = pde & x86.PAGE_MASK
-    if pde & _USED != _USED or table >= control.ram_size:
+    where = page_table(control, pde)
+    if pde & _USED != _USED or where == NOWHERE:
         return False
-    if control.page_state.contents[table >> 12] == abi.UNBACKED:
-        return False
-    where = control.ram + table & x86.MASK64
     pte = GuestTable.from_address(where)[linear >> 12 & 1023]
     return pte & _WRITTEN == _WRITTEN
 
@@ -59,15 +56,18 @@ def open_gdt(control: Control, cpu: Cpu) -> bool:
     if control.told or waits(control, cpu) or control.gdt_spte:
         return False
     linear = cpu.cr2 & x86.MASK32
-    entry = spte_of(control, linear)
-    if not entry or (entry & x86.LONG_FRAME) >> 12 != control.gdt_page:
+    at = spte_address(control, linear)
+    if at == NOWHERE:
+        return False
+    spte = ctypes.c_uint64.from_address(at)
+    entry = spte.value
+    if not entry & x86.PTE_P or (entry & x86.LONG_FRAME) >> 12 != control.gdt_page:
         return False
     if cpu.error_code != x86.PF_P | x86.PF_W or not may_write(control, linear):
         return False
     if control.page_state.contents[entry >> 12 & 0xFFFFF] != abi.TABLE:
         return False
-    control.gdt_spte = spte_address(control, linear)
-    spte = ctypes.c_uint64.from_address(control.gdt_spte)
+    control.gdt_spte = at
     spte.value = entry | x86.PTE_RW
     entries = Descriptors.from_address(control.gdt_entries)
     for i in range(abi.GDT_MOST):

@@ -33,7 +33,9 @@ from emu86.native.state import (
     knows_flags,
     leave,
     operand_offset,
+    run_alone,
     set_flags,
+    stack_top,
     waits,
 )
 from emu86.native.transfers import POPPED, interrupt, iret
@@ -197,28 +199,17 @@ def read_cr(control: Control, cpu: Cpu, register: u32, number: u32) -> bool:
 
 
 def split(control: Control, cpu: Cpu) -> bool:
-    """Let the instruction under an INT3 run natively, in a block of its own.
-
-    In the shadow of an interrupt a block is one instruction, and no patch is in it.
-    """
+    """Let the instruction under an INT3 run natively, in a block of its own."""
     if waits(control, cpu):
         return False
-    cpu.rip = cpu.rip - 1 & x86.MASK32
-    cpu.hflags |= offsets.HF_INHIBIT_IRQ
     control.count_split += 1
-    leave(control, cpu, 0)
+    run_alone(control, cpu)
     return True
 
 
 def popf(control: Control, cpu: Cpu) -> bool:
     """Take EFLAGS from the stack, all but IOPL, VM and RF; EIP is behind the POPFD."""
-    stack = cpu.segments[x86.SS]
-    linear = stack.base + cpu.gpr[x86.ESP] & x86.MASK32
-    if not stack.attributes & x86.DESC_B or stack.limit != x86.MASK32:
-        return False
-    if linear & 0xFFF > x86.PAGE_SIZE - 4:
-        return False
-    at = host(control, linear, False)
+    at = stack_top(control, cpu, 4)
     if at == NOWHERE:
         return False
     image = ctypes.c_uint32.from_address(at).value
@@ -273,10 +264,8 @@ def access(control: Control, cpu: Cpu, kind: i64) -> bool:
     # Where the segment has no limit any more Python counts: `SegmentChecks.passed`.
     if offset + (kind >> 20 & 15) > segment.limit or segment.limit == x86.MASK32:
         return False
-    cpu.rip = cpu.rip - 1 & x86.MASK32
-    cpu.hflags |= offsets.HF_INHIBIT_IRQ
     control.count_access += 1
-    leave(control, cpu, 0)
+    run_alone(control, cpu)
     return True
 
 

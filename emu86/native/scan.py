@@ -26,6 +26,11 @@ _P_OF_FS: Final = offsets.SEGMENTS + 24 * x86.FS + 21
 _P_OF_GS: Final = offsets.SEGMENTS + 24 * x86.GS + 21
 
 
+def load_slot(linear: u32) -> u32:
+    """Return the number of the bit of `behind_load` for a linear address."""
+    return (linear ^ linear >> 12) & 0xFFF
+
+
 def guard_of(control: Control, linear: u64, size: u32) -> i64:
     """Return what the block must look at as it begins: see `cpu.prologue`; or PYTHON.
 
@@ -39,8 +44,8 @@ def guard_of(control: Control, linear: u64, size: u32) -> i64:
     if cpu.rflags & (x86.AC | x86.VM) or not cpu.hflags & offsets.HF_CS32:
         return PYTHON
     start = linear & x86.MASK32
-    slot = (start ^ start >> 12) & 0xFFF
-    if control.behind_load[slot >> 6] >> (slot & 63) & 1:
+    slot = load_slot(start)
+    if control.behind_load[slot >> 6 & 63] >> (slot & 63) & 1:
         return PYTHON
     if not size or (start & 0xFFF) + size > x86.PAGE_SIZE:
         return PYTHON

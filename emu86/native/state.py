@@ -3,6 +3,7 @@
 import ctypes
 
 from emu86.cpu import offsets
+from emu86.native import abi
 from emu86.native.abi import Control, Cpu, Segment, ShadowPdes
 from emu86.native.records import i64, u32, u64
 from emu86.spec import x86
@@ -108,6 +109,40 @@ def host_of(control: Control, entry: u64, linear: u32, write: bool) -> u64:
     if frame >= control.ram_size:
         return NOWHERE
     return control.ram + frame + (linear & 0xFFF) & x86.MASK64
+
+
+def stack_top(control: Control, cpu: Cpu, size: u32) -> u64:
+    """Return where in this process `size` bytes at SS:ESP are, or NOWHERE.
+
+    Of a stack of 32 bits without limit, all in one page; size: at most 20.
+    """
+    stack = cpu.segments[x86.SS]
+    linear = stack.base + cpu.gpr[x86.ESP] & x86.MASK32
+    if not stack.attributes & x86.DESC_B or stack.limit != x86.MASK32:
+        return NOWHERE
+    if linear & 0xFFF > x86.PAGE_SIZE - size:
+        return NOWHERE
+    return host(control, linear, False)
+
+
+def page_table(control: Control, pde: u32) -> u64:
+    """Return where in this process a PDE's page table is, or NOWHERE: in no RAM."""
+    table = pde & x86.PAGE_MASK
+    if table >= control.ram_size:
+        return NOWHERE
+    if control.page_state.contents[table >> 12] == abi.UNBACKED:
+        return NOWHERE
+    return control.ram + table & x86.MASK64
+
+
+def run_alone(control: Control, cpu: Cpu) -> None:
+    """End an exit at an INT3: the instruction under it runs next, in its own block.
+
+    In the shadow of an interrupt a block is one instruction, and no patch is in it.
+    """
+    cpu.rip = cpu.rip - 1 & x86.MASK32
+    cpu.hflags |= offsets.HF_INHIBIT_IRQ
+    leave(control, cpu, 0)
 
 
 def waits(control: Control, cpu: Cpu) -> bool:

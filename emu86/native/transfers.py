@@ -17,6 +17,7 @@ from emu86.native.state import (
     leave,
     load_segment,
     set_flags,
+    stack_top,
     sync_mode,
     waits,
 )
@@ -48,19 +49,14 @@ def return_by_plan(control: Control, cpu: Cpu, opens: bool) -> bool:
         return False
     if cpu.rflags & (x86.NT | x86.TF | x86.VM):
         return False
-    linear = stack.base + cpu.gpr[x86.ESP] & x86.MASK32
-    if not stack.attributes & x86.DESC_B or stack.limit != x86.MASK32:
-        return False
-    if linear & 0xFFF > x86.PAGE_SIZE - 12:
-        return False
-    at = host(control, linear, False)
+    at = stack_top(control, cpu, 12)
     if at == NOWHERE:
         return False
     frame = ReturnFrame.from_address(at)
     cs = frame[1] & 0xFFFF
     image = frame[2]
     rpl = cs & 3
-    if rpl and linear & 0xFFF > x86.PAGE_SIZE - 20:
+    if rpl and stack_top(control, cpu, 20) == NOWHERE:
         return False
     key = abi.PLANNED | cs | (frame[4] & 0xFFFF if rpl else 0) << 16
     plan = control.returns[return_slot(key) & abi.PLANS - 1]

@@ -5,7 +5,8 @@ it.
 """
 
 from collections import deque
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 from emu86.native import abi
 from emu86.spec import x86
@@ -68,6 +69,12 @@ def _how(how: int) -> str:
     return f"INT {how:02X}h"
 
 
+def _last(kept: abi.Array, count: int) -> Iterator[Any]:
+    """Yield what compiled code has kept last of the `count` that there have been."""
+    for i in range(max(count - abi.CHANGES_KEPT, 0), count):
+        yield kept[i % abi.CHANGES_KEPT]
+
+
 class History:
     """The last exceptions and ring changes, the latest last."""
 
@@ -90,11 +97,7 @@ class History:
     def events(self) -> tuple[Event, ...]:
         """The last of those, what compiled code has delivered among them."""
         control = self._control
-        count = control.event_count
-        made = (
-            control.events[i % abi.CHANGES_KEPT]
-            for i in range(max(count - abi.CHANGES_KEPT, 0), count)
-        )
+        made = _last(control.events, control.event_count)
         native = (
             (
                 one.at,
@@ -109,11 +112,7 @@ class History:
     def changes(self) -> tuple[RingChange, ...]:
         """The last ring changes, those that compiled code has made among them."""
         control = self._control
-        count = control.change_count
-        made = (
-            control.changes[i % abi.CHANGES_KEPT]
-            for i in range(max(count - abi.CHANGES_KEPT, 0), count)
-        )
+        made = _last(control.changes, control.change_count)
         native = (
             RingChange(
                 _how(one.how),

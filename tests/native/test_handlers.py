@@ -205,7 +205,7 @@ ERRORS = [
     ("state", "frame >= control.ram_size", "frame > control.ram_size"),
     ("state", "cpu.old_exception = x86.MASK32", "cpu.old_exception = 0"),
     ("state", "if control.now >= control.stop_at", "if control.now > control.stop_at"),
-    ("transfers", "x86.PAGE_SIZE - 20", "x86.PAGE_SIZE - 16"),
+    ("transfers", "stack_top(control, cpu, 20)", "stack_top(control, cpu, 16)"),
     ("transfers", "image & POPPED", "image & POPPED & ~x86.NT"),
     ("transfers", "cs = frame[1] & 0xFFFF", "cs = frame[1] & 0xFFFFF"),
     ("transfers", "plan.dpl < cpl", "plan.dpl <= cpl"),

@@ -18,7 +18,7 @@ from emu86.cpu.engine import Engine, Looks
 from emu86.cpu.state import BASE, HFLAGS, RFLAGS
 from emu86.mmu.shadow import ShadowMmu
 from emu86.native import abi
-from emu86.native.scan import PYTHON
+from emu86.native.scan import PYTHON, load_slot
 from emu86.rings.decode import Insn, decode
 from emu86.rings.events.accesses import XLAT
 from emu86.rings.events.protection import checks_alignment, segments, stores_to_code
@@ -404,7 +404,7 @@ class Scanner:
                 self._guard = null.guard
                 after = linear + end & x86.MASK32
                 if last and null.loads(insn, after):
-                    slot = (after ^ after >> 12) & 0xFFF
+                    slot = load_slot(after)
                     self._engine.shared.behind_load[slot >> 6] |= 1 << (slot & 63)
                     self._scan_at(after)
             state = flag_states.after(insn, state)
