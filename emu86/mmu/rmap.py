@@ -52,6 +52,11 @@ class ReverseMap:
             self.add(added[i].page, added[i].index)
         control.added_count = 0
 
+    def make_room(self) -> None:
+        """Have the compiled handlers go on, if they have made too many to tell of."""
+        if self._control.added_count > abi.ADDED_FULL:
+            self.learn()
+
     def keep(self, page: int, index: int) -> None:
         """Forget the entries of `page` but the one at `index` (-1: that one too)."""
         self.learn()

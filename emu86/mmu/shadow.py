@@ -276,6 +276,7 @@ class ShadowMmu:
                 return NO_BACKING
             self._sptes[index] = entry | rights & x86.PTE_US
         self.stats.fills += 1
+        self._rmap.make_room()
         if table.page_table >= 0:
             table.gptes[at] = pte
             if pte & self._global:

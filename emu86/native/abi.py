@@ -32,9 +32,11 @@ EXIT_TIME: Final = 1000 * QUARTERS
 GUARDED_WORDS: Final = 64
 DROPPED_MOST: Final = 32
 SITE_MASK: Final = 4095
-PLANS: Final = 64  # of returns, and of gates
+RETURNS: Final = 16  # plans of returns, and of gates
+GATES: Final = 128
 VERWS: Final = 16
 ADDED_MOST: Final = 2048
+ADDED_FULL: Final = ADDED_MOST - 32  # compiled code fills no more until Python looks
 LEAF_PAGES: Final = 16384  # pages of the VMM's memory
 ROOTS: Final = 256
 GDT_MOST: Final = 64  # descriptors of a GDT that compiled handlers may read again
@@ -361,8 +363,8 @@ class Control(ctypes.Structure):
     byte, then behind 0Fh; prologues: see `PROLOGUE`; code_next, code_end: addresses in
     this process behind the last block, and behind the engine's buffer.
 
-    check_exit: the engine's look whether to stop; sites: a direct-mapped cache of
-    decoded instructions.
+    check_exit: the engine's look whether to stop; sites: decoded instructions, each at
+    its `state.site_index` or beside it (a cache of two ways).
     """
 
     now: i64
@@ -408,6 +410,7 @@ class Control(ctypes.Structure):
     count_read_cr: i64
     count_setcc: i64
     count_load_sreg: i64
+    count_pop_sreg: i64
     count_page_fault: i64
     count_resynced: i64
     cr2: i64
@@ -431,8 +434,8 @@ class Control(ctypes.Structure):
     dropped: Annotated[Array, ctypes.c_int64 * DROPPED_MOST]
     guarded: Annotated[Array, ctypes.c_uint64 * GUARDED_WORDS]
     sites: Annotated[Array, Site * (SITE_MASK + 1)]
-    returns: Annotated[Array, Plan * PLANS]
-    gates: Annotated[Array, Plan * PLANS]
+    returns: Annotated[Array, Plan * RETURNS]
+    gates: Annotated[Array, Plan * GATES]
     count_int: Annotated[Array, ctypes.c_int64 * 256]
     change_count: i64
     changes: Annotated[Array, Change * CHANGES_KEPT]
@@ -511,7 +514,6 @@ COUNT_SPLIT: Final = _word("count_split")
 DROPPED_COUNT: Final = _word("dropped_count")
 DROPPED_PAGES: Final = _word("dropped")
 GUARDED: Final = _word("guarded")
-SITES: Final = _word("sites")
 COUNT_IRET: Final = _word("count_iret")
 COUNT_FILLED: Final = _word("count_filled")
 COUNT_POPF: Final = _word("count_popf")
@@ -519,6 +521,7 @@ COUNT_VERW: Final = _word("count_verw")
 COUNT_WRITE_CR3: Final = _word("count_write_cr3")
 COUNT_READ_CR: Final = _word("count_read_cr")
 COUNT_LOAD_SREG: Final = _word("count_load_sreg")
+COUNT_POP_SREG: Final = _word("count_pop_sreg")
 COUNT_SETCC: Final = _word("count_setcc")
 COUNT_PAGE_FAULT: Final = _word("count_page_fault")
 COUNT_RESYNCED: Final = _word("count_resynced")
@@ -568,11 +571,6 @@ def access_kind(
     kind |= (index if index >= 0 else NO_REGISTER) << 12
     signed = (displacement + (1 << 31) & 0xFFFFFFFF) - (1 << 31)
     return kind | signed << 32
-
-
-def site_slot(linear: int) -> int:
-    """Return the word index of the cache slot for the code at `linear`."""
-    return SITES + 2 * ((linear ^ (linear >> 12)) & SITE_MASK)
 
 
 def setcc_kind(

@@ -14,6 +14,7 @@ from typing import Any, Final, get_type_hints
 from emu86.cpu import offsets
 from emu86.native import abi, handlers, transfers
 from emu86.native.records import ctype, is_kind
+from emu86.native.state import site_index
 from emu86.spec import x86
 
 FOLDER: Final = str(resources.files("emu86.native") / "blobs")
@@ -154,7 +155,7 @@ def _agrees(entries: dict[str, int]) -> bool:
     cpu.hflags = offsets.HF_INHIBIT_IRQ | 1  # CPL 1
     cpu.segments[x86.CS].base = base = 0x9ABCD000
     linear = cpu.rip + base & x86.MASK32
-    site = control.sites[(linear ^ linear >> 12) & abi.SITE_MASK]
+    site = control.sites[site_index(linear)]
     site.linear, site.kind = linear, abi.SITE_CLI
     before = bytes(control), bytes(cpu)
     outcomes = []

@@ -38,7 +38,7 @@ def fill(control: Control, cpu: Cpu) -> bool:
         return False
     if control.told or waits(control, cpu):
         return False
-    if control.added_count > abi.ADDED_MOST - 32:
+    if control.added_count > abi.ADDED_FULL:
         return False
     slot = cpu.cr2 >> 22 & 1023
     at = cpu.cr2 >> 12 & 1023

@@ -13,7 +13,16 @@ from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.abi import Control, Cpu, Descriptors, GuestTable, ShadowPdes
 from emu86.native.records import u32, u64
-from emu86.native.state import NOWHERE, host, leave, page_table, spte_address, waits
+from emu86.native.state import (
+    NOWHERE,
+    host,
+    leave,
+    page_table,
+    spte_address,
+    stack_top,
+    sync_mode,
+    waits,
+)
 from emu86.spec import x86
 
 _HIGH: Final = 32
@@ -25,6 +34,8 @@ _LIMIT: Final = 0xFFFF
 _USED: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_A
 _WRITTEN: Final = _USED | x86.PTE_D
 _MOV_SREG: Final = 0x8E
+_POP_ES, _POP_DS, _POP_FS, _POP_GS = 0x07, 0x1F, 0xA10F, 0xA90F
+_NONE: Final = 6  # of the segment registers
 _TABLE: Final = 4  # TI of a selector
 
 
@@ -124,8 +135,23 @@ def settle(control: Control) -> bool:
     return True
 
 
+def popped_by(opcode: u32) -> u32:
+    """Return which data segment register the first two bytes of code pop, or _NONE."""
+    byte = opcode & 0xFF
+    if byte == _POP_ES:
+        return x86.ES
+    if byte == _POP_DS:
+        return x86.DS
+    if opcode == _POP_FS:
+        return x86.FS
+    return x86.GS if opcode == _POP_GS else _NONE
+
+
 def load_sreg(control: Control, cpu: Cpu, vector: u32) -> bool:
-    """Do a MOV to FS or GS, from a register, that the empty shadow GDT has let trap."""
+    """Do a load of a data segment register that the empty shadow GDT has let trap.
+
+    A MOV from a register, or a POP.
+    """
     selector = cpu.error_code
     if vector != x86.VEC_GP or selector & _TABLE or not control.gdt_spte:
         return False
@@ -138,23 +164,34 @@ def load_sreg(control: Control, cpu: Cpu, vector: u32) -> bool:
     if at == NOWHERE:
         return False
     opcode = ctypes.c_uint16.from_address(at).value
-    index = opcode >> 11 & 7
-    register = cpu.gpr[opcode >> 8 & 7] & 0xFFFF
-    if opcode & 0xFF != _MOV_SREG or opcode >> 14 != 3 or register & ~3 != selector:
+    popped = popped_by(opcode)
+    index = opcode >> 11 & 7 if popped == _NONE else popped
+    loaded: u32 = cpu.gpr[opcode >> 8 & 7] & 0xFFFF
+    if popped != _NONE:
+        top = stack_top(control, cpu, 4)
+        if top == NOWHERE:
+            return False
+        loaded = ctypes.c_uint16.from_address(top).value
+    elif opcode & 0xFF != _MOV_SREG or opcode >> 14 != 3:
         return False
-    if index not in (x86.FS, x86.GS) or register >> 3 >= control.gdt_filled:
+    if loaded & ~3 != selector or loaded >> 3 >= control.gdt_filled:
         return False
-    if not settle(control):
+    if index not in (x86.ES, x86.DS, x86.FS, x86.GS) or not settle(control):
         return False
-    word = control.gdt_words[register >> 3 & abi.GDT_MOST - 1]
+    word = control.gdt_words[loaded >> 3 & abi.GDT_MOST - 1]
     if not is_flat_users(word):
         return False
+    if popped != _NONE:
+        cpu.gpr[x86.ESP] = cpu.gpr[x86.ESP] + 4 & x86.MASK32
     segment = cpu.segments[min(index, 5)]
-    segment.selector = register
+    segment.selector = loaded
     segment.base = word >> 16 & 0xFFFFFF | word >> 56 << 24
     segment.limit = x86.MASK32
     segment.attributes = word >> _HIGH & x86.DESC_ATTRIBUTES & ~x86.DESC_L
-    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
-    control.count_load_sreg += 1
-    leave(control, cpu, 2)
+    sync_mode(cpu, 1)  # DS or ES may have got a base, or lost it
+    if popped == _NONE:
+        control.count_load_sreg += 1
+    else:
+        control.count_pop_sreg += 1
+    leave(control, cpu, 1 if popped in (x86.ES, x86.DS) else 2)
     return True

@@ -35,6 +35,7 @@ from emu86.native.state import (
     operand_offset,
     run_alone,
     set_flags,
+    site_index,
     stack_top,
     waits,
 )
@@ -123,11 +124,14 @@ def cli(control: Control, cpu: Cpu) -> bool:
 
 
 def sti(control: Control, cpu: Cpu) -> bool:
-    """Set IF; if it was clear, for the instruction behind the next."""
-    if control.pending:
-        return False
+    """Set IF; if it was clear, for the instruction behind the next.
+
+    So an interrupt that waits comes in at a later block, if not at once.
+    """
     open_ = cpu.hflags & ~offsets.HF_INHIBIT_IRQ
     begins = not cpu.rflags & x86.IF and open_ == cpu.hflags
+    if control.pending and not begins:
+        return False
     cpu.hflags = open_ | offsets.HF_INHIBIT_IRQ if begins else open_
     cpu.rflags |= x86.IF
     control.count_sti += 1
@@ -280,7 +284,9 @@ def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
         return False
     start = cpu.rip - (1 if is_break else 0) & x86.MASK32
     linear = start + cpu.segments[x86.CS].base & x86.MASK32
-    site = control.sites[(linear ^ linear >> 12) & abi.SITE_MASK]
+    index = site_index(linear)
+    found = control.sites[index & abi.SITE_MASK].linear == linear
+    site = control.sites[(index if found else index ^ 1) & abi.SITE_MASK]
     if site.linear != linear:
         return False
     kind = site.kind

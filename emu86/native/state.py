@@ -135,6 +135,11 @@ def page_table(control: Control, pde: u32) -> u64:
     return control.ram + table & x86.MASK64
 
 
+def site_index(linear: u32) -> u32:
+    """Return where the site at a linear address is, or else it is at this index ^ 1."""
+    return (linear ^ linear >> 12) & abi.SITE_MASK
+
+
 def run_alone(control: Control, cpu: Cpu) -> None:
     """End an exit at an INT3: the instruction under it runs next, in its own block.
 

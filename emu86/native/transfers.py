@@ -26,6 +26,7 @@ from emu86.spec import x86
 # What IRET and POPF at CPL 0 may change; IOPL and VM are not changed here.
 POPPED = x86.ARITHMETIC_FLAGS | x86.DF | x86.NT | x86.AC | x86.ID | x86.IF
 _CLEARED_BY_TRAP = x86.TF | x86.NT | x86.RF | x86.VM
+_VECTORS = abi.GATES // 2
 _DATA = (x86.ES, x86.DS, x86.FS, x86.GS)
 
 
@@ -59,7 +60,7 @@ def return_by_plan(control: Control, cpu: Cpu, opens: bool) -> bool:
     if rpl and stack_top(control, cpu, 20) == NOWHERE:
         return False
     key = abi.PLANNED | cs | (frame[4] & 0xFFFF if rpl else 0) << 16
-    plan = control.returns[return_slot(key) & abi.PLANS - 1]
+    plan = control.returns[return_slot(key) & abi.RETURNS - 1]
     if plan.key != key or frame[0] > plan.cs.limit:
         return False
     if image & x86.IF and not opens:
@@ -82,12 +83,16 @@ def return_by_plan(control: Control, cpu: Cpu, opens: bool) -> bool:
 
 def return_slot(key: u64) -> u32:
     """Return where a plan of IRET is kept, by CS and SS."""
-    return (key >> 3 ^ key >> 19) & abi.PLANS - 1
+    return (key >> 3 ^ key >> 19) & abi.RETURNS - 1
 
 
 def gate_slot(vector: u32, cpl: u32) -> u32:
-    """Return where the plan of an event is kept."""
-    return (vector ^ cpl << 4) & abi.PLANS - 1
+    """Return where the plan of an event is kept.
+
+    Exceptions and the interrupts of an 8259, in the kernel and in users' code, and
+    Linux' INT 80h have a place each: none drops the other's plan.
+    """
+    return (vector ^ vector >> 2) & _VECTORS - 1 | (_VECTORS if cpl else 0)
 
 
 def deliver_by_plan(
@@ -103,7 +108,7 @@ def deliver_by_plan(
     if not knows_flags(control, cpu):
         return False
     cpl = cpu.segments[x86.CS].selector & 3
-    plan = control.gates[gate_slot(vector, cpl) & abi.PLANS - 1]
+    plan = control.gates[gate_slot(vector, cpl) & abi.GATES - 1]
     if plan.key != abi.PLANNED | vector << 2 | cpl or (by_int and plan.dpl < cpl):
         return False
     old = cpu.segments[x86.SS]

@@ -6,7 +6,7 @@ for them.
 
 import ctypes
 from collections.abc import Callable
-from typing import Final
+from typing import Any
 
 from emu86.cpu.engine import Engine
 from emu86.native import abi
@@ -18,8 +18,9 @@ from emu86.native.transfers import (
 )
 from emu86.spec import x86
 
-_ALL: Final = abi.Plan * abi.PLANS
-_VERWS: Final = abi.Verw * abi.VERWS
+
+def _clear(records: ctypes.Array[Any]) -> None:
+    ctypes.memset(records, 0, ctypes.sizeof(records))
 
 
 class Plans:
@@ -69,13 +70,13 @@ class Plans:
         """Drop them all: a descriptor table is another one now."""
         self._used.clear()
         self._control.gdt_used = 0
-        ctypes.memset(ctypes.addressof(self._control.verws), 0, ctypes.sizeof(_VERWS))
-        ctypes.memset(ctypes.addressof(self._control.returns), 0, ctypes.sizeof(_ALL))
+        _clear(self._control.verws)
+        _clear(self._control.returns)
         self.forget_gates()
 
     def forget_gates(self) -> None:
         """Drop those of events: the IDT or the TSS has changed."""
-        ctypes.memset(ctypes.addressof(self._control.gates), 0, ctypes.sizeof(_ALL))
+        _clear(self._control.gates)
 
     def keep_return(self, selector: int, ss: int = 0) -> None:
         """Keep an IRET to what CS and SS hold now; ss: 0 for one in ring 0."""

@@ -13,6 +13,7 @@ from functools import cache
 from emu86 import Machine
 from emu86.cpu import offsets
 from emu86.native import abi
+from emu86.native.state import site_index
 from emu86.native.transfers import gate_slot, return_slot
 from emu86.spec import x86
 from support.world import RAM_PAGES
@@ -105,6 +106,7 @@ AIMS = {
         lambda pick: abi.SITE_READ_CR | pick.randrange(8) << 4 | pick.few(2, 3) << 8
     ),
     "MOV to Sreg": at_general_protection(lambda _pick: 0),
+    "POP Sreg": at_general_protection(lambda _pick: 0),
     "SETcc": at_int3(setcc),
     "split": at_int3(lambda _pick: abi.SITE_SPLIT),
     "access": at_int3(access),
@@ -166,7 +168,9 @@ def randomize(world, seed, aim="any"):
     if aim == "MOV to CR3":
         cpu.gpr[kind >> 4 & 7] = pick.odd(DIRECTORY << 12, 0) | pick.few(0, 0x18)
     elif aim == "MOV to Sreg":
-        load_sreg(world, pick)
+        load_sreg(world, pick, pick.odd(0x8E, 0x8C) | pick.few(*LOADS) << 8)
+    elif aim == "POP Sreg":
+        load_sreg(world, pick, pick.odd(pick.few(*POPS), 0xB10F))
     elif aim == "#PF of the GDT":
         write_to_gdt(world, pick)
     elif aim == "#PF of the guest's":
@@ -176,7 +180,7 @@ def randomize(world, seed, aim="any"):
     if world.vector == x86.VEC_BP and kind & 15 == abi.SITE_ACCESS:
         limit(world, kind, pick)
     linear = cpu.rip - is_break + cpu.segments[x86.CS].base & x86.MASK32
-    site = control.sites[(linear ^ linear >> 12) & abi.SITE_MASK]
+    site = control.sites[site_index(linear) ^ pick.randrange(2)]
     site.linear = pick.odd(linear, linear ^ 1 << 31, linear | 1 << 32)
     site.kind = kind
     for register in cpu.gpr:
@@ -236,7 +240,9 @@ def shadow(world, pick):
         world.point_at(shadow_pdes=world.shadow_pdes)
     world.point_at(guest_pdes=world.guest_pdes, known_pdes=world.known_pdes)
     most = abi.DROPPED_MOST
-    control.dropped_count = pick.few(0, 1, most - 1, pick.odd(2, most, most + 1))
+    control.dropped_count = pick.few(
+        0, 1, most - 1, pick.odd(2, most, most + 1, once=4)
+    )
     for register in world.cpu.gpr:
         page = (register & x86.MASK32) >> 12
         table = pick.choice(world.tables)
@@ -318,19 +324,25 @@ def gdt(world, pick):
         control.stale = pick.odd(1, 0)
 
 
-def load_sreg(world, pick):
-    """A load of FS or GS, from a GDT that has been written to."""
+# ModRM of EAX to each segment register, and of memory; POP ES, DS, FS and GS.
+LOADS = 0xC0, 0xC8, 0xD0, 0xD8, 0xE0, 0xE0, 0xE8, 0xE8, 0xF0, 0xF8, 0x20
+POPS = 0x9007, 0x901F, 0xA10F, 0xA90F
+
+
+def load_sreg(world, pick, opcode):
+    """A load of a segment register, from a GDT that has been written to."""
     control, cpu = world.control, world.cpu
     control.gdt_spte = ctypes.addressof(world.tables[3])
     control.stale, control.gdt_was_stale = 1, pick.odd(0, 1)
     index = pick.randrange(8)
-    opcode = pick.odd(0x8E, 0x8C) | pick.odd(0xE8, 0xE0, 0xD8, 0x20) << 8
     cpu.hflags &= ~(offsets.HF_CS32 | offsets.HF_CPL)
     cpu.hflags |= offsets.HF_CS32 * pick.odd(1, 0, once=8) | pick.odd(1, 0, 3, once=8)
     if not pick.odd(1, 0, once=12):
         world.absent.add("flush_page")
     selector = index << 3 | pick.odd(3, 0, 7)
     cpu.gpr[x86.EAX] = selector
+    top = cpu.gpr[x86.ESP] + cpu.segments[x86.SS].base & 0xFFC
+    world.ram[STACK * 1024 + top // 4] = selector | pick.getrandbits(16) << 16
     cpu.error_code, cpu.is_int = pick.odd(index << 3, 4, selector), pick.odd(0, 1)
     if pick.randrange(4):
         guest = abi.Descriptors.from_address(control.ram + (GDT << 12))

@@ -50,7 +50,7 @@ COMPILED: Final = {
     "segment access": abi.COUNT_ACCESS,
     "INVLPG": abi.COUNT_INVLPG, "CMPXCHG8B": abi.COUNT_SPLIT, "IRET": abi.COUNT_IRET,
     "MOV to CR": abi.COUNT_WRITE_CR3, "MOV from CR": abi.COUNT_READ_CR,
-    "MOV to Sreg": abi.COUNT_LOAD_SREG,
+    "MOV to Sreg": abi.COUNT_LOAD_SREG, "POP Sreg": abi.COUNT_POP_SREG,
     "SETcc": abi.COUNT_SETCC, "#PF guest": abi.COUNT_PAGE_FAULT,
     "#PF fill": abi.COUNT_FILLED, "POPF": abi.COUNT_POPF, "VERW": abi.COUNT_VERW,
     **{f"INT {vector:02X}h": abi.COUNT_INT + vector for vector in range(256)},

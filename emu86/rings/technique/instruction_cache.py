@@ -4,6 +4,7 @@ A decoded instruction is kept by guest page for as long as that page is code. CL
 STI at pages that stay mapped (global ones) are given to the compiled hook besides.
 """
 
+import ctypes
 from typing import Final
 
 from emu86.cpu.engine import Engine
@@ -12,6 +13,7 @@ from emu86.mmu.memory import GuestMemory
 from emu86.mmu.ram import CODE
 from emu86.mmu.shadow import ShadowMmu
 from emu86.native import abi
+from emu86.native.state import site_index
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn, decode
 from emu86.rings.insn.table import find
@@ -25,7 +27,6 @@ _OF_ANY_LENGTH: Final = (
 )  # fmt: skip
 _OF_USERS: Final = (abi.SITE_ACCESS, abi.SITE_SETCC)
 _NO_GUARDS: Final = memoryview(bytes(8 * abi.GUARDED_WORDS)).cast("q")
-_NO_SITES: Final = memoryview(bytes(16 * (abi.SITE_MASK + 1))).cast("q")
 
 
 class InstructionCache:
@@ -36,7 +37,7 @@ class InstructionCache:
     ) -> None:
         self._cpu = cpu
         self._q, self._d = cpu.q, cpu.d
-        self._control = engine.control
+        self._control, self._shared = engine.control, engine.shared
         self._flushes_page = engine.can.flush_page
         self._memory = memory
         self._mmu = mmu
@@ -44,7 +45,8 @@ class InstructionCache:
         self.compiles = True
         # Guest page -> offset in it (plus 4096 in 16-bit code) -> instruction.
         self._sites: dict[int, dict[int, Insn]] = {}
-        self._compiled: set[int] = set()  # linear pages known to the compiled hook
+        # Linear pages known to the compiled hook, and what guest page is there.
+        self._compiled: dict[int, int] = {}
         self._guarded: set[int] = set()
         listeners = mmu.listeners
         listeners.code_changed.append(self.forget)
@@ -130,8 +132,15 @@ class InstructionCache:
 
     def forget(self, page: int) -> None:
         """Drop what is kept of a guest page: its code has changed."""
-        if self._sites.pop(page, None) is not None:
-            self.drop_compiled()
+        sites = self._sites.pop(page, {})
+        compiled = self._compiled
+        for at in [at for at in compiled if sites and compiled[at] == page]:
+            del compiled[at]
+            for offset in sites:
+                linear = at << x86.PAGE_SHIFT | offset & 0xFFF
+                for place in self._places(linear):
+                    if place.linear == linear:
+                        place.linear = place.kind = 0
 
     def compile(self, insn: Insn, kind: int) -> None:
         """Let the compiled hook handle the instruction at CS:EIP from now on.
@@ -143,7 +152,8 @@ class InstructionCache:
         if not fits or not self.compiles or not self._flushes_page:
             return
         linear = self._cpu.linear_eip
-        kept = self._sites.get(self._memory.gpa(linear) >> x86.PAGE_SHIFT, {})
+        gpa = self._memory.gpa(linear)
+        kept = self._sites.get(gpa >> x86.PAGE_SHIFT, {})
         # What is not kept is in a mixed page or on two: `forget` would not hear of it.
         if kept.get(linear & 0xFFF) is not insn or (
             self._cpu.cpl and tag not in _OF_USERS
@@ -151,12 +161,18 @@ class InstructionCache:
             return
         if not self._mmu.is_global(linear):
             self._control[abi.NONGLOBAL_SITES] = 1
-        slot = abi.site_slot(linear)
-        self._control[slot] = linear
-        self._control[slot + 1] = kind
+        first, second = self._places(linear)
+        if first.kind and first.linear != linear:
+            second.linear, second.kind = first.linear, first.kind
+        first.linear, first.kind = linear, kind
         page = linear >> x86.PAGE_SHIFT
-        self._compiled.add(page)
+        self._compiled[page] = gpa >> x86.PAGE_SHIFT
         self._guard(page)
+
+    def _places(self, linear: int) -> tuple[abi.Site, abi.Site]:
+        """Return the two places where compiled code looks for a site, in that order."""
+        index = site_index(linear)
+        return self._shared.sites[index], self._shared.sites[index ^ 1]
 
     def guard(self, page: int) -> None:
         """Leave INVLPG of this linear page to Python: something hangs on it."""
@@ -198,4 +214,5 @@ class InstructionCache:
         self._control[abi.GUARDED : end] = _NO_GUARDS
         for page in self._guarded:
             self._guard(page)
-        self._control[abi.SITES : abi.SITES + len(_NO_SITES)] = _NO_SITES
+        sites = self._shared.sites
+        ctypes.memset(sites, 0, ctypes.sizeof(sites))
