@@ -16,6 +16,8 @@ class ReverseMap:
 
     def __init__(self, sptes: memoryview, control: abi.Control) -> None:
         self._control = control
+        added = memoryview(control.added).cast("B").cast("I")
+        self._added = added[::2], added[1::2]  # pages, and indices
         self._sptes = sptes.toreadonly()
         self._table_of: dict[int, LeafTables] = {}  # by index of an entry // 512
         self._large: dict[int, list[LeafTables]] = {}  # by guest page // 512
@@ -46,10 +48,13 @@ class ReverseMap:
 
     def learn(self) -> None:
         """Learn of the entries that the compiled handlers have made."""
-        control = self._control
-        added = control.added
-        for i in range(control.added_count):
-            self.add(added[i].page, added[i].index)
+        control, indices = self._control, self._indices
+        pages, entries = (words[: control.added_count] for words in self._added)
+        for page, index in zip(pages, entries, strict=True):
+            if page in indices:
+                indices[page].add(index)
+            else:
+                indices[page] = {index}
         control.added_count = 0
 
     def make_room(self) -> None:
