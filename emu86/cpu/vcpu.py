@@ -59,10 +59,10 @@ class VCpu:
     """
 
     model: CpuModel
-    cr0: int = x86.CR0_PE | x86.CR0_ET
-    cr4: int = 0
-    # CR2 and CR3, which compiled handlers write, too: `share`.
-    _cr: "list[int] | memoryview[int]" = field(default_factory=lambda: [0, 0])
+    # CR0, CR2, CR3 and CR4, which compiled handlers write, too: `share`.
+    _cr: "list[int] | memoryview[int]" = field(
+        default_factory=lambda: [x86.CR0_PE | x86.CR0_ET, 0, 0, 0]
+    )
     gdt_base: int = 0
     gdt_limit: int = 0xFFFF
     idt_base: int = 0
@@ -78,26 +78,44 @@ class VCpu:
     hypervisor: str = ""
 
     @property
+    def cr0(self) -> int:
+        """Protection, paging, and whether the FPU may be used."""
+        return self._cr[0]
+
+    @cr0.setter
+    def cr0(self, value: int) -> None:
+        self._cr[0] = value
+
+    @property
     def cr2(self) -> int:
         """The address of the last page fault."""
-        return self._cr[0]
+        return self._cr[1]
 
     @cr2.setter
     def cr2(self, value: int) -> None:
-        self._cr[0] = value
+        self._cr[1] = value
 
     @property
     def cr3(self) -> int:
         """Where the page directory is, and how it is cached."""
-        return self._cr[1]
+        return self._cr[2]
 
     @cr3.setter
     def cr3(self, value: int) -> None:
-        self._cr[1] = value
+        self._cr[2] = value
+
+    @property
+    def cr4(self) -> int:
+        """What of the architecture's extensions is switched on."""
+        return self._cr[3]
+
+    @cr4.setter
+    def cr4(self, value: int) -> None:
+        self._cr[3] = value
 
     def share(self, words: "memoryview[int]") -> None:
-        """Keep CR2 and CR3 in `words` from now on."""
-        words[0], words[1] = self._cr
+        """Keep these in `words` from now on."""
+        words[0], words[1], words[2], words[3] = self._cr
         self._cr = words
 
     def save(self) -> VCpuState:

@@ -139,8 +139,28 @@ class ShadowMmu:
         self._sync_root(root, directory)
         self._load(root)
         self.engine.flush_tlb()
+        self._tell_switched()
+
+    def _tell_switched(self) -> None:
+        self.engine.shared.held_count = 0  # who still holds a page says so
         for tell in self.listeners.flushed_nonglobal:
             tell()
+
+    def hold(self, page: int, frame: int) -> None:
+        """Have a compiled MOV to CR3 find out whether a linear page maps `frame` then.
+
+        If not, Python does it. Until the listeners are told of a MOV to CR3, or of
+        changes of global pages.
+        """
+        shared = self.engine.shared
+        count = shared.held_count
+        for i in range(min(count, abi.HELD_MOST)):
+            if shared.held[i].page == page:
+                shared.held[i].frame = frame
+                return
+        if count < abi.HELD_MOST:
+            shared.held[count] = abi.Held(page, frame)
+        shared.held_count = min(count, abi.HELD_MOST) + 1
 
     def _select(self, cr3: int) -> Root:
         """Make the root for `cr3`, perhaps a new one, the current one."""
@@ -155,8 +175,7 @@ class ShadowMmu:
             self._tell_dropped()
         if behind & abi.SWITCHED:
             self._select(cr3)
-            for tell in self.listeners.flushed_nonglobal:
-                tell()
+            self._tell_switched()
 
     def reset(self) -> None:
         """Drop every shadow table and start again from the current registers."""
@@ -172,6 +191,7 @@ class ShadowMmu:
         self._tell_flushed_all()
 
     def _tell_flushed_all(self) -> None:
+        self.engine.shared.held_count = 0
         for tell in self.listeners.flushed_all:
             tell()
 

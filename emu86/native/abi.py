@@ -15,6 +15,7 @@ from emu86.native.records import (
     Pointer,
     at,
     function,
+    i32,
     i64,
     record,
     u16,
@@ -39,6 +40,7 @@ ADDED_MOST: Final = 2048
 ADDED_FULL: Final = ADDED_MOST - 32  # compiled code fills no more until Python looks
 LEAF_PAGES: Final = 16384  # pages of the VMM's memory
 ROOTS: Final = 256
+HELD_MOST: Final = 32
 GDT_MOST: Final = 64  # descriptors of a GDT that compiled handlers may read again
 
 # An entry of `opcodes`: bits, and masks by ModRM.reg (or bit 0 of one: no ModRM).
@@ -84,12 +86,13 @@ SITE_ACCESS: Final = 4  # see `access_kind`
 SITE_IRET: Final = 5
 SITE_POPF: Final = 6
 SITE_VERW: Final = 7  # the index of its `Verw` from bit 4 on
-# The number of a register from bit 4 on: an address; a value; what takes CR2 or CR3,
-# whose number is in bit 8 and 9.
+# The number of a register from bit 4 on: an address; what goes to a control register,
+# whose number is in bits 8 to 10, or comes from it.
 SITE_INVLPG: Final = 8
-SITE_WRITE_CR3: Final = 9
+SITE_WRITE_CR: Final = 9
 SITE_READ_CR: Final = 10
 SITE_SETCC: Final = 11  # see `setcc_kind`
+SITE_CLTS: Final = 12
 NO_REGISTER: Final = 8  # R8, which is 0 for 32-bit guests
 
 # An operand to look at, in a word: its displacement in the low 32 bits, the numbers of
@@ -166,6 +169,7 @@ class Cpu(ctypes.Structure):
     df: u32 = at(offsets.DF)
     hflags: u32 = at(offsets.HFLAGS)
     segments: Annotated[Array, Segment * 6] = at(offsets.SEGMENTS)
+    cr0: u64 = at(offsets.CR)
     cr2: u64 = at(offsets.CR + 16)
     cr3: u64 = at(offsets.CR + 24)
     error_code: u32 = at(offsets.ERROR_CODE)
@@ -250,6 +254,17 @@ class Leaf(ctypes.Structure):
 
 
 @record
+class Held(ctypes.Structure):
+    """A linear page that is not global, with something on it that Python has kept.
+
+    frame: the guest page that it was then.
+    """
+
+    page: u32
+    frame: u32
+
+
+@record
 class Added(ctypes.Structure):
     """A shadow entry that was made: the guest page that it maps, and its index."""
 
@@ -290,11 +305,14 @@ class Change(ctypes.Structure):
 
 @record
 class Event(ctypes.Structure):
-    """An exception that was delivered: when, what, from where, and CR2 then."""
+    """An exception that was delivered: when, what, from where, and CR2 then.
+
+    error: its error code, or -1.
+    """
 
     at: i64
     vector: u32
-    error: u32
+    error: i32
     cs: u32
     eip: u32
     address: u32
@@ -324,14 +342,14 @@ class Control(ctypes.Structure):
     copy of that; vmm_memory_bias: what to add to a host-physical address to get one of
     this process; linked_pdes: a bit for each 32 PDEs of which some are linked; roots:
     those to switch to, by bits 12 to 19 of their directory; flush_tlb: the engine's
-    flush of its whole TLB; cr2, cr3: the guest's; write_protect: its CR0.WP is set.
+    flush of its whole TLB; cr0, cr2, cr3, cr4: the guest's; write_protect: its CR0.WP
+    is set.
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
     read again, into `gdt_words`. guarded: a set of linear pages whose
-    INVLPG is Python's, by the low 12 bits of their number; nonglobal_sites,
-    nonglobal_tables: not 0 while a MOV to CR3 is Python's, because sites, or pages of
-    descriptors, may be others then.
+    INVLPG is Python's, by the low 12 bits of their number; held: pages of sites and of
+    descriptors that must be the same behind a MOV to CR3, or it is Python's.
 
     gdt_page: the guest page of the GDT if it is all there, else -1; gdt_at: its address
     in this process; gdt_entries: address of the shadow GDT; gdt_filled: its
@@ -378,6 +396,7 @@ class Control(ctypes.Structure):
     tsc_cost: i64
     exit_cost: i64
     count_cli: i64
+    count_clts: i64
     count_sti: i64
     count_rdtsc: i64
     count_invlpg: i64
@@ -406,19 +425,23 @@ class Control(ctypes.Structure):
     count_filled: i64
     count_popf: i64
     count_verw: i64
-    count_write_cr3: i64
+    count_write_cr: i64
+    count_switched: i64
     count_read_cr: i64
     count_setcc: i64
     count_load_sreg: i64
     count_pop_sreg: i64
     count_page_fault: i64
+    count_exceptions: Annotated[Array, ctypes.c_int64 * 32]
     count_resynced: i64
+    cr0: i64
     cr2: i64
     cr3: i64
+    cr4: i64
     behind: i64
     write_protect: i64
-    nonglobal_sites: i64
-    nonglobal_tables: i64
+    held_count: i64
+    held: Annotated[Array, Held * HELD_MOST]
     told: i64
     by_ring: i64
     patched: i64
@@ -486,6 +509,7 @@ TSC_OFFSET: Final = _word("tsc_offset")
 TSC_COST: Final = _word("tsc_cost")
 EXIT_COST: Final = _word("exit_cost")
 COUNT_CLI: Final = _word("count_cli")
+COUNT_CLTS: Final = _word("count_clts")
 COUNT_STI: Final = _word("count_sti")
 COUNT_RDTSC: Final = _word("count_rdtsc")
 COUNT_INVLPG: Final = _word("count_invlpg")
@@ -518,19 +542,19 @@ COUNT_IRET: Final = _word("count_iret")
 COUNT_FILLED: Final = _word("count_filled")
 COUNT_POPF: Final = _word("count_popf")
 COUNT_VERW: Final = _word("count_verw")
-COUNT_WRITE_CR3: Final = _word("count_write_cr3")
+COUNT_WRITE_CR: Final = _word("count_write_cr")
+COUNT_SWITCHED: Final = _word("count_switched")
 COUNT_READ_CR: Final = _word("count_read_cr")
 COUNT_LOAD_SREG: Final = _word("count_load_sreg")
 COUNT_POP_SREG: Final = _word("count_pop_sreg")
 COUNT_SETCC: Final = _word("count_setcc")
 COUNT_PAGE_FAULT: Final = _word("count_page_fault")
+COUNT_EXCEPTIONS: Final = _word("count_exceptions")
 COUNT_RESYNCED: Final = _word("count_resynced")
-CR2: Final = _word("cr2")
-CR3: Final = _word("cr3")
+CR0: Final = _word("cr0")
+CR4: Final = _word("cr4")
 BEHIND: Final = _word("behind")
 WRITE_PROTECT: Final = _word("write_protect")
-NONGLOBAL_SITES: Final = _word("nonglobal_sites")
-NONGLOBAL_TABLES: Final = _word("nonglobal_tables")
 COUNT_INT: Final = _word("count_int")
 TOLD: Final = _word("told")
 BY_RING: Final = _word("by_ring")

@@ -1,15 +1,16 @@
-"""Page faults that are the guest's own, delivered by a plan.
+"""Exceptions that are the guest's own, delivered by a plan.
 
-What `rings.technique.deprivileged` does for small pages of 32-bit paging. Everything
-else goes on to Python.
+What `rings.technique.deprivileged` does, of page faults for small pages of 32-bit
+paging. Everything else goes on to Python.
 """
 
 import ctypes
 from typing import Final
 
+from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.abi import Control, Cpu, GuestTable
-from emu86.native.records import u32
+from emu86.native.records import i64, u32, u64
 from emu86.native.state import NOWHERE, host, leave, page_table, waits
 from emu86.native.transfers import deliver_by_plan, note_event, note_ring
 from emu86.spec import x86
@@ -17,6 +18,7 @@ from emu86.spec.opcodes import ESCAPE, OPCODES, PREFIXES, TWO_BYTES
 
 _ACCESS = x86.PF_W | x86.PF_U
 _PREFIXES = tuple(sorted(PREFIXES))
+_EMULATES = x86.CR0_EM << offsets.HF_MP_EM_TS_SHIFT
 _LONGEST = 8  # bytes that are looked at
 # Groups of which the one with 7 in ModRM.reg is CMP, which only reads.
 _COMPARES = (0x80, 0x81, 0x83)
@@ -67,6 +69,26 @@ def is_denied(control: Control, error: u32, rights: u32) -> bool:
     return bool(error & x86.PF_U) or control.write_protect != 0
 
 
+def reflect(control: Control, cpu: Cpu, vector: u32, error: i64, cr2: u64) -> bool:
+    """Deliver a fault of the guest's own, with CR2 as it is then; ends the exit.
+
+    error: -1 for none.
+    """
+    # Between a load of DS or ES and the block behind it, which has the guard.
+    present = cpu.segments[x86.DS].attributes & cpu.segments[x86.ES].attributes
+    if not present & x86.DESC_P:
+        return False
+    cs = cpu.segments[x86.CS].selector
+    eip = cpu.rip & x86.MASK32
+    if not deliver_by_plan(control, cpu, vector, error, True, False):
+        return False
+    control.cr2 = cr2
+    note_event(control, vector, error, cs, eip)
+    note_ring(control, cpu, abi.BY_EVENT | vector, cs, eip)
+    leave(control, cpu, 0)
+    return True
+
+
 def page_fault(control: Control, cpu: Cpu) -> bool:
     """Deliver a #PF that the guest's tables say is its own."""
     if control.told or control.by_ring or waits(control, cpu):
@@ -96,17 +118,23 @@ def page_fault(control: Control, cpu: Cpu) -> bool:
     reads = not error & (x86.PF_W | x86.PF_I)
     if reads and not only_reads(control, linear):
         return False
-    # Between a load of DS or ES and the block behind it, which has the guard.
-    present = cpu.segments[x86.DS].attributes & cpu.segments[x86.ES].attributes
-    if not present & x86.DESC_P:
+    if not reflect(control, cpu, x86.VEC_PF, code, cpu.cr2):
         return False
-    cs = cpu.segments[x86.CS].selector
-    eip = cpu.rip & x86.MASK32
-    if not deliver_by_plan(control, cpu, x86.VEC_PF, code, True, False):
-        return False
-    control.cr2 = cpu.cr2
-    note_event(control, x86.VEC_PF, code, cs, eip)
-    note_ring(control, cpu, abi.BY_EVENT | x86.VEC_PF, cs, eip)
     control.count_page_fault += 1
-    leave(control, cpu, 0)
+    return True
+
+
+def exception(control: Control, cpu: Cpu, vector: u32) -> bool:
+    """Deliver #DE, #BR or #NM, which have no error code and nothing to ask first."""
+    if vector not in (x86.VEC_DE, x86.VEC_BR, x86.VEC_NM):
+        return False
+    if control.told or control.by_ring or waits(control, cpu):
+        return False
+    # To the engine CR0.TS comes before what makes #UD of it: `table.is_switched_off`.
+    usable = cpu.hflags & (_EMULATES | offsets.HF_OSFXSR) == offsets.HF_OSFXSR
+    if vector == x86.VEC_NM and not usable:
+        return False
+    if not reflect(control, cpu, vector, -1, control.cr2 & x86.MASK32):
+        return False
+    control.count_exceptions[vector & 31] += 1
     return True

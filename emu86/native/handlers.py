@@ -18,7 +18,7 @@ from emu86.native.abi import (
     ShadowPdes,
     ShadowTable,
 )
-from emu86.native.faults import page_fault
+from emu86.native.faults import exception, page_fault
 from emu86.native.fills import fill
 from emu86.native.gdt import load_sreg, open_gdt, settle
 from emu86.native.prologue import shorten
@@ -41,6 +41,8 @@ from emu86.native.state import (
 )
 from emu86.native.transfers import POPPED, interrupt, iret
 from emu86.spec import x86
+
+_FPU = x86.CR0_MP | x86.CR0_EM | x86.CR0_TS
 
 # -- the clock -------------------------------------------------------------------------
 
@@ -194,11 +196,52 @@ def invlpg(control: Control, cpu: Cpu, register: u32) -> bool:
 
 
 def read_cr(control: Control, cpu: Cpu, register: u32, number: u32) -> bool:
-    """Do a MOV from CR2 or CR3."""
-    cpu.gpr[register & 7] = (control.cr2 if number == 2 else control.cr3) & x86.MASK32
+    """Do a MOV from a control register."""
+    low = control.cr0 if number == 0 else control.cr2
+    high = control.cr3 if number == 3 else control.cr4
+    cpu.gpr[register & 7] = (low if number < 3 else high) & x86.MASK32
     cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
     control.count_read_cr += 1
     leave(control, cpu, 3)
+    return True
+
+
+def load_cr0(control: Control, cpu: Cpu, value: u32) -> bool:
+    """Put a value into CR0; False: more than its MP, EM and TS would change."""
+    cr0 = value & x86.CR0_DEFINED | x86.CR0_ET
+    if (cr0 ^ control.cr0) & x86.MASK32 & ~_FPU:
+        return False
+    control.cr0 = cr0
+    cpu.cr0 = cpu.cr0 & ~_FPU | cr0 & _FPU
+    shift = offsets.HF_MP_EM_TS_SHIFT
+    cpu.hflags = cpu.hflags & ~(_FPU << shift) | (cr0 & _FPU) << shift
+    return True
+
+
+def write_cr(control: Control, cpu: Cpu, register: u32, number: u32) -> bool:
+    """Do a MOV to a control register."""
+    if number == 3:
+        return write_cr3(control, cpu, register)
+    value = cpu.gpr[register & 7] & x86.MASK32
+    if number == 0 and not load_cr0(control, cpu, value):
+        return False
+    if number == 4 and value != control.cr4:
+        return False
+    if number == 2:
+        control.cr2 = value
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_write_cr += 1
+    leave(control, cpu, 3)
+    return True
+
+
+def clts(control: Control, cpu: Cpu) -> bool:
+    """Clear CR0.TS."""
+    if not load_cr0(control, cpu, control.cr0 & ~x86.CR0_TS & x86.MASK32):
+        return False
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_clts += 1
+    leave(control, cpu, 2)
     return True
 
 
@@ -310,11 +353,11 @@ def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
         return sti(control, cpu)
     if kind & 15 == abi.SITE_INVLPG:
         return invlpg(control, cpu, kind >> 4 & 7)
-    if kind & 15 == abi.SITE_WRITE_CR3:
-        return write_cr3(control, cpu, kind >> 4 & 7)
+    if kind & 15 == abi.SITE_WRITE_CR:
+        return write_cr(control, cpu, kind >> 4 & 7, kind >> 8 & 7)
     if kind & 15 == abi.SITE_READ_CR:
-        return read_cr(control, cpu, kind >> 4 & 7, kind >> 8 & 3)
-    return False
+        return read_cr(control, cpu, kind >> 4 & 7, kind >> 8 & 7)
+    return kind == abi.SITE_CLTS and clts(control, cpu)
 
 
 def handled(control: Control, cpu: Cpu, vector: u32) -> bool:
@@ -330,8 +373,8 @@ def handled(control: Control, cpu: Cpu, vector: u32) -> bool:
         return page_fault(control, cpu)
     if at_site(control, cpu, vector):
         return True
-    if not cpu.is_int and load_sreg(control, cpu, vector):
-        return True
+    if not cpu.is_int:
+        return load_sreg(control, cpu, vector) or exception(control, cpu, vector)
     if cpu.is_int != 1 or vector in (x86.VEC_BP, x86.VEC_OF):
         return False
     return interrupt(control, cpu, vector)

@@ -18,10 +18,11 @@ from emu86.native.abi import (
     ShadowPdes,
 )
 from emu86.native.records import u32, u64
-from emu86.native.state import leave
+from emu86.native.state import NOWHERE, leave, page_table
 from emu86.spec import x86
 
 _NONE, _SOME, _PYTHON = 0, 1, 2
+_NOT_OF_LARGE = 0x3FF000  # PAT, and PSE-36
 
 
 def differ(one: u64, other: u64) -> bool:
@@ -102,11 +103,34 @@ def sync(control: Control, known: Root) -> u32:
     return dropped
 
 
+def holds_pages(control: Control, directory: u64) -> bool:
+    """Tell whether the pages of `held` are by another directory what they were."""
+    if control.held_count > abi.HELD_MOST:
+        return False
+    pdes = GuestTable.from_address(directory)
+    for i in range(abi.HELD_MOST):
+        if i < control.held_count:
+            held = control.held[i]
+            pde = pdes[held.page >> 10 & 1023]
+            if not pde & x86.PTE_P:
+                return False
+            if pde & x86.PDE_PS and control.cr4 & x86.CR4_PSE:
+                large = pde >> 12 | held.page & 1023
+                if pde & _NOT_OF_LARGE or large != held.frame:
+                    return False
+                continue
+            where = page_table(control, pde)
+            if where == NOWHERE:
+                return False
+            pte = GuestTable.from_address(where)[held.page & 1023]
+            if not pte & x86.PTE_P or pte >> 12 != held.frame:
+                return False
+    return True
+
+
 def write_cr3(control: Control, cpu: Cpu, register: u32) -> bool:
     """Do a MOV to CR3 from a register."""
     if control.told or not control.shadow_pdes:
-        return False
-    if control.nonglobal_sites or control.nonglobal_tables:
         return False
     value = cpu.gpr[register & 7] & x86.MASK32
     directory = value & x86.PAGE_MASK
@@ -114,7 +138,7 @@ def write_cr3(control: Control, cpu: Cpu, register: u32) -> bool:
     if known.directory != directory + 1 or not control.flush_tlb:
         return False
     at = control.ram + directory & x86.MASK64
-    if not sync_directory(known, at):
+    if not holds_pages(control, at) or not sync_directory(known, at):
         return False
     dropped = sync(control, known)
     if dropped == _PYTHON:
@@ -129,6 +153,7 @@ def write_cr3(control: Control, cpu: Cpu, register: u32) -> bool:
     control.cr3 = value
     control.behind |= abi.SWITCHED
     cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
-    control.count_write_cr3 += 1
+    control.count_switched += 1
+    control.count_write_cr += 1
     leave(control, cpu, 3)
     return True

@@ -69,6 +69,11 @@ def _how(how: int) -> str:
     return f"INT {how:02X}h"
 
 
+def _event(one: abi.Event) -> Event:
+    error = None if one.error < 0 else one.error
+    return Event(one.vector, error, False, one.cs, one.eip, one.address, [])
+
+
 def _last(kept: abi.Array, count: int) -> Iterator[Any]:
     """Yield what compiled code has kept last of the `count` that there have been."""
     for i in range(max(count - abi.CHANGES_KEPT, 0), count):
@@ -98,13 +103,7 @@ class History:
         """The last of those, what compiled code has delivered among them."""
         control = self._control
         made = _last(control.events, control.event_count)
-        native = (
-            (
-                one.at,
-                Event(one.vector, one.error, False, one.cs, one.eip, one.address, []),
-            )
-            for one in made
-        )
+        native = ((one.at, _event(one)) for one in made)
         both = sorted((*self._events, *native), key=lambda kept: kept[0])
         return tuple(event for _at, event in both[-_KEPT:])
 

@@ -223,6 +223,9 @@ ERRORS = [
     ("faults", "code |= x86.PF_P", "code |= x86.PF_W"),
     ("scan", "(2 if narrow else 4)", "(4 if narrow else 4)"),
     ("prologue", "if more == 1:", "if more == 3:"),
+    ("roots", "large != held.frame", "large == held.frame"),
+    ("handlers", "| (cr0 & _FPU) << shift", "| cr0 & _FPU"),
+    ("faults", "    control.cr2 = cr2", "    control.cr2 = error & x86.MASK32"),
     ("gdt", "spte.value & ~x86.PTE_RW", "spte.value & ~x86.PTE_US"),
 ]
 EVERY = 6  # of them is tried in CI; `make nightly` tries all

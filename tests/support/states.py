@@ -8,7 +8,6 @@ nine of ten handlers' questions are answered both ways, and what follows is reac
 import ctypes
 import random
 import struct
-from functools import cache
 
 from emu86 import Machine
 from emu86.cpu import offsets
@@ -25,6 +24,7 @@ DIRECTORY = 9  # that CR3 is to be, with a page table
 OTHER_TABLE = 10
 GDT = 11
 CODE = 12
+HELD_TABLE = 13
 KERNEL, USER = 0x60, 0x73
 
 
@@ -100,11 +100,17 @@ AIMS = {
         lambda pick: abi.SITE_INVLPG | pick.randrange(8) << 4
     ),
     "MOV to CR3": at_general_protection(
-        lambda pick: abi.SITE_WRITE_CR3 | pick.randrange(8) << 4
+        lambda pick: abi.SITE_WRITE_CR | pick.randrange(8) << 4 | 3 << 8
+    ),
+    "MOV to CR": at_general_protection(
+        lambda pick: abi.SITE_WRITE_CR | pick.randrange(8) << 4 | pick.few(0, 2, 4) << 8
     ),
     "MOV from CR": at_general_protection(
-        lambda pick: abi.SITE_READ_CR | pick.randrange(8) << 4 | pick.few(2, 3) << 8
+        lambda pick: (
+            abi.SITE_READ_CR | pick.randrange(8) << 4 | pick.few(0, 2, 3, 4) << 8
+        )
     ),
+    "CLTS": at_general_protection(lambda _pick: abi.SITE_CLTS),
     "MOV to Sreg": at_general_protection(lambda _pick: 0),
     "POP Sreg": at_general_protection(lambda _pick: 0),
     "SETcc": at_int3(setcc),
@@ -114,6 +120,10 @@ AIMS = {
     "POPF": at_int3(lambda _pick: abi.SITE_POPF),
     "VERW": at_int3(lambda pick: abi.SITE_VERW | pick.randrange(abi.VERWS) << 4),
     "INT": at_interrupt,
+    "exception": lambda pick: (
+        pick.few(x86.VEC_DE, x86.VEC_NM, x86.VEC_NM, pick.few(x86.VEC_BR, x86.VEC_MF)),
+        0,
+    ),
     "#PF": lambda _pick: (x86.VEC_PF, 0),
     "#PF of the GDT": lambda _pick: (x86.VEC_PF, 0),
     "#PF of the guest's": lambda _pick: (x86.VEC_PF, 0),
@@ -141,10 +151,11 @@ def randomize(world, seed, aim="any"):
     control.stale, control.patched = pick.odd(0, 1), pick.odd(0, 1)
     control.change_count = pick.randrange(8)
     for name, _ctype in abi.Control._fields_:
-        if name.startswith("count_") and name != "count_int":
+        if name.startswith("count_") and not name.endswith(("_int", "_exceptions")):
             setattr(control, name, pick.some())
     is_break = world.vector == x86.VEC_BP
-    is_int = is_break or world.vector not in (x86.VEC_GP, x86.VEC_PF)
+    is_int = is_break or aim in ("INT", "any")
+    is_int = is_int and world.vector not in (x86.VEC_GP, x86.VEC_PF)
     cpu.rip = pick.few(0, 1, x86.MASK32, pick.word(), 1 << 32)
     cpu.rflags = pick.getrandbits(22) & ~(x86.TF | x86.VM | x86.NT | x86.AC)
     # TF: a single step, the guest's or that of a breakpoint which is armed.
@@ -165,7 +176,14 @@ def randomize(world, seed, aim="any"):
     gdt(world, pick)
     if aim == "any":
         blocks(world, pick)
-    if aim == "MOV to CR3":
+    if aim == "MOV to CR":
+        changed = pick.few(x86.CR0_MP, x86.CR0_EM, x86.CR0_TS, 0, x86.CR0_WP)
+        control.cr0 = control.cr0 & x86.CR0_DEFINED | x86.CR0_ET
+        same = control.cr0 ^ changed if kind >> 8 == 0 else pick.odd(control.cr4, 0)
+        cpu.gpr[kind >> 4 & 7] = same | pick.few(0, 1 << 32)
+    elif aim == "CLTS":
+        control.cr0 = control.cr0 & pick.odd(x86.CR0_DEFINED, x86.MASK32) | x86.CR0_ET
+    elif aim == "MOV to CR3":
         cpu.gpr[kind >> 4 & 7] = pick.odd(DIRECTORY << 12, 0) | pick.few(0, 0x18)
     elif aim == "MOV to Sreg":
         load_sreg(world, pick, pick.odd(0x8E, 0x8C) | pick.few(*LOADS) << 8)
@@ -229,6 +247,7 @@ def limit(world, kind, pick):
     offset = offset_of(world, kind)
     last = offset + (kind >> 20 & 15)
     segment.limit = pick.few(last, last - 1, last + 1, segment.limit) & x86.MASK32
+    segment.attributes ^= pick.odd(0, x86.DESC_P, x86.DESC_CODE, once=8)
 
 
 def shadow(world, pick):
@@ -263,9 +282,11 @@ def shadow(world, pick):
 def roots(world, pick):
     """A root to switch to, whose tables the guest has changed, or has not."""
     control, cpu = world.control, world.cpu
-    control.cr2, control.cr3 = pick.word(), pick.word()
+    control.cr0, control.cr2 = pick.word(), pick.word()
+    control.cr3, control.cr4 = pick.word(), pick.word()
+    cpu.cr0 = pick.getrandbits(64)
     control.write_protect = pick.randrange(2)
-    control.nonglobal_sites, control.nonglobal_tables = pick.odd(0, 1), pick.odd(0, 1)
+    hold(world, pick)
     root = control.roots[DIRECTORY]
     root.directory = (DIRECTORY << 12) + pick.odd(1, 0)
     root.hpa = pick.odd(0x5000, cpu.cr3)
@@ -287,6 +308,29 @@ def roots(world, pick):
     if pick.randrange(2):
         i = pick.odd(slot ^ 1, slot, once=4)
         world.ram[DIRECTORY * 1024 + i] = pick.word()
+
+
+def hold(world, pick):
+    """Pages that must be the same by the other directory."""
+    control = world.control
+    most = abi.HELD_MOST
+    control.held_count = pick.odd(pick.few(0, 0, 1, 2), most, most + 1)
+    for i in range(2):
+        held = control.held[i]
+        held.page, held.frame = pick.getrandbits(20), pick.getrandbits(20)
+        slot, at = held.page >> 10, held.page & 1023
+        pde = HELD_TABLE << 12 | pick.odd(0x27, 0x26, once=8)
+        pte = held.frame << 12 | pick.odd(0x27, 0x26, once=8)
+        if pick.randrange(3) == 0:
+            odd = pick.odd(0, 1 << 12, 1 << 21, once=8)
+            pde = (held.frame & ~1023) << 12 | odd | 0xA7
+            held.frame = pick.odd(held.frame & ~1023 | at, held.frame, once=8)
+        elif not pick.odd(1, 0, once=8):
+            pde |= RAM_PAGES << 12
+        elif not pick.odd(1, 0, once=8):
+            pte ^= 1 << 12
+        world.ram[HELD_TABLE * 1024 + at] = pte
+        world.ram[DIRECTORY * 1024 + slot] = world.other_known[slot] = pde
 
 
 def gdt(world, pick):
@@ -361,7 +405,7 @@ def blocks(world, pick):
     control.unguarded, control.inner = pick.odd(0, 1), pick.odd(0, 1)
     for ring in (1, 3):
         control.armed[ring] = pick.odd(0, 1)
-    control.opcodes[:] = opcodes()
+    control.opcodes[:] = OPCODES
     cpu.rflags &= ~x86.AC
     cpu.hflags |= offsets.HF_CS32 * pick.odd(1, 0)
     cpu.hflags = cpu.hflags & ~3 | pick.few(1, 3)
@@ -399,10 +443,7 @@ def blocks(world, pick):
         control.prologues[i] = pick.getrandbits(64)
 
 
-@cache
-def opcodes():
-    """The table of a scanner."""
-    return Machine().vmm.scanner._table()
+OPCODES = Machine().vmm.scanner._table()
 
 
 INSNS = [

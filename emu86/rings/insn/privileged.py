@@ -53,21 +53,22 @@ def _read_cr(cpu: Cpu, insn: Insn) -> None:
     else:
         raise undefined()
     cpu.q[insn.rm] = value
-    if number in (2, 3):
-        kind = abi.SITE_READ_CR | insn.rm << 4 | number << 8
-        cpu.services.compile_site(insn, kind)
+    kind = abi.SITE_READ_CR | insn.rm << 4 | number << 8
+    cpu.services.compile_site(insn, kind)
 
 
 def _write_cr(cpu: Cpu, insn: Insn) -> None:
     value = cpu.q[insn.rm] & x86.MASK32
     number = insn.reg
+    if number in (0, 2, 3, 4):  # first, for behind it the code may be elsewhere
+        kind = abi.SITE_WRITE_CR | insn.rm << 4 | number << 8
+        cpu.services.compile_site(insn, kind)
     if number == 0:
         cpu.services.write_cr0(value)
     elif number == 2:
         cpu.vcpu.cr2 = value
     elif number == 3:
         cpu.services.write_cr3(value)
-        cpu.services.compile_site(insn, abi.SITE_WRITE_CR3 | insn.rm << 4)
     elif number == 4:
         cpu.services.write_cr4(value)
     else:
@@ -115,7 +116,8 @@ def _lmsw(cpu: Cpu, insn: Insn) -> None:
     cpu.services.write_cr0(cr0 & ~0xE | low | cr0 & x86.CR0_PE)
 
 
-def _clts(cpu: Cpu, _insn: Insn) -> None:
+def _clts(cpu: Cpu, insn: Insn) -> None:
+    cpu.services.compile_site(insn, abi.SITE_CLTS)
     cpu.services.write_cr0(cpu.vcpu.cr0 & ~x86.CR0_TS)
 
 

@@ -49,10 +49,15 @@ COMPILED: Final = {
     "CLI": abi.COUNT_CLI, "STI": abi.COUNT_STI, "RDTSC": abi.COUNT_RDTSC,
     "segment access": abi.COUNT_ACCESS,
     "INVLPG": abi.COUNT_INVLPG, "CMPXCHG8B": abi.COUNT_SPLIT, "IRET": abi.COUNT_IRET,
-    "MOV to CR": abi.COUNT_WRITE_CR3, "MOV from CR": abi.COUNT_READ_CR,
+    "MOV to CR": abi.COUNT_WRITE_CR, "MOV from CR": abi.COUNT_READ_CR,
+    "CLTS": abi.COUNT_CLTS,
     "MOV to Sreg": abi.COUNT_LOAD_SREG, "POP Sreg": abi.COUNT_POP_SREG,
     "SETcc": abi.COUNT_SETCC, "#PF guest": abi.COUNT_PAGE_FAULT,
     "#PF fill": abi.COUNT_FILLED, "POPF": abi.COUNT_POPF, "VERW": abi.COUNT_VERW,
+    **{
+        x86.VECTOR_NAMES[vector]: abi.COUNT_EXCEPTIONS + vector
+        for vector in (x86.VEC_DE, x86.VEC_BR, x86.VEC_NM)
+    },
     **{f"INT {vector:02X}h": abi.COUNT_INT + vector for vector in range(256)},
 }  # fmt: skip
 """Exits that compiled handlers count, and in which words."""

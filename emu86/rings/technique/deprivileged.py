@@ -86,7 +86,7 @@ class Deprivileged(Technique):
         self, name: str, policy: Policy, engine: Engine, ram: Ram, vcpu: VCpu
     ) -> None:
         # In the order in which they are made they are told of what changes.
-        vcpu.share(engine.control[abi.CR2 : abi.CR3 + 1])
+        vcpu.share(engine.control[abi.CR0 : abi.CR4 + 1])
         self.mmu = mmu = ShadowMmu(engine, ram, VmmMemory(engine))
         memory = GuestMemory(mmu)
         cpu = ShadowCpu(engine, vcpu, memory, mmu, policy)
@@ -214,7 +214,7 @@ class Deprivileged(Technique):
         shadow["drops"] += control[abi.COUNT_DROPPED]
         shadow["fills"] += control[abi.COUNT_FILLED]
         shadow["resynced"] += control[abi.COUNT_RESYNCED]
-        shadow["switches"] += control[abi.COUNT_WRITE_CR3]
+        shadow["switches"] += control[abi.COUNT_SWITCHED]
         patched = dict(scanner.patched.most_common())
         blocks = scanner.blocks + control[abi.COUNT_BLOCKS]
         return Counts(blocks, scanner.decoded, patched, shadow)

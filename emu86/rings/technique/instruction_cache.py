@@ -21,7 +21,10 @@ from emu86.spec import x86
 
 _CS_BASE: Final = BASE[x86.CS]
 _MASK64: Final = (1 << 64) - 1
-_LONG: Final = (abi.SITE_INVLPG, abi.SITE_WRITE_CR3, abi.SITE_READ_CR)
+# Of sites that are not of one byte.
+_LENGTHS: Final = {
+    abi.SITE_INVLPG: 3, abi.SITE_WRITE_CR: 3, abi.SITE_READ_CR: 3, abi.SITE_CLTS: 2,
+}  # fmt: skip
 _OF_ANY_LENGTH: Final = (
     abi.SITE_SPLIT, abi.SITE_ACCESS, abi.SITE_VERW, abi.SITE_SETCC,
 )  # fmt: skip
@@ -47,6 +50,7 @@ class InstructionCache:
         self._sites: dict[int, dict[int, Insn]] = {}
         # Linear pages known to the compiled hook, and what guest page is there.
         self._compiled: dict[int, int] = {}
+        self._nonglobal: dict[int, int] = {}  # those that MOV to CR3 may change
         self._guarded: set[int] = set()
         listeners = mmu.listeners
         listeners.code_changed.append(self.forget)
@@ -132,15 +136,19 @@ class InstructionCache:
 
     def forget(self, page: int) -> None:
         """Drop what is kept of a guest page: its code has changed."""
-        sites = self._sites.pop(page, {})
-        compiled = self._compiled
-        for at in [at for at in compiled if sites and compiled[at] == page]:
-            del compiled[at]
-            for offset in sites:
-                linear = at << x86.PAGE_SHIFT | offset & 0xFFF
-                for place in self._places(linear):
-                    if place.linear == linear:
-                        place.linear = place.kind = 0
+        if page in self._sites:
+            for at in [at for at, guest in self._compiled.items() if guest == page]:
+                self._drop(at)
+            del self._sites[page]
+
+    def _drop(self, page: int) -> None:
+        """Take the sites of a linear page back from the compiled hook."""
+        self._nonglobal.pop(page, None)
+        for offset in self._sites.get(self._compiled.pop(page), ()):
+            linear = page << x86.PAGE_SHIFT | offset & 0xFFF
+            for place in self._places(linear):
+                if place.linear == linear:
+                    place.linear = place.kind = 0
 
     def compile(self, insn: Insn, kind: int) -> None:
         """Let the compiled hook handle the instruction at CS:EIP from now on.
@@ -148,7 +156,7 @@ class InstructionCache:
         Not while exits are timed or watched, which only Python does.
         """
         tag = kind & 15
-        fits = tag in _OF_ANY_LENGTH or insn.length == (3 if tag in _LONG else 1)
+        fits = tag in _OF_ANY_LENGTH or insn.length == _LENGTHS.get(tag, 1)
         if not fits or not self.compiles or not self._flushes_page:
             return
         linear = self._cpu.linear_eip
@@ -159,14 +167,15 @@ class InstructionCache:
             self._cpu.cpl and tag not in _OF_USERS
         ):
             return
+        page, guest = linear >> x86.PAGE_SHIFT, gpa >> x86.PAGE_SHIFT
         if not self._mmu.is_global(linear):
-            self._control[abi.NONGLOBAL_SITES] = 1
+            self._nonglobal[page] = guest
+            self._mmu.hold(page, guest)
         first, second = self._places(linear)
         if first.kind and first.linear != linear:
             second.linear, second.kind = first.linear, first.kind
         first.linear, first.kind = linear, kind
-        page = linear >> x86.PAGE_SHIFT
-        self._compiled[page] = gpa >> x86.PAGE_SHIFT
+        self._compiled[page] = guest
         self._guard(page)
 
     def _places(self, linear: int) -> tuple[abi.Site, abi.Site]:
@@ -193,8 +202,11 @@ class InstructionCache:
 
     def _switch(self) -> None:
         """MOV to CR3: pages that are not global may be other ones now."""
-        if self._control[abi.NONGLOBAL_SITES]:
-            self.drop_compiled()
+        for page, guest in [*self._nonglobal.items()]:
+            if self._mmu.lookup(page << x86.PAGE_SHIFT) == guest << x86.PAGE_SHIFT:
+                self._mmu.hold(page, guest)
+            else:
+                self._drop(page)
 
     def drop_derived(self) -> None:
         """Forget every site, and which pages something hangs on."""
@@ -209,7 +221,7 @@ class InstructionCache:
 
     def _take_back(self) -> None:
         self._compiled.clear()
-        self._control[abi.NONGLOBAL_SITES] = 0
+        self._nonglobal.clear()
         end = abi.GUARDED + abi.GUARDED_WORDS
         self._control[abi.GUARDED : end] = _NO_GUARDS
         for page in self._guarded:

@@ -211,6 +211,7 @@ class ShadowCpu(Cpu):
         # Linear pages of the tables read, by where they were then. If some of them are
         # not global, MOV to CR3 can put another page there.
         self.held: dict[int, int] = {}
+        self._any_nonglobal = False
         self._control = engine.control
         self.shared = engine.shared
         self.gdt = ShadowTable(self, VmmMemory.GDT, offsets.GDTR)
@@ -248,12 +249,17 @@ class ShadowCpu(Cpu):
         self.held[page] = gpa & x86.PAGE_MASK
         for tell in self.mmu.listeners.descriptors_read:
             tell(page)
-        if not self.mmu.is_global(linear):
-            self._control[abi.NONGLOBAL_TABLES] = 1
+        self._hold(page)
+
+    def _hold(self, page: int) -> None:
+        """Have a MOV to CR3 find out whether a page of descriptors is another then."""
+        if not self.mmu.is_global(page << x86.PAGE_SHIFT):
+            self._any_nonglobal = True
+            self.mmu.hold(page, self.held[page] >> x86.PAGE_SHIFT)
 
     def _switch(self) -> None:
         """MOV to CR3: a page of a table that is not global may be another one now."""
-        if self._control[abi.NONGLOBAL_TABLES]:
+        if self._any_nonglobal:
             self.check_mapping()
 
     def _invalidate(self, gva: int) -> None:
@@ -268,11 +274,13 @@ class ShadowCpu(Cpu):
             if lookup(page << x86.PAGE_SHIFT) != start:
                 self._renew()
                 return
+        for page in self.held:
+            self._hold(page)
 
     def _renew(self) -> None:
         """Have every table read again."""
         self.held.clear()
-        self._control[abi.NONGLOBAL_TABLES] = 0
+        self._any_nonglobal = False
         self.gdt.renew()
         self.ldt.renew()
         self.idt_pages.clear()
