@@ -228,7 +228,7 @@ def command(
                 doing(None)
                 console.show(data)
 
-            machine.on_console(see)
+            machine.on_console(see, at_once=False)
             ran = _run(
                 machine,
                 console,

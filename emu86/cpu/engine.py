@@ -27,7 +27,6 @@ from emu86.cpu.clock import Clock, ClockState
 from emu86.cpu.fpu import Fpu
 from emu86.cpu.library import (
     PTR,
-    U32,
     U64,
     Abilities,
     EngineError,
@@ -52,7 +51,7 @@ from emu86.cpu.state import (
     CpuState,
 )
 from emu86.errors import ConfigError
-from emu86.native import abi, blob, handlers
+from emu86.native import abi, blob, handlers, ports
 from emu86.spec import x86
 
 _REGISTERS: Final = RFLAGS + 1  # general ones, RIP and RFLAGS stand first
@@ -62,6 +61,14 @@ _CONTEXT_HEADER: Final = 40
 _FIRST_JUMP: Final = 0x100000
 Looks = ctypes.Array[ctypes.c_int64]  # what a translation refers to that looks
 _NOWHERE: Final = (1 << 64) - 1  # where no code is
+# Instructions that have a hook: Unicorn's number, what its callback is like, and the
+# handler, which gets the control block last.
+_INSTRUCTIONS: Final[dict[str, tuple[int, Any, Callable[..., Any]]]] = {
+    "RDTSC": (x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION, handlers.on_rdtsc),
+    "IN": (x86_const.UC_X86_INS_IN, library.ON_IN, ports.on_in),
+    "OUT": (x86_const.UC_X86_INS_OUT, library.ON_OUT, ports.on_out),
+    "CPUID": (x86_const.UC_X86_INS_CPUID, library.ON_INSTRUCTION, ports.on_cpuid),
+}
 CALLED_BY_LOOKS: Final = (
     (abi.RAISE_EXCEPTION, "raise_exception_err_x86_64"),
     (abi.PROBE_ACCESS, "probe_access_x86_64"),
@@ -158,7 +165,7 @@ class Engine(CpuState):
         self._stop = quick.uc_emu_stop
         self._prologues: Prologues | None = None
         self._looker: memoryview | None = None  # the hook of `look_at`
-        self._hooks = 0, 0  # addresses of those of exceptions and RDTSC
+        self._hooks: list[int] = []  # those of exceptions and of `_INSTRUCTIONS`
         self._stop_at: int | None = None  # what STOP_AT was before `stop`
         if self.can.stops:
             ctypes.c_ubyte.from_address(
@@ -393,9 +400,7 @@ class Engine(CpuState):
         """Install the callbacks; call once, after the `on_*` attributes are set."""
         self._hook_exception()
         self._add(uc_const.UC_HOOK_INSN_INVALID, library.ON_INVALID(self._invalid))
-        self._add_insn(x86_const.UC_X86_INS_IN, library.ON_IN(self._in))
-        self._add_insn(x86_const.UC_X86_INS_OUT, library.ON_OUT(self._out))
-        self._add_insn(x86_const.UC_X86_INS_CPUID, library.ON_INSTRUCTION(self._cpuid))
+        self._hook_instructions()
         if self.on_block is not None or self._prologues is not None:
             self._hook_edge()
 
@@ -410,27 +415,50 @@ class Engine(CpuState):
         self._add(uc_const.UC_HOOK_EDGE_GENERATED, PTR(blob.load()["on_edge"]), shared)
 
     def _hook_exception(self) -> None:
-        """Clock, RDTSC and exceptions: compiled where the live state allows it."""
+        """Clock and exceptions: compiled where the live state allows it."""
         python = library.ON_EXCEPTION(self._exception)
         shared = PTR(ctypes.addressof(self._control))
         if not self.can.live:
-            self._hooks = (
-                self._add(uc_const.UC_HOOK_INTR, python),
-                self._add_insn(
-                    x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION(self._rdtsc)
-                ),
-            )
+            self._hooks = [self._add(uc_const.UC_HOOK_INTR, python)]
             if not self.stepped:
                 self._add(uc_const.UC_HOOK_BLOCK, library.ON_BLOCK(self._tick))
             return
         self.control[abi.ON_EXCEPTION] = self._kept(python)
-        on_exception, on_block, on_rdtsc = self._handlers()
-        self._hooks = (
-            self._add(uc_const.UC_HOOK_INTR, on_exception, shared),
-            self._add_insn(x86_const.UC_X86_INS_RDTSC, on_rdtsc, shared),
-        )
+        on_exception, on_block = self._handlers()
+        self._hooks = [self._add(uc_const.UC_HOOK_INTR, on_exception, shared)]
         if not self.stepped:
             self._add(uc_const.UC_HOOK_BLOCK, on_block, shared)
+
+    def _hook_instructions(self) -> None:
+        """RDTSC, IN, OUT and CPUID: compiled in the same way.
+
+        A step ends at those that Python does: it would not hear of others.
+        """
+        pythons = self._pythons()
+        if self.can.live:
+            words = {"IN": abi.ON_IN, "OUT": abi.ON_OUT, "CPUID": abi.ON_CPUID}
+            for name, word in words.items():
+                kind = _INSTRUCTIONS[name][1]
+                self.control[word] = self._kept(kind(pythons[name]))
+        for name, (number, kind, handler) in _INSTRUCTIONS.items():
+            callback, data = kind(pythons[name]), None
+            if self.can.live and (name == "RDTSC" or not self.stepped):
+                callback = kind(self._by_reference(handler))
+                if self.can.native:
+                    callback = PTR(blob.load()[handler.__name__])
+                    data = PTR(ctypes.addressof(self._control))
+            self._hooks.append(self._add_insn(number, callback, data))
+
+    def _pythons(self) -> dict[str, Callable[..., Any]]:
+        """Return what takes instructions that no handler does, by their names."""
+        return {
+            "RDTSC": self._rdtsc, "IN": self._in, "OUT": self._out,
+            "CPUID": self._cpuid,
+        }  # fmt: skip
+
+    def _by_reference(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what the engine calls, with a handler that CPython runs."""
+        return lambda *passed: handler(*passed[:-1], self.shared)
 
     def native(self, handler: Callable[..., Any]) -> Callable[..., Any]:
         """Return a handler on this engine's control block and state, compiled or not.
@@ -442,18 +470,12 @@ class Engine(CpuState):
             return partial(handler, self.shared, abi.Cpu.from_address(state))
         return blob.bind(handler, ctypes.addressof(self._control), state)
 
-    def _handlers(self) -> tuple[Any, Any, Any]:
-        """Return the handlers of exceptions, blocks and RDTSC, compiled or not."""
+    def _handlers(self) -> tuple[Any, Any]:
+        """Return the handlers of exceptions and of blocks, compiled or not."""
         if not self.can.native:
-            shared = self.shared
             return (
-                library.ON_EXCEPTION(
-                    lambda uc, vector, _data: handlers.on_exception(uc, vector, shared)
-                ),
-                library.ON_BLOCK(
-                    lambda uc, at, size, _data: handlers.on_block(uc, at, size, shared)
-                ),
-                library.ON_INSTRUCTION(lambda uc, _data: handlers.on_rdtsc(uc, shared)),
+                library.ON_EXCEPTION(self._by_reference(handlers.on_exception)),
+                library.ON_BLOCK(self._by_reference(handlers.on_block)),
             )
         code = blob.load()
         if self.can.inline:
@@ -462,7 +484,7 @@ class Engine(CpuState):
             self._prologues = Prologues(self.shared, code["on_late"])
         if self.can.looks:
             self._hook_looks(code["on_look"])
-        return PTR(code["on_exception"]), PTR(code["on_block"]), PTR(code["on_rdtsc"])
+        return PTR(code["on_exception"]), PTR(code["on_block"])
 
     def _hook_looks(self, on_look: int) -> None:
         """Have a hook before instructions that is called for none, until `look_at`."""
@@ -523,39 +545,49 @@ class Engine(CpuState):
 
     def intercept(
         self,
-        on_exception: Callable[[int], None],
-        on_rdtsc: Callable[[], object],
+        on_exception: Callable[[Callable[..., Any], int], None],
+        on_instruction: Callable[..., Any],
         on_stop: Callable[[], bool],
-    ) -> tuple[Callable[[int], None], Callable[[], object]]:
-        """Have exceptions and RDTSC go to Python first; call once, while it is still.
+    ) -> None:
+        """Have what Unicorn reports go to Python first; call once, while it is still.
 
-        Returns the handlers that they went to; compiled, if they are. on_stop: called
-        where a handler would stop the engine; tells whether to.
+        on_exception, on_instruction: called with the handler that it went to, which may
+        be compiled, and what that takes; before these, of an instruction, its name.
+        What is returned is the instruction's result. on_stop: called where a handler
+        would stop the engine; tells whether to.
         """
-        previous = self._previous()
         for hook in self._hooks:
             check(quick.uc_hook_del(self._uch, ctypes.c_size_t(hook)), "hook")
+        handle = self._handler(
+            library.ON_EXCEPTION, handlers.on_exception, self._exception
+        )
 
         def exception(_uc: int, vector: int, _data: int) -> None:
-            self._safely(on_exception, vector)
+            self._safely(on_exception, handle, vector)
 
-        def rdtsc(_uc: int, _data: int) -> int:
-            self._safely(on_rdtsc)
-            return 1
+        self._hooks = [
+            self._add(uc_const.UC_HOOK_INTR, library.ON_EXCEPTION(exception))
+        ]
+        pythons = self._pythons()
+        for name, (number, kind, handler) in _INSTRUCTIONS.items():
+            told = partial(
+                on_instruction, name, self._handler(kind, handler, pythons[name])
+            )
+            callback = kind(partial(self._instruction, told))
+            self._hooks.append(self._add_insn(number, callback))
 
         def stop(_uc: int) -> int:
             if self._safely(on_stop) is not False:
                 self._stop(self._uch)
             return 0
 
-        self._hooks = (
-            self._add(uc_const.UC_HOOK_INTR, library.ON_EXCEPTION(exception)),
-            self._add_insn(x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION(rdtsc)),
-        )
         self.control[abi.EMU_STOP] = self._kept(library.EMU_STOP(stop))
-        return previous
 
-    def _safely(self, callback: Callable[..., Any], *passed: int) -> Any:
+    def _instruction(self, told: Callable[..., Any], _uc: int, *passed: int) -> int:
+        """Have Python hear of an instruction, less Unicorn's own arguments."""
+        return self._safely(told, *passed[:-1]) or 0
+
+    def _safely(self, callback: Callable[..., Any], *passed: Any) -> Any:
         """Call Python, with the guest's state, from a hook."""
         try:
             self._load()
@@ -563,23 +595,22 @@ class Engine(CpuState):
         except BaseException as error:  # noqa: BLE001 (raised again by run)
             self._fail(error)
 
-    def _previous(self) -> tuple[Callable[[int], None], Callable[[], object]]:
-        """Return what handles exceptions, by their vector, and RDTSC."""
+    def _handler(
+        self, kind: Any, handler: Callable[..., Any], python: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """Return what is called with what a handler takes, less the engine's own.
+
+        kind: of its callback; python: what stands in where nothing is live.
+        """
         uc = self._handle
         if not self.can.live:
-            return (
-                lambda vector: self._exception(uc, vector, 0),
-                partial(self._rdtsc, uc, 0),
-            )
+            return lambda *passed: python(uc, *passed, 0)
         if not self.can.native:
-            return (
-                lambda vector: handlers.on_exception(uc, vector, self.shared),
-                partial(handlers.on_rdtsc, uc, self.shared),
-            )
-        code, control = blob.load(), PTR(ctypes.addressof(self._control))
-        handle = ctypes.PYFUNCTYPE(None, U64, U32, PTR)(code["on_exception"])
-        count = ctypes.PYFUNCTYPE(None, U64, PTR)(code["on_rdtsc"])
-        return lambda vector: handle(uc, vector, control), lambda: count(uc, control)
+            return lambda *passed: handler(uc, *passed, self.shared)
+        made = ctypes.PYFUNCTYPE(kind._restype_, *kind._argtypes_)
+        call, control = made(blob.load()[handler.__name__]), self._control
+        shared = PTR(ctypes.addressof(control))
+        return lambda *passed: call(uc, *passed, shared)
 
     # -- callbacks --------------------------------------------------------------------
 

@@ -13,7 +13,9 @@ ended.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
+
+from emu86.native import abi
 
 RESET: Final = 0x01
 A20: Final = 0x02
@@ -52,8 +54,16 @@ class Register:
         self.value = state.value
 
 
-class PostCode(Register):
+class PostCode(abi.Latch, Register):
     """Port 80h: a byte that a board shows on two digits; the last one is kept."""
+
+    def __new__(cls, _value: int = 0, *, latch: abi.Latch | None = None) -> Self:
+        """Have the register where it shall be."""
+        return super().__new__(cls) if latch is None else cls.from_buffer(latch)
+
+    def __init__(self, value: int = 0, *, latch: abi.Latch | None = None) -> None:
+        """Make a register that holds ``value``; latch: its memory, None: its own."""
+        self.value = value
 
 
 class SystemControlA(Register):

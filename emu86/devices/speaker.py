@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from emu86.devices.pit import Pit, ticks
+from emu86.devices.pit import Pit
+from emu86.native.pit import ticks
 
 GATE_2: Final = 0x01
 SPEAKER: Final = 0x02

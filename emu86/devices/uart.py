@@ -20,16 +20,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from emu86.devices.saving import capture, reinstate
+from emu86.native import abi
+from emu86.native.uart import (
+    IER_EMPTY,
+    LCR_DLAB,
+    LSR,
+    MCR_LOOP,
+    THR,
+    line_status,
+)
 
 FIFO_SIZE: Final = 16
 TRIGGER_LEVELS: Final = (1, 4, 8, 14)
 
 # Interrupt enable register.
 IER_RECEIVED: Final = 0x01
-IER_EMPTY: Final = 0x02
 IER_LINE: Final = 0x04
 IER_MODEM: Final = 0x08
 
@@ -42,17 +50,11 @@ IIR_EMPTY: Final = 0x02
 IIR_MODEM: Final = 0x00
 IIR_FIFO: Final = 0xC0
 
-LCR_DLAB: Final = 0x80
-
 MCR_RTS: Final = 0x02
 MCR_OUT2: Final = 0x08
-MCR_LOOP: Final = 0x10
 
-LSR_READY: Final = 0x01
 LSR_OVERRUN: Final = 0x02
 LSR_ERRORS: Final = 0x1E
-LSR_EMPTY: Final = 0x60
-"""Transmitter holding register empty, and transmitter empty."""
 
 MSR_CTS: Final = 0x10
 MSR_DSR: Final = 0x20
@@ -71,7 +73,7 @@ class UartState(NamedTuple):
     scr: int
     divisor: int
     errors: int
-    empty_pending: bool
+    empty_pending: int
     last: int
     modem: int
     line: bool
@@ -79,37 +81,34 @@ class UartState(NamedTuple):
     waiting: bytes
 
 
-class Uart:
+class Uart(abi.Uart):
     """One 16550A: eight byte registers and an interrupt line."""
 
+    def __new__(cls, *_: object, registers: abi.Uart | None = None) -> Self:
+        """Have the registers where they shall be."""
+        return super().__new__(cls) if registers is None else cls.from_buffer(registers)
+
     def __init__(
-        self, irq: Callable[[bool], None], transmit: Callable[[int], None]
+        self,
+        irq: Callable[[bool], None],
+        transmit: Callable[[bytes], None],
+        *,
+        registers: abi.Uart | None = None,
     ) -> None:
         """Make a chip after master reset, a ready peer at its modem lines.
 
         Args:
             irq: told the level of the interrupt line when it changes.
-            transmit: takes each character (0..255) that is sent.
+            transmit: takes the characters that are sent.
+            registers: their memory, all 0; None: its own.
 
         """
         self._irq = irq
         self._transmit = transmit
-        self.ier = 0
-        self.fcr = 0
-        self.lcr = 0
-        self.mcr = 0
         self.modem = MSR_CTS | MSR_DSR | MSR_DCD
         """The modem lines of the peer, as the upper half of the MSR."""
         self.msr = self.modem
-        self.scr = 0
-        self.divisor = 0
-        self.errors = 0
-        """The error bits of the LSR."""
-        self.empty_pending = False
-        self.last = 0
-        """What the receiver buffer shows when it is empty: the last read."""
         self.line = False
-        self._received: deque[int] = deque()
         self._waiting: deque[int] = deque()
 
     def receive(self, data: bytes) -> None:
@@ -128,7 +127,7 @@ class Uart:
         """Read a register (offset 0..7)."""
         offset &= 7
         value = 0
-        if offset == 0:
+        if offset == THR:
             value = self._read_buffer()
         elif offset == 1:
             value = self.divisor >> 8 if self.lcr & LCR_DLAB else self.ier
@@ -138,10 +137,8 @@ class Uart:
             value = self.lcr
         elif offset == 4:
             value = self.mcr
-        elif offset == 5:
-            value = LSR_EMPTY | self.errors
-            if self._received:
-                value |= LSR_READY
+        elif offset == LSR:
+            value = line_status(self)
             if self.errors:
                 self.errors = 0
                 self._update()
@@ -195,11 +192,12 @@ class Uart:
     @property
     def received(self) -> bytes:
         """What is in the receive FIFO, or in the receiver buffer."""
-        return bytes(self._received)
+        return bytes(self.fifo[: self.count])
 
     @received.setter
     def received(self, data: bytes) -> None:
-        self._received = deque(data)
+        self.count = len(data)
+        self.fifo[: len(data)] = list(data)
 
     @property
     def waiting(self) -> bytes:
@@ -210,21 +208,38 @@ class Uart:
     def waiting(self, data: bytes) -> None:
         self._waiting = deque(data)
 
+    def watch(self, urgent: bytes) -> None:
+        """Have the sending of these characters told at once, of others by `flush`."""
+        members = sum(1 << byte for byte in set(urgent))
+        for i in range(4):
+            self.urgent[i] = members >> 64 * i & (1 << 64) - 1
+
+    def flush(self) -> None:
+        """Tell of what compiled code has sent."""
+        sent = bytes(self.sent[: self.sent_count])
+        self.sent_count = 0
+        self._transmit(sent)
+
     def _room(self) -> int:
         size = FIFO_SIZE if self.fcr & 1 else 1
-        return size - len(self._received)
+        return size - self.count
+
+    def _put(self, value: int) -> None:
+        self.received += bytes((value,))
 
     def _fill(self) -> None:
         """Let waiting input in; in loopback the input pin is disconnected."""
         if self._waiting and not self.mcr & MCR_LOOP:
             for _ in range(min(self._room(), len(self._waiting))):
-                self._received.append(self._waiting.popleft())
+                self._put(self._waiting.popleft())
 
     def _read_buffer(self) -> int:
         if self.lcr & LCR_DLAB:
             return self.divisor & 0xFF
-        if self._received:
-            self.last = self._received.popleft()
+        received = self.received
+        if received:
+            self.last = received[0]
+            self.received = received[1:]
             self._fill()
             self._update()
         return self.last
@@ -232,29 +247,29 @@ class Uart:
     def _send(self, value: int) -> None:
         # The write takes the interrupt away and the empty register brings the next:
         # an edge triggered line must see it fall and rise.
-        self.empty_pending = False
+        self.empty_pending = 0
         self._update()
         if not self.mcr & MCR_LOOP:
-            self._transmit(value)
+            self._transmit(bytes((value,)))
         elif self._room() > 0:
-            self._received.append(value)
+            self._put(value)
         else:
             self.errors |= LSR_OVERRUN
             if not self.fcr & 1:  # a full FIFO keeps what it has; a register does not
-                self._received[-1] = value
-        self.empty_pending = True
+                self.fifo[0] = value
+        self.empty_pending = 1
         self._update()
 
     def _write_ier(self, value: int) -> None:
         if value & IER_EMPTY and not self.ier & IER_EMPTY:
-            self.empty_pending = True
+            self.empty_pending = 1
         self.ier = value
         self._update()
 
     def _write_fcr(self, value: int) -> None:
         changed = (value ^ self.fcr) & 1
         if changed or (value & 0x03 == 0x03):
-            self._received.clear()
+            self.count = 0
         # The other bits are only taken along with the enable bit. Both FIFO resets
         # (bits 1 and 2) clear themselves, and the transmitter's is always empty.
         self.fcr = value & 0xC9 if value & 1 else 0
@@ -279,8 +294,8 @@ class Uart:
         ier = self.ier
         if ier & IER_LINE and self.errors & LSR_ERRORS:
             return IIR_LINE
-        if ier & IER_RECEIVED and self._received:
-            full = len(self._received) >= TRIGGER_LEVELS[self.fcr >> 6]
+        if ier & IER_RECEIVED and self.count:
+            full = self.count >= TRIGGER_LEVELS[self.fcr >> 6]
             return IIR_RECEIVED if full or not self.fcr & 1 else IIR_TIMEOUT
         if ier & IER_EMPTY and self.empty_pending:
             return IIR_EMPTY
@@ -291,7 +306,7 @@ class Uart:
     def _read_iir(self) -> int:
         cause = self._cause()
         if cause == IIR_EMPTY:
-            self.empty_pending = False
+            self.empty_pending = 0
             self._update()
         return cause | IIR_FIFO if self.fcr & 1 else cause
 

@@ -11,10 +11,10 @@ are those that SeaBIOS leaves.
 from typing import Final
 
 from emu86 import images
-from emu86.devices import pit
 from emu86.machine import layout
 from emu86.machine.board import Board
 from emu86.machine.boot.placement import LOW_END
+from emu86.native.pit import FREQUENCY
 
 _DATA: Final = 0x400  # segment 40h
 _EBDA_KIB: Final = 1
@@ -59,7 +59,7 @@ def _data_area(seconds: int) -> bytes:
         (0x4C, 2, 0x1000),  # bytes of a screen page
         (0x60, 2, 0x0607),  # first and last line of the cursor
         (0x63, 2, 0x3D4),  # port of the CRT controller
-        (0x6C, 4, seconds * pit.FREQUENCY // _TIMER_COUNT),  # ticks since midnight
+        (0x6C, 4, seconds * FREQUENCY // _TIMER_COUNT),  # ticks since midnight
         (0x80, 2, 0x1E),  # where the keyboard buffer begins
         (0x82, 2, 0x3E),  # where it ends
         (0x84, 1, 24),  # rows less 1

@@ -1,5 +1,6 @@
 """The board: which chips there are and what is wired to what, top to bottom."""
 
+import ctypes
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
 from emu86.machine import layout
 from emu86.machine.chardev import CharDevice
+from emu86.native import abi
 
 
 class BoardState(NamedTuple):
@@ -35,14 +37,16 @@ class BoardState(NamedTuple):
 class Board:
     """The parts list of the PC, and the VMM's way to it (`rings.protocols.IoBus`).
 
-    clock: tells the chips the time and is told when the next of them is due; console:
-    what COM1 is connected to; end: called with the reason when the guest switches
-    itself off or resets; rtc: see `Machine`; debug_exit: whether port F4h ends the run.
+    clock: tells the chips the time and is told when the next of them is due; shared:
+    where the chips keep what compiled code uses, too; console: what COM1 is connected
+    to; end: called with the reason when the guest switches itself off or resets; rtc:
+    see `Machine`; debug_exit: whether port F4h ends the run.
     """
 
     def __init__(
         self,
         clock: Clock,
+        shared: abi.Control,
         memory: int,
         console: CharDevice,
         end: Callable[[str, str], None],
@@ -53,11 +57,12 @@ class Board:
         self._clock = clock
         self.pic = PicPair()
         line = self.pic.line
-        self.pit = Pit(line(layout.IRQ_PIT))
+        self.pit = Pit(line(layout.IRQ_PIT), shared.pit)
         self.speaker = Speaker(self.pit)
         kib = memory >> 10
         self.rtc = Rtc(line(layout.IRQ_RTC), rtc, extended_memory=max(kib - 1024, 0))
-        self.uart = Uart(line(layout.IRQ_COM1), console.write)
+        irq = line(layout.IRQ_COM1)
+        self.uart = Uart(irq, console.write, registers=shared.uart)
         console.connect(self.uart)
         self.keyboard = I8042(
             line(layout.IRQ_KEYBOARD),
@@ -71,6 +76,8 @@ class Board:
 
         self.ports = Bus()
         self.memory = Bus()
+        self._shared = shared
+        ctypes.memset(shared.ports, abi.PORT_NOTHING, abi.PORTS)
         self.timed: tuple[Timed, ...] = ()
         self._timed_ports: set[int] = set()
         self._stateful: dict[str, Stateful] = {"8259A pair": self.pic}
@@ -79,13 +86,14 @@ class Board:
         attach(layout.PIC_MASTER, self.pic.master, "8259A master")
         attach(layout.PIC_SLAVE, self.pic.slave, "8259A slave")
         attach(layout.ELCR, self.pic.elcr, "ELCR")
-        attach(layout.PIT, self.pit, "8254")
+        attach(layout.PIT, self.pit, "8254", abi.PORT_PIT)
         attach(layout.SPEAKER, self.speaker, "port 61h")
         attach(layout.I8042, self.keyboard, "8042")
         attach(layout.RTC, self.rtc, "MC146818")
-        attach(layout.COM1, self.uart, "16550A")
+        attach(layout.COM1, self.uart, "16550A", abi.PORT_UART)
         attach(layout.COPROCESSOR, self.coprocessor, "coprocessor error")
-        attach(layout.POST_CODE, PostCode(), "POST code")
+        post_code = PostCode(latch=shared.post_code)
+        attach(layout.POST_CODE, post_code, "POST code", abi.PORT_POST_CODE)
         attach(
             layout.SYSTEM_CONTROL_A,
             SystemControlA(lambda: end("reset", "by port 92h"), _ignore),
@@ -98,9 +106,20 @@ class Board:
             leave = DebugExit(lambda value: end("debug exit", str(value)))
             attach(layout.DEBUG_EXIT, leave, "debug exit")
 
-    def _attach(self, ports: range, chip: Addressable, name: str) -> None:
-        """Put a chip on the bus; what else it is, it tells itself."""
+    def _attach(
+        self,
+        ports: range,
+        chip: Addressable,
+        name: str,
+        compiled: int = abi.PORT_PYTHON,
+    ) -> None:
+        """Put a chip on the bus; what else it is, it tells itself.
+
+        compiled: what compiled code knows it as.
+        """
         self.ports.attach(ports, chip, name)
+        for port in (port for port in ports if port < abi.PORTS):
+            self._shared.ports[port] = compiled | port - ports[0] << 3
         if isinstance(chip, Timed):
             self.timed += (chip,)
         if isinstance(getattr(chip, "drives", chip), Timed):
@@ -142,6 +161,10 @@ class Board:
             return
         for i, byte in enumerate(data):
             self.memory.write(gpa + i, 1, byte, now)
+
+    def catch_up(self) -> None:
+        """Hear of what compiled code has sent on COM1."""
+        self.uart.flush()
 
     def coprocessor_error(self) -> None:
         """Assert FERR#, which port F0h clears."""

@@ -7,11 +7,12 @@ to it. So a terminal, a screen and a web page can share a line.
 
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from emu86.rings.observers import as_it_is
 
 _Watcher = Callable[[bytes], None]
+EVERY: Final = bytes(range(256))
 
 
 class Frontend(Protocol):
@@ -29,6 +30,10 @@ class Frontend(Protocol):
 
     def receive(self, data: bytes) -> None:
         """Take characters."""
+        ...
+
+    def watch(self, urgent: bytes) -> None:
+        """Send these characters at once, others soon; those before them first."""
         ...
 
 
@@ -54,16 +59,29 @@ class CharDevice:
         self._expected = b""
         self._found: Callable[[], None] = _nothing
         self._tail = b""
+        self._urgent = b""
 
     def connect(self, frontend: Frontend) -> None:
         """Have `frontend` as the guest's end."""
         self._frontend = frontend
+        self._tell_urgent()
+
+    def _tell_urgent(self) -> None:
+        """Tell the guest's end for which bytes somebody waits."""
+        if self._frontend is not None:
+            self._frontend.watch(self._urgent + self._expected[-1:])
 
     # -- from the guest ----------------------------------------------------------------
 
-    def subscribe(self, callback: _Watcher) -> None:
-        """Have `callback` told of every byte that the guest writes."""
+    def subscribe(self, callback: _Watcher, urgent: bytes = EVERY) -> None:
+        """Have `callback` told of all bytes that the guest writes.
+
+        urgent: those of which it is told at once; of others, soon, and maybe of several
+        in one call.
+        """
         self._subscribers.append(self.guard(callback))
+        self._urgent += urgent
+        self._tell_urgent()
 
     def expect(self, text: bytes, found: Callable[[], None]) -> None:
         """Call `found` once, when the guest has written `text` from now on.
@@ -74,16 +92,17 @@ class CharDevice:
             self._tail = b""
         self._expected = text
         self._found = found
+        self._tell_urgent()
 
-    def write(self, byte: int) -> None:
-        """Take a byte that the guest writes."""
-        data = bytes((byte,))
+    def write(self, data: bytes) -> None:
+        """Take bytes that the guest writes; an urgent one is the last."""
         for subscriber in self._subscribers:
             subscriber(data)
         if self._expected:
             self._tail = (self._tail + data)[-len(self._expected) :]
             if self._tail == self._expected:
                 self._expected = b""
+                self._tell_urgent()
                 self._found()
 
     # -- to the guest ------------------------------------------------------------------

@@ -14,7 +14,7 @@ from emu86.cpu.clock import USUAL
 from emu86.cpu.state import RFLAGS
 from emu86.machine.board import Board
 from emu86.machine.chardev import CharDevice
-from emu86.machine.panic import PanicWatch
+from emu86.machine.panic import ENDS, PanicWatch
 from emu86.machine.realtime import RealTime
 from emu86.notebook import table
 from emu86.rings.technique.base import Technique
@@ -76,7 +76,7 @@ class RunLoop:
         self.slept = 0.0
         console.on_input = self._kick
         console.guard = vmm.observers.guard = self.guard
-        console.subscribe(self._panic.take)
+        console.subscribe(self._panic.take, ENDS)
 
     def stop(self) -> None:
         """End the run soon, from any thread; before a run, that run at its start."""

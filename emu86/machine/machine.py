@@ -17,7 +17,7 @@ from emu86.errors import ConfigError, as_bytes, as_int, expect, unknown
 from emu86.machine import bios, boot, snapshot
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
-from emu86.machine.chardev import CharDevice
+from emu86.machine.chardev import EVERY, CharDevice
 from emu86.machine.loop import RunLoop, Stop
 from emu86.machine.stats import Stats
 from emu86.notebook import table
@@ -91,6 +91,7 @@ class Machine:
         self.console = CharDevice()
         self.board = Board(
             self._engine.clock,
+            self._engine.shared,
             memory,
             self.console,
             self._end,
@@ -334,10 +335,16 @@ class Machine:
 
     # -- console -----------------------------------------------------------------------
 
-    def on_console(self, callback: Callable[[bytes], None]) -> None:
-        """Call `callback` with the bytes that the guest sends on COM1, as they come."""
+    def on_console(
+        self, callback: Callable[[bytes], None], *, at_once: bool = True
+    ) -> None:
+        """Call `callback` with the bytes that the guest sends on COM1.
+
+        at_once: with each as it comes; else soon, with several, which costs less.
+        """
         expect("callback", callback, Callable)
-        self.console.subscribe(callback)
+        expect("at_once", at_once, bool)
+        self.console.subscribe(callback, EVERY if at_once else b"")
 
     def console_input(self, data: bytes) -> None:
         """Type `data` on COM1, from any thread."""

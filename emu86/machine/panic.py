@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+ENDS: Final = b"\r\n"  # of a line
 _LONGEST: Final = 1000  # bytes kept of a line; printk cuts its lines before
 _PREFIX: Final = rb"(?:\[ *\d+\.\d+\] ?(?:\[ *[TC]\d+\] ?)?)?"
 _FIRST_WORDS: Final = re.compile(_PREFIX + rb"Kernel panic - (not syncing.*)")
@@ -33,11 +34,12 @@ class PanicWatch:
         self._panic = ""
 
     def take(self, data: bytes) -> None:
-        """Take a byte that the guest writes."""
-        if data not in b"\r\n":
-            if len(self._line) < _LONGEST:
-                self._line += data
-        elif self._line:
+        """Take bytes that the guest writes, of `ENDS` at most the last one."""
+        if data[-1:] not in ENDS:
+            self._line += data[: _LONGEST - len(self._line)]
+            return
+        self._line += data[:-1][: _LONGEST - len(self._line)]
+        if self._line:
             self._match()
             self._line.clear()
             self._known = 0

@@ -96,9 +96,7 @@ class Profile:
         for name in ("on_exception", "on_invalid", "on_in", "on_out", "on_cpuid"):
             handler = self._timed(getattr(engine, name), raised=name == "on_exception")
             setattr(engine, name, handler)
-        self._handle, self._rdtsc = engine.intercept(
-            self._on_exception, self._on_rdtsc, self._on_stop
-        )
+        engine.intercept(self._on_exception, self._on_instruction, self._on_stop)
         self._control[abi.LATE_AT] = _NOWHERE
         self._clock.sample(_EVERY)
 
@@ -135,13 +133,13 @@ class Profile:
             count = self._clock.take_samples()
             self._sample(*self._at, _how(reason, native=native), count)
 
-    def _on_exception(self, vector: int) -> None:
+    def _on_exception(self, handle: Callable[..., Any], vector: int) -> None:
         control = self._control
         is_int = self._d[IS_INT] == 1
         self._begin(is_int)
         before, start = _COUNTS(control), perf_counter_ns()
         self._by_python = False
-        self._handle(vector)
+        handle(vector)
         if not self._by_python:
             ns = 0 if self._native else perf_counter_ns() - start
             after = _COUNTS(control)
@@ -152,13 +150,18 @@ class Profile:
             self._add(reason, self._native, ns)
         self._end()
 
-    def _on_rdtsc(self) -> None:
+    def _on_instruction(
+        self, reason: str, handle: Callable[..., Any], *passed: int
+    ) -> Any:  # noqa: ANN401 (what the handler does)
         self._begin()
         start = perf_counter_ns()
-        self._rdtsc()
-        ns = 0 if self._native else perf_counter_ns() - start
-        self._add("RDTSC", self._native, ns)
+        self._by_python = False
+        result = handle(*passed)
+        if not self._by_python:
+            ns = 0 if self._native else perf_counter_ns() - start
+            self._add(reason, self._native, ns)
         self._end()
+        return result
 
     def _timed(
         self, handler: Callable[..., Any], *, raised: bool

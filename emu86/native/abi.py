@@ -29,6 +29,7 @@ NEVER: Final = 1 << 62
 # An exit takes the guest time too, or one that does nothing but fault would stand still
 # and never come to the next look at the host.
 EXIT_TIME: Final = 1000 * QUARTERS
+IO_TIME: Final = 1000 * QUARTERS  # an ISA bus cycle takes about a microsecond
 
 GUARDED_WORDS: Final = 64
 DROPPED_MOST: Final = 32
@@ -42,6 +43,9 @@ LEAF_PAGES: Final = 16384  # pages of the VMM's memory
 ROOTS: Final = 256
 HELD_MOST: Final = 32
 GDT_MOST: Final = 64  # descriptors of a GDT that compiled handlers may read again
+PORTS: Final = 1024  # from 0 on, of which compiled code may do some
+SENT_MOST: Final = 256  # bytes sent on a serial line that Python has not heard of
+CPUID_LEAVES: Final = 16
 
 # An entry of `opcodes`: bits, and masks by ModRM.reg (or bit 0 of one: no ModRM).
 OPCODE_MODRM: Final = 1 << 0
@@ -70,6 +74,15 @@ DROPPED: Final = 1
 SWITCHED: Final = 2
 WRITTEN: Final = 4
 REREAD: Final = 8
+SENT: Final = 16
+
+# What answers at a port, in 3 bits; from bit 3 on the number of the chip's register.
+PORT_PYTHON: Final = 0
+PORT_NOTHING: Final = 1
+PORT_POST_CODE: Final = 2
+PORT_UART: Final = 3
+PORT_PIT: Final = 4
+NONE: Final = -1  # of a `Counter`: there is no such time or value
 
 # What a guest page holds, as far as the shadow tables care.
 DATA: Final = 0  # writable, never executed
@@ -116,6 +129,15 @@ FlushTlb: TypeAlias = Annotated[CFunction, function(None, Word)]
 FlushPage: TypeAlias = Annotated[CFunction, function(None, Word, Word)]
 CheckExit: TypeAlias = Annotated[CFunction, function(None, Word, ctypes.c_uint32)]
 OnEdge: TypeAlias = Annotated[CFunction, function(None, Word, Word, Word, Word)]
+OnIn: TypeAlias = Annotated[
+    CFunction,
+    function(ctypes.c_uint32, Word, ctypes.c_uint32, ctypes.c_int32, Word),
+]
+OnOut: TypeAlias = Annotated[
+    CFunction,
+    function(None, Word, ctypes.c_uint32, ctypes.c_int32, ctypes.c_uint32, Word),
+]
+OnInstruction: TypeAlias = Annotated[CFunction, function(ctypes.c_int32, Word, Word)]
 OnException: TypeAlias = Annotated[
     CFunction, function(None, Word, ctypes.c_uint32, Word)
 ]
@@ -318,6 +340,88 @@ class Event(ctypes.Structure):
     address: u32
 
 
+@record
+class Counter(ctypes.Structure):
+    """One counter of the 8254; times are in its clock pulses.
+
+    access: bytes of a count, 1 low only, 2 high only, 3 low then high; gate, out: the
+    levels of its pins; reload: the count register, decoded, 1 to 65536, 0 before the
+    first count; null_count: that is not in the counting element yet; period: the count
+    last loaded, 0 for none since the control word; origin: when that was, in mode 3 the
+    start of the half cycle; held: pulses of it that had passed when the gate stopped
+    it, or NONE; expired: the count of a mode that counts once (0, 1, 4, 5) has run out;
+    load_at: when the count register goes to the counting element, or NONE; idle: what
+    the counting element shows while nothing is loaded; low_byte: of a count half
+    written, if write_high; read_high: the high byte is read next; latched, status: what
+    was latched to be read, or NONE.
+    """
+
+    origin: i64
+    held: i64
+    load_at: i64
+    mode: u32
+    access: u32
+    bcd: u32
+    gate: u32
+    out: u32
+    reload: u32
+    null_count: u32
+    period: u32
+    expired: u32
+    idle: u32
+    low_byte: u32
+    write_high: u32
+    read_high: u32
+    latched: i32
+    status: i32
+
+
+@record
+class Uart(ctypes.Structure):
+    """The registers of a 16550A, and what its guest has sent.
+
+    errors: the error bits of the LSR; empty_pending: THR Empty is to be told of; last:
+    what the receiver buffer shows when it is empty; count: how many bytes of `fifo` are
+    in the receive FIFO, or in the receiver buffer, the oldest first; urgent: a set of
+    the bytes of which those who watch the line are told at once; sent, sent_count:
+    those of which they have not been told yet.
+    """
+
+    ier: u32
+    fcr: u32
+    lcr: u32
+    mcr: u32
+    msr: u32
+    scr: u32
+    divisor: u32
+    errors: u32
+    empty_pending: u32
+    last: u32
+    count: u32
+    fifo: Annotated[Array, ctypes.c_uint8 * 16]
+    urgent: Annotated[Array, ctypes.c_uint64 * 4]
+    sent_count: u32
+    sent: Annotated[Array, ctypes.c_uint8 * SENT_MOST]
+
+
+@record
+class Latch(ctypes.Structure):
+    """A port of one register that keeps what was written."""
+
+    value: u32
+
+
+@record
+class CpuidLeaf(ctypes.Structure):
+    """What CPUID answers to a leaf."""
+
+    leaf: u32
+    eax: u32
+    ebx: u32
+    ecx: u32
+    edx: u32
+
+
 BY_IRET: Final = 256
 BY_EVENT: Final = 512  # plus its vector
 CHANGES_KEPT: Final = 4
@@ -347,9 +451,10 @@ class Control(ctypes.Structure):
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
-    read again, into `gdt_words`. guarded: a set of linear pages whose
-    INVLPG is Python's, by the low 12 bits of their number; held: pages of sites and of
-    descriptors that must be the same behind a MOV to CR3, or it is Python's.
+    read again, into `gdt_words`; SENT: the serial line was, `uart.sent`. guarded: a set
+    of linear pages whose INVLPG is Python's, by the low 12 bits of their number; held:
+    pages of sites and of descriptors that must be the same behind a MOV to CR3, or it
+    is Python's.
 
     gdt_page: the guest page of the GDT if it is all there, else -1; gdt_at: its address
     in this process; gdt_entries: address of the shadow GDT; gdt_filled: its
@@ -380,6 +485,10 @@ class Control(ctypes.Structure):
     behind_load: a set of linear addresses behind loads of DS and ES; opcodes: of one
     byte, then behind 0Fh; prologues: see `PROLOGUE`; code_next, code_end: addresses in
     this process behind the last block, and behind the engine's buffer.
+
+    For IN, OUT and CPUID: on_in, on_out, on_cpuid: the Python hooks; ports: what is at
+    each port; post_code: port 80h; pit: the counters of the 8254; uart: COM1;
+    cpuid_count: how many leaves `cpuid` has.
 
     check_exit: the engine's look whether to stop; sites: decoded instructions, each at
     its `state.site_index` or beside it (a cache of two ways).
@@ -490,6 +599,18 @@ class Control(ctypes.Structure):
     opcodes: Annotated[Array, Word * 512]
     added: Annotated[Array, Added * ADDED_MOST]
     roots: Annotated[Array, Root * ROOTS]
+    on_in: OnIn
+    on_out: OnOut
+    on_cpuid: OnInstruction
+    count_in: i64
+    count_out: i64
+    count_cpuid: i64
+    post_code: Annotated[Latch, Latch]
+    pit: Annotated[Array, Counter * 3]
+    uart: Annotated[Uart, Uart]
+    cpuid_count: i64
+    cpuid: Annotated[Array, CpuidLeaf * CPUID_LEAVES]
+    ports: Annotated[Array, ctypes.c_uint8 * PORTS]
 
 
 def _word(field: str) -> int:
@@ -569,6 +690,12 @@ ON_EDGE: Final = _word("on_edge")
 COUNT_BLOCKS: Final = _word("count_blocks")
 INNER: Final = _word("inner")
 ARMED: Final = _word("armed")
+ON_IN: Final = _word("on_in")
+ON_OUT: Final = _word("on_out")
+ON_CPUID: Final = _word("on_cpuid")
+COUNT_IN: Final = _word("count_in")
+COUNT_OUT: Final = _word("count_out")
+COUNT_CPUID: Final = _word("count_cpuid")
 
 
 def _counts() -> Iterator[int]:

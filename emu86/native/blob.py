@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 from emu86.cpu import offsets
-from emu86.native import abi, handlers, transfers
+from emu86.native import abi, handlers, ports, transfers
 from emu86.native.records import ctype, is_kind
 from emu86.native.state import site_index
 from emu86.spec import x86
@@ -22,6 +22,7 @@ FOLDER: Final = str(resources.files("emu86.native") / "blobs")
 EXPORTS: Final = (
     handlers.on_block, handlers.on_late, handlers.on_guard, handlers.on_rdtsc,
     handlers.on_exception, handlers.on_look, handlers.on_edge,
+    ports.on_in, ports.on_out, ports.on_cpuid,
     transfers.return_by_plan, transfers.deliver_by_plan,
 )  # fmt: skip
 _ALIASES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -40,7 +41,8 @@ def fingerprint() -> str:
         (record.__name__, field[0], getattr(record, field[0]).offset)
         for record in (
             abi.Block, abi.Segment, abi.Cpu, abi.Site, abi.Plan, abi.Leaf, abi.Added,
-            abi.Verw, abi.Root, abi.Event, abi.Change, abi.Control,
+            abi.Verw, abi.Root, abi.Event, abi.Change, abi.Counter, abi.Uart, abi.Latch,
+            abi.CpuidLeaf, abi.Control,
         )
         for field in record._fields_
     ]  # fmt: skip

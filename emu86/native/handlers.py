@@ -37,6 +37,7 @@ from emu86.native.state import (
     set_flags,
     site_index,
     stack_top,
+    virtual_time,
     waits,
 )
 from emu86.native.transfers import POPPED, interrupt, iret
@@ -101,13 +102,8 @@ def on_rdtsc(_uc: u64, control: Control) -> i32:
     cpu = control.cpu.contents
     control.now += control.tsc_cost
     control.count_rdtsc += 1
-    work = control.now - control.since & x86.MASK64
-    rate = control.rate & x86.MASK64
-    low = rate & x86.MASK32
-    # (work * rate) >> RATE_SHIFT, by halves.
-    whole = work * (rate >> 32) & x86.MASK64
-    part = (work >> 32) * low + ((work & x86.MASK32) * low >> 32) & x86.MASK64
-    tsc = control.ns + whole + part + control.tsc_offset & x86.MASK64
+    now = virtual_time(control, control.now & x86.MASK64)
+    tsc = now + control.tsc_offset & x86.MASK64
     cpu.gpr[x86.EAX] = tsc & x86.MASK32
     cpu.gpr[x86.EDX] = tsc >> 32
     return 1

@@ -65,6 +65,17 @@ def sync_mode(cpu: Cpu, cpl: u32) -> None:
     cpu.hflags = mode | code | data | stack
 
 
+def virtual_time(control: Control, work: u64) -> u64:
+    """Return the virtual nanoseconds when so much work is done."""
+    passed = work - control.since & x86.MASK64
+    rate = control.rate & x86.MASK64
+    low = rate & x86.MASK32
+    # (passed * rate) >> RATE_SHIFT, by halves.
+    whole = passed * (rate >> 32) & x86.MASK64
+    part = (passed >> 32) * low + ((passed & x86.MASK32) * low >> 32) & x86.MASK64
+    return control.ns + whole + part & x86.MASK64
+
+
 def operand_offset(cpu: Cpu, kind: i64) -> u32:
     """Return where in its segment a site's operand is: see `abi.access_kind`."""
     index = cpu.gpr[kind >> 12 & 15] << (kind >> 16 & 3) & x86.MASK64

@@ -24,6 +24,10 @@ class IoBus(Protocol):
         """Write device memory, or where there is neither a device nor RAM."""
         ...
 
+    def catch_up(self) -> None:
+        """Hear of what compiled code has sent on a serial line."""
+        ...
+
     def coprocessor_error(self) -> None:
         """Raise the FERR# line (IRQ 13)."""
         ...

@@ -73,6 +73,9 @@ class Ports:
     def mmio_write(self, gpa: int, data: bytes) -> None:
         """Write what is no RAM: it is lost."""
 
+    def catch_up(self) -> None:
+        """Compiled code does nothing here."""
+
     def coprocessor_error(self) -> None:
         """Nobody listens."""
 

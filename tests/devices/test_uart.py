@@ -11,8 +11,8 @@ class Guest:
 
     def __init__(self):
         self.lines = []
-        self.sent = []
-        self.uart = Uart(self.lines.append, self.sent.append)
+        self.sent = bytearray()
+        self.uart = Uart(self.lines.append, self.sent.extend)
 
     def __getitem__(self, offset):
         return self.uart.read(offset, 1, 0)
@@ -58,7 +58,7 @@ def test_divisor_latch(com):
     assert (com[0], com[1]) == (0x0C, 0x34)
     com[LCR] = 3
     assert com[IER] == 0
-    assert com.sent == []
+    assert not com.sent
     assert com.uart.divisor == 0x340C
 
 
@@ -211,7 +211,7 @@ def test_loopback_connects_the_data_and_keeps_the_host_out(com):
     com.uart.receive(b"host")
     for c in b"self":
         com[THR] = c
-    assert com.sent == []
+    assert not com.sent
     assert bytes(com[RBR] for _ in range(4)) == b"self"
     assert com[LSR] == 0x60
     com[MCR] = 0

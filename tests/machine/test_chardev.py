@@ -13,6 +13,10 @@ class Frontend:
         self.ready = False
         self.waiting = b""
         self.got = []
+        self.urgent = b""
+
+    def watch(self, urgent):
+        self.urgent = urgent
 
     def receive(self, data):
         self.got.append(data)
@@ -32,7 +36,7 @@ def line(frontend):
 
 def write(line, data):
     for byte in data:
-        line.write(byte)
+        line.write(bytes([byte]))
 
 
 def test_all_who_subscribed_are_told(line):

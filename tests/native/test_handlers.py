@@ -40,6 +40,9 @@ def arguments(name, seed, control, cpu):
         "on_guard": (control, seed & 0xFFFFFFFF, seed & 1),
         "on_look": (uc, WORLD.at, seed & 15, WORLD.sites),
         "on_rdtsc": (uc, control),
+        "on_in": (uc, WORLD.port, WORLD.width, control),
+        "on_out": (uc, WORLD.port, WORLD.width, seed & 0xFFFFFFFF, control),
+        "on_cpuid": (uc, control),
         "on_edge": (uc, WORLD.block_at, seed & 15, control),
         "on_exception": (uc, WORLD.vector, control),
         "return_by_plan": (control, cpu, seed & 1),
@@ -226,6 +229,11 @@ ERRORS = [
     ("roots", "large != held.frame", "large == held.frame"),
     ("handlers", "| (cr0 & _FPU) << shift", "| cr0 & _FPU"),
     ("faults", "    control.cr2 = cr2", "    control.cr2 = error & x86.MASK32"),
+    ("pit", "value // 1000 % 10 << 12", "value // 1000 % 10 << 11"),
+    ("pit", "counter.out = counter.mode > 1", "counter.out = counter.mode > 2"),
+    ("pit", "counter.origin += cycles * period", "counter.origin += cycles"),
+    ("uart", "uart.empty_pending = 1", "uart.empty_pending = 0"),
+    ("ports", "control.now + abi.IO_TIME", "control.now"),
     ("gdt", "spte.value & ~x86.PTE_RW", "spte.value & ~x86.PTE_US"),
 ]
 EVERY = 6  # of them is tried in CI; `make nightly` tries all

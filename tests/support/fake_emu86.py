@@ -97,7 +97,7 @@ class Machine:
             time.sleep(float(self.script.pop(0).removeprefix("load:")))
         self.options["initrd"] = initrd
 
-    def on_console(self, callback):
+    def on_console(self, callback, **_):
         self.print = callback
 
     def console_input(self, data):

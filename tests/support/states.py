@@ -11,7 +11,7 @@ import struct
 
 from emu86 import Machine
 from emu86.cpu import offsets
-from emu86.native import abi
+from emu86.native import abi, pit
 from emu86.native.state import site_index
 from emu86.native.transfers import gate_slot, return_slot
 from emu86.spec import x86
@@ -150,9 +150,10 @@ def randomize(world, seed, aim="any"):
     control.told, control.by_ring = pick.odd(0, 1), pick.odd(0, 1)
     control.stale, control.patched = pick.odd(0, 1), pick.odd(0, 1)
     control.change_count = pick.randrange(8)
+    counts = Pick(seed)  # of their own, so that one more leaves the rest as it is
     for name, _ctype in abi.Control._fields_:
         if name.startswith("count_") and not name.endswith(("_int", "_exceptions")):
-            setattr(control, name, pick.some())
+            setattr(control, name, counts.some())
     is_break = world.vector == x86.VEC_BP
     is_int = is_break or aim in ("INT", "any")
     is_int = is_int and world.vector not in (x86.VEC_GP, x86.VEC_PF)
@@ -176,6 +177,7 @@ def randomize(world, seed, aim="any"):
     gdt(world, pick)
     if aim == "any":
         blocks(world, pick)
+        ports(world, Pick(seed))
     if aim == "MOV to CR":
         changed = pick.few(x86.CR0_MP, x86.CR0_EM, x86.CR0_TS, 0, x86.CR0_WP)
         control.cr0 = control.cr0 & x86.CR0_DEFINED | x86.CR0_ET
@@ -227,6 +229,56 @@ def offset_of(world, kind):
     """Where in its segment the operand of an access or a SETcc is."""
     index = world.cpu.gpr[kind >> 12 & 15] << (kind >> 16 & 3)
     return world.cpu.gpr[kind >> 8 & 15] + index + (kind >> 32) & x86.MASK32
+
+
+def ports(world, pick):
+    """A port of each kind, a line to send on, counters, and leaves of CPUID."""
+    control, cpu = world.control, world.cpu
+    world.width = pick.odd(1, 2, 4)
+    kind, register = pick.few(
+        (abi.PORT_PYTHON, 0), (abi.PORT_NOTHING, 0), (abi.PORT_POST_CODE, 0),
+        (abi.PORT_UART, 0), (abi.PORT_UART, 5), (abi.PORT_UART, 1),
+        *[(abi.PORT_PIT, 1), (abi.PORT_PIT, 2)] * 4, (abi.PORT_PIT, pick.few(0, 3)),
+    )  # fmt: skip
+    world.port = pick.odd(pick.randrange(abi.PORTS), pick.getrandbits(16))
+    control.ports[world.port % abi.PORTS] = kind | register << 3
+    control.post_code.value = pick.getrandbits(8)
+    control.cpuid_count = pick.randrange(1, abi.CPUID_LEAVES + 1)
+    for i, leaf in enumerate(control.cpuid):
+        leaf.leaf, leaf.eax, leaf.ebx, leaf.ecx, leaf.edx = (
+            pick.word() for _ in "12345"
+        )
+        if i == 1:
+            leaf.leaf = cpu.gpr[x86.EAX] & x86.MASK32
+    uart = control.uart
+    uart.errors = pick.odd(0, 2)
+    uart.lcr, uart.mcr = pick.odd(3, 0x83), pick.odd(0x0B, 0x1B)
+    uart.ier, uart.count = pick.odd(5, 7), pick.few(0, 1, 16)
+    uart.sent_count = pick.odd(pick.randrange(4), abi.SENT_MOST - 1, abi.SENT_MOST)
+    for i in range(4):
+        uart.urgent[i] = pick.getrandbits(64) & pick.getrandbits(64)
+    work = control.now + abi.IO_TIME - control.since
+    passed = work * control.rate >> abi.RATE_SHIFT
+    for i, counter in enumerate(control.pit):
+        t = pick.randrange(1 << 40)
+        counter.mode, counter.access = pick.randrange(6), pick.few(1, 2, 3)
+        counter.bcd, counter.gate = pick.randrange(2), pick.randrange(2)
+        counter.out, counter.null_count = pick.randrange(2), pick.randrange(2)
+        most = 10_000 if counter.bcd else 0x10000
+        counter.reload, counter.period = (
+            pick.few(0, 1, 2, pick.randrange(3, 60), most) for _ in "12"
+        )
+        long_ago = pick.few(0, counter.period, counter.period + 1, pick.randrange(200))
+        counter.origin = t - long_ago
+        counter.held = pick.odd(abi.NONE, pick.randrange(60), once=4)
+        counter.load_at = pick.odd(abi.NONE, t, t + 1, t - 3, once=3)
+        counter.expired, counter.idle = pick.odd(0, 1, once=3), pick.getrandbits(16)
+        counter.read_high = pick.randrange(2)
+        counter.latched = pick.odd(abi.NONE, pick.getrandbits(16), once=4)
+        counter.status = pick.odd(abi.NONE, pick.getrandbits(8), once=4)
+        # It is read at pulse t, or at any time.
+        if i == register and pick.odd(1, 0, once=4):
+            control.ns = -(-t * pit.SECOND // pit.FREQUENCY) - passed & x86.MASK64
 
 
 def store_flag(world, kind, pick):
@@ -496,7 +548,7 @@ def page_fault(world, pick):
     cpu.rip = pick.odd(cpu.rip, 0xFF7, 0xFF8, 0xFF9, 0xFFF, once=8)
     linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
     map_page(world, linear, CODE, pick.odd(0x25, 0))
-    second = pick.few(0xA4, 0xAB, 0xB1, 0xBA, 0xB6, 0xC1, pick.getrandbits(8))
+    second = pick.few(0xA4, 0xAB, 0xB1, 0xBA, 0xB6, 0xC1, 0xB6, 0xAF)
     first = pick.few(0x8B, 0x01, 0x80, 0x81, 0x83, 0x83, pick.getrandbits(8))
     opcode = pick.few(bytes((first,)), bytes((0x0F, second)))
     modrm = bytes((pick.few(0, 0x38, pick.getrandbits(8)),))

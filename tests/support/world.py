@@ -18,7 +18,10 @@ KINDS = {
     if is_kind(ctype(hint), "function")
 }
 CALLS = tuple(KINDS)
-RESULTS = {"compute_flags": 0xFFFFFFFFFFFFF8D5, "read32": 0x1FFFF}
+RESULTS = {
+    "compute_flags": 0xFFFFFFFFFFFFF8D5, "read32": 0x1FFFF, "on_in": 0x12345678,
+    "on_cpuid": 1,
+}  # fmt: skip
 
 
 class World:
@@ -54,6 +57,7 @@ class World:
             page = ctypes.addressof(table) >> 12 & abi.LEAF_PAGES - 1
             self.parts.append((self.used + page * leaf, leaf))
         self.leaves = self.place(abi.Leaf * abi.LEAF_PAGES)
+        self.port, self.width = 0, 1  # of an IN or OUT
         self.absent = set()  # functions that the engine does not have
         self.log = []
         self.pythons = {name: KINDS[name](self.logger(name)) for name in CALLS}

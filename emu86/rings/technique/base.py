@@ -26,7 +26,6 @@ from emu86.rings.protocols import Interrupts, IoBus, LinearMemory
 from emu86.spec import x86
 
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
-_IO_COST: Final = 1000 * abi.QUARTERS  # an ISA bus cycle takes about a microsecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,7 @@ class Policy:
 
 
 COMPILED: Final = {
+    "IN": abi.COUNT_IN, "OUT": abi.COUNT_OUT, "CPUID": abi.COUNT_CPUID,
     "CLI": abi.COUNT_CLI, "STI": abi.COUNT_STI, "RDTSC": abi.COUNT_RDTSC,
     "segment access": abi.COUNT_ACCESS,
     "INVLPG": abi.COUNT_INVLPG, "CMPXCHG8B": abi.COUNT_SPLIT, "IRET": abi.COUNT_IRET,
@@ -127,10 +127,21 @@ class Technique:
         self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
         self._reason = ""
         self._event: Event  # that is being delivered
+        self._publish_cpuid()
 
     def connect(self, bus: IoBus, pic: Interrupts) -> None:
         """Stand on a board: its ports and memory, and its interrupt controller."""
         self.bus, self.pic = bus, pic
+
+    def _publish_cpuid(self) -> None:
+        """Have compiled code know the leaves that the CPU model has."""
+        vcpu, shared = self.vcpu, self.engine.shared
+        leaves = (0, 1, 2, *range(0x80000000, 0x80000005), 0x40000000)
+        for known, leaf in zip(shared.cpuid, leaves, strict=False):
+            answers = vcpu.model.cpuid(leaf, vcpu.hypervisor)
+            known.leaf = leaf
+            known.eax, known.ebx, known.ecx, known.edx = answers
+        shared.cpuid_count = len(leaves)
 
     # -- what a technique does its own way ---------------------------------------------
 
@@ -366,7 +377,7 @@ class Technique:
 
     def port_read(self, port: int, width: int) -> int:
         """Read a port; it takes the guest a microsecond."""
-        self._control[abi.NOW] += _IO_COST
+        self._control[abi.NOW] += abi.IO_TIME
         value = self.bus.port_read(port, width)
         self.sync_intr()
         if self.breakpoints.armed:
@@ -377,7 +388,7 @@ class Technique:
 
     def port_write(self, port: int, width: int, value: int) -> None:
         """Write a port; it takes the guest a microsecond."""
-        self._control[abi.NOW] += _IO_COST
+        self._control[abi.NOW] += abi.IO_TIME
         self.bus.port_write(port, width, value)
         self.sync_intr()
         if self.breakpoints.armed:

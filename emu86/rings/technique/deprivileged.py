@@ -399,6 +399,8 @@ class Deprivileged(Technique):
             self._control[abi.BEHIND] = 0
             self.mmu.catch_up(behind, self.vcpu.cr3)
             self.cpu.catch_up(behind)
+            if behind & abi.SENT:
+                self.bus.catch_up()
 
     def _update_mode(self) -> None:
         """Learn what the hardware has done by itself since the last exit."""

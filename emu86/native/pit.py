@@ -1,0 +1,141 @@
+"""Counters of the 8254 as time passes and as they are read: see `devices.pit`.
+
+Times are in the chip's clock pulses. Before a counter is looked at it is brought to
+the time by `sync`.
+"""
+
+from typing import Final
+
+from emu86.native import abi
+from emu86.native.abi import Counter
+from emu86.native.records import i64, u32, u64
+from emu86.spec import x86
+
+FREQUENCY: Final = 1_193_182
+"""Clock of the chip in Hz: a third of the 3.579545 MHz of the NTSC colour carrier."""
+
+SECOND: Final = 1_000_000_000
+
+
+def ticks(now: u64) -> i64:
+    """Return the number of clock pulses up to time `now` (ns)."""
+    return now // SECOND * FREQUENCY + now % SECOND * FREQUENCY // SECOND
+
+
+def elapsed(counter: Counter, t: i64) -> u64:
+    """Return the pulses that the count last loaded has counted."""
+    if counter.held != abi.NONE:
+        return counter.held & x86.MASK64
+    return 0 if t < counter.origin else t - counter.origin & x86.MASK64
+
+
+def effective_reload(counter: Counter) -> u32:
+    """Return the count that would be loaded: 1, which is illegal in 2 and 3, is 2."""
+    return max(counter.reload, 2 if counter.mode in (2, 3) else 0)
+
+
+def take_reload(counter: Counter) -> None:
+    """Have the count register in the counting element."""
+    counter.period = effective_reload(counter)
+    counter.null_count = 0
+
+
+def load(counter: Counter) -> bool:
+    """Load the count at `load_at`; tell whether OUT rose, which ends a strobe."""
+    was_high = counter.out
+    counter.origin = counter.load_at
+    counter.load_at = abi.NONE
+    counts = counter.gate != 0 or counter.mode in (1, 5)
+    counter.held = abi.NONE if counts else 0
+    counter.expired = 0
+    counter.out = counter.mode > 1
+    take_reload(counter)
+    return counter.out > was_high
+
+
+def sync_rate(counter: Counter, t: i64) -> bool:
+    """Mode 2: low for the last pulse of each cycle."""
+    rose = elapsed(counter, t) >= counter.period
+    if rose:
+        counter.origin += counter.period
+        take_reload(counter)
+        period = max(counter.period, 1)
+        counter.origin += elapsed(counter, t) // period * period
+    counter.out = elapsed(counter, t) != max(counter.period, 1) - 1
+    return rose
+
+
+def sync_square(counter: Counter, t: i64) -> bool:
+    """Mode 3: high for half of the cycle, and for the odd pulse."""
+    rose = False
+    while True:
+        half = (counter.period + counter.out) // 2
+        if elapsed(counter, t) < half:
+            return rose
+        counter.origin += half
+        counter.out ^= 1
+        take_reload(counter)
+        period = max(counter.period, 1)
+        cycles = elapsed(counter, t) // period
+        counter.origin += cycles * period
+        rose = rose or counter.out == 1 or cycles > 0
+
+
+def sync(counter: Counter, t: i64) -> bool:
+    """Bring a counter to pulse `t`; tell whether OUT rose on the way."""
+    rose = False
+    if counter.load_at != abi.NONE and counter.load_at <= t:
+        rose = load(counter)
+    if not counter.period or counter.held != abi.NONE:
+        return rose
+    if counter.mode == 2:
+        return sync_rate(counter, t) or rose
+    if counter.mode == 3:
+        return sync_square(counter, t) or rose
+    if counter.expired:  # since it was loaded
+        return False
+    passed = elapsed(counter, t)
+    # In modes 4 and 5 OUT is low for the pulse at which the count is 0.
+    if passed >= counter.period + (1 if counter.mode >= 4 else 0):
+        counter.expired = 1
+        counter.out = 1
+        return True
+    counter.out = counter.mode >= 4 and passed != counter.period
+    return rose
+
+
+def count(counter: Counter, t: i64) -> u32:
+    """Return the counting element as it is read: 16 bits, binary or BCD."""
+    if not counter.period:
+        return counter.idle
+    passed = elapsed(counter, t)
+    if counter.mode == 3:  # by twos, from the even number below
+        half = counter.period // 2
+        return digits(counter, half - passed << 1 & 0xFFFF if passed < half else 0)
+    if counter.bcd:
+        return digits(counter, (counter.period + 10_000 - passed % 10_000) & x86.MASK32)
+    return counter.period - passed & 0xFFFF
+
+
+def digits(counter: Counter, value: u32) -> u32:
+    """Return a count as the counting element shows it."""
+    if not counter.bcd:
+        return value & 0xFFFF
+    high = value // 1000 % 10 << 12 | value // 100 % 10 << 8
+    return high | value // 10 % 10 << 4 | value % 10
+
+
+def read(counter: Counter, t: i64) -> u32:
+    """Read a byte: of the latched status, the latched count or the count."""
+    if counter.status != abi.NONE:
+        status = counter.status & 0xFF
+        counter.status = abi.NONE
+        return status
+    latched = counter.latched
+    value = count(counter, t) if latched == abi.NONE else latched & 0xFFFF
+    if counter.access == 3 and not counter.read_high:
+        counter.read_high = 1
+        return value & 0xFF
+    counter.read_high = 0
+    counter.latched = abi.NONE
+    return (value if counter.access == 1 else value >> 8) & 0xFF

@@ -1,0 +1,98 @@
+"""IN and OUT of ports that only count or answer, and CPUID.
+
+Such a port moves no interrupt line and no deadline. `Control.ports` says what is at
+each. All others are Python's, as is an access of more than a byte.
+"""
+
+from typing import Final
+
+from emu86.native import abi
+from emu86.native.abi import Control
+from emu86.native.pit import read, sync, ticks
+from emu86.native.records import i32, u32, u64
+from emu86.native.state import virtual_time
+from emu86.native.uart import LSR, THR, line_status, send
+from emu86.spec import x86
+
+_PYTHONS: Final = 256  # instead of a byte
+
+
+def what_is_at(control: Control, port: u32, width: i32) -> u32:
+    """Return the entry of `ports`; or PORT_PYTHON.
+
+    That is also what is told of, or may be trapped: see `rings.events.breakpoints`.
+    """
+    trapped = control.cpu.contents.rflags & x86.TF
+    if width != 1 or port & 0xFFFF >= abi.PORTS or control.told or trapped:
+        return abi.PORT_PYTHON
+    found: u32 = control.ports[port & abi.PORTS - 1]
+    return found
+
+
+def answer(control: Control, at: u32) -> u32:
+    """Return what a port reads as, an entry of `ports`; or that it is Python's."""
+    kind = at & 7
+    register = at >> 3
+    if kind == abi.PORT_NOTHING:
+        return 0xFF
+    if kind == abi.PORT_POST_CODE:
+        return control.post_code.value & 0xFF
+    if kind == abi.PORT_UART and register == LSR and not control.uart.errors:
+        return line_status(control.uart)
+    if kind == abi.PORT_PIT and 1 <= register <= 2:  # 0 may move the interrupt line
+        counter = control.pit[max(min(register, 2), 1)]
+        t = ticks(virtual_time(control, control.now + abi.IO_TIME & x86.MASK64))
+        sync(counter, t)
+        return read(counter, t)
+    return _PYTHONS
+
+
+def take(control: Control, at: u32, value: u32) -> bool:
+    """Write a byte to a port, an entry of `ports`; False: it is Python's."""
+    kind = at & 7
+    if kind == abi.PORT_POST_CODE:
+        control.post_code.value = value
+        return True
+    if kind == abi.PORT_UART and at >> 3 == THR:
+        return send(control, value)
+    return kind == abi.PORT_NOTHING
+
+
+def on_in(uc: u64, port: u32, width: i32, control: Control) -> u32:
+    """Read a port here, or have Python do it."""
+    value = answer(control, what_is_at(control, port, width))
+    if value == _PYTHONS:
+        return control.on_in(uc, port, width, 0)
+    control.now += abi.IO_TIME
+    control.count_in += 1
+    return value
+
+
+def on_out(uc: u64, port: u32, width: i32, value: u32, control: Control) -> None:
+    """Write a port here, or have Python do it."""
+    if take(control, what_is_at(control, port, width), value & 0xFF):
+        control.now += abi.IO_TIME
+        control.count_out += 1
+    else:
+        control.on_out(uc, port, width, value, 0)
+
+
+def on_cpuid(uc: u64, control: Control) -> i32:
+    """Answer a leaf that the CPU model has, or have Python do it.
+
+    1: the engine skips its own CPUID.
+    """
+    cpu = control.cpu.contents
+    leaf = cpu.gpr[x86.EAX] & x86.MASK32
+    if not control.told:
+        for i in range(abi.CPUID_LEAVES):
+            known = control.cpuid[i]
+            if known.leaf == leaf and i < control.cpuid_count:
+                cpu.gpr[x86.EAX] = known.eax
+                cpu.gpr[x86.EBX] = known.ebx
+                cpu.gpr[x86.ECX] = known.ecx
+                cpu.gpr[x86.EDX] = known.edx
+                control.now += control.exit_cost
+                control.count_cpuid += 1
+                return 1
+    return control.on_cpuid(uc, 0)
