@@ -312,7 +312,8 @@ class Verw(ctypes.Structure):
 class Change(ctypes.Structure):
     """A change of the guest's ring: at what time, by what, from where to where.
 
-    how: the vector of an INT n, `BY_IRET`, or `BY_EVENT` and the vector of an event.
+    how: the vector of an INT n, `BY_IRET`, or `BY_EVENT` and the vector of an
+    exception, or `BY_INTERRUPT` and that of an interrupt.
     """
 
     at: i64
@@ -424,6 +425,7 @@ class CpuidLeaf(ctypes.Structure):
 
 BY_IRET: Final = 256
 BY_EVENT: Final = 512  # plus its vector
+BY_INTERRUPT: Final = 1024
 CHANGES_KEPT: Final = 4
 PLANNED: Final = 1 << 63
 

@@ -23,7 +23,7 @@ EXPORTS: Final = (
     handlers.on_block, handlers.on_late, handlers.on_guard, handlers.on_rdtsc,
     handlers.on_exception, handlers.on_look, handlers.on_edge,
     ports.on_in, ports.on_out, ports.on_cpuid,
-    transfers.return_by_plan, transfers.deliver_by_plan,
+    transfers.return_by_plan, transfers.deliver_by_plan, transfers.external,
 )  # fmt: skip
 _ALIASES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 

@@ -12,7 +12,12 @@ from emu86.native import abi
 from emu86.native.abi import Control, Cpu, GuestTable
 from emu86.native.records import i64, u32, u64
 from emu86.native.state import NOWHERE, host, leave, page_table, waits
-from emu86.native.transfers import deliver_by_plan, note_event, note_ring
+from emu86.native.transfers import (
+    deliver_by_plan,
+    has_data_segments,
+    note_event,
+    note_ring,
+)
 from emu86.spec import x86
 from emu86.spec.opcodes import ESCAPE, OPCODES, PREFIXES, TWO_BYTES
 
@@ -74,9 +79,7 @@ def reflect(control: Control, cpu: Cpu, vector: u32, error: i64, cr2: u64) -> bo
 
     error: -1 for none.
     """
-    # Between a load of DS or ES and the block behind it, which has the guard.
-    present = cpu.segments[x86.DS].attributes & cpu.segments[x86.ES].attributes
-    if not present & x86.DESC_P:
+    if not has_data_segments(cpu):
         return False
     cs = cpu.segments[x86.CS].selector
     eip = cpu.rip & x86.MASK32

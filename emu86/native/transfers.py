@@ -193,6 +193,28 @@ def iret(control: Control, cpu: Cpu) -> bool:
     return True
 
 
+def has_data_segments(cpu: Cpu) -> bool:
+    """Tell whether DS and ES are not null.
+
+    Between a load of them and the block behind it, which has the guard, Python looks
+    before there is an event.
+    """
+    present = cpu.segments[x86.DS].attributes & cpu.segments[x86.ES].attributes
+    return bool(present & x86.DESC_P)
+
+
+def external(control: Control, cpu: Cpu, vector: u32) -> bool:
+    """Deliver an interrupt, which the guest lets in; False: nothing is done."""
+    if control.told or control.by_ring or not has_data_segments(cpu):
+        return False
+    cs = cpu.segments[x86.CS].selector
+    eip = cpu.rip & x86.MASK32
+    if not deliver_by_plan(control, cpu, vector, -1, False, False):
+        return False
+    note_ring(control, cpu, abi.BY_INTERRUPT | vector, cs, eip)
+    return True
+
+
 def interrupt(control: Control, cpu: Cpu, vector: u32) -> bool:
     """Handle an INT n as an exit; EIP is behind it."""
     if control.told or control.by_ring or waits(control, cpu):

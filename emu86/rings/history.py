@@ -64,6 +64,8 @@ def _how(how: int) -> str:
     """Return the name of what `abi.Change` tells."""
     if how == abi.BY_IRET:
         return "IRET"
+    if how & abi.BY_INTERRUPT:
+        return f"interrupt {how & 0xFF:X}h"
     if how & abi.BY_EVENT:
         return x86.event_name(how & 0xFF)
     return f"INT {how:02X}h"

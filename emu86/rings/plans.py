@@ -12,6 +12,7 @@ from emu86.cpu.engine import Engine
 from emu86.native import abi
 from emu86.native.transfers import (
     deliver_by_plan,
+    external,
     gate_slot,
     return_by_plan,
     return_slot,
@@ -51,6 +52,7 @@ class Plans:
         self._cpu = abi.Cpu.from_address(engine.control[abi.CPU])
         self._return = engine.native(return_by_plan)
         self._deliver = engine.native(deliver_by_plan)
+        self._interrupt = engine.native(external)
 
     def suspend(self) -> None:
         """Use none before the descriptor tables are read again."""
@@ -127,6 +129,10 @@ class Plans:
         """Do an IRETD for which there is a plan; False: nothing is done."""
         self._resume()
         return bool(self._return(True))
+
+    def interrupt(self, vector: int) -> bool:
+        """Deliver an interrupt for which there is a plan; False: nothing is done."""
+        return self.delivers and bool(self._interrupt(vector))
 
     def deliver(
         self, vector: int, error: int | None, *, fault: bool, software: bool

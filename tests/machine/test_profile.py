@@ -203,7 +203,7 @@ def test_a_stack_that_is_mapped_otherwise_since_a_switch():
     machine = flat((body + NESTED).replace("cli", "nop"), "global")
     profile = machine.profile(SYMBOLS)
     assert machine.run(timeout=120).code == 9
-    assert not abilities().native or machine.vmm.engine.shared.count_write_cr3
+    assert not abilities().native or machine.vmm.engine.shared.count_switched
     own = sum(
         row.count for row in profile.spent() if (row.place, row.reason) == ("g", "")
     )

@@ -538,6 +538,40 @@ def test_ring_changes(technique):
     assert changes[2].eip == changes[1].to_eip
 
 
+@pytest.mark.parametrize("options", [{}, {"native": False}, {"technique": "bare"}])
+def test_ring_changes_by_interrupts(options):
+    """The timer at about 1 kHz; the third tick ends the run."""
+    ticks = "\n".join(
+        f"mov al, {value}\nout {port}, al"
+        for port, value in (
+            (0x20, 0x11), (0x21, 0x30), (0x21, 4), (0x21, 1), (0x21, 0xFE),
+            (0x43, 0x34), (0x40, 0xA9), (0x40, 4),
+        )
+    )  # fmt: skip
+    handler = """
+    back:
+        inc ebp
+        cmp ebp, 3
+        je fin
+        mov al, 0x20
+        out 0x20, al
+        iretd
+    """
+    body = _BACK.replace("user:\n", "user:\njmp user\n")
+    body = body.replace("push 2\n", f"{ticks}\nxor ebp, ebp\npush 0x202\n")
+    body = body.replace("back:\n    iretd\n", handler)
+    machine = flat(body, "local", **options)
+    machine.run(timeout=60)
+    changes = machine.report().changes
+    told = [(one.how, one.before, one.after, one.cs, one.to_cs) for one in changes]
+    assert told[-3:] == [
+        ("interrupt 30h", 3, 0, 0x1B, 0x10),
+        ("IRET", 0, 3, 0x10, 0x1B),
+        ("interrupt 30h", 3, 0, 0x1B, 0x10),
+    ]
+    assert changes[-1].eip == changes[-2].to_eip == changes[-3].eip
+
+
 # -- observers -------------------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ def arguments(name, seed, control, cpu):
         "on_cpuid": (uc, control),
         "on_edge": (uc, WORLD.block_at, seed & 15, control),
         "on_exception": (uc, WORLD.vector, control),
+        "external": (control, cpu, WORLD.vector & 255),
         "return_by_plan": (control, cpu, seed & 1),
         "deliver_by_plan": (
             control,

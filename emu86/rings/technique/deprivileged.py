@@ -299,6 +299,9 @@ class Deprivileged(Technique):
     def _inject(
         self, vector: int, error: int | None = None, *, interrupt: bool = False
     ) -> None:
+        if interrupt and self.cpu.plans.interrupt(vector):
+            self.cpu.update_mode()
+            return
         # Between a load of DS or ES and the block behind it, which has the guard.
         self.cpu.checks.null_used((x86.ES, x86.DS))
         super()._inject(vector, error, interrupt=interrupt)
