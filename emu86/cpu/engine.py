@@ -192,6 +192,9 @@ class Engine(CpuState):
             control[abi.FLUSH_PAGE] = address_of("tlb_flush_page_x86_64")
             control[abi.FLUSH_TLB] = address_of("tlb_flush_x86_64")
             control[abi.ENGINE_CPU] = cpu
+        if self.can.tlb:
+            control[abi.TLB] = state - offsets.TLB
+            control[abi.JUMPS] = cpu + offsets.JUMPS
         self.on_exception: Callable[[int], None] = _unset
         self.on_invalid: Callable[[], None] = _unset
         self.on_in: Callable[[int, int], int] = _unset

@@ -71,7 +71,7 @@ class Abilities:
     drop_code: the translations of a range of physical memory can be dropped.
     inline: the clock can be counted inside of translated blocks. looks: compiled code
     can look at the operands of an instruction before it runs. native: the handlers run
-    compiled.
+    compiled. tlb: they can drop what they choose of the TLB and of the jumps.
     """
 
     live: bool
@@ -81,10 +81,11 @@ class Abilities:
     inline: bool = False
     looks: bool = False
     native: bool = False
+    tlb: bool = False
 
     def reference(self) -> "Abilities":
         """Have CPython run the handlers, without what needs them compiled."""
-        return replace(self, inline=False, looks=False, native=False)
+        return replace(self, inline=False, looks=False, native=False, tlb=False)
 
     @classmethod
     def none(cls) -> "Abilities":

@@ -44,6 +44,18 @@ UC_CPU: Final = 440
 CPU_STATE: Final = 35408
 UC_NO_EXIT_REQUEST: Final = 2034
 
+# From the CPU object: 4096 addresses of translated blocks, which begin with theirs.
+JUMPS: Final = 312
+# From the CPU state, down: its TLB. In that: what it keeps for each kind of accesses,
+# of which the victims and a count are a part; and the tables, each a mask and an
+# address.
+TLB: Final = 0x890
+TLB_MODES: Final = 0x20
+TLB_MODE: Final = 0x2B8
+TLB_USED: Final = 0x20
+TLB_VICTIMS: Final = 0x30
+TLB_TABLES: Final = 0x850
+
 # In a hook: where it begins and ends to be called, and what it is called with.
 HOOK_BEGIN: Final = 24
 HOOK_END: Final = 32

@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import platform
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -15,6 +16,7 @@ from emu86.cpu.maps import ranges
 from emu86.cpu.state import HFLAGS, RIP
 from emu86.errors import ConfigError
 from emu86.native import abi, blob
+from emu86.native.tlb import drop_unshared
 from emu86.spec import x86
 
 _STRANGE: Final = (
@@ -69,6 +71,7 @@ def probe() -> library.Abilities:
         inline=full.native and _Program(replace(full, inline=True)).counts_inline(),
         looks=full.native and _looks(full),
         native=full.native,
+        tlb=full.native and flushes and _Program(replace(full, tlb=True)).parts_tlb(),
     )
 
 
@@ -122,6 +125,38 @@ def _state_is_live(*, may_be_live: bool) -> bool:
     return ctypes.string_at(live, offsets.SIZE) == saved
 
 
+def _is_tlb(shared: abi.Control) -> bool:
+    """Tell whether what should be the TLB and the jumps points to where memory is.
+
+    The jumps have the block that runs, at _CODE.
+    """
+    readable = _readable()
+
+    def there(at: int, size: int) -> bool:
+        return any(low <= at and at + size <= high for low, high in readable)
+
+    tlb = abi.Tlb.from_address(shared.tlb)
+    tables = [tlb.tables[i] for i in range(3) if tlb.dirty >> i & 1]
+    entry = ctypes.sizeof(abi.TlbEntry)
+    if tlb.dirty >> 3 or not all(there(at.first, at.mask + entry) for at in tables):
+        return False
+    blocks = [at for at in abi.Jumps.from_address(shared.jumps) if at]
+    if not all(there(at, 8) for at in blocks):
+        return False
+    return _CODE in {ctypes.c_uint64.from_address(at).value for at in blocks}
+
+
+def _mapped(shared: abi.Control) -> set[int]:
+    """Return the pages, by their linear addresses, that the TLB has."""
+    entry, found = ctypes.sizeof(abi.TlbEntry), set()
+    tlb = abi.Tlb.from_address(shared.tlb)
+    for table in (tlb.tables[i] for i in range(3) if tlb.dirty >> i & 1):
+        for at in range(table.first, table.first + table.mask + entry, entry):
+            words = abi.TlbEntry.from_address(at)
+            found.add(words[0] & words[1] & words[2] & x86.PAGE_MASK)
+    return found
+
+
 def _readable() -> list[tuple[int, int]]:
     """Return this process's readable and writable address ranges, joined."""
     merged: list[tuple[int, int]] = []
@@ -160,6 +195,7 @@ class _Program:
         cpu.on_invalid = cpu.stop
         cpu.on_cpuid = cpu.stop
         cpu.on_in = lambda _port, _width: 0
+        self.drop_window: Callable[[], None] = lambda: cpu.flush_page(_WINDOW)
         cpu.on_out = self._out
 
     def _unexpected(self, _vector: int) -> None:
@@ -168,9 +204,24 @@ class _Program:
     def _out(self, port: int, _width: int, _value: int) -> None:
         if port == 0x10:
             self.tables[self.window_entry] = _PAGE_B | x86.PTE_P
-            self.cpu.flush_page(_WINDOW)
+            self.drop_window()
         else:
             self.cpu.stop()
+
+    def parts_tlb(self) -> bool:
+        """Tell whether parts of the TLB and of the jumps can be dropped."""
+        shared = self.cpu.shared
+        roots = [(ctypes.c_uint64 * 2048)() for _ in range(2)]
+        roots[1][_WINDOW >> 21] = 1
+        kept: list[bool] = []
+
+        def drop() -> None:
+            if _is_tlb(shared):
+                drop_unshared(shared, *map(ctypes.addressof, roots))
+                kept.append(_CODE in _mapped(shared) and _WINDOW not in _mapped(shared))
+
+        self.drop_window = drop
+        return self.window() == (True, True) and kept == [True]
 
     def window(self) -> tuple[bool, bool]:
         """Tell whether one page can be flushed, and whether stops are clean."""

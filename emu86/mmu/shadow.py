@@ -31,6 +31,7 @@ from emu86.mmu.rmap import ReverseMap
 from emu86.mmu.shadow_tables import LEAF_LEVEL, LeafTables, Role, Root
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
+from emu86.native.fills import takes_away
 from emu86.spec import x86
 
 _LINK: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A
@@ -288,13 +289,17 @@ class ShadowMmu:
                 entry = page << x86.PAGE_SHIFT | _LEAF | rights | _NX
             else:
                 entry = self._backed_spte(page, rights, index, error)
-            self._sptes[index] = entry
             self._rmap.add(page, index)
         else:
             entry = 0 if write else self._unbacked_spte(page)
             if entry == 0:
                 return NO_BACKING
-            self._sptes[index] = entry | rights & x86.PTE_US
+            entry |= rights & x86.PTE_US
+        was = self._sptes[index]
+        self._sptes[index] = entry
+        if takes_away(was, entry):
+            # What a switch of roots keeps in the TLB is what the shadow has.
+            self._flush([(index, table)])
         self.stats.fills += 1
         self._rmap.make_room()
         if table.page_table >= 0:

@@ -243,6 +243,39 @@ class Plan(ctypes.Structure):
     iopl: u32
 
 
+TlbEntry = ctypes.c_uint64 * 8  # addresses to read, write and fetch at; and more
+Jumps = ctypes.c_uint64 * 4096  # translated blocks, by a hash of their address
+
+
+@record
+class TlbMode(ctypes.Structure):
+    """What the engine keeps of the TLB of one kind of accesses, besides the table.
+
+    used: how many entries the table has, by which the engine chooses its size.
+    """
+
+    used: u64 = at(offsets.TLB_USED)
+    victims: Annotated[Array, TlbEntry * 8] = at(offsets.TLB_VICTIMS)
+    end: u64 = at(offsets.TLB_MODE - 8)
+
+
+@record
+class TlbTable(ctypes.Structure):
+    """A direct-mapped table of TLB entries: its size less one entry, in bytes."""
+
+    mask: u64
+    first: u64
+
+
+@record
+class Tlb(ctypes.Structure):
+    """The engine's TLB. dirty: a bit for each kind of accesses that has entries."""
+
+    dirty: u16 = at(0)
+    modes: Annotated[Array, TlbMode * 3] = at(offsets.TLB_MODES)
+    tables: Annotated[Array, TlbTable * 3] = at(offsets.TLB_TABLES)
+
+
 @record
 class Root(ctypes.Structure):
     """A shadow root that can be switched to.
@@ -448,8 +481,8 @@ class Control(ctypes.Structure):
     copy of that; vmm_memory_bias: what to add to a host-physical address to get one of
     this process; linked_pdes: a bit for each 32 PDEs of which some are linked; roots:
     those to switch to, by bits 12 to 19 of their directory; flush_tlb: the engine's
-    flush of its whole TLB; cr0, cr2, cr3, cr4: the guest's; write_protect: its CR0.WP
-    is set.
+    flush of its whole TLB; tlb, jumps: addresses of its TLB and of its cache of jumps,
+    or 0; cr0, cr2, cr3, cr4: the guest's; write_protect: its CR0.WP is set.
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
@@ -545,6 +578,8 @@ class Control(ctypes.Structure):
     count_page_fault: i64
     count_exceptions: Annotated[Array, ctypes.c_int64 * 32]
     count_resynced: i64
+    tlb: u64
+    jumps: u64
     cr0: i64
     cr2: i64
     cr3: i64
@@ -674,6 +709,8 @@ COUNT_SETCC: Final = _word("count_setcc")
 COUNT_PAGE_FAULT: Final = _word("count_page_fault")
 COUNT_EXCEPTIONS: Final = _word("count_exceptions")
 COUNT_RESYNCED: Final = _word("count_resynced")
+TLB: Final = _word("tlb")
+JUMPS: Final = _word("jumps")
 CR0: Final = _word("cr0")
 CR4: Final = _word("cr4")
 BEHIND: Final = _word("behind")

@@ -32,6 +32,14 @@ def note(control: Control, page: u32, index: u64) -> None:
     control.added_count += 1
 
 
+def takes_away(was: u64, entry: u64) -> bool:
+    """Tell whether a shadow entry allows what its successor does not, or elsewhere."""
+    if not was & x86.PTE_P:
+        return False
+    other = (was ^ entry) & x86.LONG_FRAME | was & ~entry & _RIGHTS
+    return bool(other | entry & ~was & x86.PTE_NX)
+
+
 def fill(control: Control, cpu: Cpu) -> bool:
     """Fill the missing shadow entry of a #PF, and neighbours that were used before."""
     if cpu.cr2 > x86.MASK32 or not control.shadow_pdes:
@@ -75,19 +83,20 @@ def fill(control: Control, cpu: Cpu) -> bool:
     leaf = control.leaves.contents[first]
     if leaf.page_table != pde & x86.PAGE_MASK:
         return False
-    wanted = x86.PTE_A | x86.PTE_D if writes else x86.PTE_A
-    if pte & wanted != wanted:
-        pte = pte | wanted
-        ptes[at] = pte
     entries = LeafTable.from_address(
         (shadow_pde & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
     )
-    entry = page << 12 | _LEAF | rights & x86.PTE_US
+    wanted = x86.PTE_A | x86.PTE_D if writes else x86.PTE_A
+    used = pte | wanted
+    entry: u64 = page << 12 | _LEAF | rights & x86.PTE_US
     if state == abi.DATA:
-        writable = rights & x86.PTE_RW if pte & x86.PTE_D else 0
-        entries[at] = entry | writable | x86.PTE_NX
-    else:
-        entries[at] = entry
+        entry |= x86.PTE_NX | (rights & x86.PTE_RW if used & x86.PTE_D else 0)
+    if takes_away(entries[at], entry):
+        return False  # the TLB may have what was there
+    if pte != used:
+        pte = used
+        ptes[at] = pte
+    entries[at] = entry
     note(control, page, (first << 9) + at)
     control.count_filled += 1
     leaf.copy.contents[at] = pte

@@ -19,6 +19,7 @@ from emu86.native.abi import (
 )
 from emu86.native.records import u32, u64
 from emu86.native.state import NOWHERE, leave, page_table
+from emu86.native.tlb import drop_unshared
 from emu86.spec import x86
 
 _NONE, _SOME, _PYTHON = 0, 1, 2
@@ -143,13 +144,16 @@ def write_cr3(control: Control, cpu: Cpu, register: u32) -> bool:
     dropped = sync(control, known)
     if dropped == _PYTHON:
         return False
-    if dropped or cpu.cr3 != known.hpa:
+    if dropped or (cpu.cr3 != known.hpa and not control.tlb):
+        control.flush_tlb(control.engine_cpu)
+    elif cpu.cr3 != known.hpa:
+        drop_unshared(control, control.shadow_pdes, known.shadow_pdes)
+    if cpu.cr3 != known.hpa:
         cpu.cr3 = known.hpa
         control.shadow_pdes = known.shadow_pdes
         control.guest_pdes = at
         control.known_pdes = known.known_pdes
         control.linked_pdes = known.linked_pdes
-        control.flush_tlb(control.engine_cpu)
     control.cr3 = value
     control.behind |= abi.SWITCHED
     cpu.hflags &= ~offsets.HF_INHIBIT_IRQ

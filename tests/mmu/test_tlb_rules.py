@@ -166,7 +166,7 @@ class Guest(RuleBasedStateMachine):
     def mov_to_cr3(self, cr3):
         self.remember()
         self.cr3 = cr3
-        self.bench.mmu.switch(cr3)
+        self.bench.switch(cr3)
         for held in self.held.values():
             local = {t for t in held if not (t[0].is_global and self.cr4 & PGE)}
             held.difference_update(local)

@@ -15,6 +15,7 @@ from emu86.mmu.shadow import Miss, ShadowMmu
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.native.fills import fill
+from emu86.native.roots import write_cr3
 
 P, RW, US, A, D, PS, G = 1, 2, 4, 32, 64, 128, 256
 NX = 1 << 63
@@ -87,7 +88,16 @@ class FakeEngine:
         self.control[abi.STOP_AT] = abi.NEVER
         self.cpu = abi.Cpu()
         self.wraps = False
-        self.tlb = {}
+        self.tlb = {}  # by page and whether for users, as the engine's
+        self.parts = abi.Tlb()
+        self.entries = (abi.TlbEntry * 64)()
+        self.jumps = abi.Jumps()
+        self.shared.tlb = ctypes.addressof(self.parts)
+        self.shared.jumps = ctypes.addressof(self.jumps)
+        self.parts.tables[0].mask = ctypes.sizeof(self.entries) - 64
+        self.parts.tables[0].first = ctypes.addressof(self.entries)
+        self.parts.dirty = 1
+        self.shared.flush_tlb = type(self.shared.flush_tlb)(lambda _: self.flush_tlb())
         self.memory = None
         self.dropped = []
 
@@ -98,7 +108,22 @@ class FakeEngine:
         self.tlb.clear()
 
     def flush_page(self, gva):
-        self.tlb.pop(gva >> 12, None)
+        for user in (False, True):
+            self.tlb.pop((gva >> 12, user), None)
+
+    def switch(self, cr3):
+        """MOV to CR3 as compiled code does it, if it can; it drops parts of the TLB."""
+        ctypes.memset(self.entries, 255, ctypes.sizeof(self.entries))
+        for entry, (page, _user) in zip(self.entries, self.tlb, strict=False):
+            entry[0] = page << 12
+        self.cpu.gpr[0], self.cpu.cr3 = cr3, self.q[CR + 3]
+        if not write_cr3(self.shared, self.cpu, 0):
+            return False
+        self.q[CR + 3] = self.cpu.cr3
+        for entry, key in zip(self.entries, [*self.tlb], strict=False):
+            if entry[0] >> 63:
+                del self.tlb[key]
+        return True
 
     def drop_code(self, address, size):
         self.dropped.append((address, size))
@@ -121,16 +146,17 @@ class FakeEngine:
 
     def access(self, gva, access, user):
         """One access: the entry that grants it, or None for a page fault."""
-        for entry in (self.tlb.get(gva >> 12, 0), self.entry(gva)):
+        key = gva >> 12, user
+        for entry in (self.tlb.get(key, 0), self.entry(gva)):
             if not entry & P or (user and not entry & US):
                 continue
             if access == WRITE and not entry & RW:
                 continue
             if access == FETCH and entry & NX:
                 continue
-            self.tlb[gva >> 12] = entry
+            self.tlb[key] = entry
             return entry
-        self.tlb.pop(gva >> 12, None)
+        self.tlb.pop(key, None)
         return None
 
 
@@ -164,6 +190,14 @@ class Bench:
             if outcome == Miss.NO_BACKING:
                 return "bus", None
         raise AssertionError("the access is tried for ever")
+
+    def switch(self, cr3):
+        """MOV to CR3; by the handler in `native`, where it can."""
+        if self.fills and self.engine.switch(cr3):
+            self.engine.shared.behind = 0
+            self.mmu.catch_up(abi.SWITCHED, cr3)
+        else:
+            self.mmu.switch(cr3)
 
     def filled(self, gva, code):
         """What the native handler makes of a miss, in CPython."""

@@ -171,7 +171,7 @@ def randomize(world, seed, aim="any"):
     segments(world, pick)
     shadow(world, pick)
     transfers(world, pick)
-    page_tables(world, pick)
+    page_tables(world, pick, seed)
     looks(world, pick)
     roots(world, pick)
     gdt(world, pick)
@@ -186,6 +186,7 @@ def randomize(world, seed, aim="any"):
     elif aim == "CLTS":
         control.cr0 = control.cr0 & pick.odd(x86.CR0_DEFINED, x86.MASK32) | x86.CR0_ET
     elif aim == "MOV to CR3":
+        tlb(world, Pick(seed))
         cpu.gpr[kind >> 4 & 7] = pick.odd(DIRECTORY << 12, 0) | pick.few(0, 0x18)
     elif aim == "MOV to Sreg":
         load_sreg(world, pick, pick.odd(0x8E, 0x8C) | pick.few(*LOADS) << 8)
@@ -383,6 +384,30 @@ def hold(world, pick):
             pte ^= 1 << 12
         world.ram[HELD_TABLE * 1024 + at] = pte
         world.ram[DIRECTORY * 1024 + slot] = world.other_known[slot] = pde
+
+
+def tlb(world, pick):
+    """What the engine has of pages that two roots share, and of others."""
+    if not pick.odd(1, 0, once=6):
+        return
+    world.point_at(tlb=world.tlb, jumps=world.jumps)
+    slot = pick.randrange(2048)
+    world.other_pdes[slot] ^= 1
+    pages = [slot << 21, (slot << 21) - 4096, 0x1000, 0xFFFF800000010000, (1 << 64) - 1]
+    for i, block in enumerate(pages):
+        world.jumped[i] = block & (1 << 64) - 1
+        place = ctypes.addressof(world.jumped) + 8 * i
+        world.jumps[pick.randrange(4096)] = pick.odd(place, 0)
+    world.tlb.dirty = pick.randrange(8)
+    for i, table in enumerate(world.tlb.tables):
+        table.mask = 3 << 6
+        table.first = ctypes.addressof(world.tlb_entries) + (4 * i << 6)
+        world.tlb.modes[i].used = pick.few(4, 0)
+        victims = world.tlb.modes[i].victims
+        for entry in (*world.tlb_entries[4 * i : 4 * i + 4], *victims):
+            page = pick.choice(pages) & (1 << 64) - 1
+            for j in range(3):
+                entry[j] = pick.few(page, page | 1 << 11, (1 << 64) - 1)
 
 
 def gdt(world, pick):
@@ -631,7 +656,7 @@ def looks(world, pick):
     world.sites, world.at = ctypes.addressof(words), 0x1000 * pick.randrange(count + 1)
 
 
-def page_tables(world, pick):
+def page_tables(world, pick, seed):
     """A page table with entries of all kinds, linked, and a miss in it."""
     control, cpu = world.control, world.cpu
     for page in range(RAM_PAGES):
@@ -662,7 +687,8 @@ def page_tables(world, pick):
         page = pick.randrange(RAM_PAGES + 2)
         world.ram[PAGE_TABLE * 1024 + i] = page << 12 | bits
         if pick.randrange(3):
-            world.tables[1 + i // 512][i % 512] = 0
+            narrow = page << 12 | x86.PTE_P | x86.PTE_NX  # allows nothing but to read
+            world.tables[1 + i // 512][i % 512] = narrow if i & 3 == seed & 3 else 0
     if not pick.odd(1, 0):  # a directory that maps itself
         world.point({"guest_pdes": control.ram + (PAGE_TABLE << 12)})
         world.ram[PAGE_TABLE * 1024 + slot] = pde

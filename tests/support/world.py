@@ -8,7 +8,7 @@ from emu86.native import abi
 from emu86.native.records import ctype, is_kind
 
 PAGE = 4096
-SIZE = 320 * PAGE
+SIZE = 336 * PAGE
 TABLES = 4
 RAM_PAGES = 16
 # What handlers call, and what that returns if not 0.
@@ -44,6 +44,10 @@ class World:
         self.other_known = self.place(abi.GuestTable)
         self.other_copies = self.place(abi.GuestTable)
         self.shadow_gdt = self.place(abi.Descriptors)
+        self.tlb = self.place(abi.Tlb)
+        self.tlb_entries = self.place(abi.TlbEntry * 16)
+        self.jumps = self.place(abi.Jumps)
+        self.jumped = self.place(ctypes.c_uint64 * 8)  # blocks, by their addresses
         self.ram = self.place(ctypes.c_uint32 * (RAM_PAGES << 10))
         self.looks = self.place(ctypes.c_uint64 * 16)
         self.block = self.place(abi.Block)
