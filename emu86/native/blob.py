@@ -42,7 +42,7 @@ def fingerprint() -> str:
         for record in (
             abi.Block, abi.Segment, abi.Cpu, abi.Site, abi.Plan, abi.Leaf, abi.Added,
             abi.Verw, abi.Root, abi.Event, abi.Change, abi.Counter, abi.Uart, abi.Latch,
-            abi.CpuidLeaf, abi.Control, abi.TlbMode, abi.TlbTable, abi.Tlb,
+            abi.CpuidLeaf, abi.Held, abi.Control, abi.TlbMode, abi.TlbTable, abi.Tlb,
         )
         for field in record._fields_
     ]  # fmt: skip
