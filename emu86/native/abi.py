@@ -230,7 +230,8 @@ class Plan(ctypes.Structure):
 
     key: what it is found by, `PLANNED` set; cs, ss: what it loads; offset, dpl: of a
     gate; masks_if: an interrupt gate; stack: address in this process of the TSS's
-    `Stack0`; iopl: the least IOPL of the hardware's then, in place.
+    `Stack0`; iopl: the least IOPL of the hardware's then, in place. Of a return, not 0
+    if the hardware's is raised, and stays.
     """
 
     key: u64

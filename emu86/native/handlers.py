@@ -316,10 +316,11 @@ def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
     """Handle an exit at an instruction that Python has given.
 
     A #GP(0) (that is no INT 0Dh) is that of a privileged one; an INT3 is that of a
-    patched one. All but accesses and SETcc are the guest's ring 0's.
+    patched one. An IRET that is not patched traps by its selector. All but accesses and
+    SETcc are the guest's ring 0's.
     """
     is_break = vector == x86.VEC_BP and cpu.is_int == 1
-    if not is_break and (vector != x86.VEC_GP or cpu.error_code or cpu.is_int):
+    if not is_break and (vector != x86.VEC_GP or cpu.is_int):
         return False
     start = cpu.rip - (1 if is_break else 0) & x86.MASK32
     linear = start + cpu.segments[x86.CS].base & x86.MASK32
@@ -335,14 +336,16 @@ def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
         return setcc(control, cpu, kind)
     if cpu.hflags & offsets.HF_CPL != 1:
         return False
+    if kind == abi.SITE_IRET:
+        return iret(control, cpu, start)
     if is_break:
-        if kind == abi.SITE_IRET:
-            return iret(control, cpu)
         if kind == abi.SITE_POPF:
             return popf(control, cpu)
         if kind & 15 == abi.SITE_VERW:
             return verw(control, cpu, kind >> 4 & 15)
         return kind == abi.SITE_SPLIT and split(control, cpu)
+    if cpu.error_code:
+        return False
     if kind == abi.SITE_CLI:
         return cli(control, cpu)
     if kind == abi.SITE_STI:

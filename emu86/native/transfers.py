@@ -65,7 +65,9 @@ def return_by_plan(control: Control, cpu: Cpu, opens: bool) -> bool:
         return False
     if image & x86.IF and not opens:
         return False
-    if image & (x86.VM | x86.TF) or (image ^ cpu.rflags) & x86.IOPL:
+    if image & (x86.VM | x86.TF):
+        return False
+    if (image ^ cpu.rflags) & x86.IOPL and not plan.iopl:
         return False
     if rpl:
         if not keeps_data_segments(cpu):
@@ -179,12 +181,11 @@ def note_event(control: Control, vector: u32, error: i64, cs: u32, eip: u32) -> 
     control.event_count += 1
 
 
-def iret(control: Control, cpu: Cpu) -> bool:
-    """Handle an IRET as an exit."""
+def iret(control: Control, cpu: Cpu, eip: u32) -> bool:
+    """Handle an IRET, at `eip`, as an exit."""
     if control.told or control.by_ring:
         return False
     cs = cpu.segments[x86.CS].selector
-    eip = cpu.rip - 1 & x86.MASK32
     if not return_by_plan(control, cpu, control.pending == 0):
         return False
     note_ring(control, cpu, abi.BY_IRET, cs, eip)

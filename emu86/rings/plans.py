@@ -80,10 +80,15 @@ class Plans:
         """Drop those of events: the IDT or the TSS has changed."""
         _clear(self._control.gates)
 
-    def keep_return(self, selector: int, ss: int = 0) -> None:
-        """Keep an IRET to what CS and SS hold now; ss: 0 for one in ring 0."""
+    def keep_return(self, selector: int, ss: int = 0, *, iopl: int = 0) -> None:
+        """Keep an IRET to what CS and SS hold now; ss: 0 for one in ring 0.
+
+        iopl: what the hardware's is raised to, whatever the image on the stack says.
+        """
         key = abi.PLANNED | selector | ss << 16
-        self._keep(self._control.returns[return_slot(key)], key)
+        plan = self._control.returns[return_slot(key)]
+        self._keep(plan, key)
+        plan.iopl = iopl << 12
 
     def keep_gate(
         self, vector: int, cpl: int, offset: int, dpl: int, *, masks: bool, iopl: int

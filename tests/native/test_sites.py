@@ -193,3 +193,22 @@ def test_compiled_fills_go_on_once_python_has_heard_of_many():
     total, by_python = handled(built, "#PF fill")
     assert total > 600
     assert by_python < 100
+
+
+@pytest.mark.parametrize("technique", ["iopl", "trap"])
+def test_iret_is_compiled_where_it_is_not_patched(technique):
+    """Its selector, of ring 0, is refused then: #GP with an error code."""
+    body = """
+        gate 0x30, fault
+        mov ecx, 200
+    .again:
+        int 0x30
+        loop .again
+        jmp fin
+    fault:
+        inc eax
+        iretd
+    """
+    total, by_python = handled(flat(body, "global", technique=technique), "IRET")
+    assert total == 200
+    assert by_python < 10

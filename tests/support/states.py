@@ -117,6 +117,7 @@ AIMS = {
     "split": at_int3(lambda _pick: abi.SITE_SPLIT),
     "access": at_int3(access),
     "IRET": at_int3(lambda _pick: abi.SITE_IRET),
+    "IRET by its selector": at_general_protection(lambda _pick: abi.SITE_IRET),
     "POPF": at_int3(lambda _pick: abi.SITE_POPF),
     "VERW": at_int3(lambda pick: abi.SITE_VERW | pick.randrange(abi.VERWS) << 4),
     "INT": at_interrupt,

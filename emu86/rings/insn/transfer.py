@@ -237,7 +237,8 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
         change |= x86.IOPL
     fresh = flags & ~change | image & change
     rpl = selector & 3
-    plans = None if cpu.raises_iopl else cpu.plans
+    plans = cpu.plans
+    raised = cpu.kernel_ring if cpu.raises_iopl else 0
     wide = cpu.stack_bits == 32
     if rpl == cpl:
         found.check_limit(eip)
@@ -247,7 +248,7 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
         cpu.q[RIP] = eip
         cpu.enter_ring()
         if plans and cpl == 0 and plans.is_watched(selector):
-            plans.keep_return(selector)
+            plans.keep_return(selector, iopl=raised)
     else:
         esp = stack.peek(3 * size, size)
         ss = stack.peek(4 * size, size) & 0xFFFF
@@ -255,6 +256,7 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
         wide &= cpu.stack_bits == 32
         if (
             plans
+            and not raised  # it is not in ring 3
             and plans.is_watched(selector, ss)
             and cpl == 0
             and rpl == x86.CPL_USER
