@@ -129,19 +129,26 @@ class Clock:
     def run_on(self, work: int) -> None:
         """Have the engine stop once that much work is done."""
         self._stop_at = self._control[abi.NOW] + work
-        self._control[abi.STOP_AT] = min(self._stop_at, self.sample_at)
+        self._stop_when(min(self._stop_at, self.sample_at))
 
     def stop_by(self, ns: int) -> None:
         """Have the engine stop at that time, if it does not sooner."""
         control, at = self._control, self._work_at(ns)
         if control[abi.STOP_AT]:
             self._stop_at = min(self._stop_at, at)
-        control[abi.STOP_AT] = min(control[abi.STOP_AT], at)
+        self._stop_when(min(control[abi.STOP_AT], at))
 
     def stop_soon(self) -> None:
-        """Have the engine stop at its next block; from any thread."""
+        """Have the engine stop at its next block; from any thread.
+
+        From another thread it may be a later one, if the engine sets LIMIT meanwhile.
+        """
         self._stop_at = 0
-        self._control[abi.STOP_AT] = 0
+        self._stop_when(0)
+
+    def _stop_when(self, work: int) -> None:
+        self._control[abi.STOP_AT] = work
+        self._control[abi.LIMIT] = 0
 
     @property
     def is_due(self) -> bool:
@@ -159,7 +166,7 @@ class Clock:
         self._every = every
         self._stop_at = control[abi.STOP_AT]
         self.sample_at = control[abi.NOW] + every
-        control[abi.STOP_AT] = min(self._stop_at, self.sample_at)
+        self._stop_when(min(self._stop_at, self.sample_at))
 
     def take_samples(self) -> int:
         """Return how many samples have become due; they are due no longer."""

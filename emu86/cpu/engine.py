@@ -349,7 +349,7 @@ class Engine(CpuState):
         control = self.control
         if control[abi.STOP_AT]:
             self._stop_at = control[abi.STOP_AT]
-            control[abi.STOP_AT] = 0  # blocks look at nothing else
+            control[abi.STOP_AT] = control[abi.LIMIT] = 0
         self._stop(self._uch)
 
     def step(self) -> bool:
@@ -380,6 +380,7 @@ class Engine(CpuState):
     def _start(self, count: int) -> int:
         """Run `count` instructions (0: any number); return Unicorn's status."""
         self._store()
+        self.control[abi.LIMIT] = 0  # what it depends on may have changed
         self._error = None
         self._called = False
         self._inside = True

@@ -65,9 +65,9 @@ IMMEDIATE_Z: Final = 5  # a word or doubleword
 PROLOGUE: Final = 52
 GUARDED_PROLOGUE: Final = 8  # the words of the other one begin here
 SIZE_AT: Final = 13
-PC_AT: Final = 34
+PC_AT: Final = 27
 GUARD_AT: Final = 21
-GUARDED_PC_AT: Final = 45
+GUARDED_PC_AT: Final = 38
 
 # Bits of `behind`: what Python has still to hear of.
 DROPPED: Final = 1
@@ -468,12 +468,14 @@ PLANNED: Final = 1 << 63
 class Control(ctypes.Structure):
     """The control block.
 
-    now: work done; virtual time in quarter nanoseconds at the usual rate; stop_at:
-    blocks stop the engine once `now` has reached it; uc: the engine's handle; cpu: its
-    live CPU state; on_exception: the Python hook; pending: not 0 while an interrupt
-    waits for IF; tsc_offset: the TSC at virtual time 0, in nanoseconds; tsc_cost,
-    exit_cost: work that an RDTSC takes, and any other exit, whoever handles it;
-    on_guard: address of `handlers.on_guard`. Virtual time is ns + ((now - since) * rate
+    now: work done; virtual time in quarter nanoseconds at the usual rate; stop_at: the
+    engine stops before the first block once `now` has reached it; limit: blocks that
+    count themselves look whether to stop once `now` has reached it (who lowers
+    `stop_at` or sets `pending` sets it to 0); on_guard: address of
+    `handlers.on_guard`; uc: the engine's handle; cpu: its live CPU state; on_exception:
+    the Python hook; pending: not 0 while an interrupt waits for IF; tsc_offset: the TSC
+    at virtual time 0, in nanoseconds; tsc_cost, exit_cost: work that an RDTSC takes,
+    and any other exit, whoever handles it. Virtual time is ns + ((now - since) * rate
     >> RATE_SHIFT) nanoseconds. flush_page: the engine's flush of one page of the TLB,
     or 0, with `engine_cpu` as its first argument.
 
@@ -532,6 +534,8 @@ class Control(ctypes.Structure):
 
     now: i64
     stop_at: i64
+    limit: i64
+    on_guard: u64
     uc: u64
     emu_stop: EmuStop
     cpu: Annotated[Pointer[Cpu], ctypes.POINTER(Cpu)]
@@ -545,7 +549,6 @@ class Control(ctypes.Structure):
     count_sti: i64
     count_rdtsc: i64
     count_invlpg: i64
-    on_guard: u64
     engine_cpu: u64
     flush_page: FlushPage
     flush_tlb: FlushTlb
@@ -659,6 +662,7 @@ def _word(field: str) -> int:
 WORDS: Final = ctypes.sizeof(Control) // 8
 NOW: Final = _word("now")
 STOP_AT: Final = _word("stop_at")
+LIMIT: Final = _word("limit")
 UC: Final = _word("uc")
 EMU_STOP: Final = _word("emu_stop")
 CPU: Final = _word("cpu")

@@ -71,6 +71,11 @@ def on_block(uc: u64, address: u64, size: u32, control: Control) -> None:
         control.emu_stop(uc)
 
 
+def set_limit(control: Control) -> None:
+    """Have the next block look whether to stop if it may have to."""
+    control.limit = 0 if control.pending else control.stop_at
+
+
 def on_late(control: Control, linear: u32) -> None:
     """Stop if it is due, then look as the engine would, as if the block had called.
 
@@ -78,6 +83,7 @@ def on_late(control: Control, linear: u32) -> None:
     """
     if must_stop(control, linear):
         control.emu_stop(control.uc)
+    set_limit(control)
     control.check_exit(control.uc, 0)
 
 
@@ -91,6 +97,7 @@ def on_guard(control: Control, linear: u32, now: u64) -> None:
         control.emu_stop(control.uc)
     elif must_stop(control, linear):
         control.emu_stop(control.uc)
+    set_limit(control)
     control.check_exit(control.uc, 0)
 
 

@@ -47,6 +47,7 @@ def arguments(name, seed, control, cpu):
         "on_exception": (uc, WORLD.vector, control),
         "external": (control, cpu, WORLD.vector & 255),
         "return_by_plan": (control, cpu, seed & 1),
+        "shorten": (control, WORLD.block.pc & 0xFFFFFFFF, WORLD.block.size, seed & 1),
         "deliver_by_plan": (
             control,
             cpu,

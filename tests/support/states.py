@@ -209,6 +209,7 @@ def randomize(world, seed, aim="any"):
         page = (register & x86.MASK32) >> 12
         if pick.odd(0, 1):
             control.guarded[page >> 6 & 63] |= 1 << (page & 63)
+    control.limit = pick.some()
 
 
 def segments(world, pick):

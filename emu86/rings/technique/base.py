@@ -398,7 +398,10 @@ class Technique:
 
     def sync_intr(self) -> None:
         """Show the engine the INTR pin, which a device or a chip's time has moved."""
-        self._control[abi.PENDING] = self.pic.intr
+        control = self._control
+        control[abi.PENDING] = self.pic.intr
+        if control[abi.PENDING]:
+            control[abi.LIMIT] = 0
 
     def mmio_read(self, gpa: int, width: int) -> bytes:
         """Read device memory."""
