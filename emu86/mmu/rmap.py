@@ -1,14 +1,18 @@
 """The reverse map: which shadow entries map a guest page (KVM's word).
 
 It notes where entries were made, not when they go: an entry that has become another
-since is recognised by its frame. It reads shadow entries and writes none.
+since is recognised by its frame, and forgotten once there are many. It reads shadow
+entries and writes none.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from emu86.mmu.shadow_tables import LeafTables
 from emu86.native import abi
 from emu86.spec import x86
+
+MANY: Final = 16384  # notes, of some 100 bytes
 
 
 class ReverseMap:
@@ -23,6 +27,8 @@ class ReverseMap:
         self._large: dict[int, list[LeafTables]] = {}  # by guest page // 512
         # Indices of the entries made for each guest page one at a time.
         self._indices: dict[int, set[int]] = {}
+        self._noted = 0  # since the last look, and what was left then
+        self._most = MANY
 
     def reset(self) -> None:
         """Forget everything: the shadow tables are gone."""
@@ -30,6 +36,7 @@ class ReverseMap:
         self._table_of.clear()
         self._large.clear()
         self._indices.clear()
+        self._noted = 0
 
     def add_table(self, table: LeafTables) -> None:
         """Learn of new leaf tables; those of a large page are filled at once."""
@@ -55,7 +62,22 @@ class ReverseMap:
                 indices[page].add(index)
             else:
                 indices[page] = {index}
+        self._noted += control.added_count
         control.added_count = 0
+        if self._noted > self._most:
+            self._forget_others()
+
+    def _forget_others(self) -> None:
+        """Forget the entries that have become others since, of processes that ended."""
+        sptes = self._sptes
+        known, self._indices = self._indices, {}
+        for page, indices in known.items():
+            frame = page << x86.PAGE_SHIFT
+            kept = {i for i in indices if sptes[i] & x86.LONG_FRAME == frame}
+            if kept:
+                self._indices[page] = kept
+        self._noted = sum(map(len, self._indices.values()))
+        self._most = max(MANY, 2 * self._noted)
 
     def make_room(self) -> None:
         """Have the compiled handlers go on, if they have made too many to tell of."""
