@@ -12,10 +12,13 @@ Known differences from the chip: no buffered mode (it only moves a pin).
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from emu86.devices.saving import capture, reinstate
+from emu86.native import abi
+from emu86.native.pic import read_register, requested, write_ocw2
 
 CASCADE: Final = 2
 """The master's input that the slave's INT pin drives."""
@@ -42,11 +45,11 @@ class PicState(NamedTuple):
     icw3: int
     icw4: int
     expected: int
-    special_mask: bool
-    rotate_on_auto_eoi: bool
-    read_isr: bool
-    poll: bool
-    intr: bool
+    special_mask: int
+    rotate_on_auto_eoi: int
+    read_isr: int
+    poll: int
+    intr: int
 
 
 class PicPairState(NamedTuple):
@@ -56,10 +59,19 @@ class PicPairState(NamedTuple):
     slave: PicState
 
 
-class Pic:
-    """One 8259A: eight inputs, one output, two byte registers."""
+class Pic(abi.Pic):
+    """One 8259A: eight inputs, one output, two byte registers.
 
-    def __init__(self, output: Callable[[bool], None]) -> None:
+    ``native.pic`` has what compiled code does, too.
+    """
+
+    def __new__(cls, *_: object, registers: abi.Pic | None = None) -> Self:
+        """Have the registers where they shall be."""
+        return super().__new__(cls) if registers is None else cls.from_buffer(registers)
+
+    def __init__(
+        self, output: Callable[[bool], None], *, registers: abi.Pic | None = None
+    ) -> None:
         """Make a chip in its power-on state, all inputs low and masked.
 
         The data sheet leaves the power-on state undefined; masked until ICW1 keeps
@@ -67,27 +79,12 @@ class Pic:
 
         Args:
             output: told the level of the INT pin each time that it changes.
+            registers: their memory, all 0; None: its own.
 
         """
         self._output = output
-        self.irr = 0
         self.imr = 0xFF
-        self.isr = 0
-        self.lines = 0
-        self.elcr = 0
         self.lowest = 7
-        self.icw1 = 0
-        self.icw2 = 0
-        self.icw3 = 0
-        self.icw4 = 0
-        self.expected = 0
-        """Number of the ICW that the next write to the data port is; 0: OCW1."""
-        self.special_mask = False
-        self.rotate_on_auto_eoi = False
-        self.read_isr = False
-        self.poll = False
-        self.intr = False
-        """The level of the INT pin."""
 
     @property
     def single(self) -> bool:
@@ -117,7 +114,7 @@ class Pic:
         When no request is left, the answer is 7 with its in-service bit not set,
         by which a handler knows the default (spurious) IR7.
         """
-        n = self._pending()
+        n = requested(self)
         if n < 0:
             return 7
         bit = 1 << n
@@ -130,7 +127,7 @@ class Pic:
             self.isr |= bit
         # INT falls at the acknowledge even when another request is waiting: an edge
         # triggered input that it drives must see the next one as an edge.
-        self.intr = False
+        self.intr = 0
         self._output(False)
         self._update()
         return n
@@ -147,11 +144,9 @@ class Pic:
     def read(self, offset: int, width: int, now: int) -> int:
         """Read the poll word when polled, else IRR or ISR (0), or IMR (1)."""
         if self.poll:
-            self.poll = False
+            self.poll = 0
             return 0x80 | self.acknowledge() if self.intr else 0x07
-        if offset & 1:
-            return self.imr
-        return self.isr if self.read_isr else self.irr
+        return read_register(self, offset)
 
     def write(self, offset: int, width: int, value: int, now: int) -> None:
         """Write ICW1, OCW2 or OCW3 (0), or ICW2 to ICW4 or OCW1 (1)."""
@@ -163,7 +158,7 @@ class Pic:
         elif value & 0x08:
             self._write_ocw3(value)
         else:
-            self._write_ocw2(value)
+            write_ocw2(self, value)
         self._update()
 
     def write_elcr(self, value: int) -> None:
@@ -183,10 +178,10 @@ class Pic:
         self.irr = self.lines & self.elcr
         self.lowest = 7
         self.icw3 = 7
-        self.special_mask = False
-        self.rotate_on_auto_eoi = False
-        self.read_isr = False
-        self.poll = False
+        self.special_mask = 0
+        self.rotate_on_auto_eoi = 0
+        self.read_isr = 0
+        self.poll = 0
 
     def _write_data(self, value: int) -> None:
         if self.expected == 0:
@@ -204,59 +199,17 @@ class Pic:
             self.icw4 = value
             self.expected = 0
 
-    def _write_ocw2(self, value: int) -> None:
-        """End of interrupt and rotation: R, SL, EOI and a level (OCW2)."""
-        command, level = value >> 5, value & 7
-        if command in (0, 4):
-            self.rotate_on_auto_eoi = command == 4
-        elif command in (1, 5):
-            # A masked in-service bit is not seen in special mask mode.
-            n = self._first(self.isr & ~self.imr if self.special_mask else self.isr)
-            if n >= 0:
-                self.isr &= ~(1 << n)
-                if command == 5:
-                    self.lowest = n
-        else:
-            if command in (3, 7):
-                self.isr &= ~(1 << level)
-            if command in (6, 7):
-                self.lowest = level
-
     def _write_ocw3(self, value: int) -> None:
         """Special mask mode, poll, and which register to read (OCW3)."""
         if value & 0x40:
             self.special_mask = bool(value & 0x20)
         if value & 0x04:
-            self.poll = True
+            self.poll = 1
         elif value & 0x02:
             self.read_isr = bool(value & 0x01)
 
-    def _first(self, bits: int) -> int:
-        """Return the number of the highest priority bit of ``bits``, -1 if none."""
-        if not bits:
-            return -1
-        shift = (self.lowest + 1) & 7
-        rotated = bits >> shift | (bits << (8 - shift) & 0xFF)
-        return (rotated & -rotated).bit_length() - 1 + shift & 7
-
-    def _pending(self) -> int:
-        """Return the input to be acknowledged next, -1 if there is none."""
-        n = self._first(self.irr & ~self.imr)
-        if n < 0:
-            return -1
-        serving = self._first(self.isr & ~self.imr if self.special_mask else self.isr)
-        if serving < 0:
-            return n
-        if n == serving:
-            # Special fully nested mode: a slave in service may ask again, for a
-            # higher one of its own inputs.
-            again = self.icw4 & 0x10 and not self.single and self.icw3 & 1 << n
-            return n if again else -1
-        base = self.lowest + 1
-        return n if (n - base) & 7 < (serving - base) & 7 else -1
-
     def _update(self) -> None:
-        intr = self._pending() >= 0
+        intr = requested(self) >= 0
         if intr != self.intr:
             self.intr = intr
             self._output(intr)
@@ -285,12 +238,13 @@ class PicPair:
     two ports. The pair does nothing by itself: it has no deadline.
     """
 
-    def __init__(self) -> None:
-        """Make both chips in their power-on state."""
+    def __init__(self, registers: ctypes.Array[abi.Pic] | None = None) -> None:
+        """Make both chips in their power-on state; registers: their memory, if any."""
+        memory = (abi.Pic * 2)() if registers is None else registers
         self.intr = False
         """An interrupt is being requested of the CPU."""
-        self.master = Pic(self._set_intr)
-        self.slave = Pic(self._cascade)
+        self.master = Pic(self._set_intr, registers=memory[0])
+        self.slave = Pic(self._cascade, registers=memory[1])
         self.elcr = Elcr(self.master, self.slave)
 
     def line(self, n: int) -> Callable[[bool], None]:
@@ -338,7 +292,7 @@ class PicPair:
         """Become the pair that was saved."""
         reinstate(self.master, state.master)
         reinstate(self.slave, state.slave)
-        self.intr = self.master.intr
+        self.intr = bool(self.master.intr)
 
     def _set_intr(self, level: bool) -> None:
         self.intr = level

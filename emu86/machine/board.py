@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from emu86.cpu.clock import Clock
 from emu86.devices.bus import Addressable, Bus, Stateful, Timed
@@ -22,6 +22,8 @@ from emu86.devices.uart import Uart
 from emu86.machine import layout
 from emu86.machine.chardev import CharDevice
 from emu86.native import abi
+
+_SLAVE: Final = abi.PORT_PIC | 2 << 3  # its registers follow the master's
 
 
 class BoardState(NamedTuple):
@@ -55,7 +57,7 @@ class Board:
         debug_exit: bool = False,
     ) -> None:
         self._clock = clock
-        self.pic = PicPair()
+        self.pic = PicPair(shared.pics)
         line = self.pic.line
         self.pit = Pit(line(layout.IRQ_PIT), shared.pit)
         self.speaker = Speaker(self.pit)
@@ -83,8 +85,8 @@ class Board:
         self._stateful: dict[str, Stateful] = {"8259A pair": self.pic}
         self._next: int | None = None
         attach = self._attach
-        attach(layout.PIC_MASTER, self.pic.master, "8259A master")
-        attach(layout.PIC_SLAVE, self.pic.slave, "8259A slave")
+        attach(layout.PIC_MASTER, self.pic.master, "8259A master", abi.PORT_PIC)
+        attach(layout.PIC_SLAVE, self.pic.slave, "8259A slave", _SLAVE)
         attach(layout.ELCR, self.pic.elcr, "ELCR")
         attach(layout.PIT, self.pit, "8254", abi.PORT_PIT)
         attach(layout.SPEAKER, self.speaker, "port 61h")
@@ -119,7 +121,7 @@ class Board:
         """
         self.ports.attach(ports, chip, name)
         for port in (port for port in ports if port < abi.PORTS):
-            self._shared.ports[port] = compiled | port - ports[0] << 3
+            self._shared.ports[port] = compiled + (port - ports[0] << 3)
         if isinstance(chip, Timed):
             self.timed += (chip,)
         if isinstance(getattr(chip, "drives", chip), Timed):
@@ -176,6 +178,10 @@ class Board:
         """Learn the next deadline, and have the engine stop for it."""
         deadlines = [d for device in self.timed if (d := device.deadline()) is not None]
         self._next = min(deadlines) if deadlines else None
+        self.stop_in_time()
+
+    def stop_in_time(self) -> None:
+        """Have the engine stop for the next deadline."""
         if self._next is not None:
             self._clock.stop_by(self._next)
 

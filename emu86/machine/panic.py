@@ -30,11 +30,13 @@ class PanicWatch:
         self._found = found
         self._line = bytearray()
         self._known = 0  # bytes of the line at the last `settle`
+        self._matched = False  # it was looked at, as long as it is
         self._begun = ""
         self._panic = ""
 
     def take(self, data: bytes) -> None:
         """Take bytes that the guest writes, of `ENDS` at most the last one."""
+        self._matched = False
         if data[-1:] not in ENDS:
             self._line += data[: _LONGEST - len(self._line)]
             return
@@ -57,8 +59,9 @@ class PanicWatch:
         counts when a reset follows. A line without an end counts if nothing has come
         since the last call, or if the run has ended.
         """
-        if self._line and (end or len(self._line) == self._known):
+        if not self._matched and (end or len(self._line) == self._known):
             self._match()
+            self._matched = True
         self._known = len(self._line)
         if end in _RESETS:
             self._panic, self._begun = self._panic or self._begun, ""

@@ -82,6 +82,7 @@ PORT_NOTHING: Final = 1
 PORT_POST_CODE: Final = 2
 PORT_UART: Final = 3
 PORT_PIT: Final = 4
+PORT_PIC: Final = 5  # registers 2 and 3 are the slave's
 NONE: Final = -1  # of a `Counter`: there is no such time or value
 
 # What a guest page holds, as far as the shadow tables care.
@@ -440,6 +441,33 @@ class Uart(ctypes.Structure):
 
 
 @record
+class Pic(ctypes.Structure):
+    """The registers of an 8259A, by the names of the data sheet.
+
+    lines: the levels of its inputs; lowest: the input of the lowest priority; expected:
+    the number of the ICW that the next write to the data port is, 0 for OCW1; read_isr,
+    poll: what is read next; intr: the level of the INT pin.
+    """
+
+    irr: u32
+    imr: u32
+    isr: u32
+    lines: u32
+    elcr: u32
+    lowest: u32
+    icw1: u32
+    icw2: u32
+    icw3: u32
+    icw4: u32
+    expected: u32
+    special_mask: u32
+    rotate_on_auto_eoi: u32
+    read_isr: u32
+    poll: u32
+    intr: u32
+
+
+@record
 class Latch(ctypes.Structure):
     """A port of one register that keeps what was written."""
 
@@ -525,8 +553,8 @@ class Control(ctypes.Structure):
     this process behind the last block, and behind the engine's buffer.
 
     For IN, OUT and CPUID: on_in, on_out, on_cpuid: the Python hooks; ports: what is at
-    each port; post_code: port 80h; pit: the counters of the 8254; uart: COM1;
-    cpuid_count: how many leaves `cpuid` has.
+    each port; post_code: port 80h; pit: the counters of the 8254; pics: the
+    8259As, the master first; uart: COM1; cpuid_count: how many leaves `cpuid` has.
 
     check_exit: the engine's look whether to stop; sites: decoded instructions, each at
     its `state.site_index` or beside it (a cache of two ways).
@@ -648,6 +676,7 @@ class Control(ctypes.Structure):
     count_cpuid: i64
     post_code: Annotated[Latch, Latch]
     pit: Annotated[Array, Counter * 3]
+    pics: Annotated[Array, Pic * 2]
     uart: Annotated[Uart, Uart]
     cpuid_count: i64
     cpuid: Annotated[Array, CpuidLeaf * CPUID_LEAVES]

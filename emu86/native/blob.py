@@ -42,8 +42,9 @@ def fingerprint() -> str:
         (record.__name__, field[0], getattr(record, field[0]).offset)
         for record in (
             abi.Block, abi.Segment, abi.Cpu, abi.Site, abi.Plan, abi.Leaf, abi.Added,
-            abi.Verw, abi.Root, abi.Event, abi.Change, abi.Counter, abi.Uart, abi.Latch,
-            abi.CpuidLeaf, abi.Held, abi.Control, abi.TlbMode, abi.TlbTable, abi.Tlb,
+            abi.Verw, abi.Root, abi.Event, abi.Change, abi.Counter, abi.Pic, abi.Uart,
+            abi.Latch, abi.CpuidLeaf, abi.Held, abi.Control, abi.TlbMode, abi.TlbTable,
+            abi.Tlb,
         )
         for field in record._fields_
     ]  # fmt: skip

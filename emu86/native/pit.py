@@ -139,3 +139,16 @@ def read(counter: Counter, t: i64) -> u32:
     counter.read_high = 0
     counter.latched = abi.NONE
     return (value if counter.access == 1 else value >> 8) & 0xFF
+
+
+def write_low(counter: Counter, value: u32) -> bool:
+    """Write the low byte of a new count to a counter that is done; False: it is not.
+
+    Until the high byte comes that changes nothing that can be seen.
+    """
+    is_done = counter.expired != 0 and counter.load_at == abi.NONE
+    if not is_done or not counter.mode or counter.access != 3 or counter.write_high:
+        return False
+    counter.low_byte = value
+    counter.write_high = 1
+    return True

@@ -8,7 +8,8 @@ from typing import Final
 
 from emu86.native import abi
 from emu86.native.abi import Control
-from emu86.native.pit import read, sync, ticks
+from emu86.native.pic import read_register, write_quietly
+from emu86.native.pit import read, sync, ticks, write_low
 from emu86.native.records import i32, u32, u64
 from emu86.native.state import virtual_time
 from emu86.native.uart import LSR, THR, line_status, send
@@ -39,6 +40,8 @@ def answer(control: Control, at: u32) -> u32:
         return control.post_code.value & 0xFF
     if kind == abi.PORT_UART and register == LSR and not control.uart.errors:
         return line_status(control.uart)
+    if kind == abi.PORT_PIC and not control.pics[register >> 1 & 1].poll:
+        return read_register(control.pics[register >> 1 & 1], register)
     if kind == abi.PORT_PIT and 1 <= register <= 2:  # 0 may move the interrupt line
         counter = control.pit[max(min(register, 2), 1)]
         t = ticks(virtual_time(control, control.now + abi.IO_TIME & x86.MASK64))
@@ -55,6 +58,10 @@ def take(control: Control, at: u32, value: u32) -> bool:
         return True
     if kind == abi.PORT_UART and at >> 3 == THR:
         return send(control, value)
+    if kind == abi.PORT_PIC:
+        return write_quietly(control.pics[at >> 4 & 1], at >> 3, value)
+    if kind == abi.PORT_PIT and at >> 3 == 0:
+        return write_low(control.pit[0], value)
     return kind == abi.PORT_NOTHING
 
 

@@ -207,3 +207,81 @@ def test_a_hypervisor_that_cpuid_tells_of():
     known = machine.vmm.engine.shared.cpuid
     found = {leaf.leaf: (leaf.ebx, leaf.ecx) for leaf in known if leaf.ebx}
     assert found[0x40000000][0] == int.from_bytes(b"emu8", "little")
+
+
+# A timer's ticks as Linux has them: masked, ended, set anew, unmasked.
+TICKS = """
+    gate 0x20, tick
+    mov al, 0x11
+    out 0x20, al
+    mov al, 0x20
+    out 0x21, al
+    mov al, 4
+    out 0x21, al
+    mov al, 1
+    out 0x21, al
+    mov al, FIRST  ; the mask
+    out 0x21, al
+    mov al, 0x38  ; mode 4
+    out 0x43, al
+    xor ebp, ebp
+    call set
+    mov ecx, 200  ; microseconds
+later:
+    in al, 0x80
+    loop later
+    mov al, 0xFE
+    out 0x21, al
+    sti
+more:
+    cpuid  ; a microsecond, too
+    cmp ebp, 20
+    jb more
+    cli
+    mov eax, esi
+    jmp fin
+tick:
+    in al, 0x21
+    add esi, eax
+    or al, 1
+    out 0x21, al
+    mov al, 0x60
+    out 0x20, al
+    call set
+    in al, 0x21
+    and al, 0xFE
+    out 0x21, al
+    mov al, 0x0B
+    out 0x20, al
+    in al, 0x20
+    add esi, eax
+    inc ebp
+    iretd
+set:
+    mov al, 0x80
+    out 0x40, al
+    mov al, 0
+    out 0x40, al
+    ret
+"""
+
+
+@pytest.mark.parametrize("first", [0xFE, 0xFF])
+def test_a_timers_ticks(first):
+    """The second mask lets a request in: INT moves, compiled code undoes its write."""
+    code = TICKS.replace("FIRST", str(first))
+    found = [ends(flat(code, "local", abilities=can)) for can in CANS]
+    assert found[0] == found[1] == found[2]
+    assert found[0][0].reason == "debug exit"
+
+
+@native
+@pytest.mark.parametrize("first", [0xFE, 0xFF])
+def test_python_is_asked_for_what_moves_something(first):
+    machine = flat(TICKS.replace("FIRST", str(first)), "local")
+    ends(machine)
+    shared = machine.vmm.engine.shared
+    assert shared.count_in == 200 + 3 * 20
+    # Of a tick both masks, the EOI and the low byte; not the high one, not OCW3. At the
+    # start one mask, and another one if it moves nothing.
+    assert shared.count_out == 4 * 20 + 1 + (first == 0xFE)

@@ -241,10 +241,14 @@ def ports(world, pick):
     kind, register = pick.few(
         (abi.PORT_PYTHON, 0), (abi.PORT_NOTHING, 0), (abi.PORT_POST_CODE, 0),
         (abi.PORT_UART, 0), (abi.PORT_UART, 5), (abi.PORT_UART, 1),
-        *[(abi.PORT_PIT, 1), (abi.PORT_PIT, 2)] * 4, (abi.PORT_PIT, pick.few(0, 3)),
+        *[(abi.PORT_PIT, 1), (abi.PORT_PIT, 2)] * 4, (abi.PORT_PIT, 3),
+        *[(abi.PORT_PIT, 0)] * 4,
+        *[(abi.PORT_PIC, pick.randrange(4))] * 4,
     )  # fmt: skip
     world.port = pick.odd(pick.randrange(abi.PORTS), pick.getrandbits(16))
     control.ports[world.port % abi.PORTS] = kind | register << 3
+    command = pick.randrange(8) << 5 | pick.randrange(8)  # an OCW2
+    world.value = pick.odd(command, pick.getrandbits(32), once=2)
     control.post_code.value = pick.getrandbits(8)
     control.cpuid_count = pick.randrange(1, abi.CPUID_LEAVES + 1)
     for i, leaf in enumerate(control.cpuid):
@@ -260,11 +264,20 @@ def ports(world, pick):
     uart.sent_count = pick.odd(pick.randrange(4), abi.SENT_MOST - 1, abi.SENT_MOST)
     for i in range(4):
         uart.urgent[i] = pick.getrandbits(64) & pick.getrandbits(64)
+    for chip in control.pics:
+        chip.irr, chip.imr = pick.getrandbits(8), pick.few(0, 0xFF, pick.getrandbits(8))
+        chip.isr = pick.few(0, 1 << pick.randrange(8), pick.getrandbits(8))
+        chip.lowest = pick.few(7, pick.randrange(8))
+        chip.icw1, chip.icw3 = pick.few(0, 2), pick.few(4, 0xFF)
+        chip.icw4 = pick.few(1, 0x11)
+        chip.expected, chip.poll = pick.odd(0, 2), pick.odd(0, 1)
+        chip.special_mask, chip.read_isr = pick.randrange(2), pick.randrange(2)
+        chip.intr = pick.randrange(2)
     work = control.now + abi.IO_TIME - control.since
     passed = work * control.rate >> abi.RATE_SHIFT
     for i, counter in enumerate(control.pit):
         t = pick.randrange(1 << 40)
-        counter.mode, counter.access = pick.randrange(6), pick.few(1, 2, 3)
+        counter.mode, counter.access = pick.randrange(6), pick.few(1, 2, 3, 3)
         counter.bcd, counter.gate = pick.randrange(2), pick.randrange(2)
         counter.out, counter.null_count = pick.randrange(2), pick.randrange(2)
         most = 10_000 if counter.bcd else 0x10000
@@ -276,7 +289,7 @@ def ports(world, pick):
         counter.held = pick.odd(abi.NONE, pick.randrange(60), once=4)
         counter.load_at = pick.odd(abi.NONE, t, t + 1, t - 3, once=3)
         counter.expired, counter.idle = pick.odd(0, 1, once=3), pick.getrandbits(16)
-        counter.read_high = pick.randrange(2)
+        counter.read_high, counter.write_high = pick.randrange(2), pick.odd(0, 1)
         counter.latched = pick.odd(abi.NONE, pick.getrandbits(16), once=4)
         counter.status = pick.odd(abi.NONE, pick.getrandbits(8), once=4)
         # It is read at pulse t, or at any time.

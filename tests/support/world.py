@@ -61,7 +61,7 @@ class World:
             page = ctypes.addressof(table) >> 12 & abi.LEAF_PAGES - 1
             self.parts.append((self.used + page * leaf, leaf))
         self.leaves = self.place(abi.Leaf * abi.LEAF_PAGES)
-        self.port, self.width = 0, 1  # of an IN or OUT
+        self.port, self.width, self.value = 0, 1, 0  # of an IN or OUT
         self.absent = set()  # functions that the engine does not have
         self.log = []
         self.pythons = {name: KINDS[name](self.logger(name)) for name in CALLS}
