@@ -31,6 +31,15 @@ def load_slot(linear: u32) -> u32:
     return (linear ^ linear >> 12) & 0xFFF
 
 
+def fetched_by(control: Control, linear: u32) -> u64:
+    """Return the shadow entry by which code is fetched; one that would do; or 0."""
+    if control.shadow_pdes:
+        return spte_of(control, linear)
+    if control.page_state.contents[linear >> 12] == abi.UNBACKED:
+        return 0
+    return linear & x86.PAGE_MASK | x86.PTE_P
+
+
 def guard_of(control: Control, linear: u64, size: u32) -> i64:
     """Return what the block must look at as it begins: see `cpu.prologue`; or PYTHON.
 
@@ -49,7 +58,7 @@ def guard_of(control: Control, linear: u64, size: u32) -> i64:
         return PYTHON
     if not size or (start & 0xFFF) + size > x86.PAGE_SIZE:
         return PYTHON
-    at = host_of(control, spte_of(control, start), start, False)
+    at = host_of(control, fetched_by(control, start), start, False)
     if at == NOWHERE:
         return PYTHON
     return walk(control, at, size, cpu.hflags & offsets.HF_CPL == x86.CPL_USER)
@@ -131,8 +140,6 @@ def walk(control: Control, code: u64, size: u32, is_user: bool) -> i64:
         if segment and is_memory:
             uses: i64 = _P_OF_FS if segment == _FS else _P_OF_GS
             if segment == _CS or (guard and guard != uses):
-                return PYTHON
-            if not entry & abi.OPCODE_MODRM:
                 return PYTHON
             guard = uses
         # -- immediate

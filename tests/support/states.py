@@ -505,6 +505,8 @@ def blocks(world, pick):
     code = b"".join(parts)
     code = code[: len(code) - pick.odd(0, 1, 2, 4)]
     linear = pick.word() & ~0xFFF | pick.odd(0x100, 0xFF0)
+    if not control.shadow_pdes:
+        linear %= len(world.page_state) << 12
     slot = (linear ^ linear >> 12) & 0xFFF
     control.behind_load[slot >> 6] = pick.odd(0, 1) << (slot & 63)
     map_page(world, linear, CODE, pick.odd(0x25, 0))
@@ -533,6 +535,8 @@ def blocks(world, pick):
     control.code_next, control.code_end = pick.odd(start, 0), start + 70
     for i in range(16):
         control.prologues[i] = pick.getrandbits(64)
+    if linear >> 12 < len(world.page_state):
+        world.page_state[linear >> 12] = pick.few(abi.CODE, abi.UNBACKED)
 
 
 OPCODES = Machine().vmm.scanner._table()
