@@ -97,13 +97,23 @@ class ShadowMmu:
         self.stats = ShadowStats()
         self.cr0 = self.cr3 = self.cr4 = 0
         self.fault = 0
-        self.mmio_pages: frozenset[int] = frozenset()  # devices: every access traps
+        self._mmio_pages: frozenset[int] = frozenset()
         # Shadow tables by what they are made from: a guest-physical address, and more.
         self.roots: dict[tuple[int, Role], Root] = {}
         self.leaves: dict[tuple[int, Role], LeafTables] = {}
         self._next = VmmMemory.POOL
         self._bind()
         self.root = self._new_root()
+
+    @property
+    def mmio_pages(self) -> frozenset[int]:
+        """Pages without RAM, by number, that are devices': every access traps."""
+        return self._mmio_pages
+
+    @mmio_pages.setter
+    def mmio_pages(self, pages: frozenset[int]) -> None:
+        self._mmio_pages = pages
+        self.engine.control[abi.MMIO] = bool(pages)
 
     # -- control registers ------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from emu86.cpu.engine import Engine
 from emu86.mmu.ram import address_of, allocate
+from emu86.native import abi
 from emu86.spec import x86
 
 _TABLE_PAGES: Final = 16  # that a full descriptor table takes: 64 KiB
@@ -25,7 +26,7 @@ class VmmMemory:
     them, but for the fixed pages, made here, and the descriptor tables (`descriptors`).
     """
 
-    BASE: Final = 1 << 39  # host-physical address of page 0
+    BASE: Final = abi.VMM_BASE  # host-physical address of page 0
     ONES: Final = 0  # what is read where no RAM is
     WINDOWS: Final = range(8, 12)  # stand for devices' memory, for one instruction
     # The tables that map the descriptor tables for the engine.

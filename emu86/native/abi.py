@@ -32,7 +32,7 @@ EXIT_TIME: Final = 1000 * QUARTERS
 IO_TIME: Final = 1000 * QUARTERS  # an ISA bus cycle takes about a microsecond
 
 GUARDED_WORDS: Final = 64
-DROPPED_MOST: Final = 32
+DROPPED_MOST: Final = 256
 SITE_MASK: Final = 4095
 RETURNS: Final = 16  # plans of returns, and of gates
 GATES: Final = 128
@@ -40,6 +40,7 @@ VERWS: Final = 16
 ADDED_MOST: Final = 2048
 ADDED_FULL: Final = ADDED_MOST - 32  # compiled code fills no more until Python looks
 LEAF_PAGES: Final = 16384  # pages of the VMM's memory
+VMM_BASE: Final = 1 << 39  # its host-physical address; the first page is of ones
 ROOTS: Final = 256
 HELD_MOST: Final = 32
 GDT_MOST: Final = 64  # descriptors of a GDT that compiled handlers may read again
@@ -513,7 +514,8 @@ class Control(ctypes.Structure):
     this process; linked_pdes: a bit for each 32 PDEs of which some are linked; roots:
     those to switch to, by bits 12 to 19 of their directory; flush_tlb: the engine's
     flush of its whole TLB; tlb, jumps: addresses of its TLB and of its cache of jumps,
-    or 0; cr0, cr2, cr3, cr4: the guest's; write_protect: its CR0.WP is set.
+    or 0; cr0, cr2, cr3, cr4: the guest's; write_protect: its CR0.WP is set;
+    mmio: pages without RAM may be devices'.
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
@@ -618,6 +620,7 @@ class Control(ctypes.Structure):
     cr4: i64
     behind: i64
     write_protect: i64
+    mmio: i64
     held_count: i64
     held: Annotated[Array, Held * HELD_MOST]
     told: i64
@@ -749,6 +752,7 @@ CR0: Final = _word("cr0")
 CR4: Final = _word("cr4")
 BEHIND: Final = _word("behind")
 WRITE_PROTECT: Final = _word("write_protect")
+MMIO: Final = _word("mmio")
 COUNT_INT: Final = _word("count_int")
 TOLD: Final = _word("told")
 BY_RING: Final = _word("by_ring")

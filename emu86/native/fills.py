@@ -1,7 +1,8 @@
 """Shadow misses: entries that the guest's tables allow and the shadow does not have.
 
 What `mmu.shadow.ShadowMmu.miss` does for small pages of 32-bit paging, where no page
-changes its use. Everything else goes on to Python.
+changes its use. Where there is no RAM, ones are read. Everything else goes on to
+Python.
 """
 
 from emu86.native import abi
@@ -21,6 +22,7 @@ from emu86.spec import x86
 _LEAF = x86.PTE_P | x86.PTE_A | x86.PTE_D
 _USED = x86.PTE_P | x86.PTE_A
 _RIGHTS = x86.PTE_RW | x86.PTE_US
+_ONES = abi.VMM_BASE | _LEAF
 _AROUND = 16
 
 
@@ -74,10 +76,11 @@ def fill(control: Control, cpu: Cpu) -> bool:
     if page << 12 >= control.ram_size:
         return False
     state = control.page_state.contents[page]
+    is_ones = state == abi.UNBACKED and not control.mmio
     if state == abi.DATA:
         if error & x86.PF_I:
             return False
-    elif state != abi.CODE or writes:
+    elif writes or not (is_ones or state == abi.CODE):
         return False
     first = shadow_pde >> 12 & abi.LEAF_PAGES - 1  # its memory is aligned to its size
     leaf = control.leaves.contents[first]
@@ -89,7 +92,9 @@ def fill(control: Control, cpu: Cpu) -> bool:
     wanted = x86.PTE_A | x86.PTE_D if writes else x86.PTE_A
     used = pte | wanted
     entry: u64 = page << 12 | _LEAF | rights & x86.PTE_US
-    if state == abi.DATA:
+    if is_ones:
+        entry = _ONES | rights & x86.PTE_US
+    elif state == abi.DATA:
         entry |= x86.PTE_NX | (rights & x86.PTE_RW if used & x86.PTE_D else 0)
     if takes_away(entries[at], entry):
         return False  # the TLB may have what was there
@@ -97,7 +102,8 @@ def fill(control: Control, cpu: Cpu) -> bool:
         pte = used
         ptes[at] = pte
     entries[at] = entry
-    note(control, page, (first << 9) + at)
+    if not is_ones:
+        note(control, page, (first << 9) + at)
     control.count_filled += 1
     leaf.copy.contents[at] = pte
     if pte & control.global_bit:
