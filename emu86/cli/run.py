@@ -191,10 +191,6 @@ def command(
         rtc = time.time() if interactive else config.RTC
     if symbols and profile is None:
         raise click.UsageError("--symbols names what --profile tells of; give both")
-    for option, file in (("--stats-json", stats_json), ("--profile", profile)):
-        if file is not None:
-            # A mistake shows before the run, not after it.
-            _write(option, file, "", "a")
     # Below this Unicorn, and what it is imported with, end the process by themselves.
     config.check_address_space(memory + config.MACHINE_SPACE)
     with progress("starting") as doing:
@@ -222,6 +218,10 @@ def command(
         if stats or stats_json is not None:
             machine.measure()
         profiled = None if profile is None else machine.profile(*symbols)
+        for option, file in (("--stats-json", stats_json), ("--profile", profile)):
+            if file is not None:
+                # A mistake shows before the run, and no other leaves an empty file.
+                _write(option, file, "", "a")
         with Console(machine) as console:
 
             def see(data: bytes) -> None:

@@ -335,6 +335,13 @@ def test_mistakes_are_told_in_one_line(arguments, mistake):
     assert mistake in result.stderr
 
 
+def test_a_mistake_leaves_no_empty_file(tmp_path):
+    files = ["--stats-json", str(tmp_path / "s"), "--profile", str(tmp_path / "p")]
+    for mistake in (["--kernel", "/nonexistent/x"], ["--symbols", "/nonexistent/x"]):
+        assert emu86("run", *files, *mistake).returncode == 2
+        assert not list(tmp_path.iterdir())
+
+
 def test_stats():
     result = run("poweroff", "--stats")
     text = result.stderr
