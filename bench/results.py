@@ -77,7 +77,8 @@ def table(result: Result, base: str | None) -> list[list[str]]:
         names.remove(base)
         names.insert(0, base)
     divided = [name for name in names if name != base] if base in names else []
-    lines = [["", *names, *(f"{name} ÷ {base}" for name in divided)]]
+    headings = names if len(names) > 1 else ["median"]
+    lines = [["", *headings, *(f"{name} ÷ {base}" for name in divided)]]
     for row in result.rows():
         cells = [row]
         for name in names:
