@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
+from emu86.devices.saving import capture, reinstate
 from emu86.native import abi
 from emu86.native.abi import NONE
 from emu86.native.pit import (
@@ -46,13 +47,33 @@ def from_bcd(value: int) -> int:
     return sum((value >> 4 * i & 15) * 10**i for i in range(4))
 
 
-_FIELDS: Final = tuple(name for name, *_ in abi.Counter._fields_)
+class ChannelState(NamedTuple):
+    """The fields of one counter: see ``abi.Counter``."""
+
+    mode: int
+    access: int
+    bcd: int
+    gate: int
+    out: int
+    reload: int
+    null_count: int
+    period: int
+    origin: int
+    held: int
+    expired: int
+    load_at: int
+    idle: int
+    low_byte: int
+    write_high: int
+    read_high: int
+    latched: int
+    status: int
 
 
 class PitState(NamedTuple):
-    """Each counter's fields, and the level that was last told of the interrupt line."""
+    """Each counter, and the level that was last told of the interrupt line."""
 
-    channels: tuple[tuple[int, ...], ...]
+    channels: tuple[ChannelState, ...]
     line: bool
 
 
@@ -264,18 +285,14 @@ class Pit:
     def save(self) -> PitState:
         """Return the counters and the level of the line."""
         return PitState(
-            tuple(
-                tuple(getattr(channel, name) for name in _FIELDS)
-                for channel in self._channels
-            ),
+            tuple(capture(ChannelState, channel) for channel in self._channels),
             self._line,
         )
 
     def restore(self, state: PitState) -> None:
         """Become the chip that was saved."""
         for channel, saved in zip(self._channels, state.channels, strict=True):
-            for name, value in zip(_FIELDS, saved, strict=True):
-                setattr(channel, name, value)
+            reinstate(channel, saved)
         self._line = state.line
         self._find_deadline()
 

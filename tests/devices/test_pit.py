@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emu86.devices.pit import Pit, from_bcd, tick_time
+from emu86.native import abi
 from emu86.native.pit import ticks
 
 CONTROL = 3
@@ -347,6 +348,13 @@ def test_hardware_triggered_channel_0_never_interrupts(pit):
 
 def test_the_control_word_register_cannot_be_read(pit):
     assert pit.read(CONTROL, 1, 0) == 0xFF
+
+
+def test_a_state_names_what_it_holds(pit):
+    program(pit, 0, 3, 1001)
+    found = pit.save().channels[0]
+    assert (found.mode, found.access, found.reload) == (3, 3, 1001)
+    assert len(found) == len(abi.Counter._fields_)
 
 
 def test_saved_in_the_middle_of_a_count(pit, irq):
