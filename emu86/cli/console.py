@@ -119,8 +119,11 @@ class Console:
             signal.signal(number, handler)
 
     def show(self, data: bytes) -> None:
-        """Write what the guest has sent to standard output."""
-        if self.status is not None or self.error is not None:
+        """Write what the guest has sent to standard output.
+
+        Behind a signal, too: it may have been sent before.
+        """
+        if self.gone or self.error is not None:
             return
         self._line = (self._line + data).rpartition(b"\n")[2][-_CHUNK:]
         self._write(data)

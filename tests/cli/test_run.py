@@ -482,6 +482,22 @@ def test_signals_end_the_run(number, told):
     assert err.count(b"\n") == (1 if told else 0)
 
 
+@pytest.mark.parametrize(
+    ("number", "shown"), [(signal.SIGINT, b"b"), (signal.SIGTERM, b"b"), (1, b"")]
+)
+def test_what_was_sent_before_a_signal_and_is_told_of_later(number, shown):
+    process = subprocess.Popen(
+        [*FAKE, "run", "--append", "late:ab"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.read(1) == b"a"
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert (out, process.returncode) == (shown, 128 + number)
+
+
 def test_a_terminal_is_raw_while_it_runs_and_as_before_afterwards():
     with terminal("say:ready echo poweroff") as at:
         at.wait_for(b"ready")

@@ -5,6 +5,7 @@ The words of --append, run one after another:
     say:TEXT     the guest prints TEXT (\\n and \\r by name)
     echo         it echoes what is typed until it has seen "."
     wait         it does nothing until it is stopped
+    late:TEXT    it prints a character, and the others once it is stopped
     draw:N       the guest writes N bytes to display memory
     load:TIME    loading has taken so many seconds (the first word only)
     deaf:N       N bytes more than were typed wait for the guest
@@ -147,9 +148,13 @@ class Machine:
                         continue
                     self.print(seen[-1:])
                 shown += seen
-            elif kind == "wait":
+            elif kind in ("wait", "late"):
+                if text:
+                    self.print(text[:1].encode())
                 while not self.stopped and time.monotonic() < end:
                     time.sleep(0.01)
+                if text:
+                    self.print(text[1:].encode())
             elif kind == "deaf":
                 self.waiting = int(text)
             elif kind == "draw":
@@ -160,7 +165,7 @@ class Machine:
                 return Stop(kind.replace("-", " "))
             if self.stopped:
                 self.stopped = False
-                if kind == "wait" or (kind == "echo" and b"." not in seen):
+                if kind in ("wait", "late") or (kind == "echo" and b"." not in seen):
                     self.script.insert(0, word)
                 return Stop("interrupted")
             if until is not None and until in shown:
