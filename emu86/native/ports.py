@@ -19,9 +19,10 @@ _PYTHONS: Final = 256  # instead of a byte
 
 
 def what_is_at(control: Control, port: u32, width: i32) -> u32:
-    """Return the entry of `ports`; or PORT_PYTHON.
+    """Return the entry of `ports`.
 
-    That is also what is told of, or may be trapped: see `rings.events.breakpoints`.
+    PORT_PYTHON while somebody watches exits, or TF is set: `rings.events.breakpoints`
+    looks at ports then.
     """
     trapped = control.cpu.contents.rflags & x86.TF
     if width != 1 or port & 0xFFFF >= abi.PORTS or control.told or trapped:

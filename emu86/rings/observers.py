@@ -5,7 +5,7 @@ from typing import Final, Protocol
 
 
 class WatchesExits(Protocol):
-    """Is told of VM exits. CLI, STI and INVLPG then do not stay in compiled code."""
+    """Is told of VM exits. Only RDTSC then stays in compiled code."""
 
     def vm_exit(self, reason: str, cs: int, eip: int) -> None:
         """Tell of an exit: its reason, and where the guest is afterwards."""
