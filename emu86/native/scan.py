@@ -35,6 +35,8 @@ def fetched_by(control: Control, linear: u32) -> u64:
     """Return the shadow entry by which code is fetched; one that would do; or 0."""
     if control.shadow_pdes:
         return spte_of(control, linear)
+    if linear >= control.ram_size:
+        return 0
     if control.page_state.contents[linear >> 12] == abi.UNBACKED:
         return 0
     return linear & x86.PAGE_MASK | x86.PTE_P

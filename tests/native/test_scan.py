@@ -7,7 +7,7 @@ import random
 import pytest
 
 from emu86 import Machine, config
-from emu86.native import scan
+from emu86.native import abi, scan
 from emu86.rings.decode import decode
 from emu86.spec.opcodes import OPCODES, PREFIXES, TWO_BYTES
 
@@ -112,3 +112,14 @@ def test_blocks_of_several(judges, seed):
         judged += judges.agree(code, 1) if code else 0
         judged += judges.agree(code, 3) if code else 0
     assert judged > 100
+
+
+def test_no_code_is_looked_for_beyond_ram():
+    """What stands behind the uses of the pages says nothing of such an address."""
+    machine = Machine(memory=1 << 20)
+    shared = machine.vmm.scanner._engine.shared
+    pages = shared.ram_size >> 12
+    uses = (ctypes.c_ubyte * (2 * pages))()  # all data
+    machine.vmm.engine.control[abi.PAGE_STATE] = ctypes.addressof(uses)
+    assert scan.fetched_by(shared, shared.ram_size - 1)
+    assert not scan.fetched_by(shared, shared.ram_size)

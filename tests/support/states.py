@@ -506,7 +506,7 @@ def blocks(world, pick):
     code = code[: len(code) - pick.odd(0, 1, 2, 4)]
     linear = pick.word() & ~0xFFF | pick.odd(0x100, 0xFF0)
     if not control.shadow_pdes:
-        linear %= len(world.page_state) << 12
+        linear = linear & 0xFFF | pick.odd(CODE, RAM_PAGES) << 12
     slot = (linear ^ linear >> 12) & 0xFFF
     control.behind_load[slot >> 6] = pick.odd(0, 1) << (slot & 63)
     map_page(world, linear, CODE, pick.odd(0x25, 0))
