@@ -355,7 +355,7 @@ class ShadowMmu:
             sptes[base + j] = entry | pte & table.rights & x86.PTE_US
             add(page, base + j)
             copy[j] = pte
-            if pte & x86.PTE_G:
+            if pte & self._global:
                 table.has_global = True
 
     def fetch(self, gva: int, size: int) -> bytes:

@@ -26,20 +26,45 @@ _ONES = abi.VMM_BASE | _LEAF
 _AROUND = 16
 
 
-def note(control: Control, page: u32, index: u64) -> None:
-    """Have the reverse map learn of a shadow entry."""
-    added = control.added[max(min(control.added_count, abi.ADDED_MOST - 1), 0)]
-    added.page = page
-    added.index = index
-    control.added_count += 1
-
-
 def takes_away(was: u64, entry: u64) -> bool:
     """Tell whether a shadow entry allows what its successor does not, or elsewhere."""
     if not was & x86.PTE_P:
         return False
     other = (was ^ entry) & x86.LONG_FRAME | was & ~entry & _RIGHTS
     return bool(other | entry & ~was & x86.PTE_NX)
+
+
+def entry_of(control: Control, pte: u32, rights: u32) -> u64:
+    """Return the shadow entry for a guest's; 0: by the use of its page there is none.
+
+    rights: what PDE and PTE allow.
+    """
+    page = pte >> 12
+    state = control.page_state.contents[page]
+    entry: u64 = page << 12 | _LEAF | rights & x86.PTE_US
+    if state == abi.DATA:
+        return entry | x86.PTE_NX | (rights & x86.PTE_RW if pte & x86.PTE_D else 0)
+    return entry if state == abi.CODE else 0
+
+
+def put(
+    control: Control, entries: LeafEntries, first: u32, at: u32, pte: u32, entry: u64
+) -> None:
+    """Make shadow entry `at`, from `pte`, and have the reverse map learn of it.
+
+    first: the first page of its table, among the VMM's.
+    """
+    entries[at & 1023] = entry
+    leaf = control.leaves.contents[first & abi.LEAF_PAGES - 1]
+    leaf.copy.contents[at & 1023] = pte
+    if pte & control.global_bit:
+        leaf.has_global = 1
+    else:
+        leaf.has_nonglobal = 1
+    added = control.added[max(min(control.added_count, abi.ADDED_MOST - 1), 0)]
+    added.page = pte >> 12
+    added.index = (first << 9) + at
+    control.added_count += 1
 
 
 def fill(control: Control, cpu: Cpu) -> bool:
@@ -75,13 +100,6 @@ def fill(control: Control, cpu: Cpu) -> bool:
     page = pte >> 12
     if page << 12 >= control.ram_size:
         return False
-    state = control.page_state.contents[page]
-    is_ones = state == abi.UNBACKED and not control.mmio
-    if state == abi.DATA:
-        if error & x86.PF_I:
-            return False
-    elif writes or not (is_ones or state == abi.CODE):
-        return False
     first = shadow_pde >> 12 & abi.LEAF_PAGES - 1  # its memory is aligned to its size
     leaf = control.leaves.contents[first]
     if leaf.page_table != pde & x86.PAGE_MASK:
@@ -91,51 +109,35 @@ def fill(control: Control, cpu: Cpu) -> bool:
     )
     wanted = x86.PTE_A | x86.PTE_D if writes else x86.PTE_A
     used = pte | wanted
-    entry: u64 = page << 12 | _LEAF | rights & x86.PTE_US
-    if is_ones:
+    state = control.page_state.contents[page]
+    changes_use = error & x86.PF_I if state == abi.DATA else writes
+    if changes_use:
+        return False
+    entry: u64 = entry_of(control, used, rights)
+    if state == abi.UNBACKED and not control.mmio:
         entry = _ONES | rights & x86.PTE_US
-    elif state == abi.DATA:
-        entry |= x86.PTE_NX | (rights & x86.PTE_RW if used & x86.PTE_D else 0)
-    if takes_away(entries[at], entry):
+    if not entry or takes_away(entries[at], entry):
         return False  # the TLB may have what was there
     if pte != used:
-        pte = used
-        ptes[at] = pte
-    entries[at] = entry
-    if not is_ones:
-        note(control, page, (first << 9) + at)
+        ptes[at] = used
+    put(control, entries, first, at, used, entry)
     control.count_filled += 1
-    leaf.copy.contents[at] = pte
-    if pte & control.global_bit:
-        leaf.has_global = 1
-    else:
-        leaf.has_nonglobal = 1
+    if not used & control.global_bit:
         start = at & ~(_AROUND - 1)
         for j in range(_AROUND):
-            neighbour(
-                control, leaf, entries, ptes[start + j & 1023], first, start + j & 1023
-            )
+            near = start + j & 1023
+            neighbour(control, leaf, entries, first, near, ptes[near])
     leave(control, cpu, 0)
     return True
 
 
 def neighbour(
-    control: Control, leaf: Leaf, entries: LeafEntries, pte: u32, first: u32, at: u32
+    control: Control, leaf: Leaf, entries: LeafEntries, first: u32, at: u32, pte: u32
 ) -> None:
     """Fill entry `at` if the guest has used it before; no page changes its use."""
     page = pte >> 12
     if entries[at & 1023] or pte & _USED != _USED or page << 12 >= control.ram_size:
         return
-    state = control.page_state.contents[page]
-    entry = page << 12 | _LEAF | pte & leaf.rights & x86.PTE_US
-    if state == abi.DATA:
-        writable = pte & leaf.rights & x86.PTE_RW if pte & x86.PTE_D else 0
-        entries[at & 1023] = entry | writable | x86.PTE_NX
-    elif state == abi.CODE:
-        entries[at & 1023] = entry
-    else:
-        return
-    note(control, page, (first << 9) + at)
-    leaf.copy.contents[at & 1023] = pte
-    if pte & x86.PTE_G:
-        leaf.has_global = 1
+    entry = entry_of(control, pte, pte & leaf.rights)
+    if entry:
+        put(control, entries, first, at, pte, entry)
