@@ -535,7 +535,7 @@ def blocks(world, pick):
     control.code_next, control.code_end = pick.odd(start, 0), start + 70
     for i in range(16):
         control.prologues[i] = pick.getrandbits(64)
-    if linear >> 12 < len(world.page_state):
+    if linear >> 12 < RAM_PAGES:
         world.page_state[linear >> 12] = pick.few(abi.CODE, abi.UNBACKED)
 
 
