@@ -27,10 +27,13 @@ CPUS: Final = {
     "pentium": "without CMOV, MMX and SSE",
     "pentium2": "with CMOV, MMX and FXSAVE",
     "pentium3": "with SSE, too",
+    "pentium3-pae": "with SSE, PAE and NX",
     "pentium4": "with SSE2, too",
 }
 """The CPU models: what each has, in a line. All of it, `emu86.cpu.models` has."""
 CPU: Final = "pentium3"
+# Those that a kernel gets when nobody names one: the first that has what it needs.
+CHOSEN: Final = (CPU, "pentium3-pae")
 
 # The date at virtual time 0, in seconds since 1970, always the same so that runs
 # repeat: 2026-01-01 00:00:00; and what a date has to be below: that of the year 10000.
@@ -40,7 +43,7 @@ RTC_END: Final = 253_402_300_800
 UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 # Bytes of guest memory, at least and at most: a number of whole pages.
 SMALLEST: Final = 1 << 20
-LARGEST: Final = 3 << 30
+LARGEST: Final = 63 << 30  # with the hole below 4 GiB all that 36 bits name
 PAGE: Final = 4096
 MEMORY: Final = 128 << 20
 

@@ -1,6 +1,7 @@
 """Fetch the guests that the tests and the benchmark boot, into build/guests.
 
     vmlinuz        Debian's i386 kernel (package linux-image-686), as it is
+    vmlinuz-pae    its i386 kernel for PAE (package linux-image-686-pae)
     initrd.cpio    busybox and the test programs of tools/initramfs: a shell
     workload.cpio  the same and tools/initramfs/bench, with a fixed workload that ends
                    by powering off
@@ -26,6 +27,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "tools" / "initramfs"
 GUESTS: Final = ROOT / "build" / "guests"
 TRIES: Final = 3
+# Kernels by their file: Debian's name for the kind of machine.
+KERNELS: Final = {"vmlinuz": "686", "vmlinuz-pae": "686-pae"}
 
 
 class FetchError(Exception):
@@ -104,19 +107,27 @@ def member(package: Path, pattern: str) -> bytes:
     raise FetchError(f"{package.name} holds no {pattern}")
 
 
+def _has(file: str) -> bool:
+    return (GUESTS / file).exists()
+
+
 def fetch_packages() -> None:
-    """Put the kernel and busybox into GUESTS."""
-    kernel, busybox = GUESTS / "vmlinuz", GUESTS / "busybox"
-    if kernel.exists() and busybox.exists():
+    """Put the kernels and busybox into GUESTS."""
+    busybox = GUESTS / "busybox"
+    missing = {file: kind for file, kind in KERNELS.items() if not _has(file)}
+    if not missing and busybox.exists():
         return
-    print("fetch_guests: fetching Debian's i386 kernel and busybox")
+    print("fetch_guests: fetching Debian's i386 kernels and busybox")
     directory = GUESTS / "apt"
     shutil.rmtree(directory, ignore_errors=True)
     apt = Apt(directory)
     apt.update()
-    image = apt.depends("linux-image-686", r"linux-image-[\d.]+-\d+-686")
-    write(kernel, member(apt.download(image), r"\./boot/vmlinuz-.*"))
-    write(busybox, member(apt.download("busybox-static"), r"\./(usr/)?bin/busybox"))
+    for file, kind in missing.items():
+        image = apt.depends(f"linux-image-{kind}", rf"linux-image-[\d.]+-\d+-{kind}")
+        write(GUESTS / file, member(apt.download(image), r"\./boot/vmlinuz-.*"))
+    if not busybox.exists():
+        package = apt.download("busybox-static")
+        write(busybox, member(package, r"\./(usr/)?bin/busybox"))
     shutil.rmtree(directory)
 
 
@@ -196,7 +207,7 @@ def main() -> int:
     """Fetch and build what is missing or out of date."""
     GUESTS.mkdir(parents=True, exist_ok=True)
     stamp = GUESTS / "stamp"
-    wanted = ["vmlinuz", "initrd.cpio", "workload.cpio"]
+    wanted = [*KERNELS, "initrd.cpio", "workload.cpio"]
     there = all((GUESTS / name).exists() for name in wanted)
     if there and stamp.exists() and stamp.read_text() == inputs():
         return 0

@@ -77,9 +77,10 @@ def summary(stats: "Stats") -> list[str]:
         f"{stats.blocks:,} blocks scanned; sites patched: {sites or 'none'}",
         f"shadow entries: {shadow}",
     ]
+    share = f"{stats.guest_share or 0:.0%} of {stats.wall_s:.2f} s"
     return [
         *(kept if fills else ()),  # the bare machine has neither
-        f"the guest itself ran {stats.guest_share or 0:.0%} of {stats.wall_s:.2f} s",
+        f"the guest itself ran {share}, on a {stats.cpu}",
     ]
 
 

@@ -55,9 +55,8 @@ _STATUSES: Final = {
 @click.option(
     "--cpu",
     type=OneOf(config.CPUS),
-    default=config.CPU,
-    show_default=True,
-    help=". ".join(f"{name}: {line}" for name, line in config.CPUS.items()) + ".",
+    help=". ".join(f"{name}: {line}" for name, line in config.CPUS.items())
+    + f". [default: what the kernel needs, from {config.CPU} on]",
 )
 @click.option(
     "--technique",
@@ -143,7 +142,7 @@ def command(
     initrd: str | None,
     append: str | None,
     memory: int,
-    cpu: str,
+    cpu: str | None,
     technique: str,
     rtc: float | None,
     until: str | None,

@@ -59,6 +59,7 @@ _NONE: Final = 0xFFFFFFFF
 _LAZY: Final = x86.ARITHMETIC_FLAGS | x86.DF
 _CONTEXT_HEADER: Final = 40
 _FIRST_JUMP: Final = 0x100000
+_SECOND: Final = 1 << 32  # where a second part of RAM would be
 Looks = ctypes.Array[ctypes.c_int64]  # what a translation refers to that looks
 _NOWHERE: Final = (1 << 64) - 1  # where no code is
 # Instructions that have a hook: Unicorn's number, what its callback is like, and the
@@ -165,6 +166,8 @@ class Engine(CpuState):
         self._stop = quick.uc_emu_stop
         self._prologues: Prologues | None = None
         self._looker: memoryview | None = None  # the hook of `look_at`
+        self._shifts: list[tuple[int, int]] = []  # of each mapping: address, and less
+        self._laid = 0  # bytes that are mapped
         self._hooks: list[int] = []  # those of exceptions and of `_INSTRUCTIONS`
         self._stop_at: int | None = None  # what STOP_AT was before `stop`
         if self.can.stops:
@@ -221,7 +224,13 @@ class Engine(CpuState):
     # -- memory ---------------------------------------------------------------------
 
     def map(self, address: int, memory: memoryview) -> None:
-        """Make `memory` (a whole number of pages) physical memory at `address`."""
+        """Make `memory` (a whole number of pages) physical memory at `address`.
+
+        All RAM comes first, from address 0 up. The engine lays it end to end if its
+        parts are multiples of 256 KiB, and `drop_code` needs to know where.
+        """
+        self._shifts.append((address, address - self._laid))
+        self._laid += len(memory)
         buffer = (ctypes.c_char * len(memory)).from_buffer(memory)
         self._keep.append(buffer)
         self._uc.mem_map_ptr(
@@ -249,8 +258,10 @@ class Engine(CpuState):
             self.flush_tlb()
 
     def drop_code(self, address: int, size: int) -> None:
-        """Drop the translated code of a range of physical memory mapped first, at 0."""
+        """Drop the translated code of a range of RAM, which lies in one part of it."""
         if self.can.drop_code:
+            if address >= _SECOND:
+                address -= next(s for at, s in reversed(self._shifts) if at <= address)
             quick.tb_invalidate_phys_range_x86_64(
                 self._uch, U64(address), U64(address + size)
             )

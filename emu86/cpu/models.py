@@ -18,7 +18,9 @@ from emu86.spec.features import (
     MCE,
     MMX,
     MSR,
+    NX,
     P6,
+    PAE,
     PGE,
     PSE,
     SSE,
@@ -33,7 +35,7 @@ class CpuModel:
 
     signature: CPUID.1:EAX (family, model, stepping); features: CPUID.1:EDX; brand: the
     brand string of 80000002h and up, or empty if the model has none; caches: what
-    CPUID.2 gives, or empty.
+    CPUID.2 gives, or empty; extended: CPUID.80000001h:EDX.
     """
 
     name: str
@@ -41,6 +43,7 @@ class CpuModel:
     features: int
     brand: str = ""
     caches: tuple[int, int, int, int] | tuple[()] = ()
+    extended: int = 0
 
     def cpuid(self, leaf: int, hypervisor: str = "") -> tuple[int, int, int, int]:
         """Return EAX, EBX, ECX, EDX of a leaf (32 bits each).
@@ -50,11 +53,11 @@ class CpuModel:
         """
         if hypervisor and leaf == 0x40000000:
             return (leaf, *_words(hypervisor.ljust(12, "\0")))  # type: ignore[return-value]
-        if self.brand and 0x80000000 <= leaf <= 0x80000004:
+        if 0x80000000 <= leaf <= self._highest_extended:
             if leaf == 0x80000000:
-                return 0x80000004, 0, 0, 0
+                return self._highest_extended, 0, 0, 0
             if leaf == 0x80000001:
-                return 0, 0, 0, 0
+                return 0, 0, 0, self.extended
             part = 16 * (leaf - 0x80000002)
             text = self.brand.ljust(48, "\0")[part : part + 16]
             return _words(text)  # type: ignore[return-value]
@@ -66,6 +69,13 @@ class CpuModel:
         if leaf == 1 or not self.brand or leaf < 0x80000000:
             return self.signature, 0, 1 << 31 if hypervisor else 0, self.features
         return 0, 0, 0, 0
+
+    @property
+    def _highest_extended(self) -> int:
+        """The highest leaf from 80000000h on, or 0 if there are none."""
+        if self.brand:
+            return 0x80000004
+        return 0x80000001 if self.extended else 0
 
     @property
     def family(self) -> int:
@@ -97,6 +107,7 @@ class CpuModel:
             (TSC, x86.CR4_TSD),
             (DE, x86.CR4_DE),
             (PSE, x86.CR4_PSE),
+            (PAE, x86.CR4_PAE),
             (MCE, x86.CR4_MCE),
             (PGE, x86.CR4_PGE),
             (FXSR, x86.CR4_OSFXSR),
@@ -126,6 +137,7 @@ MODELS: Final = {
         CpuModel("pentium", 0x52C, _PENTIUM),
         CpuModel("pentium2", 0x652, _PENTIUM2, caches=_CACHES),
         CpuModel("pentium3", 0x673, _PENTIUM3, caches=_CACHES),
+        CpuModel("pentium3-pae", 0x673, _PENTIUM3 | PAE, caches=_CACHES, extended=NX),
         CpuModel("pentium4", 0xF29, _PENTIUM3 | SSE2, "emu86 virtual Pentium 4"),
     )
 }

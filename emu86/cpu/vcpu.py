@@ -7,11 +7,13 @@ CPL, while the engine's own CPL is 1 for virtual 0.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from emu86.cpu.models import CpuModel
 from emu86.cpu.pmu import Pmu, PmuState
 from emu86.spec import x86
+
+SHARED: Final = 8  # words that a `VCpu` can keep elsewhere
 
 
 @dataclass(slots=True)
@@ -35,11 +37,13 @@ class SystemSegment:
 class VCpuState(NamedTuple):
     """What a `VCpu` holds.
 
-    cr: CR0, CR2, CR3 and CR4; gdtr, idtr: base and limit; ldtr, tr: the fields of a
-    `SystemSegment`.
+    cr: CR0, CR2, CR3 and CR4; efer: EFER; pdptes: the PDPTE registers; gdtr, idtr: base
+    and limit; ldtr, tr: the fields of a `SystemSegment`.
     """
 
     cr: tuple[int, int, int, int]
+    efer: int
+    pdptes: tuple[int, ...]
     gdtr: tuple[int, int]
     idtr: tuple[int, int]
     ldtr: tuple[int, int, int, int]
@@ -54,14 +58,16 @@ class VCpuState(NamedTuple):
 class VCpu:
     """Control, table and debug registers as the guest wrote them; all 32 bits.
 
-    The values at reset are SDM Vol. 3A table 9-1's, except that the CPU starts in
-    protected mode, where every boot protocol that emu86 speaks enters a kernel.
+    EFER and the PDPTE registers, which PAE paging has, are 64 bits wide. The values at
+    reset are SDM Vol. 3A table 9-1's, except that the CPU starts in protected mode,
+    where every boot protocol that emu86 speaks enters a kernel.
     """
 
     model: CpuModel
-    # CR0, CR2, CR3 and CR4, which compiled handlers write, too: `share`.
+    efer: int = 0
+    # CR0, CR2, CR3, CR4 and the PDPTEs, which compiled handlers write, too: `share`.
     _cr: "list[int] | memoryview[int]" = field(
-        default_factory=lambda: [x86.CR0_PE | x86.CR0_ET, 0, 0, 0]
+        default_factory=lambda: [x86.CR0_PE | x86.CR0_ET, 0, 0, 0, 0, 0, 0, 0]
     )
     gdt_base: int = 0
     gdt_limit: int = 0xFFFF
@@ -113,15 +119,28 @@ class VCpu:
     def cr4(self, value: int) -> None:
         self._cr[3] = value
 
+    @property
+    def pdptes(self) -> tuple[int, ...]:
+        """The four PDPTE registers: SDM Vol. 3A section 4.4.1."""
+        return tuple(self._cr[4:])
+
+    @pdptes.setter
+    def pdptes(self, value: tuple[int, ...]) -> None:
+        for i, pdpte in enumerate(value):
+            self._cr[4 + i] = pdpte
+
     def share(self, words: "memoryview[int]") -> None:
-        """Keep these in `words` from now on."""
-        words[0], words[1], words[2], words[3] = self._cr
+        """Keep these in `words`, `SHARED` of them, from now on."""
+        for i, value in enumerate(self._cr):
+            words[i] = value
         self._cr = words
 
     def save(self) -> VCpuState:
         """Return what it holds; which model it is, its machine's configuration says."""
         return VCpuState(
             (self.cr0, self.cr2, self.cr3, self.cr4),
+            self.efer,
+            self.pdptes,
             (self.gdt_base, self.gdt_limit),
             (self.idt_base, self.idt_limit),
             self.ldtr.save(),
@@ -135,6 +154,7 @@ class VCpu:
     def restore(self, state: VCpuState) -> None:
         """Become the CPU that was saved; others hold its parts, which stay."""
         self.cr0, self.cr2, self.cr3, self.cr4 = state.cr
+        self.efer, self.pdptes = state.efer, state.pdptes
         self.gdt_base, self.gdt_limit = state.gdtr
         self.idt_base, self.idt_limit = state.idtr
         self.ldtr.restore(state.ldtr)

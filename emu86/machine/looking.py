@@ -203,20 +203,25 @@ class Looker:
     def rights(self, linear: int) -> int:
         """Return the RW and US bits that the tables give an address, 0 if unmapped."""
         vcpu = self._vmm.vcpu
-        return walk(self._vmm.ram, vcpu.cr0, vcpu.cr3, vcpu.cr4, linear).rights
+        return walk(self._vmm.ram, vcpu, linear).rights
 
     def pages(self, linear: int) -> str:
         """Say what the page tables have for a linear address."""
         vcpu, ram = self._vmm.vcpu, self._vmm.ram
-        layout = format_of(vcpu.cr0, vcpu.cr4)
+        layout = format_of(vcpu.cr0, vcpu.cr4, vcpu.efer)
         gpa = self._vmm.memory.lookup(linear)
         steps: list[str] = []
         table, size = vcpu.cr3 & layout.frame, layout.entry_size
         for shift in layout.shifts:
             index = linear >> shift & x86.PAGE_SIZE // size - 1
-            entry = ram.read32(table + index * size)
+            if layout.in_registers and not steps:
+                entry = vcpu.pdptes[index]
+            elif size == 4:
+                entry = ram.read32(table + 4 * index)
+            else:
+                entry = ram.read64(table + 8 * index)
             name = _LEVELS[len(steps) - len(layout.shifts)]
-            steps.append(f"{name} {entry:08x}")
+            steps.append(f"{name} {entry:0{2 * size}x}")
             large = shift in layout.large_shifts and entry & x86.PDE_PS
             if not entry & x86.PTE_P or large:
                 break
@@ -229,6 +234,8 @@ class Looker:
             "user" if rights & x86.PTE_US else "supervisor",
             "writable" if rights & x86.PTE_RW else "read-only",
         ]
+        if rights & x86.PTE_NX:
+            words.append("not executable")
         if not ram.backed(gpa >> x86.PAGE_SHIFT):
             words.append("no RAM")
         if layout.direct:

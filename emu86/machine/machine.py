@@ -32,13 +32,16 @@ if TYPE_CHECKING:
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
 _RDTSC_NS: Final = 500
 _SPACE: Final = 1 << 32  # bytes that an address can name
+_PHYSICAL: Final = 1 << x86.MAXPHYADDR  # and one in a page table of PAE paging
 
 
 class Machine:
     """A PC with one 32-bit CPU, its guest deprivileged (or, to compare, not).
 
-    memory: bytes of RAM, a multiple of 4 KiB from 1 MiB to 3 GiB, or text like "64M";
-    cpu and technique: names in `emu86.config`, where each technique has its line;
+    memory: bytes of RAM, a multiple of 4 KiB from 1 MiB to 63 GiB, or text like "64M";
+    what is beyond 3 GiB is from 4 GiB on;
+    cpu and technique: names in `emu86.config`, where each has its line; without a cpu
+    it is the smallest that the kernel needs, from pentium3 on;
     debug_exit: a write to port F4h ends the run; realtime: the guest's clock keeps to
     the host's, where else idle time is skipped; hypervisor: tell the guest of a
     hypervisor in CPUID; rtc: the date at the start, in seconds since 1970, as
@@ -51,7 +54,7 @@ class Machine:
     def __init__(
         self,
         memory: int | str = config.MEMORY,
-        cpu: str = config.CPU,
+        cpu: str | None = None,
         technique: str = config.TECHNIQUE,
         *,
         debug_exit: bool = False,
@@ -62,6 +65,8 @@ class Machine:
         abilities: Abilities | None = None,
     ) -> None:
         memory = config.memory(memory)
+        self._chooses = cpu is None  # the CPU model, by the kernel
+        cpu = config.CPU if cpu is None else cpu
         config.check_cpu(cpu)
         config.check_technique(technique)
         switches = {
@@ -76,11 +81,10 @@ class Machine:
         )
         if not native:
             abilities = (abilities or probed()).reference()
-        self._model = MODELS[cpu]
         self.vmm = build(
             technique,
             memory,
-            self._model,
+            MODELS[cpu],
             hypervisor="emu86 VMM" if hypervisor else "",
             abilities=abilities,
         )
@@ -151,6 +155,8 @@ class Machine:
         self._must_be_new()
         expect("append", append, str)
         image = boot.read("kernel", kernel)
+        if self._chooses:
+            self._choose_cpu(boot.features_of(image))
         initrds = () if initrd is None else (boot.read("initrd", initrd),)
         load = partial(
             boot.load,
@@ -158,13 +164,21 @@ class Machine:
             image,
             cmdline=append,
             initrds=initrds,
-            features=self._model.features,
+            features=self.vcpu.model.features,
         )
         try:
             self._load(load)
         except ConfigError as error:
             raise boot.name(error, kernel=kernel, initrd=initrd) from None
         self._kernel = image
+
+    def _choose_cpu(self, features: int) -> None:
+        """Take the first CPU model that has these, if there is one."""
+        for name in config.CHOSEN:
+            if not features & ~MODELS[name].features:
+                self.vmm.set_model(MODELS[name])
+                self._configuration = replace(self._configuration, cpu=name)
+                return
 
     def load_flat(self, data: bytes, address: int, entry: int | None = None) -> None:
         """Place raw bytes at `address` and start at `entry` (default: there)."""
@@ -407,15 +421,20 @@ class Machine:
             self.vmm.q[x86.GPR_NAMES.index(name)] = value & x86.MASK32
 
     def read_physical(self, gpa: int, size: int) -> bytes:
-        """Read guest RAM; FFh where there is none. ValueError beyond 4 GiB."""
-        gpa = as_int("gpa", gpa, 0, _SPACE)
+        """Read guest RAM; FFh where there is none. ValueError beyond 64 GiB."""
+        gpa = as_int("gpa", gpa, 0, _PHYSICAL)
         size = as_int("size", size, 0, _SPACE + 1)
-        inside = self._ram.bytes[gpa : min(gpa + size, self._ram.size)]
-        return bytes(inside).ljust(size, b"\xff")
+        end = gpa + size
+        out = b""
+        for part in self._ram.parts:
+            first, last = max(gpa, part.start), min(end, part.stop)
+            if first < last:
+                out = out.ljust(first - gpa, b"\xff") + self._ram.bytes[first:last]
+        return out.ljust(size, b"\xff")
 
     def write_physical(self, gpa: int, data: bytes) -> None:
         """Write guest RAM, translated code included; ValueError outside of it."""
-        gpa = as_int("gpa", gpa, 0, _SPACE)
+        gpa = as_int("gpa", gpa, 0, _PHYSICAL)
         data = as_bytes("data", data)
         self._must_be_ours("memory")
         pages = range(gpa >> 12, (gpa + max(len(data), 1) - 1 >> 12) + 1)

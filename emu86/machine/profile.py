@@ -250,7 +250,7 @@ class Profile:
         """Return the guest's page at a linear address; nothing where there is none."""
         ram, vcpu = self._vmm.ram, self._vmm.vcpu
         # By CR3 itself: the VMM may not have heard yet that compiled code wrote it.
-        found = walk(ram, vcpu.cr0, vcpu.cr3, vcpu.cr4, linear & x86.MASK32)
+        found = walk(ram, vcpu, linear & x86.MASK32)
         if not (found.mapped and ram.backed(found.page)):
             return memoryview(b"")
         return ram.bytes[found.page << x86.PAGE_SHIFT :][: x86.PAGE_SIZE]

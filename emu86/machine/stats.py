@@ -25,7 +25,8 @@ class Stats:
     that had to be disassembled; patched: sites by mnemonic; shadow: entries filled,
     dropped, resynchronised, CR3 loads and rebuilds; guest_share: part of the wall time
     that the guest itself ran (0 to 1), if exits were measured; wall_s, virtual_s:
-    seconds; display_bytes: written to display memory, of which there is none.
+    seconds; display_bytes: written to display memory, of which there is none; cpu: the
+    CPU model.
     """
 
     exits: dict[str, ExitStat]
@@ -37,6 +38,7 @@ class Stats:
     wall_s: float
     virtual_s: float
     display_bytes: int
+    cpu: str
 
     @classmethod
     def of(
@@ -64,6 +66,7 @@ class Stats:
             wall_s=wall,
             virtual_s=vmm.engine.clock.now / 1e9,
             display_bytes=display_bytes,
+            cpu=vmm.vcpu.model.name,
         )
 
     @property

@@ -63,7 +63,7 @@ class GuestMemory:
     def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
         """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
         mmu = self.mmu
-        found = mmu.walk(self.ram, mmu.cr3, gva)
+        found = mmu.walk(self.ram, mmu.top, gva)
         code = denied(found, write=write, user=user, wp=mmu.wp)
         if code is not None:
             raise PageFault(gva, code)
@@ -82,7 +82,7 @@ class GuestMemory:
         if start >= 0:
             return start
         mmu = self.mmu
-        start = self.translate(gva) & x86.PAGE_MASK
+        start = self.translate(gva) & -x86.PAGE_SIZE
         if not self.ram.backed(start >> 12):
             return -1
         self.read_pages[gva >> 12] = start
@@ -99,7 +99,7 @@ class GuestMemory:
         page = gpa >> 12
         if not self.ram.backed(page):
             return -1
-        start = gpa & x86.PAGE_MASK
+        start = gpa & -x86.PAGE_SIZE
         self.mmu.use.before_write(page)
         if self.ram.state[page] == DATA:
             self._write_pages[gva >> 12] = start
@@ -115,7 +115,7 @@ class GuestMemory:
             return low | self.read(gva + first, size - first, user=user) << 8 * first
         if user:
             gpa = self.translate(gva, user=True)
-            start = gpa & x86.PAGE_MASK if self.ram.backed(gpa >> 12) else -1
+            start = gpa & -x86.PAGE_SIZE if self.ram.backed(gpa >> 12) else -1
         else:
             start = self.page(gva)
         if start < 0:
@@ -173,7 +173,7 @@ class GuestMemory:
             if not self.ram.backed(gpa >> 12):
                 return
             self.mmu.use.before_write(gpa >> 12)
-            start = gpa & x86.PAGE_MASK
+            start = gpa & -x86.PAGE_SIZE
         else:
             start = self.page_to_write(gva)
             if start < 0:

@@ -1,29 +1,40 @@
 """Paging formats: how the guest's page tables are laid out, and their walks.
 
-CR0 and CR4 choose one `Format` (`format_of`), each with a walk of its own, so that no
-access asks what mode it is in. No paging is a format too: its walk gives every address
-itself. A walk reads guest RAM and changes nothing; accessed and dirty bits are the
-caller's to set, with `touch`. Source: SDM Vol. 3A chapter 4; 32-bit paging is section
-4.3.
+CR0, CR4 and EFER choose one `Format` (`format_of`), each with a walk of its own, so
+that no access asks what mode it is in. No paging is a format too: its walk gives every
+address itself. A walk reads guest RAM and changes nothing; accessed and dirty bits are
+the caller's to set, with `touch`. A walk begins at CR3, or with PAE paging at the PDPTE
+registers, which hold what MOV to CR3 has read: `top_of`. Source: SDM Vol. 3A chapter 4;
+32-bit paging is section 4.3, PAE paging 4.4.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from emu86.mmu.ram import Ram
 from emu86.spec import x86
 
 # Bits 12-21 of a PDE that maps a 4 MiB page: reserved without PSE-36 and PAT.
 LARGE_RESERVED: Final = 0x003FF000
+# Bits 12-20 of a PDE that maps a 2 MiB page: bit 12 without PAT.
+LARGE_RESERVED_PAE: Final = 0x001FF000
 
 LEAF_SHIFT: Final = 21  # log2 of what one shadow leaf table spans: 512 pages
+
+Top: TypeAlias = tuple[int, ...]
+"""What walks begin at: CR3 alone, or the four PDPTE registers (section 4.4.1)."""
+NO_PDPTES: Final[Top] = (0, 0, 0, 0)
+_PDPT_SHIFT: Final = 30  # log2 of what a PDPTE spans
+# Of CR3: where the PDPTEs are. They have no rights, and neither A nor XD.
+_PDPT: Final = 0xFFFFFFE0
+_PDPTE_RESERVED: Final = ~((1 << x86.MAXPHYADDR) - 1) & x86.MASK64 | 0x1E6
 
 
 class Walk(NamedTuple):
     """What the tables say of one linear address; `fault` is PF_P, PF_RSVD or 0 bits.
 
-    page: guest page number; rights: RW and US bits of the PDE and the PTE combined;
+    page: guest page number; rights: RW, US and NX of the PDE and the PTE combined;
     pde, pte: the entries (pte is the PDE again for a large page); pde_at, pte_at: their
     GPAs; large: the PDE maps the page itself. When the walk ends early, `mapped` is
     False and `fault` is the error code's part.
@@ -46,22 +57,26 @@ class Format:
 
     name: the SDM's; shifts: for each level, root first, the lowest of the linear
     address's bits that index its tables (none: there are no tables); entry_size: bytes;
-    frame: the bits of an entry that are an address; large_shifts: of the levels whose
-    entries may map a page themselves (PS set); reserved: the bits of such an entry that
-    must be clear; nx: bit 63 forbids execution (for PAE and 4-level paging);
-    compiled_invlpg: the compiled INVLPG knows its directories. walk: by RAM, CR3 and
-    the linear address.
+    root: the bits of CR3 that are the root's address; frame: the bits of an entry that
+    are one; large_shifts: of the levels whose entries may map a page themselves (PS
+    set). Bits of an entry that must be clear: reserved, of one that refers to a table;
+    reserved_large and reserved_page, of one that maps a large or a small page. nx: bit
+    63 forbids execution, and #PF tells of fetches; in_registers: the root's entries are
+    the PDPTE registers. walk: by RAM, `top_of` and the linear address.
     """
 
     name: str
     shifts: tuple[int, ...]
     entry_size: int
+    root: int
     frame: int
     large_shifts: tuple[int, ...]
     reserved: int
+    reserved_large: int
+    reserved_page: int
     nx: bool
-    compiled_invlpg: bool
-    walk: Callable[[Ram, int, int], Walk]
+    in_registers: bool
+    walk: Callable[[Ram, Top, int], Walk]
 
     @property
     def direct(self) -> bool:
@@ -72,6 +87,11 @@ class Format:
     def span_shift(self) -> int:
         """Log2 of what one page table, or the PDE of a large page, maps."""
         return self.shifts[-2] if self.shifts else 22
+
+    @property
+    def directory_shift(self) -> int:
+        """Log2 of what one table of PDEs spans."""
+        return self.span_shift + (10 if self.entry_size == 4 else 9)
 
     @property
     def typecode(self) -> Literal["I", "Q"]:
@@ -86,22 +106,22 @@ _RIGHTS: Final = x86.PTE_RW | x86.PTE_US
 _IDENTITY: Final = x86.PTE_P | _RIGHTS | x86.PTE_A | x86.PTE_D | x86.PDE_PS
 
 
-def _walk_identity(_ram: Ram, _cr3: int, gva: int) -> Walk:
+def _walk_identity(_ram: Ram, _top: Top, gva: int) -> Walk:
     page = gva >> x86.PAGE_SHIFT
     return Walk(True, 0, page, _RIGHTS, _IDENTITY, _IDENTITY, 0, 0, True)
 
 
-def _walk_32(ram: Ram, cr3: int, gva: int) -> Walk:
-    pde_at = (cr3 & 0xFFFFF000) + (gva >> 20 & 0xFFC)
-    pde = ram.words[pde_at >> 2] if pde_at < ram.size else 0xFFFFFFFF
+def _walk_32(ram: Ram, top: Top, gva: int) -> Walk:
+    pde_at = (top[0] & 0xFFFFF000) + (gva >> 20 & 0xFFC)
+    pde = ram.words[pde_at >> 2] if pde_at < ram.low else 0xFFFFFFFF
     if not pde & 1:
         return _NOT_PRESENT
     return _page_table_32(ram, pde, pde_at, gva)
 
 
-def _walk_32_pse(ram: Ram, cr3: int, gva: int) -> Walk:
-    pde_at = (cr3 & 0xFFFFF000) + (gva >> 20 & 0xFFC)
-    pde = ram.words[pde_at >> 2] if pde_at < ram.size else 0xFFFFFFFF
+def _walk_32_pse(ram: Ram, top: Top, gva: int) -> Walk:
+    pde_at = (top[0] & 0xFFFFF000) + (gva >> 20 & 0xFFC)
+    pde = ram.words[pde_at >> 2] if pde_at < ram.low else 0xFFFFFFFF
     if not pde & 1:
         return _NOT_PRESENT
     if not pde & x86.PDE_PS:
@@ -115,7 +135,7 @@ def _walk_32_pse(ram: Ram, cr3: int, gva: int) -> Walk:
 def _page_table_32(ram: Ram, pde: int, pde_at: int, gva: int) -> Walk:
     """End a walk at the page table of `pde`; where there is no RAM, ones are read."""
     pte_at = (pde & 0xFFFFF000) + (gva >> 10 & 0xFFC)
-    pte = ram.words[pte_at >> 2] if pte_at < ram.size else 0xFFFFFFFF
+    pte = ram.words[pte_at >> 2] if pte_at < ram.low else 0xFFFFFFFF
     if not pte & 1:
         return _NOT_PRESENT
     return Walk(True, 0, pte >> 12, pde & pte, pde, pte, pde_at, pte_at)
@@ -125,57 +145,176 @@ NO_PAGING: Final = Format(
     "no paging",
     shifts=(),
     entry_size=4,
+    root=0,
     frame=0xFFFFF000,
     large_shifts=(),
     reserved=0,
+    reserved_large=0,
+    reserved_page=0,
     nx=False,
-    compiled_invlpg=False,
+    in_registers=False,
     walk=_walk_identity,
 )
 PAGING_32: Final = Format(
     "32-bit paging",
     shifts=(22, 12),
     entry_size=4,
+    root=0xFFFFF000,
     frame=0xFFFFF000,
     large_shifts=(),
     reserved=0,
+    reserved_large=0,
+    reserved_page=0,
     nx=False,
-    compiled_invlpg=True,
+    in_registers=False,
     walk=_walk_32,
 )
 PAGING_32_PSE: Final = Format(
     "32-bit paging, CR4.PSE",
     shifts=(22, 12),
     entry_size=4,
+    root=0xFFFFF000,
     frame=0xFFFFF000,
     large_shifts=(22,),
-    reserved=LARGE_RESERVED,
+    reserved=0,
+    reserved_large=LARGE_RESERVED,
+    reserved_page=0,
     nx=False,
-    compiled_invlpg=True,
+    in_registers=False,
     walk=_walk_32_pse,
 )
 
 
-def format_of(cr0: int, cr4: int) -> Format:
-    """Return the format that these control registers choose (section 4.1.1)."""
+def _pae(name: str, *, nx: bool) -> Format:
+    """Return a format of PAE paging: bit 63 is reserved unless EFER.NXE is set."""
+    frame = (1 << x86.MAXPHYADDR) - x86.PAGE_SIZE
+    reserved = ~((1 << x86.MAXPHYADDR) - 1) & x86.MASK64
+    if nx:
+        reserved &= ~x86.PTE_NX
+    reserved_large = reserved | LARGE_RESERVED_PAE
+    reserved_page = reserved | x86.PTE_PAT  # there is no PAT
+
+    def walk(ram: Ram, top: Top, gva: int) -> Walk:
+        pdpte = top[gva >> _PDPT_SHIFT]
+        if not pdpte & 1:
+            return _NOT_PRESENT
+        pde_at = (pdpte & frame) + (gva >> 18 & 0xFF8)
+        pde = ram.read64(pde_at)
+        if not pde & 1:
+            return _NOT_PRESENT
+        if pde & x86.PDE_PS:
+            if pde & reserved_large:
+                return _RESERVED
+            page = (pde & frame) >> 12 | gva >> 12 & 0x1FF
+            return Walk(True, 0, page, pde, pde, pde, pde_at, pde_at, True)
+        if pde & reserved:
+            return _RESERVED
+        pte_at = (pde & frame) + (gva >> 9 & 0xFF8)
+        pte = ram.read64(pte_at)
+        if not pte & 1:
+            return _NOT_PRESENT
+        if pte & reserved_page:
+            return _RESERVED
+        rights = pde & pte & _RIGHTS | (pde | pte) & x86.PTE_NX
+        return Walk(True, 0, (pte & frame) >> 12, rights, pde, pte, pde_at, pte_at)
+
+    return Format(
+        name,
+        shifts=(_PDPT_SHIFT, 21, 12),
+        entry_size=8,
+        root=_PDPT,
+        frame=frame,
+        large_shifts=(21,),
+        reserved=reserved,
+        reserved_large=reserved_large,
+        reserved_page=reserved_page,
+        nx=nx,
+        in_registers=True,
+        walk=walk,
+    )
+
+
+PAGING_PAE: Final = _pae("PAE paging", nx=False)
+PAGING_PAE_NX: Final = _pae("PAE paging, EFER.NXE", nx=True)
+
+
+class Registers(Protocol):
+    """The registers that paging hangs on, each of 32 bits; and the PDPTE registers."""
+
+    @property
+    def cr0(self) -> int:
+        """PG and WP."""
+        ...
+
+    @property
+    def cr3(self) -> int:
+        """Where the root is."""
+        ...
+
+    @property
+    def cr4(self) -> int:
+        """PSE, PAE and PGE."""
+        ...
+
+    @property
+    def efer(self) -> int:
+        """NXE."""
+        ...
+
+    @property
+    def pdptes(self) -> Top:
+        """What they hold, if the format has them."""
+        ...
+
+
+def format_of(cr0: int, cr4: int, efer: int = 0) -> Format:
+    """Return the format that these registers choose (section 4.1.1)."""
     if not cr0 & x86.CR0_PG:
         return NO_PAGING
+    if cr4 & x86.CR4_PAE:
+        return PAGING_PAE_NX if efer & x86.EFER_NXE else PAGING_PAE
     return PAGING_32_PSE if cr4 & x86.CR4_PSE else PAGING_32
 
 
-def walk(ram: Ram, cr0: int, cr3: int, cr4: int, gva: int) -> Walk:
+def read_pdptes(ram: Ram, cr3: int) -> Top | None:
+    """Read the four PDPTEs; None if one is present and has a reserved bit set.
+
+    Of one that is not present nothing is kept.
+    """
+    first = cr3 & _PDPT
+    found = [ram.read64(first + 8 * i) for i in range(4)]
+    present = tuple(pdpte if pdpte & x86.PTE_P else 0 for pdpte in found)
+    return None if any(pdpte & _PDPTE_RESERVED for pdpte in present) else present
+
+
+def top_of(paging: Format, registers: Registers) -> Top:
+    """Return what walks of a format begin at."""
+    return registers.pdptes if paging.in_registers else (registers.cr3,)
+
+
+def walk(ram: Ram, registers: Registers, gva: int) -> Walk:
     """Walk for `gva` (32 bits) by these registers: for who has no format at hand."""
-    return format_of(cr0, cr4).walk(ram, cr3, gva)
+    paging = format_of(registers.cr0, registers.cr4, registers.efer)
+    return paging.walk(ram, top_of(paging, registers), gva)
 
 
-def denied(found: Walk, *, write: bool, user: bool, wp: bool) -> int | None:
-    """Return the #PF error code that this access meets, or None if it is allowed."""
+def denied(
+    found: Walk, *, write: bool, user: bool, wp: bool, fetch: bool = False
+) -> int | None:
+    """Return the #PF error code that this access meets, or None if it is allowed.
+
+    fetch: it is one of code, and the format has `nx`.
+    """
     access = (x86.PF_W if write else 0) | (x86.PF_U if user else 0)
+    if fetch:
+        access |= x86.PF_I
     if not found.mapped:
         return found.fault | access
     if user and not found.rights & x86.PTE_US:
         return x86.PF_P | access
     if write and not found.rights & x86.PTE_RW and (user or wp):
+        return x86.PF_P | access
+    if fetch and found.rights & x86.PTE_NX:
         return x86.PF_P | access
     return None
 
@@ -187,12 +326,12 @@ def touch(ram: Ram, found: Walk, *, write: bool) -> tuple[int, int]:
     if found.pde_at == found.pte_at:  # a directory that maps itself has one for both
         if pde & wanted != wanted:
             pde |= wanted
-            ram.write32(found.pde_at, pde)
+            ram.write32(found.pde_at, pde & x86.MASK32)
         return pde, pde
     if not pde & x86.PTE_A:
         pde |= x86.PTE_A
-        ram.write32(found.pde_at, pde)
+        ram.write32(found.pde_at, pde & x86.MASK32)
     if pte & wanted != wanted:
         pte |= wanted
-        ram.write32(found.pte_at, pte)
+        ram.write32(found.pte_at, pte & x86.MASK32)
     return pde, pte

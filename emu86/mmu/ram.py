@@ -23,6 +23,9 @@ UNBACKED: Final = abi.UNBACKED
 
 # Page numbers of the PC's adapter and ROM space, less the last: RAM that shadows a ROM.
 HOLE: Final = range(0xA0, 0xFF)
+# RAM beyond LOW_MOST bytes is from HIGH on: what is between is for devices, and empty.
+LOW_MOST: Final = 3 << 30
+HIGH: Final = 4 << 30
 
 _ZEROS: Final = bytes(64 << 10)  # what is looked at together
 _ZERO_PAGE: Final = bytes(x86.PAGE_SIZE)
@@ -50,22 +53,39 @@ def address_of(memory: mmap.mmap) -> int:
 
 
 class Ram:
-    """`size` bytes of guest RAM from GPA 0 (whole pages) without the PC's hole."""
+    """`amount` bytes of guest RAM (whole pages) from GPA 0, without the PC's holes.
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    low: where the RAM below 4 GiB ends; size: where all of it ends; pages: as many are
+    before that. What is between, of the large hole, costs addresses and no memory.
+    """
+
+    def __init__(self, amount: int) -> None:
+        self.low = min(amount, LOW_MOST)
+        self.size = size = amount if amount == self.low else amount - self.low + HIGH
         self.pages = size >> x86.PAGE_SHIFT
         self.map = allocate(size)
         self.bytes = memoryview(self.map)
         self.words = self.bytes.cast("I")
+        self._quads = self.bytes.cast("Q")
         self.address = address_of(self.map)
         self.state = bytearray(self.pages)
         for page in HOLE:
             if page < self.pages:
                 self.state[page] = UNBACKED
+        beyond = range(self.low >> x86.PAGE_SHIFT, min(HIGH, size) >> x86.PAGE_SHIFT)
+        self.state[beyond.start : beyond.stop] = bytes([UNBACKED]) * len(beyond)
         state = (ctypes.c_char * self.pages).from_buffer(self.state)
         self.state_address = ctypes.addressof(state)
         self._fill_hole()
+
+    @property
+    def parts(self) -> tuple[range, ...]:
+        """The guest-physical addresses that RAM is at, ones of the PC's hole included.
+
+        Where there is none in that hole, ones stand.
+        """
+        low, high = range(self.low), range(HIGH, self.size)
+        return (low, high) if high else (low,)
 
     def _fill_hole(self) -> None:
         for page in HOLE:
@@ -75,12 +95,13 @@ class Ram:
 
     def _used(self) -> Iterator[int]:
         """Give the numbers of the pages that hold anything but zeros."""
-        for part in range(0, self.size, len(_ZEROS)):
-            data = self.map[part : part + len(_ZEROS)]
-            if data != _ZEROS[: len(data)]:
-                for at in range(0, len(data), x86.PAGE_SIZE):
-                    if data[at : at + x86.PAGE_SIZE] != _ZERO_PAGE:
-                        yield part + at >> x86.PAGE_SHIFT
+        for part in self.parts:
+            for start in part[:: len(_ZEROS)]:
+                data = self.map[start : min(start + len(_ZEROS), part.stop)]
+                if data != _ZEROS[: len(data)]:
+                    for at in range(0, len(data), x86.PAGE_SIZE):
+                        if data[at : at + x86.PAGE_SIZE] != _ZERO_PAGE:
+                            yield start + at >> x86.PAGE_SHIFT
 
     def save(self) -> tuple[tuple[int, bytes], ...]:
         """Return what it holds, as (GPA, bytes) of whole pages; others hold zeros."""
@@ -110,9 +131,17 @@ class Ram:
         """Tell whether there is RAM at this guest page number."""
         return page < self.pages and self.state[page] != UNBACKED
 
+    def holds(self, gpa: int) -> bool:
+        """Tell whether there is RAM at an address, or ones that stand for it."""
+        return gpa < self.low or HIGH <= gpa < self.size
+
     def read32(self, gpa: int) -> int:
         """Read an aligned 32-bit word; all ones where there is no RAM."""
-        return self.words[gpa >> 2] if gpa < self.size else x86.MASK32
+        return self.words[gpa >> 2] if self.holds(gpa) else x86.MASK32
+
+    def read64(self, gpa: int) -> int:
+        """Read an aligned 64-bit word; all ones where there is no RAM."""
+        return self._quads[gpa >> 3] if self.holds(gpa) else x86.MASK64
 
     def write32(self, gpa: int, value: int) -> None:
         """Write an aligned 32-bit word; lost where there is no RAM."""

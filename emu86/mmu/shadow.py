@@ -22,6 +22,8 @@ from emu86.mmu.listeners import Listeners
 from emu86.mmu.page_use import PageUse
 from emu86.mmu.paging import (
     LEAF_SHIFT,
+    NO_PDPTES,
+    Top,
     denied,
     format_of,
     touch,
@@ -43,11 +45,13 @@ _USED: Final = x86.PTE_P | x86.PTE_A
 _AROUND: Final = 16  # entries filled together, aligned
 _PART: Final = 128  # bytes of a table that are compared at once
 _MANY: Final = 64  # pages, from which one flush of the whole TLB is cheaper
-_RIGHTS: Final = x86.PTE_RW | x86.PTE_US
+_RIGHTS: Final = x86.PTE_RW | x86.PTE_US | x86.PTE_NX
 _WINDOW: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D
 
+# What has PDPTEs loaded again when it changes (Vol. 3A 4.4.1): of CR4, all there is.
+RELOADING_CR0: Final = x86.CR0_PG | x86.CR0_CD | x86.CR0_NW
 PAGING_CR0: Final = x86.CR0_PG | x86.CR0_WP
-PAGING_CR4: Final = x86.CR4_PSE | x86.CR4_PGE
+PAGING_CR4: Final = x86.CR4_PSE | x86.CR4_PAE | x86.CR4_PGE
 
 
 class Miss(IntEnum):
@@ -76,7 +80,10 @@ class ShadowStats:
 
 
 class ShadowMmu:
-    """Translates for the engine. `cr0`, `cr3` and `cr4` are the guest's."""
+    """Translates for the engine. `cr0`, `cr3`, `cr4` and `efer` are the guest's.
+
+    top: what walks of its tables begin at.
+    """
 
     def __init__(self, engine: Engine, ram: Ram, vmm_memory: VmmMemory) -> None:
         self.engine = engine
@@ -95,7 +102,8 @@ class ShadowMmu:
         self._rmap = ReverseMap(vmm_memory.sptes, engine.shared)
         self.use = PageUse(engine, ram, self, self.listeners)
         self.stats = ShadowStats()
-        self.cr0 = self.cr3 = self.cr4 = 0
+        self.cr0 = self.cr3 = self.cr4 = self.efer = 0
+        self.top: Top = (0,)
         self.fault = 0
         self._mmio_pages: frozenset[int] = frozenset()
         # Shadow tables by what they are made from: a guest-physical address, and more.
@@ -117,37 +125,51 @@ class ShadowMmu:
 
     # -- control registers ------------------------------------------------------------
 
-    def configure(self, cr0: int, cr3: int, cr4: int) -> None:
-        """Take new values of all three; everything cached is dropped."""
-        self.cr0, self.cr3, self.cr4 = cr0, cr3, cr4
+    def configure(
+        self, cr0: int, cr3: int, cr4: int, efer: int = 0, pdptes: Top = NO_PDPTES
+    ) -> None:
+        """Take new values of all of them; everything cached is dropped."""
+        self.cr0, self.cr4, self.efer = cr0, cr4, efer
         self._bind()
+        self._set_top(cr3, pdptes)
         self.reset()
+
+    def _set_top(self, cr3: int, pdptes: Top) -> None:
+        self.cr3 = cr3
+        self.top = pdptes if self.format.in_registers else (cr3,)
 
     def _bind(self) -> None:
         """Bind what CR0 and CR4 choose, so that no access asks for it."""
-        paging = self.format = format_of(self.cr0, self.cr4)
+        paging = self.format = format_of(self.cr0, self.cr4, self.efer)
         self.walk = paging.walk
         self.wp = bool(self.cr0 & x86.CR0_WP)
         self.engine.control[abi.WRITE_PROTECT] = self.wp
         self._global = x86.PTE_G if not paging.direct and self.cr4 & x86.CR4_PGE else 0
         self.engine.control[abi.GLOBAL_BIT] = self._global
         self._frame = paging.frame
+        shared = self.engine.shared
+        shared.wide = paging.entry_size == 8
+        shared.frame = paging.frame
+        shared.reserved, shared.reserved_page = paging.reserved, paging.reserved_page
+        shared.fetch_bit = x86.PF_I if paging.nx else 0
+        self._fetches = x86.PF_I if paging.nx else 0
         self.span_shift = paging.span_shift
         self._span_last = (1 << paging.span_shift - x86.PAGE_SHIFT) - 1  # its last page
         self._gptes = self.ram.bytes.cast(paging.typecode)
+        self._slot_bits = paging.directory_shift - paging.span_shift
+        self._directory_numbers = range(1 << 32 - paging.directory_shift)
         self._root_role = Role(
             paging.name, len(paging.shifts), _RIGHTS, self.wp, direct=paging.direct
         )
 
-    def switch(self, cr3: int) -> None:
+    def switch(self, cr3: int, pdptes: Top = NO_PDPTES) -> None:
         """MOV to CR3: load the root for `cr3`, without what the guest has changed."""
         self.stats.switches += 1
         if self.format.direct:
-            self.cr3 = cr3
+            self._set_top(cr3, pdptes)
             return
-        root = self._select(cr3)
-        directory = cr3 & self._frame
-        self._sync_root(root, directory)
+        root = self._select(cr3, pdptes)
+        self._sync_root(root)
         self._load(root)
         self.engine.flush_tlb()
         self._tell_switched()
@@ -173,19 +195,26 @@ class ShadowMmu:
             shared.held[count] = abi.Held(page, frame)
         shared.held_count = min(count, abi.HELD_MOST) + 1
 
-    def _select(self, cr3: int) -> Root:
+    def _select(self, cr3: int, pdptes: Top) -> Root:
         """Make the root for `cr3`, perhaps a new one, the current one."""
-        self.cr3 = cr3
-        root = self.roots.get((cr3 & self._frame, self._root_role))
+        self._set_top(cr3, pdptes)
+        root = self.roots.get((cr3 & self.format.root, self._root_role))
         self.root = self._new_root() if root is None else root
         return self.root
 
-    def catch_up(self, behind: int, cr3: int) -> None:
+    def _directories(self) -> list[int]:
+        """Return where the guest's directories are, by the registers; -1 for none."""
+        frame = self._frame
+        if not self.format.in_registers:
+            return [self.cr3 & frame]
+        return [one & frame if one & x86.PTE_P else -1 for one in self.top]
+
+    def catch_up(self, behind: int, cr3: int, pdptes: Top) -> None:
         """Hear of what compiled handlers have done, by bits of `abi`."""
         if behind & abi.DROPPED:
             self._tell_dropped()
         if behind & abi.SWITCHED:
-            self._select(cr3)
+            self._select(cr3, pdptes)
             self._tell_switched()
 
     def reset(self) -> None:
@@ -215,20 +244,26 @@ class ShadowMmu:
     def _load(self, root: Root) -> None:
         """Have the engine, and its compiled INVLPG, walk `root`."""
         self.engine.q[_HOST_CR3] = root.hpa
-        control = self.engine.control
-        directory = self.cr3 & self._frame
-        known = self.format.compiled_invlpg and directory < self.ram.size
-        known = known and not self.engine.wraps  # a page has two addresses then
-        pdes = self.vmm_memory.address + 8 * root.directory if known else 0
+        control, paging = self.engine.control, self.format
+        # A page has two addresses where they wrap.
+        walked = not (paging.direct or self.engine.wraps)
+        pdes = self.vmm_memory.address + 8 * root.pdes if walked else 0
         control[abi.SHADOW_PDES] = pdes
-        control[abi.GUEST_PDES] = self.ram.address + directory
-        control[abi.KNOWN_PDES] = root.copy_address
-        control[abi.LINKED_PDES] = root.runs
-        if known:
-            kept = self._roots[directory >> x86.PAGE_SHIFT & abi.ROOTS - 1]
-            kept.directory, kept.hpa = directory + 1, root.hpa
-            kept.shadow_pdes, kept.known_pdes = pdes, root.copy_address
-            kept.linked_pdes = root.runs
+        known = walked and all(
+            gpa < 0 or self.ram.holds(gpa) for gpa in root.directories
+        )
+        control[abi.TABLES_KNOWN] = known
+        if not known:
+            return
+        shared, at = self.engine.shared, self.cr3 & paging.root
+        kept = self._roots[abi.root_slot(at)]
+        kept.at, kept.hpa, kept.shadow_pdes = at + 1, root.hpa, pdes
+        shared.linked_pdes = kept.linked_pdes = root.runs
+        kept.known_pdes = root.copy_address
+        for i, gpa in enumerate(root.directories):
+            kept.directories[i] = (gpa >> x86.PAGE_SHIFT) + 1
+            shared.guest_pdes[i] = self.ram.address + gpa if gpa >= 0 else 0
+            shared.known_pdes[i] = root.copy_address + (i << x86.PAGE_SHIFT)
 
     def invalidate(self, gva: int) -> None:
         """INVLPG: drop the translation of one page, and all PDEs that have changed.
@@ -238,9 +273,8 @@ class ShadowMmu:
         """
         root = self.root
         if not self.format.direct:
-            directory = self.cr3 & self._frame
-            now = self.ram.map[directory : directory + x86.PAGE_SIZE]
-            if now != root.copy and self._sync_directory(root, directory):
+            changed = [self._sync_directory(root, i) for i in self._directory_numbers]
+            if any(changed):
                 self.engine.flush_tlb()
                 self._tell_flushed_all()  # and of 4 MiB, not of this page alone
             table = root.tables.get(gva >> self.span_shift)
@@ -271,8 +305,9 @@ class ShadowMmu:
         """Answer the hardware's #PF at `gva` with error code `error` (SDM 3A 4.7)."""
         write = error & x86.PF_W
         user = bool(error & x86.PF_U)
-        found = self.walk(self.ram, self.cr3, gva)
-        code = denied(found, write=bool(write), user=user, wp=self.wp)
+        fetch = bool(error & self._fetches)
+        found = self.walk(self.ram, self.top, gva)
+        code = denied(found, write=bool(write), user=user, wp=self.wp, fetch=fetch)
         if code is not None:
             self.fault = code
             return GUEST_FAULT
@@ -292,7 +327,7 @@ class ShadowMmu:
             rights &= ~x86.PTE_RW
         elif write and not rights & x86.PTE_RW:
             # CR0.WP is 0: the kernel may write, so no user may use this entry.
-            rights = x86.PTE_RW
+            rights = x86.PTE_RW | rights & _NX
         use = self.use
         if page < self.ram.pages and use.state[page] != UNBACKED:
             if use.state[page] == DATA and not error & x86.PF_I:
@@ -304,7 +339,7 @@ class ShadowMmu:
             entry = 0 if write else self._unbacked_spte(page)
             if entry == 0:
                 return NO_BACKING
-            entry |= rights & x86.PTE_US
+            entry |= rights & (x86.PTE_US | _NX)
         was = self._sptes[index]
         self._sptes[index] = entry
         if takes_away(was, entry):
@@ -327,17 +362,18 @@ class ShadowMmu:
         Their accessed bit is set already, so that the guest sees nothing of it; a page
         not yet dirty stays read-only, and no page changes its use.
         """
-        if table.page_table >= self.ram.size:
+        if not self.ram.holds(table.page_table):
             return
         sptes, base, copy = self._sptes, table.base, table.gptes
         gptes, mask = self._gptes, self._frame
+        used = _USED | self.format.reserved_page
         state, pages = self.use.state, self.ram.pages
         add = self._rmap.add
         first = at & ~(_AROUND - 1)
         start = table.page_table // self.format.entry_size + first
         for j in range(first, first + _AROUND):
             pte = gptes[start + j - first]
-            if sptes[base + j] or pte & _USED != _USED:
+            if sptes[base + j] or pte & used != _USED:
                 continue
             frame = pte & mask
             page = frame >> x86.PAGE_SHIFT
@@ -349,7 +385,7 @@ class ShadowMmu:
                 if pte & x86.PTE_D:
                     entry |= pte & table.rights & x86.PTE_RW
             elif use == CODE:
-                entry = frame | _LEAF
+                entry = frame | _LEAF | (pte | table.rights) & _NX
             else:
                 continue
             sptes[base + j] = entry | pte & table.rights & x86.PTE_US
@@ -385,14 +421,14 @@ class ShadowMmu:
 
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
-        found = self.walk(self.ram, self.cr3, gva)
+        found = self.walk(self.ram, self.top, gva)
         return found.page << x86.PAGE_SHIFT | gva & 0xFFF if found.mapped else None
 
     def is_global(self, gva: int) -> bool:
         """Tell whether the translation of `gva` survives MOV to CR3."""
         if not self._global:
             return False
-        return bool(self.walk(self.ram, self.cr3, gva).pte & self._global)
+        return bool(self.walk(self.ram, self.top, gva).pte & self._global)
 
     def _unbacked_spte(self, page: int) -> int:
         """Return the entry for reading where no RAM is: a page of ones (0: trap it)."""
@@ -493,9 +529,8 @@ class ShadowMmu:
         sptes[base * 512 + VmmMemory.PML4_SLOT] = top
         for i in range(4):
             sptes[(base + 1) * 512 + i] = hpa(base + 2 + i) | _LINK
-        root = Root(hpa(base), (base + 2) * 512, self.format)
-        role = self._root_role
-        self.roots[0 if role.direct else self.cr3 & self._frame, role] = root
+        root = Root(hpa(base), (base + 2) * 512, self.format, self._directories())
+        self.roots[self.cr3 & self.format.root, self._root_role] = root
         if self.engine.wraps:
             self._wrap(root)
         return root
@@ -509,6 +544,7 @@ class ShadowMmu:
         if not self.engine.wraps:
             self.engine.wraps = True
             self.engine.control[abi.SHADOW_PDES] = 0
+            self.engine.control[abi.TABLES_KNOWN] = 0
             self._forget_roots()
             for root in self.roots.values():
                 self._wrap(root)
@@ -518,7 +554,7 @@ class ShadowMmu:
         ctypes.memset(ctypes.addressof(self._roots), 0, ctypes.sizeof(self._roots))
 
     def _wrap(self, root: Root) -> None:
-        pointers = root.directory - 512
+        pointers = root.pdes - 512
         for i in range(4):
             self._sptes[pointers + 4 + i] = self._sptes[pointers + i]
 
@@ -562,7 +598,7 @@ class ShadowMmu:
             self._rmap.add_table(table)
             if large:
                 self._fill_large(table, dirty=dirty)
-            elif page_table < self.ram.size:
+            elif self.ram.holds(page_table):
                 table.copy[:] = self.ram.map[page_table : page_table + x86.PAGE_SIZE]
         elif not large and self._sync_table(table):
             self.engine.flush_tlb()
@@ -575,12 +611,12 @@ class ShadowMmu:
         if not large:
             root.paged[slot] = table
         root.gptes[slot] = pde
-        root.runs |= 1 << (slot >> 5 & 31)
-        self.engine.control[abi.LINKED_PDES] = root.runs
-        kept = self._roots[(self.cr3 & self._frame) >> x86.PAGE_SHIFT & abi.ROOTS - 1]
+        root.runs |= 1 << (slot >> 5 & 63)
+        self.engine.shared.linked_pdes = root.runs
+        kept = self._roots[abi.root_slot(self.cr3 & paging.root)]
         if kept.hpa == root.hpa:
             kept.linked_pdes = root.runs
-        at = root.directory + (start >> LEAF_SHIFT)
+        at = root.pdes + (start >> LEAF_SHIFT)
         for i, leaf in enumerate(table.pages):
             self._sptes[at + i] = VmmMemory.hpa(leaf) | _LINK
         return table
@@ -593,9 +629,10 @@ class ShadowMmu:
         start = first << x86.PAGE_SHIFT | _LEAF | rights | _NX
         end = start + (count << x86.PAGE_SHIFT)
         sptes[base : base + count] = array("Q", range(start, end, x86.PAGE_SIZE))
+        narrow = ~(x86.PTE_RW | (_NX ^ rights & _NX))
         for i, state in enumerate(self.ram.state[first : first + count], base):
             if state == CODE:
-                sptes[i] &= ~(_NX | x86.PTE_RW)
+                sptes[i] &= narrow
             elif state == TABLE:
                 sptes[i] &= ~x86.PTE_RW
             elif state != DATA:
@@ -606,7 +643,7 @@ class ShadowMmu:
         table = root.tables.pop(slot)
         root.paged.pop(slot, None)
         start = slot << self.span_shift
-        at = root.directory + (start >> LEAF_SHIFT)
+        at = root.pdes + (start >> LEAF_SHIFT)
         for i in range(len(table.pages)):
             self._sptes[at + i] = 0
         self.stats.drops += 1
@@ -615,26 +652,40 @@ class ShadowMmu:
         if all(other.tables.get(slot) is not table for other in self.roots.values()):
             table.unlink(start)
 
-    def _sync_root(self, root: Root, directory: int) -> None:
+    def _sync_root(self, root: Root) -> None:
         """Drop the links and entries of `root` that differ from the guest's tables."""
-        self._sync_directory(root, directory)
+        for number, gpa in enumerate(self._directories()):
+            if root.directories[number] != gpa:  # by another PDPTE
+                for slot in self._slots(number):
+                    if slot in root.tables:
+                        self._unlink(root, slot)
+                root.directories[number] = gpa
+            self._sync_directory(root, number)
         for table in root.paged.values():
             if table.has_nonglobal:
                 self._sync_table(table)
 
-    def _sync_directory(self, root: Root, directory: int) -> bool:
+    def _sync_directory(self, root: Root, number: int) -> bool:
         """Drop the links whose PDE has changed; tell whether there were any."""
-        if directory >= self.ram.size:
+        start = root.directories[number]
+        if start < 0 or not self.ram.holds(start):
             return False
-        now = self.ram.map[directory : directory + x86.PAGE_SIZE]
-        if now == root.copy:
+        at = number << x86.PAGE_SHIFT
+        now = self.ram.map[start : start + x86.PAGE_SIZE]
+        known = root.copy[at : at + x86.PAGE_SIZE]
+        if now == known:
             return False
-        stale = self._changed(now, root.copy, root.gptes)
-        linked = [slot for slot in stale if slot in root.tables]
+        slots = self._slots(number)
+        stale = self._changed(now, known, root.gptes[slots.start : slots.stop])
+        linked = [slots[i] for i in stale if slots[i] in root.tables]
         for slot in linked:
             self._unlink(root, slot)
-        root.copy[:] = now
+        root.copy[at : at + x86.PAGE_SIZE] = now
         return bool(linked)
+
+    def _slots(self, number: int) -> range:
+        """Return the numbers of a directory's PDEs."""
+        return range(number << self._slot_bits, number + 1 << self._slot_bits)
 
     def _changed(
         self, now: bytes, copy: bytearray, entries: "memoryview[int]"
@@ -653,7 +704,7 @@ class ShadowMmu:
     def _sync_table(self, table: LeafTables) -> bool:
         """Drop the entries whose guest entry changed; tell whether there were any."""
         start = table.page_table
-        if start >= self.ram.size:
+        if not self.ram.holds(start):
             return False
         now = self.ram.map[start : start + x86.PAGE_SIZE]
         if now == table.copy:

@@ -14,10 +14,10 @@ class Role(NamedTuple):
     """What a shadow table depends on besides the guest memory it is made from.
 
     With that memory's address it is the key of the caches (KVM's word). format: its
-    name; level: LEAF_LEVEL, or the number of the format's levels for a root; rights: RW
-    and US of the entries above; wp: CR0.WP; direct: made from no guest table, but for a
-    run of guest-physical memory (a large page, or no paging); dirty: that page's dirty
-    bit.
+    name; level: LEAF_LEVEL, or the number of the format's levels for a root; rights:
+    RW, US and NX of the entries above; wp: CR0.WP; direct: made from no guest table,
+    but for a run of guest-physical memory (a large page, or no paging); dirty: that
+    page's dirty bit.
     """
 
     format: str
@@ -36,9 +36,9 @@ class LeafTables:
 
     base: index of the first entry; size: number of entries; page_table: GPA of the
     guest's page table, or -1 for a large page (or no paging); frame: first guest page
-    then; rights: RW and US of the PDE; copy: the page table when last compared; gptes:
-    its entries; starts: linear addresses at which they are linked. What the compiled
-    handlers need of it too is in `record`.
+    then; rights: RW, US and NX of the PDE; copy: the page table when last compared;
+    gptes: its entries; starts: linear addresses at which they are linked. What the
+    compiled handlers need of it too is in `record`.
     """
 
     __slots__ = (
@@ -108,22 +108,28 @@ class LeafTables:
 class Root:
     """A shadow root: one guest CR3 (or none, without paging).
 
-    hpa: of its PML4; directory: index of its 2048 shadow PDEs, of 2 MiB each; tables:
-    what is linked there, by guest PDE index; paged: those made from a guest page table;
-    copy: the guest's page directory as it was when they were linked, or later; gptes:
-    its entries; runs: a bit for each 32 of them of which some have been linked.
+    hpa: of its PML4; pdes: index of its 2048 shadow PDEs, of 2 MiB each; directories:
+    GPAs of the guest's tables of PDEs, one (32-bit paging, or none) or one for each
+    PDPTE, -1 where there is none. What is linked goes by the number of the guest's PDE,
+    counted through all directories. tables: what there is; paged: what of it is made
+    from a guest page table; copy: the directories as they were when it was linked, or
+    later; gptes: their entries; runs: a bit for each 32 PDEs of which some have been.
     """
 
     __slots__ = (
-        "copy", "copy_address", "directory", "gptes", "hpa", "paged", "runs", "tables",
+        "copy", "copy_address", "directories", "gptes", "hpa", "paged", "pdes", "runs",
+        "tables",
     )  # fmt: skip
 
-    def __init__(self, hpa: int, directory: int, paging: Format) -> None:
+    def __init__(
+        self, hpa: int, pdes: int, paging: Format, directories: list[int]
+    ) -> None:
         self.hpa = hpa
-        self.directory = directory
+        self.pdes = pdes
+        self.directories = directories
         self.tables: dict[int, LeafTables] = {}
         self.paged: dict[int, LeafTables] = {}
         self.runs = 0
-        self.copy = bytearray(x86.PAGE_SIZE)
+        self.copy = bytearray(len(directories) * x86.PAGE_SIZE)
         self.gptes = memoryview(self.copy).cast(paging.typecode)
         self.copy_address = ctypes.addressof(ctypes.c_char.from_buffer(self.copy))

@@ -42,6 +42,8 @@ ADDED_FULL: Final = ADDED_MOST - 32  # compiled code fills no more until Python 
 LEAF_PAGES: Final = 16384  # pages of the VMM's memory
 VMM_BASE: Final = 1 << 39  # its host-physical address; the first page is of ones
 ROOTS: Final = 256
+DIRECTORIES: Final = 4  # of PDEs that a root has at most
+PAGES_MOST: Final = 1 << 24  # of guest-physical memory: MAXPHYADDR is 36
 HELD_MOST: Final = 32
 GDT_MOST: Final = 64  # descriptors of a GDT that compiled handlers may read again
 PORTS: Final = 1024  # from 0 on, of which compiled code may do some
@@ -93,6 +95,7 @@ MIXED: Final = 2  # both, in one mapping only, at the engine's slow path
 TABLE: Final = 3  # holds descriptors that the shadow tables copy: not writable
 UNBACKED: Final = 4  # no RAM there: reads as ones
 
+SITE_PAGE: Final = 32
 # Kinds of sites, in their low 4 bits.
 SITE_CLI: Final = 1
 SITE_STI: Final = 2
@@ -155,8 +158,8 @@ ProbeAccess: TypeAlias = Annotated[
 ]
 Read32: TypeAlias = Annotated[CFunction, function(ctypes.c_uint32, Word, Word, Word)]
 GuestTable = ctypes.c_uint32 * 1024
+WideTable = ctypes.c_uint64 * 512  # of PAE paging; or any page, two words at a time
 Descriptors = ctypes.c_uint64 * GDT_MOST
-Pdes = ctypes.c_uint64 * 512  # a directory, two entries at a time
 ShadowPdes = ctypes.c_uint64 * 2048
 ShadowTable = ctypes.c_uint64 * 512
 LeafTable = ctypes.c_uint64 * 1024  # two shadow tables: what one guest table spans
@@ -212,9 +215,13 @@ class Block(ctypes.Structure):
 
 @record
 class Site(ctypes.Structure):
-    """A decoded instruction: where it is (linear, 64 bits), and its kind."""
+    """A decoded instruction: where it is, and its kind.
 
-    linear: i64
+    place: its linear address, and from bit `SITE_PAGE` on the guest page that it is in;
+    0 there while `shadow_pdes` is.
+    """
+
+    place: i64
     kind: i64
 
 
@@ -283,29 +290,31 @@ class Tlb(ctypes.Structure):
 class Root(ctypes.Structure):
     """A shadow root that can be switched to.
 
-    directory: the GPA of the guest's page directory, plus 1; hpa: what the engine's CR3
-    is then; the others: see `Control`.
+    at: where CR3 says that the guest's tables begin, plus 1; directories: the page of
+    each page directory, plus 1, or 0; hpa: what the engine's CR3 is then; known_pdes:
+    where the VMM's copies of them are, one behind the other; the others: see `Control`.
     """
 
-    directory: u64
+    at: u64
     hpa: u64
     shadow_pdes: u64
-    known_pdes: u64
     linked_pdes: u64
+    known_pdes: u64
+    directories: Annotated[Array, ctypes.c_uint32 * DIRECTORIES]
 
 
 @record
 class Leaf(ctypes.Structure):
     """What the VMM knows of the shadow tables of one guest page table.
 
-    copy: the guest's table when last compared; page_table: its GPA, rights: RW and US
-    of its PDE; has_global, has_nonglobal: what kinds of entries they hold; is_shared:
-    they are linked at several linear addresses.
+    copy: the guest's table when last compared; page_table: its GPA; rights: RW, US and
+    NX of its PDE; has_global, has_nonglobal: what kinds of entries they hold;
+    is_shared: they are linked at several linear addresses.
     """
 
     copy: Table
     page_table: i64
-    rights: u32
+    rights: u64
     has_global: u32
     has_nonglobal: u32
     is_shared: u32
@@ -509,20 +518,22 @@ class Control(ctypes.Structure):
     or 0, with `engine_cpu` as its first argument.
 
     shadow_pdes: address of the current shadow root's 2048 PDEs (0: no paging);
-    guest_pdes, known_pdes: addresses of the guest's page directory and of the VMM's
-    copy of that; vmm_memory_bias: what to add to a host-physical address to get one of
-    this process; linked_pdes: a bit for each 32 PDEs of which some are linked; roots:
-    those to switch to, by bits 12 to 19 of their directory; flush_tlb: the engine's
-    flush of its whole TLB; tlb, jumps: addresses of its TLB and of its cache of jumps,
-    or 0; cr0, cr2, cr3, cr4: the guest's; write_protect: its CR0.WP is set;
-    mmio: pages without RAM may be devices'.
+    tables_known: not 0 if handlers may read and compare the guest's tables; wide: not
+    0 if their entries have 64 bits, as with PAE paging; frame, reserved, reserved_page,
+    fetch_bit: of their `Format`, the last PF_I or 0; guest_pdes, known_pdes: addresses
+    of the guest's page directories, one or four (0: there is none), and of the VMM's
+    copies of those; vmm_memory_bias: what to add to a host-physical address to get one
+    of this process; linked_pdes: a bit for each 32 PDEs of which some are linked;
+    roots: those to switch to, by `root_slot`; flush_tlb: the engine's flush of its
+    whole TLB; tlb, jumps: addresses of its TLB and of its cache of jumps, or 0; cr0,
+    cr2, cr3, cr4, pdptes: the guest's; write_protect: its CR0.WP is set; mmio: pages
+    without RAM may be devices'.
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
     read again, into `gdt_words`; SENT: the serial line was, `uart.sent`. guarded: a set
     of linear pages whose INVLPG is Python's, by the low 12 bits of their number; held:
-    pages of sites and of descriptors that must be the same behind a MOV to CR3, or it
-    is Python's.
+    pages of descriptors that must be the same behind a MOV to CR3, or it is Python's.
 
     gdt_page: the guest page of the GDT if it is all there, else -1; gdt_at: its address
     in this process; gdt_entries: address of the shadow GDT; gdt_filled: its
@@ -592,8 +603,14 @@ class Control(ctypes.Structure):
     late_at: i64
     count_access: i64
     shadow_pdes: u64
-    guest_pdes: u64
-    known_pdes: u64
+    tables_known: i64
+    wide: i64
+    frame: u64
+    reserved: u64
+    reserved_page: u64
+    fetch_bit: i64
+    guest_pdes: Annotated[Array, Word * DIRECTORIES]
+    known_pdes: Annotated[Array, Word * DIRECTORIES]
     vmm_memory_bias: u64
     linked_pdes: u64
     count_dropped: i64
@@ -618,6 +635,7 @@ class Control(ctypes.Structure):
     cr2: i64
     cr3: i64
     cr4: i64
+    pdptes: Annotated[Array, ctypes.c_int64 * 4]
     behind: i64
     write_protect: i64
     mmio: i64
@@ -630,7 +648,7 @@ class Control(ctypes.Structure):
     compute_flags: ComputeFlags
     ram: u64
     ram_size: u64
-    page_state: Annotated[Pointer[Array], ctypes.POINTER(ctypes.c_uint8 * (1 << 20))]
+    page_state: Annotated[Pointer[Array], ctypes.POINTER(ctypes.c_uint8 * PAGES_MOST)]
     leaves: Annotated[Pointer[Array], ctypes.POINTER(Leaf * LEAF_PAGES)]
     global_bit: i64
     added_count: i64
@@ -723,10 +741,8 @@ COUNT_ACCESS: Final = _word("count_access")
 CHANGES: Final = _word("changes")
 ENGINE_CPU: Final = _word("engine_cpu")
 SHADOW_PDES: Final = _word("shadow_pdes")
-GUEST_PDES: Final = _word("guest_pdes")
-KNOWN_PDES: Final = _word("known_pdes")
+TABLES_KNOWN: Final = _word("tables_known")
 VMM_MEMORY_BIAS: Final = _word("vmm_memory_bias")
-LINKED_PDES: Final = _word("linked_pdes")
 COUNT_DROPPED: Final = _word("count_dropped")
 CHECK_EXIT: Final = _word("check_exit")
 COUNT_SPLIT: Final = _word("count_split")
@@ -799,6 +815,11 @@ def access_kind(
     kind |= (index if index >= 0 else NO_REGISTER) << 12
     signed = (displacement + (1 << 31) & 0xFFFFFFFF) - (1 << 31)
     return kind | signed << 32
+
+
+def root_slot(root: int) -> int:
+    """Return which of `roots` is for a root at an address, a multiple of 32."""
+    return (root >> 12 ^ root >> 5) & ROOTS - 1
 
 
 def setcc_kind(

@@ -160,7 +160,7 @@ def _agrees(entries: dict[str, int]) -> bool:
     cpu.segments[x86.CS].base = base = 0x9ABCD000
     linear = cpu.rip + base & x86.MASK32
     site = control.sites[site_index(linear)]
-    site.linear, site.kind = linear, abi.SITE_CLI
+    site.place, site.kind = linear, abi.SITE_CLI
     before = bytes(control), bytes(cpu)
     outcomes = []
     texts = handlers.on_rdtsc, handlers.on_exception

@@ -1,7 +1,7 @@
 """Exceptions that are the guest's own, delivered by a plan.
 
-What `rings.technique.deprivileged` does, of page faults for small pages of 32-bit
-paging. Everything else goes on to Python.
+What `rings.technique.deprivileged` does, of page faults for small pages. Everything
+else goes on to Python.
 """
 
 import ctypes
@@ -9,9 +9,16 @@ from typing import Final
 
 from emu86.cpu import offsets
 from emu86.native import abi
-from emu86.native.abi import Control, Cpu, GuestTable
+from emu86.native.abi import Control, Cpu
 from emu86.native.records import i64, u32, u64
-from emu86.native.state import NOWHERE, host, leave, page_table, waits
+from emu86.native.state import NOWHERE, host, leave, waits
+from emu86.native.tables import (
+    directory_of,
+    entry_at,
+    page_table,
+    pde_index,
+    pte_index,
+)
 from emu86.native.transfers import (
     deliver_by_plan,
     has_data_segments,
@@ -65,9 +72,14 @@ def only_reads(control: Control, linear: u32) -> bool:
     return False
 
 
-def is_denied(control: Control, error: u32, rights: u32) -> bool:
-    """Tell whether an access with this error code is against these rights."""
+def is_denied(control: Control, error: u32, rights: u64, never: u64) -> bool:
+    """Tell whether an access with this error code is against these rights.
+
+    never: not 0 if nothing may be executed there.
+    """
     if error & x86.PF_U and not rights & x86.PTE_US:
+        return True
+    if error & x86.PF_I and never:
         return True
     if not error & x86.PF_W or rights & x86.PTE_RW:
         return False
@@ -96,7 +108,7 @@ def page_fault(control: Control, cpu: Cpu) -> bool:
     """Deliver a #PF that the guest's tables say is its own."""
     if control.told or control.by_ring or waits(control, cpu):
         return False
-    if not control.shadow_pdes:
+    if not control.tables_known:
         return False
     error = cpu.error_code
     if cpu.cr2 > x86.MASK32:
@@ -105,16 +117,22 @@ def page_fault(control: Control, cpu: Cpu) -> bool:
     fetches = error & x86.PF_I
     if fetches and (cpu.cr2 ^ linear) >> 12:
         return False  # the block is translated ahead of what runs
-    pde = GuestTable.from_address(control.guest_pdes)[cpu.cr2 >> 22 & 1023]
-    pte: u32 = 0
+    address = cpu.cr2 & x86.MASK32
+    pdes = control.guest_pdes[directory_of(control, address) & 3]
+    if pdes == NOWHERE:
+        return False
+    pde = entry_at(control, pdes, pde_index(control, address))
+    pte: u64 = 0
     if pde & x86.PTE_P:
         where = page_table(control, pde)
-        if pde & x86.PDE_PS or where == NOWHERE:
+        if pde & (x86.PDE_PS | control.reserved) or where == NOWHERE:
             return False
-        pte = GuestTable.from_address(where)[cpu.cr2 >> 12 & 1023]
-    code: u32 = error & _ACCESS
+        pte = entry_at(control, where, pte_index(control, address))
+    code: u32 = error & (_ACCESS | control.fetch_bit)
     if pte & x86.PTE_P:
-        if not is_denied(control, error, pde & pte):
+        if pte & control.reserved_page:
+            return False
+        if not is_denied(control, error, pde & pte, (pde | pte) & x86.PTE_NX):
             return False
         code |= x86.PF_P
     # The engine reads first; on a CPU what will be written is asked for so.

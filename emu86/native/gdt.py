@@ -11,17 +11,24 @@ from typing import Final
 
 from emu86.cpu import offsets
 from emu86.native import abi
-from emu86.native.abi import Control, Cpu, Descriptors, GuestTable, ShadowPdes
+from emu86.native.abi import Control, Cpu, Descriptors, ShadowPdes
 from emu86.native.records import u32, u64
 from emu86.native.state import (
     NOWHERE,
     host,
     leave,
-    page_table,
     spte_address,
     stack_top,
     sync_mode,
     waits,
+)
+from emu86.native.tables import (
+    directory_of,
+    entry_at,
+    first_shadow_pde,
+    page_table,
+    pde_index,
+    pte_index,
 )
 from emu86.spec import x86
 
@@ -44,10 +51,16 @@ def may_write(control: Control, linear: u32) -> bool:
 
     And by no other linear address through the same shadow entry.
     """
-    pde = GuestTable.from_address(control.guest_pdes)[linear >> 22]
-    if pde != GuestTable.from_address(control.known_pdes)[linear >> 22]:
+    directory = directory_of(control, linear)
+    pdes = control.guest_pdes[directory & 3]
+    if pdes == NOWHERE:
         return False
-    shadow_pde = ShadowPdes.from_address(control.shadow_pdes)[(linear >> 22) * 2]
+    slot = pde_index(control, linear)
+    pde = entry_at(control, pdes, slot)
+    if pde != entry_at(control, control.known_pdes[directory & 3], slot):
+        return False
+    shadow_pdes = ShadowPdes.from_address(control.shadow_pdes)
+    shadow_pde = shadow_pdes[first_shadow_pde(control, linear) & 2047]
     leaf = control.leaves.contents[shadow_pde >> 12 & abi.LEAF_PAGES - 1]
     if leaf.is_shared:
         return False
@@ -56,13 +69,13 @@ def may_write(control: Control, linear: u32) -> bool:
     where = page_table(control, pde)
     if pde & _USED != _USED or where == NOWHERE:
         return False
-    pte = GuestTable.from_address(where)[linear >> 12 & 1023]
+    pte = entry_at(control, where, pte_index(control, linear))
     return pte & _WRITTEN == _WRITTEN
 
 
 def open_gdt(control: Control, cpu: Cpu) -> bool:
     """Handle a #PF of a write to the GDT's page: it becomes writable there."""
-    if cpu.cr2 > x86.MASK32 or not control.shadow_pdes or not control.gdt_filled:
+    if cpu.cr2 > x86.MASK32 or not control.tables_known or not control.gdt_filled:
         return False
     if control.told or waits(control, cpu) or control.gdt_spte:
         return False
@@ -76,7 +89,7 @@ def open_gdt(control: Control, cpu: Cpu) -> bool:
         return False
     if cpu.error_code != x86.PF_P | x86.PF_W or not may_write(control, linear):
         return False
-    if control.page_state.contents[entry >> 12 & 0xFFFFF] != abi.TABLE:
+    if control.page_state.contents[entry >> 12 & abi.PAGES_MOST - 1] != abi.TABLE:
         return False
     control.gdt_spte = at
     spte.value = entry | x86.PTE_RW

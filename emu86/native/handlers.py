@@ -13,10 +13,9 @@ from emu86.native.abi import (
     Block,
     Control,
     Cpu,
-    GuestTable,
-    Pdes,
     ShadowPdes,
     ShadowTable,
+    WideTable,
 )
 from emu86.native.faults import exception, page_fault
 from emu86.native.fills import fill
@@ -36,9 +35,16 @@ from emu86.native.state import (
     run_alone,
     set_flags,
     site_index,
+    spte_of,
     stack_top,
     virtual_time,
     waits,
+)
+from emu86.native.tables import (
+    directory_of,
+    entry_at,
+    first_shadow_pde,
+    pde_index,
 )
 from emu86.native.transfers import POPPED, interrupt, iret
 from emu86.spec import x86
@@ -146,15 +152,22 @@ def sti(control: Control, cpu: Cpu) -> bool:
 
 def has_new_pdes(control: Control) -> bool:
     """Tell whether a PDE that is linked in the shadow has changed since."""
-    guest = Pdes.from_address(control.guest_pdes)
-    known = Pdes.from_address(control.known_pdes)
-    for run in range(32):
-        if control.linked_pdes >> run & 1:
-            differ: u64 = 0
-            for i in range(16):
-                differ |= guest[16 * run + i] ^ known[16 * run + i]
-            if differ:
-                return True
+    for run in range(64):
+        if not control.linked_pdes >> run & 1:
+            continue
+        directory = run >> 4 & 3 if control.wide else 0
+        if control.guest_pdes[directory] == NOWHERE:
+            continue
+        guest = WideTable.from_address(control.guest_pdes[directory])
+        known = WideTable.from_address(control.known_pdes[directory])
+        words = 32 if control.wide else 16
+        start = words * run
+        differ: u64 = 0
+        for i in range(32):
+            if i < words:
+                differ |= guest[start + i & 511] ^ known[start + i & 511]
+        if differ:
+            return True
     return False
 
 
@@ -167,12 +180,15 @@ def invlpg(control: Control, cpu: Cpu, register: u32) -> bool:
     gva = cpu.gpr[register & 7] & x86.MASK32
     page = gva >> 12
     guarded = control.guarded[page >> 6 & abi.GUARDED_WORDS - 1] >> (page & 63) & 1
-    if guarded or cpu.segments[x86.DS].base or not control.shadow_pdes:
+    if guarded or cpu.segments[x86.DS].base or not control.tables_known:
         return False
     count = control.dropped_count
     if count >= abi.DROPPED_MOST:
         return False
-    pde = GuestTable.from_address(control.guest_pdes)[gva >> 22]
+    pdes = control.guest_pdes[directory_of(control, gva) & 3]
+    if pdes == NOWHERE:
+        return False
+    pde = entry_at(control, pdes, pde_index(control, gva))
     if pde & x86.PDE_PS or has_new_pdes(control):
         return False
     shadow_pdes = ShadowPdes.from_address(control.shadow_pdes)
@@ -184,7 +200,7 @@ def invlpg(control: Control, cpu: Cpu, register: u32) -> bool:
         if entries[page & 511]:
             entries[page & 511] = 0
             control.count_dropped += 1
-            first = shadow_pdes[(gva >> 22) * 2]
+            first = shadow_pdes[first_shadow_pde(control, gva) & 2047]
             if control.leaves.contents[first >> 12 & abi.LEAF_PAGES - 1].is_shared:
                 control.flush_tlb(control.engine_cpu)  # INVLPG of another finds 0
             else:
@@ -331,10 +347,15 @@ def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
         return False
     start = cpu.rip - (1 if is_break else 0) & x86.MASK32
     linear = start + cpu.segments[x86.CS].base & x86.MASK32
+    # By the shadow tables, which the engine has fetched it through: another CR3 may
+    # have something else there.
+    frame = spte_of(control, linear) & x86.LONG_FRAME
+    page = frame >> x86.PAGE_SHIFT & abi.PAGES_MOST - 1
+    place = linear | page << abi.SITE_PAGE
     index = site_index(linear)
-    found = control.sites[index & abi.SITE_MASK].linear == linear
+    found = control.sites[index & abi.SITE_MASK].place == place
     site = control.sites[(index if found else index ^ 1) & abi.SITE_MASK]
-    if site.linear != linear:
+    if site.place != place:
         return False
     kind = site.kind
     if is_break and kind & 15 == abi.SITE_ACCESS:

@@ -136,16 +136,6 @@ def stack_top(control: Control, cpu: Cpu, size: u32) -> u64:
     return host(control, linear, False)
 
 
-def page_table(control: Control, pde: u32) -> u64:
-    """Return where in this process a PDE's page table is, or NOWHERE: in no RAM."""
-    table = pde & x86.PAGE_MASK
-    if table >= control.ram_size:
-        return NOWHERE
-    if control.page_state.contents[table >> 12] == abi.UNBACKED:
-        return NOWHERE
-    return control.ram + table & x86.MASK64
-
-
 def site_index(linear: u32) -> u32:
     """Return where the site at a linear address is, or else it is at this index ^ 1."""
     return (linear ^ linear >> 12) & abi.SITE_MASK

@@ -84,11 +84,15 @@ class Services(Protocol):
         ...
 
     def write_cr3(self, value: int) -> None:
-        """MOV to CR3."""
+        """MOV to CR3: raises #GP(0) for PDPTEs with reserved bits."""
         ...
 
     def write_cr4(self, value: int) -> None:
         """MOV to CR4: raises #GP(0) for what the CPU model lacks."""
+        ...
+
+    def write_efer(self, value: int) -> None:
+        """WRMSR of EFER, which has NXE alone."""
         ...
 
     def read_dr(self, number: int) -> int:

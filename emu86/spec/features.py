@@ -13,6 +13,7 @@ DE: Final = 1 << 2
 PSE: Final = 1 << 3
 TSC: Final = 1 << 4
 MSR: Final = 1 << 5
+PAE: Final = 1 << 6
 MCE: Final = 1 << 7
 CX8: Final = 1 << 8
 MTRR: Final = 1 << 12
@@ -25,6 +26,8 @@ MMX: Final = 1 << 23
 FXSR: Final = 1 << 24
 SSE: Final = 1 << 25
 SSE2: Final = 1 << 26
+# CPUID.80000001h:EDX
+NX: Final = 1 << 20
 # In no flag: the hint NOPs, which the P6 family brought (Vol. 2B NOP); and what CPUs
 # later than any model have, such as SSE3.
 P6: Final = 1 << 32

@@ -9,7 +9,7 @@ from typing import Final
 
 PAGE_SHIFT: Final = 12
 PAGE_SIZE: Final = 1 << PAGE_SHIFT
-PAGE_MASK: Final = 0xFFFFF000
+PAGE_MASK: Final = 0xFFFFF000  # of linear addresses
 MASK32: Final = 0xFFFFFFFF
 MASK64: Final = (1 << 64) - 1
 
@@ -60,7 +60,7 @@ CR4_PCE: Final = 1 << 8
 CR4_OSFXSR: Final = 1 << 9
 CR4_OSXMMEXCPT: Final = 1 << 10
 
-# EFER, of the host side only: Vol. 4 table 2-2
+# EFER; a guest has NXE alone: Vol. 4 table 2-2
 EFER_SCE: Final = 1 << 0
 EFER_LME: Final = 1 << 8
 EFER_LMA: Final = 1 << 10
@@ -69,13 +69,17 @@ EFER_NXE: Final = 1 << 11
 # DR7: Vol. 3B section 17.2.4
 DR7_LOCAL: Final = 0x55  # L0 to L3: a task switch clears them
 
-# Paging-structure entries: Vol. 3A section 4.3 (32-bit), 4.5 (4-level)
+# Bits of a physical address where there is PAE and no CPUID.80000008h: Vol. 3A 4.1.4
+MAXPHYADDR: Final = 36
+
+# Paging-structure entries: Vol. 3A section 4.3 (32-bit), 4.4 (PAE), 4.5 (4-level)
 PTE_P: Final = 1 << 0
 PTE_RW: Final = 1 << 1
 PTE_US: Final = 1 << 2
 PTE_A: Final = 1 << 5
 PTE_D: Final = 1 << 6
 PDE_PS: Final = 1 << 7
+PTE_PAT: Final = 1 << 7
 PTE_G: Final = 1 << 8
 PTE_NX: Final = 1 << 63
 LONG_FRAME: Final = 0xFFFFFFFFFF000  # bits of the address, in tables of long mode
@@ -171,4 +175,5 @@ MSR_BIOS_SIGN_ID: Final = 0x8B
 MSR_PERFCTR0: Final = 0xC1
 MSR_MCG_CAP: Final = 0x179
 MSR_PERFEVTSEL0: Final = 0x186
+MSR_EFER: Final = 0xC0000080
 MSR_MC0_CTL: Final = 0x400  # then its STATUS, ADDR and MISC, then the next bank's

@@ -128,7 +128,7 @@ def _code(vmm: Technique, here: int) -> Insn | None:
     while len(code) < x86.LONGEST_INSN:
         linear = (here + len(code)) & x86.MASK32
         part = min(x86.LONGEST_INSN - len(code), x86.PAGE_SIZE - (linear & 0xFFF))
-        found = walk(ram, vcpu.cr0, vcpu.cr3, vcpu.cr4, linear)
+        found = walk(ram, vcpu, linear)
         if denied(found, write=False, user=user, wp=False) is not None:
             break
         start = found.page << x86.PAGE_SHIFT | linear & 0xFFF

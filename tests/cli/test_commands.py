@@ -210,7 +210,7 @@ def test_colours_are_for_terminals_that_want_them(emu86, monkeypatch):
     [
         ("emu86 cl", ["plain,classify"]),
         ("emu86 run --technique p", ["plain,patch"]),
-        ("emu86 run --cpu pentium3", ["plain,pentium3"]),
+        ("emu86 run --cpu pentium3-", ["plain,pentium3-pae"]),
         ("emu86 run vml", ["file,vml"]),
         ("emu86 run --kernel vml", ["file,vml"]),
         ("emu86 lab mov-to-s", ["plain,mov-to-sreg", "plain,mov-to-ss"]),
@@ -341,7 +341,7 @@ def test_every_record_explains_itself():
         assert next(explain_text(record.mnemonic)).startswith(f"{record.mnemonic} (")
 
 
-EVERY = "pentium, pentium2, pentium3, pentium4"
+EVERY = "pentium, pentium2, pentium3, pentium3-pae, pentium4"
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ EVERY = "pentium, pentium2, pentium3, pentium4"
         ("0f 01 d0", "later CPUs", EVERY),  # XGETBV
         ("0f 01 c1", "later CPUs", EVERY),  # VMCALL, and no SGDT
         ("f3 0f b8 c1", "later CPUs", EVERY),  # POPCNT
-        ("66 0f ef c0", "SSE2", "pentium, pentium2, pentium3"),  # PXOR
+        ("66 0f ef c0", "SSE2", "pentium, pentium2, pentium3, pentium3-pae"),  # PXOR
         ("0f 44 c1", "CMOV", "pentium"),
     ],
 )
@@ -363,14 +363,26 @@ def test_what_a_model_lacks_is_explained(code, needs, lacking):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("addpd", ["Needs SSE2: #UD on pentium, pentium2, pentium3, where it is"]),
-        ("addpd xmm0, [eax]", ["Needs SSE2: #UD on pentium, pentium2, pentium3"]),
+        (
+            "addpd",
+            ["Needs SSE2: #UD on pentium, pentium2, pentium3, pentium3-pae"],
+        ),
+        (
+            "addpd xmm0, [eax]",
+            ["Needs SSE2: #UD on pentium, pentium2, pentium3, pentium3-pae"],
+        ),
         ("cmovnz eax, ebx", ["Needs CMOV: #UD on pentium, where it is patched."]),
         ("paddb", ["Needs MMX: #UD on pentium, where", "Needs SSE2: #UD on pentium, "]),
         ("paddb mm0, mm1", ["Needs MMX: #UD on pentium, where it is patched."]),
-        ("paddb xmm0, xmm1", ["Needs SSE2: #UD on pentium, pentium2, pentium3"]),
-        ("movsd xmm0, xmm1", ["Needs SSE2: #UD on pentium, pentium2, pentium3"]),
-        ("popcnt", [f"Needs later CPUs: #UD on {EVERY}, where"]),
+        (
+            "paddb xmm0, xmm1",
+            ["Needs SSE2: #UD on pentium, pentium2, pentium3, pentium3-pae"],
+        ),
+        (
+            "movsd xmm0, xmm1",
+            ["Needs SSE2: #UD on pentium, pentium2, pentium3, pentium3-pae"],
+        ),
+        ("popcnt", [f"Needs later CPUs: #UD on {EVERY},"]),
         ("movsd", []),
         ("nop", []),
         ("mov eax, ebx", []),

@@ -8,8 +8,8 @@ from emu86.cpu.models import MODELS
 from support.cases import Case, on_emu86
 
 # CPUID.1:EDX bit of each CR4 bit: SDM Vol. 3A section 2.5. Features that no model has
-# (VME, PAE, ...) have none.
-NEEDS = {2: 4, 3: 2, 4: 3, 6: 7, 7: 13, 9: 24, 10: 25}
+# (VME, ...) have none.
+NEEDS = {2: 4, 3: 2, 4: 3, 5: 6, 6: 7, 7: 13, 9: 24, 10: 25}
 PCE = 8  # RDPMC's: comes with the counters of the P6 family
 READ = (
     "mov eax, {leaf}\nmov ecx, 0\ncpuid\nmov [SCRATCH], eax\nmov [SCRATCH + 4], ebx\n"
@@ -38,7 +38,7 @@ def test_cpuid(name):
     highest = told[0][0]
     assert highest >= 1
     family = told[1][0] >> 8 & 15
-    assert family == {"pentium": 5, "pentium2": 6, "pentium3": 6, "pentium4": 15}[name]
+    assert family == {"pentium": 5, "pentium4": 15}.get(name, 6)
     # SDM Vol. 2A CPUID: beyond the highest basic leaf, the data of that leaf.
     for leaf in (2, 3, 7, 0x40000000):
         if leaf > highest:
@@ -49,8 +49,12 @@ def test_cpuid(name):
             for leaf in (2, 3, 4)
             for word in told[leaf | 1 << 31]
         )
-        assert len(brand.rstrip(b"\0")) > 4
-        assert told[0x80000000][0] == 0x80000004
+        highest = told[0x80000000][0]
+        assert highest == (0x80000001 if name == "pentium3-pae" else 0x80000004)
+        if highest == 0x80000004:
+            assert len(brand.rstrip(b"\0")) > 4
+        nx = 1 << 20 if name == "pentium3-pae" else 0
+        assert told[0x80000001][:4] == (0, 0, 0, nx)
 
 
 @pytest.mark.parametrize("name", MODELS)

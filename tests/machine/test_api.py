@@ -212,10 +212,10 @@ def test_a_second_guest_after_a_run(way, where):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"memory": 0}, "memory: 0 is not a multiple of 4 KiB from 1M to 3G"),
-        ({"memory": (1 << 20) - 4096}, "memory: .* from 1M to 3G"),
+        ({"memory": 0}, "memory: 0 is not a multiple of 4 KiB from 1M to 63G"),
+        ({"memory": (1 << 20) - 4096}, "memory: .* from 1M to 63G"),
         ({"memory": (1 << 20) + 1}, "memory: .* is not a multiple of 4 KiB"),
-        ({"memory": (3 << 30) + 4096}, "memory: .* from 1M to 3G"),
+        ({"memory": (63 << 30) + 4096}, "memory: .* from 1M to 63G"),
         ({"memory": -4096}, "memory: -4096 is not"),
         ({"cpu": "z80"}, r"cpu: no 'z80' \(there are .*\)"),
         ({"technique": "magic"}, r"technique: no 'magic' \(there are .*patch.*\)"),

@@ -39,7 +39,7 @@ REGISTERS = "there are eax, ecx, edx, ebx, esp, ebp, esi, edi, eip, eflags"
         ("__setattr__", ("realtime", 1), TypeError, "realtime: 1 is of type int"),
         ("read_physical", (0, -5), ValueError, "size: -5 is below 0"),
         ("read_physical", (-1, 5), ValueError, "gpa: -1 is below 0"),
-        ("read_physical", (1 << 32, 5), ValueError, "gpa: .* not below 0x100000000"),
+        ("read_physical", (1 << 36, 5), ValueError, "gpa: .* not below 0x1000000000"),
         ("read_physical", (0, 1 << 60), ValueError, "size: .* not below 0x100000001"),
         ("read_physical", ("0", 5), TypeError, "gpa: '0' is of type str, not int"),
         ("read_physical", (0, 1.5), TypeError, "size: 1.5 is of type float, not int"),

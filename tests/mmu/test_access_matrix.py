@@ -10,7 +10,24 @@ import pytest
 
 from support import paging
 from support.cases import Case, check
-from support.paging import FETCH, PG, PS, PSE, READ, RW, US, WP, WRITE, A, Bench, D, P
+from support.paging import (
+    FETCH,
+    NX,
+    NXE,
+    PAE,
+    PG,
+    PS,
+    PSE,
+    READ,
+    RW,
+    US,
+    WP,
+    WRITE,
+    A,
+    Bench,
+    D,
+    P,
+)
 
 GVA = 0x00403000  # PDE 1, PTE 3
 DIRECTORY, TABLE, FRAME = 0x10000, 0x11000, 0x14000
@@ -57,6 +74,39 @@ def test_every_combination(cr0, cr4):
             assert got == wanted, what
             for at, value in entries.items():
                 assert bench.ram.read32(at) == value, what
+
+
+@pytest.mark.parametrize("cr0", [PG, PG | WP], ids=["WP 0", "WP 1"])
+def test_every_combination_with_pae(cr0):
+    bench = Bench()
+    pdpt, efer = 0x18000, NXE
+    bench.write64(pdpt, DIRECTORY | P)
+    rights = [P | rw | us | nx for rw in (0, RW) for us in (0, US) for nx in (0, NX)]
+    ptes = [0, *(bits | used for bits in rights for used in (0, A, A | D))]
+    large = [PS | bits | used for bits in rights for used in (0, A, A | D)]
+    gva = 0x00203000
+    for pde, pte in (*product([0, *rights], ptes), *product(large, [0])):
+        for access, user in ACCESSES:
+            bench.write64(DIRECTORY + 8, pde if pde & PS else TABLE | pde)
+            bench.write64(TABLE + 24, FRAME | pte)
+            for page in (3, FRAME >> 12):
+                bench.ram.state[page] = 0
+            bench.configure(cr0, pdpt, PAE, efer)
+            read = bench.ram.read32
+            found, used = paging.walk_pae(read, paging.pdptes(read, pdpt), efer, gva)
+            after = dict(used)
+            got = bench.access(gva, access, user=user)
+            what = f"PDE {pde:#x} PTE {pte:#x} {access} user {user}"
+            if isinstance(found, int) or not paging.grants(found, access, user, cr0):
+                code = paging.error_code(found, access, user, nx=True)
+                assert got == ("fault", code), what
+            else:
+                assert got == ("ok", found.page), what
+                after = {at: entry | A for at, entry in used}
+                after[used[-1][0]] |= D if access == WRITE else 0
+            for at, value in after.items():
+                assert read(at) == value & 0xFFFFFFFF, what
+                assert read(at + 4) == value >> 32, what
 
 
 @pytest.mark.parametrize("cr0", [PG, PG | WP], ids=["WP 0", "WP 1"])

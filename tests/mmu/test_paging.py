@@ -1,19 +1,20 @@
 """Paging formats: their walks against one written from the SDM, and what fits them."""
 
-import dataclasses
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu86.mmu import shadow
 from emu86.mmu.paging import (
     NO_PAGING,
     PAGING_32,
     PAGING_32_PSE,
-    Walk,
+    PAGING_PAE,
+    PAGING_PAE_NX,
     denied,
     format_of,
+    read_pdptes,
     touch,
     walk,
 )
@@ -23,10 +24,13 @@ from emu86.native import abi
 from support import paging
 
 PAGES = 300  # with the hole at A0h-FFh
+FRAME = 0xFFFFFF000
+# The upper half is lost where entries have 32 bits.
 ENTRIES = st.builds(
-    lambda page, bits: page << 12 | bits,
+    lambda page, bits, high: page << 12 | bits | high,
     st.one_of(st.integers(0, PAGES + 3), st.integers(0, (1 << 20) - 1)),
     st.integers(0, 0xFFF),
+    st.sampled_from([0, 0, 0, 1 << 63, 1 << 63, 1 << 35, 1 << 36, 1 << 62]),
 )
 RAM = Ram(PAGES << 12)
 
@@ -45,33 +49,44 @@ def read(gpa):
     pte=ENTRIES,
     gva=st.integers(0, 0xFFFFFFFF),
     cr4=st.sampled_from([0, paging.PSE, paging.PGE, paging.PSE | paging.PGE]),
-    write=st.booleans(),
+    pae=st.booleans(),
+    efer=st.sampled_from([0, paging.NXE]),
+    access=st.sampled_from([paging.READ, paging.WRITE, paging.FETCH]),
     user=st.booleans(),
     wp=st.booleans(),
 )
-def test_walk(directory, low, pde, pte, gva, cr4, write, user, wp):
+def test_walk(directory, low, pde, pte, gva, cr4, pae, efer, access, user, wp):
     cr3 = directory << 12 | low
-    RAM.words[(directory << 10) + (gva >> 22)] = pde
-    table = pde >> 12
+    pdptes = tuple((directory << 12 | 1) ^ i for i in (0, 1, 0, 0))
+    put(directory, pde, gva, pae=pae)
+    table = (pde & FRAME) >> 12
     if table < PAGES and table not in HOLE:
-        RAM.words[(table << 10) + (gva >> 12 & 1023)] = pte
+        put(table, pte, gva, pae=pae, leaf=True)
     before = bytes(RAM.bytes)
-    model, used = paging.walk(read, cr3, cr4, gva)
-    found = walk(RAM, paging.PG, cr3, cr4, gva)
+    if pae:
+        model, used = paging.walk_pae(read, pdptes, efer, gva)
+        cr4 |= paging.PAE
+    else:
+        model, used = paging.walk(read, cr3, cr4, gva)
+    registers = Registers(paging.PG, cr3, cr4, efer, pdptes)
+    found = walk(RAM, registers, gva)
     assert bytes(RAM.bytes) == before, "a walk is pure"
-    access = paging.WRITE if write else paging.READ
+    write, nx = access == paging.WRITE, bool(pae and efer)
+    fetch = nx and access == paging.FETCH
     cr0 = paging.WP if wp else 0
-    code = denied(found, write=write, user=user, wp=wp)
+    code = denied(found, write=write, user=user, wp=wp, fetch=fetch)
     if isinstance(model, int):
         assert not found.mapped
-        assert code == paging.error_code(model, access, user)
+        assert code == paging.error_code(model, access, user, nx=nx)
         return
     assert found.mapped
     assert found.page == model.page
     assert bool(found.rights & paging.RW) == model.writable
     assert bool(found.rights & paging.US) == model.user
+    assert (found.rights & paging.NX == 0) == model.executable
     allowed = paging.grants(model, access, user, cr0)
-    assert code == (None if allowed else paging.error_code(model, access, user))
+    wanted = None if allowed else paging.error_code(model, access, user, nx=nx)
+    assert code == wanted
     assert (found.pde_at, found.pte_at) == (used[0][0], used[-1][0])
     if not allowed:
         return
@@ -86,26 +101,52 @@ def test_walk(directory, low, pde, pte, gva, cr4, write, user, wp):
         page = at >> 12
         inside = page < PAGES and page not in HOLE
         if used[0][0] != used[-1][0] or len(used) == 1:
-            assert read(at) == (value if inside else 0xFFFFFFFF)
+            assert read(at) == (value & 0xFFFFFFFF if inside else 0xFFFFFFFF)
 
 
-FORMATS = (NO_PAGING, PAGING_32, PAGING_32_PSE)
+class Registers(NamedTuple):
+    cr0: int
+    cr3: int
+    cr4: int
+    efer: int
+    pdptes: tuple
 
 
-def by_fields(layout, read, cr3, gva):
+def put(table, entry, gva, *, pae, leaf=False):
+    """Write an entry where the walk for `gva` looks in a table, in 4 or 8 bytes."""
+    if pae:
+        index = gva >> (12 if leaf else 21) & 511
+        RAM.words[(table << 10) + 2 * index] = entry & 0xFFFFFFFF
+        RAM.words[(table << 10) + 2 * index + 1] = entry >> 32
+    else:
+        index = gva >> (12 if leaf else 22) & 1023
+        RAM.words[(table << 10) + index] = entry & 0xFFFFFFFF
+
+
+FORMATS = (NO_PAGING, PAGING_32, PAGING_32_PSE, PAGING_PAE, PAGING_PAE_NX)
+
+
+def by_fields(layout, top, gva):
     """The page and rights that a format's fields tell, or bits of the error code."""
-    table, rights = cr3 & layout.frame, paging.RW | paging.US
+    table, rights = top[0] & layout.root, paging.RW | paging.US
     for shift in layout.shifts:
         size = layout.entry_size
-        entry = read(table + (gva >> shift & 4096 // size - 1) * size)
+        if layout.in_registers and shift == layout.shifts[0]:
+            if not top[gva >> shift] & paging.P:
+                return 0
+            table = top[gva >> shift] & layout.frame
+            continue
+        at = table + (gva >> shift & 4096 // size - 1) * size
+        entry = read(at) | (read(at + 4) << 32 if size == 8 else 0)
         if not entry & paging.P:
             return 0
-        if entry >> 63 and not layout.nx:
+        leaf = shift == layout.shifts[-1]
+        large = shift in layout.large_shifts and entry & paging.PS and not leaf
+        reserved = layout.reserved_large if large else layout.reserved
+        if entry & (layout.reserved_page if leaf else reserved):
             return 1 | 8
-        rights &= entry
-        if shift in layout.large_shifts and entry & paging.PS:
-            if entry & layout.reserved:
-                return 1 | 8
+        rights = rights & entry | (rights | entry) & paging.NX
+        if large:
             first = (entry & layout.frame) >> shift << shift
             return (first | gva & (1 << shift) - 1) >> 12, rights
         table = entry & layout.frame
@@ -119,28 +160,54 @@ def by_fields(layout, read, cr3, gva):
     gva=st.integers(0, 0xFFFFFFFF),
 )
 def test_a_walk_does_what_its_format_says(layout, pde, pte, gva):
-    RAM.words[(1 << 10) + (gva >> 22)] = pde
-    table = pde >> 12
+    pae = layout.entry_size == 8
+    put(1, pde, gva, pae=pae)
+    table = (pde & FRAME) >> 12
     if table < PAGES and table not in HOLE:
-        RAM.words[(table << 10) + (gva >> 12 & 1023)] = pte
-    told = by_fields(layout, read, 0x1000, gva)
-    found = layout.walk(RAM, 0x1000, gva)
+        put(table, pte, gva, pae=pae, leaf=True)
+    top = (0x1001, 0x1001, 0, 0x1001) if pae else (0x1000,)
+    told = by_fields(layout, top, gva)
+    found = layout.walk(RAM, top, gva)
     if isinstance(told, int):
         assert (found.mapped, found.fault) == (False, told)
     else:
-        rights = found.rights & (paging.RW | paging.US)
+        rights = found.rights & (paging.RW | paging.US | paging.NX)
         assert (found.mapped, found.page, rights) == (True, *told)
 
 
 def test_what_chooses_the_format():
     chosen = {
-        (cr0, cr4): format_of(cr0, cr4)
+        (cr0, cr4, efer): format_of(cr0, cr4, efer)
         for cr0 in (0, paging.PG, paging.PG | paging.WP)
-        for cr4 in (0, paging.PGE, paging.PSE)
+        for cr4 in (0, paging.PGE, paging.PSE, paging.PAE, paging.PAE | paging.PSE)
+        for efer in (0, paging.NXE)
     }
-    for (cr0, cr4), layout in chosen.items():
-        large = PAGING_32_PSE if cr4 == paging.PSE else PAGING_32
-        assert layout is (large if cr0 else NO_PAGING)
+    for (cr0, cr4, efer), layout in chosen.items():
+        wanted = PAGING_32_PSE if cr4 & paging.PSE else PAGING_32
+        if cr4 & paging.PAE:
+            wanted = PAGING_PAE_NX if efer else PAGING_PAE
+        assert layout is (wanted if cr0 else NO_PAGING)
+
+
+RESERVED_IN_PDPTES = [*range(1, 3), *range(5, 9), *range(36, 64)]
+
+
+def test_pdptes_are_read_and_looked_at():
+    """Section 4.4.1 and table 4-8: 32 bytes, at a multiple of that."""
+    good = (0x1001, 0x2000 | 0xFFFFFFFF000001E6, 0x3E19, (1 << 36) - 0xFFF)
+    for i, pdpte in enumerate(good):
+        write64(0x4020 + 8 * i, pdpte)
+    assert read_pdptes(RAM, 0x4020 | 0x1F) == (0x1001, 0, *good[2:])
+    for i in range(4):
+        for bit in RESERVED_IN_PDPTES:
+            write64(0x4020 + 8 * i, 1 | 1 << bit)
+            assert read_pdptes(RAM, 0x4020) is None
+        write64(0x4020 + 8 * i, good[i])
+    assert read_pdptes(RAM, PAGES << 12) is None, "ones are no PDPTEs"
+
+
+def write64(at, value):
+    RAM.words[at >> 2], RAM.words[at + 4 >> 2] = value & 0xFFFFFFFF, value >> 32
 
 
 @pytest.mark.parametrize("layout", FORMATS, ids=lambda layout: layout.name)
@@ -150,13 +217,13 @@ def test_a_span_is_whole_leaf_tables(layout):
     assert tables.size == 512 * len(tables.pages)
 
 
-def test_leaf_tables_of_512_entries_need_no_other_shadow(monkeypatch):
-    """As PAE and 4-level paging will have them: a large page of 2 MiB is one."""
-    small = dataclasses.replace(PAGING_32, shifts=(21, 12))
-    identity = dataclasses.replace(small, name="2 MiB", walk=NO_PAGING.walk)
-    monkeypatch.setattr(shadow, "format_of", lambda _cr0, _cr4: identity)
+def test_a_large_page_of_2_mib_is_one_leaf_table():
     bench = paging.Bench(pages=0x500)
-    bench.mmu.configure(0, 0, 0)
+    bits = paging.PS | paging.P | paging.RW | paging.A | paging.D
+    bench.write64(0x10000, 0x11000 | paging.P)
+    for i in range(3):
+        bench.write64(0x11000 + 8 * i, i << 21 | bits)
+    bench.configure(paging.PG, 0x10000, paging.PAE)
     for gva in (0x1FF000, 0x200000, 0x400000):
         assert bench.access(gva, paging.WRITE) == ("ok", gva >> 12)
     sizes = [tables.size for tables in bench.mmu.leaves.values()]
@@ -177,40 +244,70 @@ def test_leaf_tables_of_512_entries_need_no_other_shadow(monkeypatch):
 
 @given(data=st.data())
 def test_a_page_table_of_512_entries(data):
-    """A format of 8-byte entries, two levels: filled, changed, compared and dropped."""
+    """Filled, changed, compared and dropped."""
     changed = data.draw(st.sets(st.integers(0, 511), max_size=5))
     at = data.draw(st.integers(0, 511))
-    layout = dataclasses.replace(
-        PAGING_32, name="wide", shifts=(21, 12), entry_size=8, walk=walk_wide
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shadow, "format_of", lambda _cr0, _cr4: layout)
-        bench = paging.Bench(pages=64)
-        entries = bench.ram.bytes.cast("Q")
-        bits = paging.P | paging.RW | paging.US | paging.A | paging.D
-        entries[0x10000 // 8] = 0x11000 | bits
-        for i in range(512):
-            entries[0x11000 // 8 + i] = 0x20000 | bits
-        bench.mmu.configure(paging.PG, 0x10000, 0)
-        assert bench.access(at << 12) == ("ok", 0x20)
-        around = range(at & ~15, (at & ~15) + 16)
-        present = [i for i in range(512) if bench.engine.entry(i << 12)]
-        assert present == list(around)
-        for i in changed:
-            entries[0x11000 // 8 + i] = 0x21000 | bits
-        bench.mmu.switch(0x10000)
-        assert bench.mmu.stats.resynced == len(changed)
-        present = [i for i in range(512) if bench.engine.entry(i << 12)]
-        assert present == [i for i in around if i not in changed]
-        assert bench.access(at << 12) == ("ok", 0x21 if at in changed else 0x20)
+    bench = paging.Bench(pages=64)
+    bits = paging.P | paging.RW | paging.US | paging.A | paging.D
+    bench.write64(0x10000, 0x12000 | paging.P)
+    bench.write64(0x12000, 0x11000 | bits)
+    for i in range(512):
+        bench.write64(0x11000 + 8 * i, 0x20000 | bits)
+    bench.configure(paging.PG, 0x10000, paging.PAE)
+    assert bench.access(at << 12) == ("ok", 0x20)
+    around = range(at & ~15, (at & ~15) + 16)
+    present = [i for i in range(512) if bench.engine.entry(i << 12)]
+    assert present == list(around)
+    for i in changed:
+        bench.write64(0x11000 + 8 * i, 0x21000 | bits)
+    bench.mmu.switch(0x10000, paging.pdptes(bench.ram.read32, 0x10000))
+    assert bench.mmu.stats.resynced == len(changed)
+    present = [i for i in range(512) if bench.engine.entry(i << 12)]
+    assert present == [i for i in around if i not in changed]
+    assert bench.access(at << 12) == ("ok", 0x21 if at in changed else 0x20)
 
 
-def walk_wide(ram, cr3, gva):
-    entries = ram.bytes.cast("Q")
-    pde_at = (cr3 & ~0xFFF) + 8 * (gva >> 21 & 511)
-    pde = entries[pde_at >> 3]
-    if not pde & paging.P:
-        return Walk(mapped=False, fault=0)
-    pte_at = (pde & 0xFFFFF000) + 8 * (gva >> 12 & 511)
-    pte = entries[pte_at >> 3]
-    return Walk(True, 0, pte >> 12, pde & pte, pde, pte, pde_at, pte_at)
+def test_pdptes_take_effect_when_they_are_loaded():
+    """Section 4.4.1: what is written to memory says nothing until MOV to CR3."""
+    bench = paging.Bench(pages=64)
+    bits = paging.PS | paging.P | paging.RW | paging.A | paging.D
+    for directory, frame in ((0x11000, 0), (0x12000, 1 << 21)):
+        bench.write64(directory, frame | bits)
+    bench.write64(0x10020, 0x11000 | paging.P)
+    bench.configure(paging.PG, 0x10020, paging.PAE)
+    assert bench.access(0x3000) == ("ok", 3)
+    bench.write64(0x10020, 0)
+    bench.write64(0x10028, 0x11000 | paging.P)
+    bench.mmu.invalidate(0x4000)
+    assert bench.access(0x4000) == ("ok", 4)
+    assert bench.access(0x40004000) == ("fault", 0)
+    bench.mmu.switch(0x10020, paging.pdptes(bench.ram.read32, 0x10020))
+    assert bench.access(0x4000) == ("fault", 0)
+    assert bench.access(0x3000) == ("fault", 0)
+    assert bench.access(0x40004000) == ("ok", 4)
+
+
+def test_nx_of_either_entry_forbids_execution():
+    """Section 4.6; and that the page is code by another mapping changes nothing."""
+    bench = paging.Bench(pages=64)
+    bits = paging.P | paging.RW | paging.US | paging.A
+    bench.write64(0x10000, 0x11000 | paging.P)
+    bench.write64(0x11000, 0x12000 | bits)
+    bench.write64(0x11008, 0x12000 | bits | paging.NX)
+    bench.write64(0x12000, 0x20000 | bits)
+    bench.write64(0x12008, 0x20000 | bits | paging.NX)
+    bench.configure(paging.PG, 0x10000, paging.PAE, paging.NXE)
+    for gva, told in (
+        (0, ("ok", 0x20)),
+        (0x1000, ("fault", 1 | 16)),
+        (0x200000, ("fault", 1 | 16)),
+    ):
+        assert bench.access(gva) == ("ok", 0x20)
+        assert bench.access(gva, paging.FETCH) == told
+        assert bench.access(gva) == ("ok", 0x20)
+    assert bench.access(0x3000, paging.FETCH, user=True) == ("fault", 4 | 16)
+    # Without NXE the bit is reserved, and fetches are reads.
+    bench.configure(paging.PG, 0x10000, paging.PAE)
+    assert bench.access(0, paging.FETCH) == ("ok", 0x20)
+    assert bench.access(0x1000, paging.FETCH) == ("fault", 1 | 8)
+    assert bench.access(0x200000) == ("fault", 1 | 8)

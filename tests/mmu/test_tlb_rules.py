@@ -16,6 +16,8 @@ from support import paging
 from support.paging import (
     FETCH,
     NX,
+    NXE,
+    PAE,
     PG,
     PGE,
     PS,
@@ -33,6 +35,7 @@ from support.paging import (
 )
 
 DIRECTORIES = (0x10000, 0x11000)
+DIRECTORIES_2 = (0x15000, 0x16000)  # of PAE's second PDPTE
 TABLES = (0x12000, 0x13000, 0x14000)
 FRAMES = (0x20, 0x21, 0x22, 0x23, 0x12, 0x90)  # pages; one is a table, one has no RAM
 MARKED = (0x20, 0x21, 0x22, 0x23, 0x12, 0, 0x2F)  # with those of the 4 MiB page at 0
@@ -41,7 +44,9 @@ PAGES = (0, 0x20, 0x21, 0x2F)  # of a slot; two are in the 4 MiB page at 0, too
 GVAS = st.builds(
     lambda slot, page: slot << 22 | page << 12, *map(st.sampled_from, (SLOTS, PAGES))
 )
-BITS = st.sets(st.sampled_from([RW, US, A, D, G])).map(sum)
+# NX and a reserved bit are lost where entries have 32 bits.
+BITS = st.sets(st.sampled_from([RW, US, A, D, G, NX])).map(sum)
+FLIPS = (P, RW, US, A, D, G, NX, 1 << 40)
 PRESENT = st.sampled_from([P, P, P, P, 0])
 ENTRY = st.builds(
     lambda frame, bits, p: frame << 12 | bits | p,
@@ -64,42 +69,100 @@ ACCESS = st.tuples(st.sampled_from([READ, WRITE, FETCH]), st.booleans(), st.bool
 
 
 class Guest(RuleBasedStateMachine):
-    """One guest on two page directories and three page tables, which they share."""
+    """One guest on two page directories and three page tables, which they share.
+
+    With PAE paging slot 2, of the addresses from 8 MiB on, is that from 1 GiB on; it is
+    in a directory of its own, which the second PDPTE has; and CR3 is a PDPT's address.
+    Addresses are what they are with 32-bit paging until they are used.
+    """
 
     def __init__(self):
         super().__init__()
         self.bench = Bench(pages=0x90)
         self.cr0, self.cr3, self.cr4 = PG | WP, DIRECTORIES[0], PSE | PGE
+        self.efer, self.pdptes = 0, ()
         # Page -> translations a TLB may hold of it since it was last invalidated.
         self.held = {}
         # Slot -> PDEs that a paging-structure cache may hold: what their page tables
         # say now is then used as well (4.10.3).
         self.cached = {}
 
-    @initialize()
-    def start(self):
-        for directory in DIRECTORIES:
+    @initialize(pae=st.booleans())
+    def start(self, pae):
+        if pae:
+            self.cr4, self.efer = PAE | PGE, NXE
+        for i, directory in enumerate(DIRECTORIES):
+            self.bench.write64(0x17000 + 32 * i, directory | P)
+            self.bench.write64(0x17008 + 32 * i, DIRECTORIES_2[i] | P)
             for slot in SLOTS:
-                self.bench.write32(directory + 4 * slot, TABLES[slot] | P | RW | US | A)
+                entry = TABLES[slot] | P | RW | US | A
+                self.write(self.place(directory, slot), entry)
         for i, table in enumerate(TABLES):
             for j, page in enumerate(PAGES):
                 frame = FRAMES[(i + j) % 4]
-                self.bench.write32(table + 4 * page, frame << 12 | P | RW | US | A)
+                self.write(table + self.size * page, frame << 12 | P | RW | US | A)
         self.configure()
 
+    @property
+    def size(self):
+        return 8 if self.cr4 & PAE else 4
+
+    def write(self, at, entry):
+        if self.cr4 & PAE:
+            self.bench.write64(at, entry)
+        else:
+            self.bench.write32(at, entry & 0xFFFFFFFF)
+
+    def read(self, at):
+        low = self.bench.ram.read32(at)
+        return low | self.bench.ram.read32(at + 4) << 32 if self.cr4 & PAE else low
+
+    def place(self, directory, slot):
+        """Where the PDE of a slot is."""
+        if self.cr4 & PAE and slot == 2:
+            return DIRECTORIES_2[DIRECTORIES.index(directory)]
+        return directory + self.size * slot
+
+    def real(self, cr3):
+        """What CR3 holds."""
+        return 0x17000 + 32 * DIRECTORIES.index(cr3) if self.cr4 & PAE else cr3
+
+    def linear(self, gva):
+        """What linear address stands for `gva`."""
+        if not self.cr4 & PAE:
+            return gva
+        return (0, 1 << 21, 1 << 30)[gva >> 22] | gva & (1 << 21) - 1
+
     def configure(self):
-        self.bench.mmu.configure(self.cr0, self.cr3, self.cr4)
+        self.bench.configure(self.cr0, self.real(self.cr3), self.cr4, self.efer)
+        self.pdptes = paging.pdptes(self.bench.ram.read32, self.real(self.cr3))
         self.held.clear()
         self.cached.clear()
 
+    def walk(self, read, gva):
+        if self.cr4 & PAE:
+            return paging.walk_pae(read, self.pdptes, self.efer, self.linear(gva))
+        return paging.walk(read, self.cr3, self.cr4, gva)
+
     def now(self, gva):
-        return paging.walk(self.bench.ram.read32, self.cr3, self.cr4, gva)
+        return self.walk(self.bench.ram.read32, gva)
+
+    def pde(self, slot):
+        """Where the PDE of a slot is by the registers; None without a PDPTE."""
+        if not self.cr4 & PAE:
+            return self.cr3 + 4 * slot
+        pdpte = self.pdptes[slot >> 1]
+        return (pdpte & ~0xFFF) + 8 * (slot & 1) if pdpte & P else None
+
+    def large(self, pde):
+        return pde & PS and self.cr4 & (PSE | PAE)
 
     def remember(self):
         """Before tables or CR3 change: a TLB may hold any translation of now."""
         for slot in SLOTS:
-            pde = self.bench.ram.read32(self.cr3 + 4 * slot)
-            if pde & P and pde & A and not (pde & PS and self.cr4 & PSE):
+            at = self.pde(slot)
+            pde = self.read(at) if at is not None else 0
+            if pde & P and pde & A and not self.large(pde):
                 self.cached.setdefault(slot, set()).add(pde)
             for page in PAGES:
                 gva = slot << 22 | page << 12
@@ -112,11 +175,15 @@ class Guest(RuleBasedStateMachine):
     def by_cached(self, gva):
         """The translations that cached PDEs give."""
         slot, read32 = gva >> 22, self.bench.ram.read32
+        place = self.pde(slot)
         for pde in self.cached.get(slot, ()):
-            found, _used = paging.walk(
-                lambda at, pde=pde: pde if at == self.cr3 + 4 * slot else read32(at),
-                self.cr3, self.cr4, gva,
-            )  # fmt: skip
+            halves = {place: pde & 0xFFFFFFFF}
+            if self.cr4 & PAE:
+                halves[place + 4] = pde >> 32
+            found, _used = self.walk(
+                lambda at, halves=halves: halves[at] if at in halves else read32(at),
+                gva,
+            )
             if not isinstance(found, int):
                 yield found
 
@@ -125,28 +192,38 @@ class Guest(RuleBasedStateMachine):
     @rule(table=st.sampled_from(TABLES), page=st.sampled_from(PAGES), entry=ENTRY)
     def write_pte(self, table, page, entry):
         self.remember()
-        self.bench.write32(table + 4 * page, entry)
+        self.write(table + self.size * page, entry)
 
     @rule(
         directory=st.sampled_from(DIRECTORIES), slot=st.sampled_from(SLOTS), entry=PDE
     )
     def write_pde(self, directory, slot, entry):
         self.remember()
-        self.bench.write32(directory + 4 * slot, entry)
+        self.write(self.place(directory, slot), entry)
+
+    @rule(
+        directory=st.sampled_from(DIRECTORIES),
+        index=st.integers(0, 1),
+        pdpte=st.sampled_from([*DIRECTORIES, *DIRECTORIES_2, 0]),
+    )
+    def write_pdpte(self, directory, index, pdpte):
+        """It says nothing until MOV to CR3."""
+        at = 0x17000 + 32 * DIRECTORIES.index(directory) + 8 * index
+        self.bench.write64(at, pdpte | P if pdpte else 0)
 
     @rule(
         table=st.sampled_from(TABLES),
         page=st.sampled_from(PAGES),
-        bit=st.sampled_from([P, RW, US, A, D, G]),
+        bit=st.sampled_from(FLIPS),
     )
     def flip_a_bit(self, table, page, bit):
         self.remember()
-        at = table + 4 * page
-        self.bench.write32(at, self.bench.ram.read32(at) ^ bit)
+        at = table + self.size * page
+        self.write(at, self.read(at) ^ bit)
 
     @rule(gva=GVAS)
     def invlpg(self, gva):
-        self.bench.mmu.invalidate(gva)
+        self.bench.mmu.invalidate(self.linear(gva))
         self.remember_not(gva)
 
     def remember_not(self, gva):
@@ -165,8 +242,9 @@ class Guest(RuleBasedStateMachine):
     @rule(cr3=st.sampled_from(DIRECTORIES))
     def mov_to_cr3(self, cr3):
         self.remember()
-        self.cr3 = cr3
-        self.bench.switch(cr3)
+        self.cr3, real = cr3, self.real(cr3)
+        self.pdptes = paging.pdptes(self.bench.ram.read32, real)
+        self.bench.switch(real)
         for held in self.held.values():
             local = {t for t in held if not (t[0].is_global and self.cr4 & PGE)}
             held.difference_update(local)
@@ -175,6 +253,11 @@ class Guest(RuleBasedStateMachine):
     @rule(bit=st.sampled_from([PGE, PSE]))
     def toggle_cr4(self, bit):
         self.cr4 ^= bit
+        self.configure()
+
+    @rule()
+    def toggle_nxe(self):
+        self.efer ^= NXE
         self.configure()
 
     @rule()
@@ -191,7 +274,8 @@ class Guest(RuleBasedStateMachine):
             assert isinstance(found, int) or not paging.grants(
                 found, access, user, self.cr0
             )
-            assert value == paging.error_code(found, access, user)
+            nx = self.cr4 & PAE and self.efer & NXE
+            assert value == paging.error_code(found, access, user, nx=nx)
             return
         fresh = not isinstance(found, int) and paging.grants(
             found, access, user, self.cr0
@@ -214,7 +298,7 @@ class Guest(RuleBasedStateMachine):
             assert value in pages, (hex(value), pages)
         if fresh and not held:
             for at, before in used:
-                after = self.bench.ram.read32(at)
+                after = self.read(at)
                 assert after & A
                 assert (after | A | D) == (before | A | D)
             if access == WRITE:
@@ -226,7 +310,8 @@ class Guest(RuleBasedStateMachine):
     @rule(gva=GVAS, access=st.sampled_from([READ, WRITE, FETCH]), user=st.booleans())
     def access(self, gva, access, user):
         self.before = self.now(gva)
-        self.judge(gva, access, user, self.bench.access(gva, access, user=user))
+        got = self.bench.access(self.linear(gva), access, user=user)
+        self.judge(gva, access, user, got)
 
     @rule(gva=GVAS, write=st.booleans(), user=st.booleans())
     def access_by_the_vmm(self, gva, write, user):
@@ -247,11 +332,11 @@ class Guest(RuleBasedStateMachine):
             marks |= {words[page << 10] | used: page for used in (A, A | D)}
         try:
             if write:
-                memory.write(gva, 0xDEF00000, 4, user=user)
+                memory.write(self.linear(gva), 0xDEF00000, 4, user=user)
                 hit = [page for page in MARKED if words[page << 10] == 0xDEF00000]
                 got = ("ok", hit[0]) if hit else ("bus", None)
             else:
-                value = memory.read(gva, 4, user=user)
+                value = memory.read(self.linear(gva), 4, user=user)
                 got = ("ok", marks[value]) if value in marks else ("ok", 1 << 20)
         except PageFault as fault:
             got = "fault", fault.error
@@ -266,7 +351,7 @@ class Guest(RuleBasedStateMachine):
     @rule(
         gva=GVAS,
         first=ACCESS,
-        entry=st.one_of(ENTRY, st.sampled_from([P, RW, US, A, D, G])),
+        entry=st.one_of(ENTRY, st.sampled_from(FLIPS)),
         large=st.none() | PDE,
         then=st.sampled_from(["", "invlpg", "invlpg", "cr3", "cr3 twice"]),
         second=ACCESS,
@@ -276,11 +361,11 @@ class Guest(RuleBasedStateMachine):
         self.use(gva, *first)
         _found, used = self.now(gva)
         self.remember()
-        at, old = used[-1]
-        if large is not None:
-            self.bench.write32(used[0][0], large)
+        at, old = used[-1] if used else (0x15000, 0)
+        if large is not None and used:
+            self.write(used[0][0], large)
         elif at < 0x15000:
-            self.bench.write32(at, entry if entry >> 12 else old ^ entry)
+            self.write(at, old ^ entry if entry in FLIPS else entry)
         if then == "invlpg":
             self.invlpg(gva)
         elif then == "cr3":
@@ -403,10 +488,10 @@ def test_a_page_table_in_a_page_that_the_machine_marks():
     """Found by a soak: the mark of page 21h was its own PTE; a read one had A."""
     read, by_vmm = (READ, False, False), (READ, False, True)
     guest = Guest()
-    guest.start()
+    guest.start(pae=False)
     guest.access_change_access(0, read, 0x12000 | P, None, "", by_vmm)
     guest = Guest()
-    guest.start()
+    guest.start(pae=False)
     guest.access_change_access(0x400000, read, 0x20000 | P, PS | P, "", read)
     guest.access_change_access(0x400000, read, 0x21000 | P, None, "", by_vmm)
 
@@ -414,7 +499,7 @@ def test_a_page_table_in_a_page_that_the_machine_marks():
 def test_a_cached_pde_and_a_page_table_that_two_slots_share():
     """Found by a soak: a write by one made the page dirty for the other's stale PDE."""
     guest = Guest()
-    guest.start()
+    guest.start(pae=False)
     guest.write_pde(DIRECTORIES[0], 2, TABLES[1] | P | RW | US | A)
     guest.invlpg(0x800000)
     guest.access(0x821000, READ, False)

@@ -47,7 +47,7 @@ STACK2 equ 0x230000
 STACK3 equ 0x238000
 STACKB equ 0x240000
 PD equ 0x248000
-PT equ 0x249000
+{tables}
 LOG equ {log}
 
 mb: dd 0x1BADB002, 0x10000, -(0x1BADB002 + 0x10000), mb, mb, image_end, image_end, entry

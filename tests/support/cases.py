@@ -89,9 +89,58 @@ _PAGING = """
     mov cr3, eax
 """
 
+# The same with PAE and NX: the PDPT at PD, one directory, then four page tables at PT,
+# of which cases may change the entry of 703000h alone.
+_PAGING_PAE = """
+    cmp dword [index], 0
+    jne .mapped
+    mov edi, PT
+    mov eax, 7
+    mov ecx, 2048
+.map:
+    mov [edi], eax
+    mov dword [edi + 4], 0
+    add edi, 8
+    add eax, 4096
+    loop .map
+.mapped:
+    xor eax, eax
+    mov dword [PT + 0x703 * 8], 0x703007
+    mov dword [PT + 0x703 * 8 + 4], eax
+    mov dword [PD], PDE + 1
+    mov edi, PD + 4
+    mov ecx, 1023
+    rep stosd
+    mov ecx, 4
+.table:
+    mov edx, ecx
+    shl edx, 12
+    lea edx, [edx + PT - 0x1000 + 7]
+    mov [PDE - 8 + ecx * 8], edx
+    mov [PDE - 4 + ecx * 8], eax
+    loop .table
+    mov edi, PDE + 32
+    mov ecx, 1016
+    rep stosd
+    mov ecx, 0xC0000080
+    mov eax, 0x800
+    xor edx, edx
+    wrmsr
+    mov eax, 0x20
+    mov cr4, eax
+    mov eax, PD
+    mov cr3, eax
+"""
+_PAGINGS = {False: "", True: _PAGING, "pae": _PAGING_PAE}
+
 
 def image(cases, *, sweeps=(), paging=False, cr0=0x31, cr4=0):
-    """The guest for these cases; `sweeps`: descriptors that stand from SWEEP on."""
+    """The guest for these cases; `sweeps`: descriptors that stand from SWEEP on.
+
+    paging: in all cases; "pae": with PAE and NX.
+    """
+    if paging == "pae":
+        cr4 |= 0x20
     table = "".join(
         f"dd case_{i}, {case.ring}, {case.flags:#x}, 0\n"
         for i, case in enumerate(cases)
@@ -110,7 +159,10 @@ def image(cases, *, sweeps=(), paging=False, cr0=0x31, cr4=0):
             cr0=cr0 | (1 << 31 if paging else 0),
             cr4=cr4,
             cr3=0x248000 if paging else 0,
-            paging=_PAGING if paging else "",
+            paging=_PAGINGS[paging],
+            tables="PDE equ 0x249000\nPT equ 0x24A000"
+            if paging == "pae"
+            else "PT equ 0x249000",
             sweeps="".join(f"dd {low:#x}, {high:#x}\n" for low, high in sweeps),
         )
     )
@@ -118,7 +170,7 @@ def image(cases, *, sweeps=(), paging=False, cr0=0x31, cr4=0):
 
 def machine(kernel, **options):
     """A machine with this kernel loaded."""
-    built = Machine(memory=MEMORY, debug_exit=True, **options)
+    built = Machine(**{"memory": MEMORY, "debug_exit": True} | options)
     built.load_kernel(kernel)
     return built
 
@@ -155,7 +207,7 @@ def on_emu86(cases, *, sweeps=(), paging=False, options=None, **setup):
 
 
 @cache
-def on_qemu(cases, *, sweeps=(), paging=False, **setup):
+def on_qemu(cases, *, sweeps=(), paging=False, cpu="pentium3,-apic", **setup):
     """The records of these cases on QEMU's own CPU; skips the test without QEMU.
 
     QEMU 7.2 does not set RF in the flags that a fault pushes. The SDM does (Vol. 3B
@@ -167,7 +219,7 @@ def on_qemu(cases, *, sweeps=(), paging=False, **setup):
     with tempfile.TemporaryDirectory() as folder:
         kernel, log = Path(folder, "kernel"), Path(folder, "log")
         kernel.write_bytes(image(cases, sweeps=sweeps, paging=paging, **setup))
-        command = [qemu, "-M", "isapc", "-cpu", "pentium3,-apic", "-m", "16"]
+        command = [qemu, "-M", "isapc", "-cpu", cpu, "-m", "16"]
         command += ["-display", "none", "-no-reboot", "-kernel", kernel]
         command += ["-debugcon", f"file:{log}", "-serial", "null", "-monitor", "none"]
         command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]

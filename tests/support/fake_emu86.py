@@ -52,6 +52,7 @@ class Stats:
     guest_share: float | None = None
     wall_s: float = 0.5
     display_bytes: int = 0
+    cpu: str = "pentium3"
 
     def to_dict(self):
         return {"wall_s": self.wall_s}

@@ -1,4 +1,4 @@
-"""32-bit paging as the SDM tells it, and hardware that walks the shadow tables.
+"""32-bit and PAE paging as the SDM tells it, and hardware that walks the shadow tables.
 
 The model is written from Vol. 3A chapter 4 alone. The hardware knows 4-level paging
 (section 4.5) and has a TLB that forgets nothing until it is told to: what it grants by
@@ -20,7 +20,8 @@ from emu86.native.roots import write_cr3
 P, RW, US, A, D, PS, G = 1, 2, 4, 32, 64, 128, 256
 NX = 1 << 63
 PG, WP = 1 << 31, 1 << 16
-PSE, PGE = 1 << 4, 1 << 7
+PSE, PAE, PGE = 1 << 4, 1 << 5, 1 << 7
+NXE = 1 << 11
 READ, WRITE, FETCH = "read", "write", "fetch"
 
 
@@ -33,6 +34,7 @@ class Translation:
     user: bool
     is_global: bool
     large: bool
+    executable: bool = True
 
 
 def walk(read, cr3, cr4, gva):
@@ -62,18 +64,67 @@ def walk(read, cr3, cr4, gva):
     return found, [(at, pde), (entry_at, pte)]
 
 
+def walk_pae(read, pdptes, efer, gva):
+    """Section 4.4, by the PDPTE registers: MAXPHYADDR is 36, and there is no PAT."""
+
+    def entry(at):
+        return read(at) | read(at + 4) << 32
+
+    def reserved(value, bits):
+        high = 0x7FFFFFF0_00000000 | (0 if efer & NXE else NX)
+        return value & (high | bits)
+
+    pdpte = pdptes[gva >> 30]
+    if not pdpte & P:
+        return 0, []
+    at = (pdpte & 0xFFFFFF000) + 8 * (gva >> 21 & 511)
+    pde = entry(at)
+    used = [(at, pde)]
+    if not pde & P:
+        return 0, used
+    if reserved(pde, 0x1FF000 if pde & PS else 0):
+        return 1 | 8, used
+    if pde & PS:
+        page = (pde & 0xFFFE00000) >> 12 | gva >> 12 & 511
+        rights = bool(pde & RW), bool(pde & US), bool(pde & G)
+        return Translation(page, *rights, True, not pde & NX), used
+    entry_at = (pde & 0xFFFFFF000) + 8 * (gva >> 12 & 511)
+    pte = entry(entry_at)
+    used.append((entry_at, pte))
+    if not pte & P:
+        return 0, used
+    if reserved(pte, 1 << 7):
+        return 1 | 8, used
+    both, either = pde & pte, pde | pte
+    rights = bool(both & RW), bool(both & US), bool(pte & G)
+    page = (pte & 0xFFFFFF000) >> 12
+    return Translation(page, *rights, False, not either & NX), used
+
+
+def pdptes(read, cr3):
+    """Section 4.4.1: what MOV to CR3 loads."""
+    first = cr3 & 0xFFFFFFE0
+    return tuple(read(first + 8 * i) | read(first + 8 * i + 4) << 32 for i in range(4))
+
+
 def grants(found, access, user, cr0):
     """Section 4.6: whether a translation allows an access."""
     if user and not found.user:
         return False
-    if access != WRITE or found.writable:
+    if access == FETCH:
+        return found.executable
+    if access == READ or found.writable:
         return True
     return not user and not cr0 & WP
 
 
-def error_code(found, access, user):
-    """Section 4.7: the error code of an access that `found` does not allow."""
+def error_code(found, access, user, *, nx=False):
+    """Section 4.7: the error code of an access that `found` does not allow.
+
+    nx: CR4.PAE and EFER.NXE are set.
+    """
     code = found if isinstance(found, int) else 1
+    code |= 16 if access == FETCH and nx else 0
     return code | (2 if access == WRITE else 0) | (4 if user else 0)
 
 
@@ -170,6 +221,16 @@ class Bench:
         self.mmu = ShadowMmu(self.engine, self.ram, VmmMemory(self.engine))
         self.memory = GuestMemory(self.mmu)
 
+    def configure(self, cr0, cr3, cr4, efer=0):
+        """Have the registers hold this, and the PDPTE registers what memory does."""
+        loaded = pdptes(self.ram.read32, cr3) if cr4 & PAE else (0,) * 4
+        self.mmu.configure(cr0, cr3, cr4, efer, loaded)
+
+    def write64(self, gpa, value):
+        """Write guest RAM behind everybody's back, as the guest's own stores do."""
+        self.write32(gpa, value & 0xFFFFFFFF)
+        self.write32(gpa + 4, value >> 32)
+
     def write32(self, gpa, value):
         """Write guest RAM behind everybody's back, as the guest's own stores do."""
         self.ram.words[gpa >> 2] = value
@@ -193,11 +254,12 @@ class Bench:
 
     def switch(self, cr3):
         """MOV to CR3; by the handler in `native`, where it can."""
+        loaded = pdptes(self.ram.read32, cr3) if self.engine.shared.wide else (0,) * 4
         if self.fills and self.engine.switch(cr3):
             self.engine.shared.behind = 0
-            self.mmu.catch_up(abi.SWITCHED, cr3)
+            self.mmu.catch_up(abi.SWITCHED, cr3, loaded)
         else:
-            self.mmu.switch(cr3)
+            self.mmu.switch(cr3, loaded)
 
     def filled(self, gva, code):
         """What the native handler makes of a miss, in CPython."""
@@ -211,8 +273,8 @@ class Bench:
             saved = self.engine.q[CR + 3]
             self.engine.q[CR + 3] = root.hpa
             for slot in root.tables:
-                for i in range(self.ram.pages):
-                    gva = slot << 22 | i << 12
+                for i in range(min(self.ram.pages, self.mmu._span_last + 1)):
+                    gva = slot << self.mmu.span_shift | i << 12
                     entry = self.engine.entry(gva)
                     if entry & P:
                         yield root, gva, entry
@@ -220,4 +282,5 @@ class Bench:
 
     def place(self, root, gva):
         """The pool index of the leaf entry for `gva`."""
-        return root.tables[gva >> 22].base + (gva >> 12 & 1023)
+        table = root.tables[gva >> self.mmu.span_shift]
+        return table.base + (gva >> 12 & self.mmu._span_last)

@@ -10,6 +10,7 @@ from emu86 import Machine
 from support.places import GUESTS
 
 KERNEL, INITRD = GUESTS / "vmlinuz", GUESTS / "initrd.cpio"
+KERNEL_PAE = GUESTS / "vmlinuz-pae"
 APPEND = "console=ttyS0"
 MEMORY = 256 << 20
 PROMPT = b"emu86# "
@@ -27,12 +28,14 @@ def stripped(shown):
 class Shell:
     """Debian's kernel in a Machine of this process, booted to its prompt."""
 
-    def __init__(self, technique="patch", cpu="pentium3", memory=MEMORY, **options):
+    def __init__(
+        self, technique="patch", cpu=None, memory=MEMORY, kernel=KERNEL, **options
+    ):
         self.machine = Machine(memory=memory, cpu=cpu, technique=technique, **options)
         self.shown = bytearray()
         self.stop = None
         self.machine.on_console(self.shown.extend)
-        self.machine.load_kernel(KERNEL, append=APPEND, initrd=INITRD)
+        self.machine.load_kernel(kernel, append=APPEND, initrd=INITRD)
         self.boot = self._until_prompt()
         self.do(QUIETLY)
 

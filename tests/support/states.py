@@ -24,7 +24,8 @@ DIRECTORY = 9  # that CR3 is to be, with a page table
 OTHER_TABLE = 10
 GDT = 11
 CODE = 12
-HELD_TABLE = 13
+PDPT = 13
+HELD_TABLE = 14
 KERNEL, USER = 0x60, 0x73
 
 
@@ -170,6 +171,7 @@ def randomize(world, seed, aim="any"):
     cpu.cc_op = pick.few(1, 1, 0, 20)
     cpu.cc_src, cpu.df = pick.getrandbits(64), pick.few(1, x86.MASK32)
     segments(world, pick)
+    paging(world, pick)
     shadow(world, pick)
     transfers(world, pick)
     page_tables(world, pick, seed)
@@ -188,7 +190,7 @@ def randomize(world, seed, aim="any"):
         control.cr0 = control.cr0 & pick.odd(x86.CR0_DEFINED, x86.MASK32) | x86.CR0_ET
     elif aim == "MOV to CR3":
         tlb(world, Pick(seed))
-        cpu.gpr[kind >> 4 & 7] = pick.odd(DIRECTORY << 12, 0) | pick.few(0, 0x18)
+        cpu.gpr[kind >> 4 & 7] = pick.odd(root_at(control), 0) | pick.few(0, 0x18)
     elif aim == "MOV to Sreg":
         load_sreg(world, pick, pick.odd(0x8E, 0x8C) | pick.few(*LOADS) << 8)
     elif aim == "POP Sreg":
@@ -203,7 +205,16 @@ def randomize(world, seed, aim="any"):
         limit(world, kind, pick)
     linear = cpu.rip - is_break + cpu.segments[x86.CS].base & x86.MASK32
     site = control.sites[site_index(linear) ^ pick.randrange(2)]
-    site.linear = pick.odd(linear, linear ^ 1 << 31, linear | 1 << 32)
+    page = 0
+    if control.shadow_pdes:
+        found = world.shadow_pdes[linear >> 21]
+        hpa = (found & x86.LONG_FRAME) + control.vmm_memory_bias & (1 << 64) - 1
+        entry = 0
+        if found & x86.PTE_P:
+            entry = abi.ShadowTable.from_address(hpa)[linear >> 12 & 511]
+        page = (entry & x86.LONG_FRAME if entry & x86.PTE_P else 0) >> 12
+    place = linear | (page & abi.PAGES_MOST - 1) << 32
+    site.place = pick.odd(place, place ^ 1 << 31, place ^ 1 << 32)
     site.kind = kind
     for register in cpu.gpr:
         page = (register & x86.MASK32) >> 12
@@ -318,6 +329,65 @@ def limit(world, kind, pick):
     segment.attributes ^= pick.odd(0, x86.DESC_P, x86.DESC_CODE, once=8)
 
 
+def paging(world, pick):
+    """What the guest's tables are like; and where its directories are."""
+    control = world.control
+    control.wide, nx = pick.randrange(2), pick.odd(1, 0, once=6)
+    control.frame = 0xFFFFFF000 if control.wide else 0xFFFFF000
+    if control.wide:
+        control.reserved = 0x7FFFFFF0 << 32 | (0 if nx else x86.PTE_NX)
+        control.reserved_page = control.reserved | 0x80
+        control.fetch_bit = x86.PF_I if nx else 0
+    for i in range(4 if control.wide else 1):
+        there = pick.odd(1, 0, once=10)
+        control.guest_pdes[i] = there * ctypes.addressof(world.guest_pdes) + (
+            i << 12 if there else 0
+        )
+        control.known_pdes[i] = ctypes.addressof(world.known_pdes) + (i << 12)
+
+
+def get(world, words, table, index):
+    """An entry of a table, the number of a page of words of 32 bits."""
+    if not world.control.wide:
+        return words[(table << 10) + index]
+    at = (table << 10) + 2 * index
+    return words[at] | words[at + 1] << 32
+
+
+def put(world, words, table, index, entry):
+    """Write one."""
+    if world.control.wide:
+        at = (table << 10) + 2 * index
+        words[at], words[at + 1] = entry & x86.MASK32, entry >> 32
+    else:
+        words[(table << 10) + index] = entry & x86.MASK32
+
+
+def pde_place(world, linear):
+    """The number of its directory, and of its PDE there."""
+    linear &= x86.MASK32
+    if world.control.wide:
+        return linear >> 30, linear >> 21 & 511
+    return 0, linear >> 22
+
+
+def first_shadow_pde(world, linear):
+    """The number of the first shadow PDE that its PDE has."""
+    linear &= x86.MASK32
+    return linear >> 21 if world.control.wide else linear >> 22 << 1
+
+
+def pte_index(world, linear):
+    return linear >> 12 & (511 if world.control.wide else 1023)
+
+
+def high_bits(world, pick):
+    """What an entry may have above 32 bits."""
+    if not world.control.wide:
+        return 0
+    return pick.few(0, 0, x86.PTE_NX, pick.odd(0, 1 << 35, 1 << 36, 1 << 62, once=4))
+
+
 def shadow(world, pick):
     """Shadow tables for what the registers point to."""
     control = world.control
@@ -325,7 +395,7 @@ def shadow(world, pick):
     control.vmm_memory_bias = bias
     if pick.odd(1, 0):
         world.point_at(shadow_pdes=world.shadow_pdes)
-    world.point_at(guest_pdes=world.guest_pdes, known_pdes=world.known_pdes)
+        control.tables_known = pick.odd(1, 0)
     most = abi.DROPPED_MOST
     control.dropped_count = pick.few(
         0, 1, most - 1, pick.odd(2, most, most + 1, once=4)
@@ -336,15 +406,19 @@ def shadow(world, pick):
         hpa = ctypes.addressof(table) - bias & (1 << 64) - 1
         world.shadow_pdes[page >> 9] = pick.few(0, hpa | 0x63, hpa | 0x63)
         table[page & 511] = pick.few(0, pick.getrandbits(64), 1)
-        pde = pick.word() & ~x86.PDE_PS
-        world.guest_pdes[page >> 10] = pde | pick.odd(0, x86.PDE_PS)
-        changed = pick.odd(0, 1, 1 << 31)
-        world.known_pdes[page >> 10] = world.guest_pdes[page >> 10] ^ changed
-        leaf = world.leaves[
-            world.shadow_pdes[2 * (page >> 10)] >> 12 & abi.LEAF_PAGES - 1
-        ]
-        leaf.is_shared = page >> 2 & 1
-    control.linked_pdes = pick.few(0, pick.word(), x86.MASK32)
+        pde = pick.word() & ~x86.PDE_PS | pick.odd(0, x86.PDE_PS)
+        place = pde_place(world, register)
+        put(world, world.guest_pdes, *place, pde)
+        put(world, world.known_pdes, *place, pde ^ pick.odd(0, 1, 1 << 31))
+        first = world.shadow_pdes[first_shadow_pde(world, register)]
+        world.leaves[first >> 12 & abi.LEAF_PAGES - 1].is_shared = page >> 2 & 1
+    runs = pick.few(0, pick.word(), x86.MASK32)
+    control.linked_pdes = pick.few(runs, runs << 32) if control.wide else runs
+
+
+def root_at(control):
+    """Where CR3 is to be."""
+    return PDPT << 12 | 0x40 if control.wide else DIRECTORY << 12
 
 
 def roots(world, pick):
@@ -355,27 +429,35 @@ def roots(world, pick):
     cpu.cr0 = pick.getrandbits(64)
     control.write_protect = pick.randrange(2)
     hold(world, pick)
-    root = control.roots[DIRECTORY]
-    root.directory = (DIRECTORY << 12) + pick.odd(1, 0)
+    at = root_at(control)
+    root = control.roots[abi.root_slot(at)]
+    root.at = at + pick.odd(1, 0)
     root.hpa = pick.odd(0x5000, cpu.cr3)
     root.shadow_pdes = ctypes.addressof(world.other_pdes)
+    root.directories[0] = DIRECTORY + 1
     root.known_pdes = ctypes.addressof(world.other_known)
-    slot = pick.randrange(1024)
+    if control.wide:
+        root.directories[2] = pick.odd(0, 2, once=10)
+        put(world, world.ram, PDPT, 8, DIRECTORY << 12 | pick.odd(1, 0, 3, 0x1001))
+        put(world, world.ram, PDPT, 9, pick.odd(0, DIRECTORY << 12 | 1))
+        put(world, world.ram, PDPT, 10, pick.few(0, pick.getrandbits(64) & ~1))
+    slot = pick.randrange(512 if control.wide else 1024)
     root.linked_pdes = pick.odd(1 << (slot >> 5), 0, x86.MASK32)
     hpa = ctypes.addressof(world.tables[2]) - control.vmm_memory_bias & (1 << 64) - 1
-    world.other_pdes[2 * slot] = hpa | 0x63
+    world.other_pdes[slot if control.wide else 2 * slot] = hpa | 0x63
     leaf = world.leaves[hpa >> 12 & abi.LEAF_PAGES - 1]
     leaf.page_table = pick.odd(OTHER_TABLE << 12, -1, RAM_PAGES << 12)
     leaf.has_nonglobal = pick.odd(1, 0)
     leaf.copy.contents = world.other_copies
     for _ in range(pick.few(0, 0, 3)):
-        i = pick.randrange(1024)
-        world.ram[OTHER_TABLE * 1024 + i] = pick.word()
-        world.other_copies[i] = pick.word() & ~pick.odd(x86.PTE_G, 0, once=4)
+        i = pick.randrange(512 if control.wide else 1024)
+        put(world, world.ram, OTHER_TABLE, i, pick.getrandbits(64))
+        known = pick.getrandbits(64) & ~pick.odd(x86.PTE_G, 0, once=4)
+        put(world, world.other_copies, 0, i, known)
         world.tables[2 + i // 512][i % 512] = pick.getrandbits(48)
     if pick.randrange(2):
         i = pick.odd(slot ^ 1, slot, once=4)
-        world.ram[DIRECTORY * 1024 + i] = pick.word()
+        put(world, world.ram, DIRECTORY, i, pick.getrandbits(64))
 
 
 def hold(world, pick):
@@ -386,19 +468,27 @@ def hold(world, pick):
     for i in range(2):
         held = control.held[i]
         held.page, held.frame = pick.getrandbits(20), pick.getrandbits(20)
-        slot, at = held.page >> 10, held.page & 1023
+        if control.wide:  # in the first directory, but for one time in eight
+            held.page &= pick.odd((1 << 18) - 1, (1 << 20) - 1, once=8)
+        _directory, slot = pde_place(world, held.page << 12)
+        at = pte_index(world, held.page << 12)
+        last = 511 if control.wide else 1023
         pde = HELD_TABLE << 12 | pick.odd(0x27, 0x26, once=8)
         pte = held.frame << 12 | pick.odd(0x27, 0x26, once=8)
         if pick.randrange(3) == 0:
-            odd = pick.odd(0, 1 << 12, 1 << 21, once=8)
-            pde = (held.frame & ~1023) << 12 | odd | 0xA7
-            held.frame = pick.odd(held.frame & ~1023 | at, held.frame, once=8)
+            odd = pick.odd(0, 1 << 12, 1 << 20, once=8)
+            pde = (held.frame & ~last) << 12 | odd | 0xA7
+            held.frame = pick.odd(held.frame & ~last | at, held.frame, once=8)
         elif not pick.odd(1, 0, once=8):
             pde |= RAM_PAGES << 12
         elif not pick.odd(1, 0, once=8):
             pte ^= 1 << 12
-        world.ram[HELD_TABLE * 1024 + at] = pte
-        world.ram[DIRECTORY * 1024 + slot] = world.other_known[slot] = pde
+        if control.wide:
+            pte |= pick.odd(0, 1 << 40, once=8)
+            pde |= pick.odd(0, 1 << 40, once=8)
+        put(world, world.ram, HELD_TABLE, at, pte)
+        put(world, world.ram, DIRECTORY, slot, pde)
+        put(world, world.other_known, 0, slot, pde)
 
 
 def tlb(world, pick):
@@ -567,11 +657,13 @@ def write_to_gdt(world, pick):
     cpu.error_code = pick.odd(3, 2, 7)
     pde = pick.few(0xE7, PAGE_TABLE << 12 | 0x27, 0x1000000 | 0x27)
     pde &= ~pick.odd(0, 2, 1, once=8)
-    world.guest_pdes[where >> 22] = pde
-    world.known_pdes[where >> 22] = pick.odd(pde, 0)
+    place = pde_place(world, where)
+    put(world, world.guest_pdes, *place, pde)
+    put(world, world.known_pdes, *place, pick.odd(pde, 0))
     pte = pick.odd(0x67, 0x27)
-    world.ram[PAGE_TABLE * 1024 + (where >> 12 & 1023)] = pte
-    found = world.shadow_pdes[where >> 22 << 1] = world.shadow_pdes[where >> 21]
+    put(world, world.ram, PAGE_TABLE, pte_index(world, where), pte)
+    found = world.shadow_pdes[where >> 21]
+    world.shadow_pdes[first_shadow_pde(world, where)] = found
     leaf = world.leaves[found >> 12 & abi.LEAF_PAGES - 1]
     leaf.page_table = pick.odd(-1 if pde & x86.PDE_PS else PAGE_TABLE << 12, -1)
     leaf.is_shared, leaf.copy.contents = pick.odd(0, 1), world.copies
@@ -582,11 +674,12 @@ def page_fault(world, pick):
     cpu = world.cpu
     control = world.control
     control.stale = 0
-    slot, at = cpu.cr2 >> 22 & 1023, cpu.cr2 >> 12 & 1023
     pde = pick.few(PAGE_TABLE << 12 | 7, PAGE_TABLE << 12 | 7, 0, 0x87, 0x1000007)
-    world.guest_pdes[slot] = pde
-    world.ram[PAGE_TABLE * 1024 + at] = pick.few(0, 0, 1, 5, 3, 7)
-    cpu.error_code = pick.few(0, 2, 4, 6, 3, 7, 5, 1, 20, 16)
+    pde |= high_bits(world, pick)
+    put(world, world.guest_pdes, *pde_place(world, cpu.cr2), pde)
+    pte = pick.few(0, 0, 1, 5, 3, 7) | high_bits(world, pick) | pick.odd(0, 0x80)
+    put(world, world.ram, PAGE_TABLE, pte_index(world, cpu.cr2), pte)
+    cpu.error_code = pick.few(0, 2, 4, 6, 3, 7, 5, 1, 20, 16, 21)
     if cpu.error_code & x86.PF_I:
         cpu.rip = pick.odd(cpu.cr2, cpu.rip) & x86.MASK32
     cpu.rip = pick.odd(cpu.rip, 0xFF7, 0xFF8, 0xFF9, 0xFFF, once=8)
@@ -614,7 +707,7 @@ def transfers(world, pick):
     control.ram = ctypes.addressof(world.ram)
     control.ram_size = pick.odd(RAM_PAGES << 12, STACK + 1 << 12, STACK << 12, 0)
     # At the end of a page, too.
-    near_end = pick.randrange(4048, 4096, 4), pick.randrange(4048, 4096), 4093
+    near_end = pick.randrange(4048, 4096, 4), pick.randrange(4048, 4096), 4093, 4080
     offset = pick.few(0, 512, 512, 512, *near_end, pick.randrange(4, 32, 4))
     esp = pick.odd(0xC0100000, pick.word() & ~0xFFF) + offset
     cpu.gpr[x86.ESP] = esp
@@ -690,25 +783,29 @@ def page_tables(world, pick, seed):
     if world.vector != x86.VEC_PF:
         return
     cpu.error_code = pick.few(0, 1, 2, 3, 4, 5, 6, 7, 16, 20)
-    slot = cpu.cr2 >> 22 & 1023
+    directory, slot = pde_place(world, cpu.cr2)
     pde = PAGE_TABLE << 12 | pick.odd(0x27, 0x25, 0x07, 0xA7, 0x23, 0)
+    pde |= pick.odd(0, high_bits(world, pick), once=4)
     world.page_state[PAGE_TABLE] = pick.odd(abi.DATA, abi.UNBACKED)
-    world.guest_pdes[slot] = pde
-    world.known_pdes[slot] = pick.odd(pde, pde ^ 2)
+    put(world, world.guest_pdes, directory, slot, pde)
+    put(world, world.known_pdes, directory, slot, pick.odd(pde, pde ^ 2))
     hpa = ctypes.addressof(world.tables[1]) - control.vmm_memory_bias & (1 << 64) - 1
-    world.shadow_pdes[2 * slot] = pick.odd(hpa | 0x63, 0)
+    place = first_shadow_pde(world, cpu.cr2)
+    world.shadow_pdes[place] = pick.odd(hpa | 0x63, 0)
     leaf = world.leaves[hpa >> 12 & abi.LEAF_PAGES - 1]
     leaf.page_table = pick.odd(PAGE_TABLE << 12, 0, once=8)
-    leaf.rights = pde & 6
+    leaf.rights = pde & (6 | x86.PTE_NX)
     leaf.copy.contents = world.copies
-    first = cpu.cr2 >> 12 & 1023 & ~15
+    first = pte_index(world, cpu.cr2) & ~15
     for i in range(first, first + 16):
         bits = pick.getrandbits(9) | pick.few(0x27, 0x67, 0)
+        if control.wide:
+            bits = bits & ~0x80 | pick.odd(0, 0x80) | high_bits(world, pick)
         page = pick.randrange(RAM_PAGES + 2)
-        world.ram[PAGE_TABLE * 1024 + i] = page << 12 | bits
+        put(world, world.ram, PAGE_TABLE, i, page << 12 | bits)
         if pick.randrange(3):
             narrow = page << 12 | x86.PTE_P | x86.PTE_NX  # allows nothing but to read
             world.tables[1 + i // 512][i % 512] = narrow if i & 3 == seed & 3 else 0
     if not pick.odd(1, 0):  # a directory that maps itself
-        world.point({"guest_pdes": control.ram + (PAGE_TABLE << 12)})
-        world.ram[PAGE_TABLE * 1024 + slot] = pde
+        control.guest_pdes[directory] = control.ram + (PAGE_TABLE << 12)
+        put(world, world.ram, PAGE_TABLE, slot, pde)

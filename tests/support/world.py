@@ -35,8 +35,9 @@ class World:
         self.cpu = self.place(abi.Cpu)
         self.cpu_at = ctypes.addressof(self.cpu)
         self.shadow_pdes = self.place(ctypes.c_uint64 * 2048)
-        self.guest_pdes = self.place(ctypes.c_uint32 * 1024)
-        self.known_pdes = self.place(ctypes.c_uint32 * 1024)
+        # Of one directory, or with PAE paging of four.
+        self.guest_pdes = self.place(ctypes.c_uint32 * 4096)
+        self.known_pdes = self.place(ctypes.c_uint32 * 4096)
         self.tables = [self.place(abi.ShadowTable) for _ in range(TABLES)]
         self.place(abi.ShadowTable)  # the other half of the last one
         self.copies = self.place(abi.GuestTable)

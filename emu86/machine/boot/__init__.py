@@ -14,7 +14,7 @@ from emu86.errors import ConfigError, expect
 from emu86.machine.boot import elf, flat, foreign, linux, multiboot, vmlinux
 from emu86.machine.boot.placement import Entry, memory_map
 
-__all__ = ["Entry", "flat", "load", "memory_map", "read", "sniff"]
+__all__ = ["Entry", "features_of", "flat", "load", "memory_map", "read", "sniff"]
 
 _PIECE = 1 << 20
 _LARGEST = 1 << 30  # a device or pipe without an end is not read forever
@@ -78,6 +78,11 @@ def sniff(image: bytes) -> str:
     if is_elf:
         return "elf"
     raise foreign.refuse(image)
+
+
+def features_of(image: bytes) -> int:
+    """The bits of CPUID.1:EDX that kernel `image` says it needs."""
+    return linux.features_of(image) if linux.is_linux(image) else 0
 
 
 def load(

@@ -6,8 +6,10 @@ Linux/x86 Boot Protocol") and zero-page.rst.
 
 from typing import Final
 
+from emu86.cpu.models import MODELS
 from emu86.errors import ConfigError
 from emu86.machine.boot.placement import MIB, Entry, Placement, memory_map
+from emu86.spec.features import CMOV, CX8, FPU, PAE
 
 INITRD_ADDR_MAX: Final = 0x37FFFFFF
 """Highest address of an initrd's last byte where the kernel does not say one."""
@@ -29,9 +31,7 @@ _E820_TABLE: Final = 0x2D0
 
 # Of CPUID.1:EDX, what a 32-bit Linux can ask for (arch/x86/include/asm/
 # required-features.h); one that runs on a 486 does not ask for CX8.
-_FEATURES: Final = {1 << 0: "FPU", 1 << 6: "PAE", 1 << 8: "CX8", 1 << 15: "CMOV"}
-_PAE: Final = 1 << 6
-_CX8: Final = 1 << 8
+_FEATURES: Final = {FPU: "FPU", PAE: "PAE", CX8: "CX8", CMOV: "CMOV"}
 
 
 def is_linux(image: bytes) -> bool:
@@ -57,7 +57,7 @@ def load(
         raise ConfigError("kernel: no Linux setup header")
     # The jump over the header tells where it ends.
     header_end = 0x202 + image[0x201]
-    offset = (image[_HEADER] or 4) * _SECTOR + _SECTOR
+    offset = _setup_end(image)
     if len(image) < max(header_end, offset, 0x230):
         raise ConfigError("kernel: truncated in its setup code")
     version = _u16(image, 0x206)
@@ -73,8 +73,8 @@ def load(
         raise ConfigError("kernel: a zImage, which loads low; a bzImage is needed")
     if version >= 0x020C and params[0x236] & _XLF_KERNEL_64:
         raise ConfigError(
-            "kernel: is for x86-64, this machine is 32-bit: take one for i386 without"
-            " PAE (Debian's linux-image-686)"
+            "kernel: is for x86-64, this machine is 32-bit: take one for i386"
+            " (Debian's linux-image-686 or linux-image-686-pae)"
         )
 
     _check_features(image[:offset], features)
@@ -130,7 +130,7 @@ def place_params(
             f"command line: {len(text) - 1} bytes, the kernel takes {cmdline_max}"
         )
     params[0x228:0x22C] = places.put_low("command line", text).to_bytes(4, "little")
-    table = memory_map(len(places.ram))
+    table = memory_map(places.memory)
     params[_E820_ENTRIES] = len(table)
     params[_E820_TABLE : _E820_TABLE + 20 * len(table)] = b"".join(
         base.to_bytes(8, "little")
@@ -157,17 +157,25 @@ def _check_features(setup: bytes, features: int) -> None:
 
     The setup code is not run here: it asks for its features in real mode.
     """
-    missing = _required_features(setup) & ~features
-    names = " and ".join(name for bit, name in _FEATURES.items() if missing & bit)
-    if missing & _PAE:
-        raise ConfigError(
-            f"kernel: needs {names}, which no CPU model has: take a kernel without PAE"
-            " (Debian's is linux-image-686, not -686-pae)"
-        )
+    needed = _required_features(setup)
+    missing = needed & ~features
     if missing:
+        names = " and ".join(name for bit, name in _FEATURES.items() if missing & bit)
+        models = (one.name for one in MODELS.values() if not needed & ~one.features)
         raise ConfigError(
-            f"kernel: needs {names}, which this CPU model has not: take another model"
+            f"kernel: needs {names}, which this CPU model has not: take"
+            f" {' or '.join(models)}"
         )
+
+
+def features_of(image: bytes) -> int:
+    """The bits of CPUID.1:EDX that a Linux kernel asks for, 0 if it is not seen."""
+    return _required_features(image[: _setup_end(image)])
+
+
+def _setup_end(image: bytes) -> int:
+    """Where the kernel proper begins in the file."""
+    return (image[_HEADER] or 4) * _SECTOR + _SECTOR
 
 
 def _required_features(setup: bytes) -> int:
@@ -182,7 +190,7 @@ def _required_features(setup: bytes) -> int:
     known = sum(_FEATURES)
     for at in range(0, len(setup) - 32, 4):
         first = _u32(setup, at)
-        if first & ~known or not first & _CX8:
+        if first & ~known or not first & CX8:
             continue
         if not any(setup[at + 4 : at + 12]) and not any(setup[at + 16 : at + 32]):
             return first

@@ -147,7 +147,7 @@ def _place_info(places: Placement, cmdline: str, modules: Sequence[bytes]) -> in
         + base.to_bytes(8, "little")
         + size.to_bytes(8, "little")
         + _pack(kind)
-        for base, size, kind in memory_map(len(places.ram))
+        for base, size, kind in memory_map(places.memory)
     )
     info = bytearray(_INFO_SIZE)
     info[0:12] = _pack(

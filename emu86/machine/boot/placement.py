@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from emu86.errors import ConfigError
+from emu86.mmu.ram import HIGH, LOW_MOST
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -58,8 +59,11 @@ class Entry:
 def memory_map(ram_size: int) -> list[tuple[int, int, int]]:
     """What lies where in `ram_size` bytes of RAM, as (base, length, type) entries."""
     entries = [(0, LOW_END, USABLE), (LOW_END, MIB - LOW_END, RESERVED)]
-    if ram_size > MIB:
-        entries.append((MIB, ram_size - MIB, USABLE))
+    low = min(ram_size, LOW_MOST)
+    if low > MIB:
+        entries.append((MIB, low - MIB, USABLE))
+    if ram_size > low:
+        entries.append((HIGH, ram_size - low, USABLE))
     return entries
 
 
@@ -76,11 +80,14 @@ class Placement:
     """Puts the parts of a guest into RAM, each where nothing else is.
 
     A part is called by its role ("kernel", "initrd") in the ConfigError that says why
-    it cannot be put there.
+    it cannot be put there. ram: of guest-physical memory what is below 4 GiB; memory:
+    bytes of RAM in all.
     """
 
-    def __init__(self, ram: memoryview) -> None:
-        self.ram = ram
+    def __init__(self, space: memoryview) -> None:
+        """Place parts in guest-physical memory, holes included."""
+        self.ram = space[:LOW_MOST]
+        self.memory = len(self.ram) + max(len(space) - HIGH, 0)
         self._taken: list[tuple[int, int]] = []  # (start, end), sorted, never empty
 
     def reserve(self, role: str, address: int, size: int) -> None:

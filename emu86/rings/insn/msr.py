@@ -112,6 +112,8 @@ def read(cpu: Cpu, number: int) -> int:
     vcpu, model = cpu.vcpu, cpu.vcpu.model
     if number == x86.MSR_TSC:
         return cpu.clock.tsc()
+    if number == x86.MSR_EFER and model.extended:
+        return vcpu.efer
     register = _OF_FAMILY[model.family].get(number)
     if register is not None and number not in _WRITE_ONLY:
         return vcpu.msr.get(number, register.reset)
@@ -132,6 +134,10 @@ def write(cpu: Cpu, number: int, value: int) -> None:
     if number == x86.MSR_TSC:
         # Only the low half is writable before family 0Fh models 3 (Vol. 3B 17.17.3).
         cpu.clock.set_tsc(value & x86.MASK32)
+    elif number == x86.MSR_EFER and model.extended:
+        if value & ~x86.EFER_NXE:
+            raise gp(0)
+        cpu.services.write_efer(value)
     elif (held := _OF_FAMILY[model.family].get(number)) is not None:
         takes = held.writable | held.ignored
         if not takes or value & ~takes:

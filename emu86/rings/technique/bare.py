@@ -27,7 +27,8 @@ from emu86.cpu.state import (
 )
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
-from emu86.mmu.ram import Ram
+from emu86.mmu.paging import NO_PDPTES, format_of, read_pdptes
+from emu86.mmu.ram import HIGH, Ram, allocate
 from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
@@ -50,6 +51,11 @@ _IRET: Final = 0xCF
 _HLT: Final = 0xF4
 _STI: Final = 0xFB
 _PERIOD: Final = 1000 * abi.QUARTERS
+_EFER: Final = offsets.EFER // 8
+_END: Final = 1 << 40  # of the engine's physical space
+_PDPT: Final = 1 << 39
+"""Where the PDPTE registers lie, which the engine does not have: it reads PDPTEs at
+each walk."""
 
 
 _decode: Final = lru_cache(4096)(decode)
@@ -76,7 +82,7 @@ class Bare(Technique):
     def __init__(
         self, name: str, policy: Policy, engine: Engine, ram: Ram, vcpu: VCpu
     ) -> None:
-        memory = BareMemory(engine, ram)
+        memory = BareMemory(vcpu, ram)
         cpu = BareCpu(engine, vcpu, memory, engine.clock)
         super().__init__(name, policy, engine, cpu)
         self.acts = _ACTS  # what puts the engine right, by opcode
@@ -95,8 +101,14 @@ class Bare(Technique):
         engine.on_in = self.on_in
         engine.on_out = self.on_out
         engine.on_cpuid = self.on_cpuid
-        # A 4 MiB page of the engine's may be beyond 4 GiB (PSE-36).
-        engine.map_nothing(ram.size, (1 << 40) - ram.size)
+        # A large page of the engine's may be beyond 4 GiB (PSE-36), or beyond RAM.
+        if ram.low < min(ram.size, HIGH):
+            engine.map_nothing(ram.low, HIGH - ram.low)
+        engine.map_nothing(ram.size, _PDPT - ram.size)
+        pdpt = memoryview(allocate(x86.PAGE_SIZE))
+        self._pdpt = pdpt.cast("Q")
+        engine.map(_PDPT, pdpt)
+        engine.map_nothing(_PDPT + x86.PAGE_SIZE, _END - _PDPT - x86.PAGE_SIZE)
         engine.hook()
         engine.leave_long_mode()
         engine.set_table(offsets.GDTR, vcpu.gdt_base, vcpu.gdt_limit)
@@ -122,7 +134,12 @@ class Bare(Technique):
 
     def write_cr3(self, value: int) -> None:
         """Follow a task switch to another page directory."""
-        self.vcpu.cr3 = self.q[CR + 3] = value
+        self.q[CR + 3] = value
+        self._pull()
+
+    def write_efer(self, value: int) -> None:
+        """WRMSR of EFER, which has NXE alone."""
+        self.vcpu.efer = self.q[_EFER] = value
         self.engine.flush_tlb()
 
     # -- the engine's registers and the virtual CPU's ----------------------------------
@@ -132,9 +149,8 @@ class Bare(Technique):
         vcpu, q, d = self.vcpu, self.q, self.d
         self.cpu.iopl = q[RFLAGS] >> 12 & 3
         q[CR] = q[CR] & x86.CR0_DEFINED | x86.CR0_ET  # the engine keeps reserved bits
-        vcpu.cr0, vcpu.cr2, vcpu.cr3, vcpu.cr4 = (
-            q[CR + i] & x86.MASK32 for i in (0, 2, 3, 4)
-        )
+        vcpu.cr0, vcpu.cr2, vcpu.cr4 = (q[CR + i] & x86.MASK32 for i in (0, 2, 4))
+        self._pull_cr3()
         vcpu.gdt_base, vcpu.gdt_limit = q[_GDTR + 1], d[2 * _GDTR + 4]
         vcpu.idt_base, vcpu.idt_limit = q[_IDTR + 1], d[2 * _IDTR + 4]
         for offset, segment in ((offsets.LDTR, vcpu.ldtr), (offsets.TR, vcpu.tr)):
@@ -145,6 +161,32 @@ class Bare(Technique):
         if not d[offsets.LDTR // 4 + 5] & x86.DESC_P:
             vcpu.ldtr.limit = -1
         self.cpu.update_mode()
+
+    def _pull_cr3(self) -> None:
+        """Take over CR3, and have the engine walk by the PDPTE registers, if any."""
+        vcpu, q = self.vcpu, self.q
+        value = q[CR + 3]
+        if not format_of(vcpu.cr0, vcpu.cr4).in_registers:
+            vcpu.pdptes = NO_PDPTES
+            if value == _PDPT:
+                q[CR + 3] = vcpu.cr3
+                self.engine.flush_tlb()
+            else:
+                vcpu.cr3 = value & x86.MASK32
+            return
+        if value != _PDPT:
+            vcpu.cr3 = value & x86.MASK32
+            vcpu.pdptes = read_pdptes(self.ram, vcpu.cr3) or NO_PDPTES
+        elif tuple(self._pdpt[:4]) == vcpu.pdptes:
+            return
+        self._show_pdptes()
+
+    def _show_pdptes(self) -> None:
+        """Have the engine walk by the PDPTE registers."""
+        for i, pdpte in enumerate(self.vcpu.pdptes):
+            self._pdpt[i] = pdpte
+        self.q[CR + 3] = _PDPT
+        self.engine.flush_tlb()
 
     def _push(self) -> None:
         """Give the engine what the delivery of an event has set."""
@@ -165,6 +207,8 @@ class Bare(Technique):
     def restore(self, state: TechniqueState) -> None:
         """Become what was saved."""
         super().restore(state)
+        if format_of(self.vcpu.cr0, self.vcpu.cr4).in_registers:
+            self._show_pdptes()
         self.insn = self.distance = None
 
     def drop_derived(self) -> None:

@@ -1,8 +1,7 @@
 """The guest of technique `bare`: its memory, by its own tables, and its CPU."""
 
 from emu86.cpu import offsets
-from emu86.cpu.engine import Engine
-from emu86.cpu.state import CR
+from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
 from emu86.mmu.paging import denied, touch, walk
 from emu86.mmu.ram import Ram
@@ -15,16 +14,16 @@ from emu86.spec import x86
 class BareMemory:
     """Guest memory by linear address, walked afresh at every access."""
 
-    def __init__(self, engine: Engine, ram: Ram) -> None:
+    def __init__(self, vcpu: VCpu, ram: Ram) -> None:
         self.ram = ram
         self.bytes = ram.bytes
-        self._q = engine.q
+        self._vcpu = vcpu
 
     def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
         """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
-        q = self._q
-        found = walk(self.ram, q[CR], q[CR + 3], q[CR + 4], gva)
-        code = denied(found, write=write, user=user, wp=bool(q[CR] & x86.CR0_WP))
+        found = walk(self.ram, self._vcpu, gva)
+        wp = bool(self._vcpu.cr0 & x86.CR0_WP)
+        code = denied(found, write=write, user=user, wp=wp)
         if code is not None:
             raise PageFault(gva, code)
         touch(self.ram, found, write=write)
@@ -32,8 +31,7 @@ class BareMemory:
 
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
-        q = self._q
-        found = walk(self.ram, q[CR], q[CR + 3], q[CR + 4], gva)
+        found = walk(self.ram, self._vcpu, gva)
         return found.page << 12 | gva & 0xFFF if found.mapped else None
 
     def page(self, _gva: int) -> int:

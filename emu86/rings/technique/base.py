@@ -10,6 +10,7 @@ from time import perf_counter_ns
 from typing import Final
 
 from emu86.cpu.engine import Engine, EngineState
+from emu86.cpu.models import CpuModel
 from emu86.cpu.state import RIP, SELECTOR
 from emu86.cpu.vcpu import VCpuState
 from emu86.mmu.ram import Ram
@@ -129,6 +130,11 @@ class Technique:
         self._event: Event  # that is being delivered
         self._publish_cpuid()
 
+    def set_model(self, model: CpuModel) -> None:
+        """Be another CPU, before anything has run."""
+        self.vcpu.model = model
+        self._publish_cpuid()
+
     def connect(self, bus: IoBus, pic: Interrupts) -> None:
         """Stand on a board: its ports and memory, and its interrupt controller."""
         self.bus, self.pic = bus, pic
@@ -158,11 +164,15 @@ class Technique:
         raise NotImplementedError
 
     def write_cr3(self, value: int) -> None:
-        """MOV to CR3."""
+        """MOV to CR3: raises #GP(0)."""
         raise NotImplementedError
 
     def write_cr4(self, value: int) -> None:
         """MOV to CR4: raises #GP(0)."""
+        raise NotImplementedError
+
+    def write_efer(self, value: int) -> None:
+        """WRMSR of EFER, which has NXE alone."""
         raise NotImplementedError
 
     def invalidate(self, gva: int) -> None:

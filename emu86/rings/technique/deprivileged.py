@@ -14,15 +14,18 @@ from typing import Final
 
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
+from emu86.cpu.models import CpuModel
 from emu86.cpu.state import BASE, CR, ERROR_CODE, HFLAGS, IS_INT, RFLAGS, RIP, SELECTOR
-from emu86.cpu.vcpu import VCpu
+from emu86.cpu.vcpu import SHARED, VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
+from emu86.mmu.paging import format_of, read_pdptes
 from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import (
     FILLED,
     GUEST_FAULT,
     PAGING_CR0,
     PAGING_CR4,
+    RELOADING_CR0,
     ShadowMmu,
     ShadowStats,
 )
@@ -86,7 +89,7 @@ class Deprivileged(Technique):
         self, name: str, policy: Policy, engine: Engine, ram: Ram, vcpu: VCpu
     ) -> None:
         # In the order in which they are made they are told of what changes.
-        vcpu.share(engine.control[abi.CR0 : abi.CR4 + 1])
+        vcpu.share(engine.control[abi.CR0 : abi.CR0 + SHARED])
         self.mmu = mmu = ShadowMmu(engine, ram, VmmMemory(engine))
         memory = GuestMemory(mmu)
         cpu = ShadowCpu(engine, vcpu, memory, mmu, policy)
@@ -116,6 +119,11 @@ class Deprivileged(Technique):
         self._sync_host()
 
     # -- for the machine ---------------------------------------------------------------
+
+    def set_model(self, model: CpuModel) -> None:
+        """Be another CPU, before anything has run."""
+        super().set_model(model)
+        self.scanner.look_up(model.lacks)
 
     def start(self) -> None:
         """Begin: the segment registers are loaded, paging is off."""
@@ -252,7 +260,7 @@ class Deprivileged(Technique):
         self.instructions.drop_derived()
         self.cpu.drop_derived()
         self.mmu.drop_derived()
-        self.mmu.configure(self.vcpu.cr0, self.vcpu.cr3, self.vcpu.cr4)
+        self._configure()
         self.mmu.stats.resets -= 1  # none that the guest has brought about
         self._sync_host()
 
@@ -400,7 +408,7 @@ class Deprivileged(Technique):
         behind = self._control[abi.BEHIND]
         if behind:
             self._control[abi.BEHIND] = 0
-            self.mmu.catch_up(behind, self.vcpu.cr3)
+            self.mmu.catch_up(behind, self.vcpu.cr3, self.vcpu.pdptes)
             self.cpu.catch_up(behind)
             if behind & abi.SENT:
                 self.bus.catch_up()
@@ -693,18 +701,23 @@ class Deprivileged(Technique):
             return
         vcpu = self.vcpu
         changed = vcpu.cr0 ^ value
+        reloads = changed & RELOADING_CR0 and self._load_pdptes(
+            value, vcpu.cr3, vcpu.cr4
+        )
         vcpu.cr0 = value
         self.cpu.update_mode()
-        if changed & PAGING_CR0:
-            self.mmu.configure(vcpu.cr0, vcpu.cr3, vcpu.cr4)
+        if changed & PAGING_CR0 or reloads:
+            self._configure()
         if changed & x86.CR0_AM and self.scanner.saw_ac:
             self.scanner.scan_again()
         self._sync_host()
 
     def write_cr3(self, value: int) -> None:
-        """MOV to CR3."""
-        self.vcpu.cr3 = value
-        self.mmu.switch(value)
+        """MOV to CR3: raises #GP(0) for PDPTEs with reserved bits."""
+        vcpu = self.vcpu
+        self._load_pdptes(vcpu.cr0, value, vcpu.cr4)
+        vcpu.cr3 = value
+        self.mmu.switch(value, vcpu.pdptes)
 
     def write_cr4(self, value: int) -> None:
         """MOV to CR4: raises #GP(0) for what the CPU model lacks."""
@@ -712,10 +725,35 @@ class Deprivileged(Technique):
         if value & ~vcpu.model.cr4_defined:
             raise gp(0)
         changed = vcpu.cr4 ^ value
+        if changed & PAGING_CR4:
+            self._load_pdptes(vcpu.cr0, vcpu.cr3, value)
         vcpu.cr4 = value
         if changed & PAGING_CR4:
-            self.mmu.configure(vcpu.cr0, vcpu.cr3, vcpu.cr4)
+            self._configure()
         self._sync_host()
+
+    def write_efer(self, value: int) -> None:
+        """WRMSR of EFER, which has NXE alone."""
+        changed = self.vcpu.efer ^ value
+        self.vcpu.efer = value
+        if changed and self.vcpu.cr4 & x86.CR4_PAE:
+            self._configure()
+            self._sync_host()
+
+    def _load_pdptes(self, cr0: int, cr3: int, cr4: int) -> bool:
+        """Load the PDPTE registers, if these use them; tell if: raises #GP(0)."""
+        if not format_of(cr0, cr4).in_registers:
+            return False
+        pdptes = read_pdptes(self.ram, cr3)
+        if pdptes is None:
+            raise gp(0)
+        self.vcpu.pdptes = pdptes
+        return True
+
+    def _configure(self) -> None:
+        """Have the shadow tables follow the registers anew."""
+        vcpu = self.vcpu
+        self.mmu.configure(vcpu.cr0, vcpu.cr3, vcpu.cr4, vcpu.efer, vcpu.pdptes)
 
     def _sync_host(self) -> None:
         vcpu = self.vcpu

@@ -10,6 +10,8 @@ from typing import Final
 
 from emu86.cpu import offsets
 from emu86.cpu.state import HFLAGS, RFLAGS, RIP, SELECTOR
+from emu86.mmu.paging import format_of, read_pdptes
+from emu86.mmu.shadow import PAGING_CR4, RELOADING_CR0
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
@@ -90,7 +92,34 @@ def _to_cr(cpu: Cpu, insn: Insn) -> bool:
             return True
     elif insn.reg == 4 and value & ~cpu.vcpu.model.cr4_defined:
         raise gp(0)
+    _load_pdptes(cpu, insn.reg, value)
     return False
+
+
+def _load_pdptes(cpu: Cpu, number: int, value: int) -> None:
+    """Do what a write to a control register does to the PDPTE registers."""
+    vcpu = cpu.vcpu
+    now = {0: vcpu.cr0, 3: vcpu.cr3, 4: vcpu.cr4}
+    changed = now.get(number, 0) ^ value
+    now[number] = value
+    reloads = RELOADING_CR0 if number == 0 else PAGING_CR4
+    if not format_of(now[0], now[4]).in_registers:
+        return
+    if number == 3 or (number in now and changed & reloads):
+        pdptes = read_pdptes(cpu.memory.ram, now[3])
+        if pdptes is None:
+            raise gp(0)
+        vcpu.pdptes = pdptes
+
+
+def _from_cr(cpu: Cpu, insn: Insn) -> bool:
+    if cpu.cpl or insn.reg != _CR3:
+        return False
+    operand.set_register(cpu, insn.rm, cpu.vcpu.cr3, 4)
+    return _done(cpu, insn)
+
+
+_CR3: Final = 3
 
 
 def _dr(cpu: Cpu, insn: Insn) -> bool:
@@ -349,7 +378,11 @@ ERRATA: Final = (
     ),
     Erratum(
         frozenset({0x0F22}), "MOV to CR takes any value",
-        "#GP(0): PG without PE, NW without CD, reserved bits of CR4",
+        "#GP(0): PG without PE, NW without CD, reserved bits of CR4 and of PDPTEs",
         "Vol. 2B MOV to CR", _to_cr,
+    ),
+    Erratum(
+        frozenset({0x0F20}), "PDPTEs are read at each walk, from where CR3 says",
+        "they are in registers, which MOV to CR loads", "Vol. 3A 4.4.1", _from_cr,
     ),
 )  # fmt: skip

@@ -50,7 +50,6 @@ class InstructionCache:
         self._sites: dict[int, dict[int, Insn]] = {}
         # Linear pages known to the compiled hook, and what guest page is there.
         self._compiled: dict[int, int] = {}
-        self._nonglobal: dict[int, int] = {}  # those that MOV to CR3 may change
         self._guarded: set[int] = set()
         listeners = mmu.listeners
         listeners.code_changed.append(self.forget)
@@ -143,12 +142,11 @@ class InstructionCache:
 
     def _drop(self, page: int) -> None:
         """Take the sites of a linear page back from the compiled hook."""
-        self._nonglobal.pop(page, None)
         for offset in self._sites.get(self._compiled.pop(page), ()):
             linear = page << x86.PAGE_SHIFT | offset & 0xFFF
             for place in self._places(linear):
-                if place.linear == linear:
-                    place.linear = place.kind = 0
+                if place.place & x86.MASK32 == linear:
+                    place.place = place.kind = 0
 
     def compile(self, insn: Insn, kind: int) -> None:
         """Let the compiled hook handle the instruction at CS:EIP from now on.
@@ -168,15 +166,18 @@ class InstructionCache:
         ):
             return
         page, guest = linear >> x86.PAGE_SHIFT, gpa >> x86.PAGE_SHIFT
-        if not self._mmu.is_global(linear):
-            self._nonglobal[page] = guest
-            self._mmu.hold(page, guest)
+        place = self._place(linear, guest)
         first, second = self._places(linear)
-        if first.kind and first.linear != linear:
-            second.linear, second.kind = first.linear, first.kind
-        first.linear, first.kind = linear, kind
+        if first.kind and first.place != place:
+            second.place, second.kind = first.place, first.kind
+        first.place, first.kind = place, kind
         self._compiled[page] = guest
         self._guard(page)
+
+    def _place(self, linear: int, guest: int) -> int:
+        """Return what a site's `place` is, in a guest page."""
+        page = guest if self._control[abi.SHADOW_PDES] else 0
+        return linear | page << abi.SITE_PAGE
 
     def _places(self, linear: int) -> tuple[abi.Site, abi.Site]:
         """Return the two places where compiled code looks for a site, in that order."""
@@ -201,12 +202,9 @@ class InstructionCache:
             self.drop_compiled()
 
     def _switch(self) -> None:
-        """MOV to CR3: pages that are not global may be other ones now."""
-        for page, guest in [*self._nonglobal.items()]:
-            if self._mmu.lookup(page << x86.PAGE_SHIFT) == guest << x86.PAGE_SHIFT:
-                self._mmu.hold(page, guest)
-            else:
-                self._drop(page)
+        """MOV to CR3: where sites do not tell their page, it may be another one now."""
+        if not self._control[abi.SHADOW_PDES]:
+            self.drop_compiled()
 
     def drop_derived(self) -> None:
         """Forget every site, and which pages something hangs on."""
@@ -221,7 +219,6 @@ class InstructionCache:
 
     def _take_back(self) -> None:
         self._compiled.clear()
-        self._nonglobal.clear()
         end = abi.GUARDED + abi.GUARDED_WORDS
         self._control[abi.GUARDED : end] = _NO_GUARDS
         for page in self._guarded:

@@ -44,7 +44,8 @@ def build(
         policy = replace(policy, stepped=True)
     engine = Engine(abilities, stepped=policy.stepped)
     ram = Ram(memory)
-    engine.map(0, ram.bytes)
+    for part in ram.parts:
+        engine.map(part.start, ram.bytes[part.start : part.stop])
     kind = kind or _class_of(policy)
     vcpu = VCpu(model, hypervisor=hypervisor, pmu=Pmu(engine.control))
     return kind(technique, policy, engine, ram, vcpu)

@@ -205,12 +205,17 @@ class Scanner:
         mmu.listeners.checks_changed.append(self.scan_again)
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
         self._skip = {1: kernel_skip, 3: ()}
-        self._lacks = cpu.vcpu.model.lacks
         shared = engine.shared
         shared.scans = self._has_table = scans and engine.can.inline
-        if self._has_table:
-            shared.opcodes[:] = self._table()
         self._filters: dict[int, re.Pattern[bytes]] = {}  # made for rings that run code
+        self.look_up(cpu.vcpu.model.lacks)
+
+    def look_up(self, lacks: int) -> None:
+        """Learn what to look for where the CPU model `lacks` these features."""
+        self._lacks = lacks
+        self._filters.clear()
+        if self._has_table:
+            self._engine.shared.opcodes[:] = self._table()
 
     def _table(self) -> list[int]:
         """Return what compiled code knows of opcodes: see `abi.OPCODE_MODRM`."""

@@ -246,7 +246,7 @@ class ShadowCpu(Cpu):
     def watch_table_page(self, linear: int, gpa: int) -> None:
         """Note that descriptors at `linear` were read from `gpa`'s page."""
         page = linear >> x86.PAGE_SHIFT
-        self.held[page] = gpa & x86.PAGE_MASK
+        self.held[page] = gpa & -x86.PAGE_SIZE
         for tell in self.mmu.listeners.descriptors_read:
             tell(page)
         self._hold(page)

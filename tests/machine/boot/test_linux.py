@@ -154,9 +154,9 @@ def requiring(features, words=b""):
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        (0x8141, "needs PAE and CMOV, which no CPU model has: take a kernel without"),
-        (0x0141, "needs PAE, which no CPU model has"),
-        (0x8101, "needs CMOV, which this CPU model has not"),
+        (0x8141, "needs PAE and CMOV, which this CPU model has not: take pentium3-pae"),
+        (0x0141, "needs PAE, which this CPU model has not: take pentium3-pae"),
+        (0x8101, "needs CMOV, which this CPU model has not: take pentium2 or pentium3"),
         (0x0101, None),
         (0x0001, None),  # a 486's
         (0x8141 | 1 << 20, None),  # no 32-bit Linux asks for bit 20: other data

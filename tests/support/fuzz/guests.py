@@ -328,7 +328,7 @@ def _check_shadow(machine: Machine) -> None:
         pml4 = sptes[page * 512 : page * 512 + 512]
         used = set(np.flatnonzero(pml4).tolist())
         assert used == {0, VmmMemory.PML4_SLOT}, used
-        directory = sptes[root.directory : root.directory + 2048]
+        directory = sptes[root.pdes : root.pdes + 2048]
         links = directory[directory != 0] & np.uint64(0xFFFFFFFFFF000)
         assert ((links >= pool[0]) & (links < pool[1])).all(), "a link out of the pool"
     windows = (
