@@ -1,5 +1,6 @@
 """Saved and restored: both machines go on alike, to the bit, from any stop."""
 
+import zlib
 from dataclasses import fields, is_dataclass, replace
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from emu86 import ConfigError, Machine, images
 from emu86.cpu.library import Abilities
+from emu86.machine import snapshot
 from support.flat import flat, guest
 from support.fuzz import guests, programs
 from support.recorder import Recorder
@@ -489,6 +491,23 @@ def test_a_state_of_another_version():
     state = Machine(memory=1 << 20).save()
     with pytest.raises(ConfigError, match="version is 0"):
         Machine.restore(replace(state, version=0))
+
+
+def layout(state):
+    """The names of all fields of a state and of what it holds, in their order."""
+    if is_dataclass(state):
+        names = [one.name for one in fields(state)]
+        return [type(state).__name__, *((n, layout(getattr(state, n))) for n in names)]
+    if isinstance(state, tuple) and hasattr(state, "_fields"):
+        pairs = zip(state._fields, state, strict=True)
+        return [type(state).__name__, *((n, layout(value)) for n, value in pairs)]
+    return None
+
+
+def test_another_layout_is_another_version():
+    """Then pickled states of before are refused: give both numbers anew."""
+    told = repr(layout(Machine(memory=1 << 20).save())).encode()
+    assert (snapshot.VERSION, zlib.crc32(told)) == (6, 1246006179)
 
 
 def test_not_while_it_runs():
