@@ -45,6 +45,9 @@ UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 SMALLEST: Final = 1 << 20
 LARGEST: Final = 63 << 30  # with the hole below 4 GiB all that 36 bits name
 PAGE: Final = 4096
+# RAM beyond LOW_MOST bytes is from HIGH on: what is between is for devices, and empty.
+LOW_MOST: Final = 3 << 30
+HIGH: Final = 4 << 30
 MEMORY: Final = 128 << 20
 
 # Bytes that an engine has for translated code, where Unicorn would take up to 1 GiB.
@@ -79,6 +82,11 @@ def memory(asked: int | str) -> int:
         ends = f"from {size(SMALLEST)} to {size(LARGEST)}"
         raise ConfigError(f"memory: {asked} is not a multiple of 4 KiB {ends}")
     return count
+
+
+def ram_end(count: int) -> int:
+    """Return the guest-physical address behind `count` bytes of memory."""
+    return count if count <= LOW_MOST else count - LOW_MOST + HIGH
 
 
 def check_address_space(count: int) -> None:

@@ -134,6 +134,12 @@ def test_too_little_address_space_is_told_of_before_anything_else(mib):
     assert result.stderr.count("\n") == 1
 
 
+def test_the_hole_below_4_gib_takes_address_space():
+    result = limited(5_500_000, RUN.replace("'run'", "'run', '--memory=4G'"))
+    assert result.returncode == 2
+    assert result.stderr.startswith("emu86: " + REFUSED.format(5 * 1024 + 448))
+
+
 @pytest.mark.not_quick
 def test_the_address_space_that_is_asked_for_is_enough():
     kib = (config.MEMORY + config.MACHINE_SPACE >> 10) + (40 << 10)

@@ -191,7 +191,7 @@ def command(
     if symbols and profile is None:
         raise click.UsageError("--symbols names what --profile tells of; give both")
     # Below this Unicorn, and what it is imported with, end the process by themselves.
-    config.check_address_space(memory + config.MACHINE_SPACE)
+    config.check_address_space(config.ram_end(memory) + config.MACHINE_SPACE)
     with progress("starting") as doing:
         from emu86 import Machine, images  # noqa: PLC0415 - slow to import
         from emu86.cli.console import Console  # noqa: PLC0415

@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from emu86 import config
 from emu86.cpu.clock import Clock
 from emu86.devices.bus import Addressable, Bus, Stateful, Timed
 from emu86.devices.i8042 import I8042
@@ -21,7 +22,6 @@ from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
 from emu86.machine import layout
 from emu86.machine.chardev import CharDevice
-from emu86.mmu.ram import LOW_MOST
 from emu86.native import abi
 
 _SLAVE: Final = abi.PORT_PIC | 2 << 3  # its registers follow the master's
@@ -62,7 +62,7 @@ class Board:
         line = self.pic.line
         self.pit = Pit(line(layout.IRQ_PIT), shared.pit)
         self.speaker = Speaker(self.pit)
-        kib = min(memory, LOW_MOST) >> 10
+        kib = min(memory, config.LOW_MOST) >> 10
         self.rtc = Rtc(line(layout.IRQ_RTC), rtc, extended_memory=max(kib - 1024, 0))
         irq = line(layout.IRQ_COM1)
         self.uart = Uart(irq, console.write, registers=shared.uart)

@@ -83,9 +83,7 @@ class Looker:
             if gpa is None:
                 break
             part = min(size - len(data), x86.PAGE_SIZE - (at & 0xFFF))
-            data += self._unpatched(gpa, bytes(ram.bytes[gpa : gpa + part])).ljust(
-                part, b"\xff"
-            )
+            data += self._unpatched(gpa, ram.read(gpa, part))
         return data
 
     def _unpatched(self, gpa: int, data: bytes) -> bytes:

@@ -424,13 +424,7 @@ class Machine:
         """Read guest RAM; FFh where there is none. ValueError beyond 64 GiB."""
         gpa = as_int("gpa", gpa, 0, _PHYSICAL)
         size = as_int("size", size, 0, _SPACE + 1)
-        end = gpa + size
-        out = b""
-        for part in self._ram.parts:
-            first, last = max(gpa, part.start), min(end, part.stop)
-            if first < last:
-                out = out.ljust(first - gpa, b"\xff") + self._ram.bytes[first:last]
-        return out.ljust(size, b"\xff")
+        return self._ram.read(gpa, size)
 
     def write_physical(self, gpa: int, data: bytes) -> None:
         """Write guest RAM, translated code included; ValueError outside of it."""

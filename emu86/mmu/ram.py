@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
+from emu86 import config
 from emu86.errors import ConfigError
 from emu86.native import abi
 from emu86.spec import x86
@@ -23,9 +24,6 @@ UNBACKED: Final = abi.UNBACKED
 
 # Page numbers of the PC's adapter and ROM space, less the last: RAM that shadows a ROM.
 HOLE: Final = range(0xA0, 0xFF)
-# RAM beyond LOW_MOST bytes is from HIGH on: what is between is for devices, and empty.
-LOW_MOST: Final = 3 << 30
-HIGH: Final = 4 << 30
 
 _ZEROS: Final = bytes(64 << 10)  # what is looked at together
 _ZERO_PAGE: Final = bytes(x86.PAGE_SIZE)
@@ -60,8 +58,8 @@ class Ram:
     """
 
     def __init__(self, amount: int) -> None:
-        self.low = min(amount, LOW_MOST)
-        self.size = size = amount if amount == self.low else amount - self.low + HIGH
+        self.low = min(amount, config.LOW_MOST)
+        self.size = size = config.ram_end(amount)
         self.pages = size >> x86.PAGE_SHIFT
         self.map = allocate(size)
         self.bytes = memoryview(self.map)
@@ -72,7 +70,8 @@ class Ram:
         for page in HOLE:
             if page < self.pages:
                 self.state[page] = UNBACKED
-        beyond = range(self.low >> x86.PAGE_SHIFT, min(HIGH, size) >> x86.PAGE_SHIFT)
+        end = min(config.HIGH, size)
+        beyond = range(self.low >> x86.PAGE_SHIFT, end >> x86.PAGE_SHIFT)
         self.state[beyond.start : beyond.stop] = bytes([UNBACKED]) * len(beyond)
         state = (ctypes.c_char * self.pages).from_buffer(self.state)
         self.state_address = ctypes.addressof(state)
@@ -84,7 +83,7 @@ class Ram:
 
         Where there is none in that hole, ones stand.
         """
-        low, high = range(self.low), range(HIGH, self.size)
+        low, high = range(self.low), range(config.HIGH, self.size)
         return (low, high) if high else (low,)
 
     def _fill_hole(self) -> None:
@@ -133,7 +132,19 @@ class Ram:
 
     def holds(self, gpa: int) -> bool:
         """Tell whether there is RAM at an address, or ones that stand for it."""
-        return gpa < self.low or HIGH <= gpa < self.size
+        return gpa < self.low or config.HIGH <= gpa < self.size
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """Read bytes; FFh where there is no RAM."""
+        end = gpa + size
+        if end <= self.low:
+            return self.map[gpa:end]
+        out = b""
+        for part in self.parts:
+            first, last = max(gpa, part.start), min(end, part.stop)
+            if first < last:
+                out = out.ljust(first - gpa, b"\xff") + self.map[first:last]
+        return out.ljust(size, b"\xff")
 
     def read32(self, gpa: int) -> int:
         """Read an aligned 32-bit word; all ones where there is no RAM."""

@@ -137,6 +137,25 @@ def test_code_above_4_gib_that_changes(technique):
     assert built.read_physical(0xFFFFFFFC, 5) == b"\xff" * 4 + b"\xff"
 
 
+IN_THE_HOLE = """
+    mov dword [PT + 0x703 * 8], 0xC0000007
+    mov eax, cr3
+    mov cr3, eax
+    mov ebx, [0x703000]
+    mov eax, 0x703000
+    jmp eax
+"""
+
+
+@pytest.mark.parametrize("technique", ["patch", "bare"])
+def test_code_where_no_ram_is_below_4_gib(technique):
+    """FF FF is #UD there, as beyond RAM."""
+    options = {"cpu": "pentium3-pae", "technique": technique, "memory": 4 << 30}
+    cases = (Case("in the hole", IN_THE_HOLE),)
+    (record,) = on_emu86(cases, options=options, **SETUP_OPTIONS)
+    assert (record["vector"], record["ebx"]) == (6, 0xFFFFFFFF)
+
+
 CALLED_AGAIN = (
     ABOVE.partition(".again:")[0]
     + """

@@ -1,9 +1,10 @@
 """Guest RAM of more than 3 GiB, which is in two parts."""
 
+from emu86 import config
+from emu86.config import HIGH, LOW_MOST
 from emu86.machine import boot
-from emu86.mmu import ram as ram_module
 from emu86.mmu.paging import PAGING_32, PAGING_32_PSE
-from emu86.mmu.ram import HIGH, LOW_MOST, UNBACKED, Ram
+from emu86.mmu.ram import UNBACKED, Ram
 
 GIB = 1 << 30
 
@@ -24,6 +25,14 @@ def test_where_it_is():
     assert ram.state[3 * GIB >> 12] == UNBACKED
 
 
+def test_ones_are_read_where_there_is_none():
+    ram = Ram(4 * GIB)
+    assert ram.read(3 * GIB - 2, 4) == b"\0\0\xff\xff"
+    assert ram.read(4 * GIB - 2, 4) == b"\xff\xff\0\0"
+    assert ram.read(5 * GIB - 2, 4) == b"\0\0\xff\xff"
+    assert ram.read(6 * GIB, 2) == b"\xff\xff"
+
+
 def test_small_guests_have_one_part():
     for size in (1 << 20, 3 * GIB):
         ram = Ram(size)
@@ -40,8 +49,8 @@ def test_no_page_table_is_in_the_hole():
 
 
 def test_it_is_saved_and_restored(monkeypatch):
-    monkeypatch.setattr(ram_module, "LOW_MOST", 3 << 20)
-    monkeypatch.setattr(ram_module, "HIGH", 4 << 20)
+    monkeypatch.setattr(config, "LOW_MOST", 3 << 20)
+    monkeypatch.setattr(config, "HIGH", 4 << 20)
     mib = 1 << 20
     ram = Ram(4 * mib)
     for at in (0x5000, 3 * mib - 4, 4 * mib, 5 * mib - 4):

@@ -4,8 +4,8 @@ from bisect import bisect
 from dataclasses import dataclass
 from typing import Final
 
+from emu86.config import HIGH, LOW_MOST
 from emu86.errors import ConfigError
-from emu86.mmu.ram import HIGH, LOW_MOST
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -94,9 +94,12 @@ class Placement:
         """Take [address, address + size) for `role`, or say why it cannot be had."""
         end = address + size
         if end > len(self.ram):
+            has = human(len(self.ram))
+            if self.memory > len(self.ram):
+                has += " below 4 GiB"
             raise ConfigError(
                 f"{role}: does not fit: needs {human(end)} of memory,"
-                f" the machine has {human(len(self.ram))}"
+                f" the machine has {has}"
             )
         if size and address < MIB and end > ADAPTERS:
             raise ConfigError(

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
+from emu86 import config
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
 from emu86.cpu.state import (
@@ -28,7 +29,7 @@ from emu86.cpu.state import (
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
 from emu86.mmu.paging import NO_PDPTES, format_of, read_pdptes
-from emu86.mmu.ram import HIGH, Ram, allocate
+from emu86.mmu.ram import Ram, allocate
 from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
@@ -102,8 +103,8 @@ class Bare(Technique):
         engine.on_out = self.on_out
         engine.on_cpuid = self.on_cpuid
         # A large page of the engine's may be beyond 4 GiB (PSE-36), or beyond RAM.
-        if ram.low < min(ram.size, HIGH):
-            engine.map_nothing(ram.low, HIGH - ram.low)
+        if ram.low < min(ram.size, config.HIGH):
+            engine.map_nothing(ram.low, config.HIGH - ram.low)
         engine.map_nothing(ram.size, _PDPT - ram.size)
         pdpt = memoryview(allocate(x86.PAGE_SIZE))
         self._pdpt = pdpt.cast("Q")
@@ -419,8 +420,7 @@ class Bare(Technique):
             if gpa is None:
                 break
             part = min(x86.LONGEST_INSN - len(code), x86.PAGE_SIZE - (gpa & 0xFFF))
-            inside = bytes(self.memory.ram.bytes[gpa : gpa + part])
-            code += inside.ljust(part, b"\xff")
+            code += self.ram.read(gpa, part)
         return code
 
     def _distance(self, insn: Insn) -> int | None:

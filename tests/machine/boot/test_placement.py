@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emu86 import Machine
 from emu86.errors import ConfigError
 from emu86.machine import boot
 from emu86.machine.boot.placement import LOW_END, MIB, Placement, human
@@ -115,3 +116,10 @@ def test_low_memory_runs_out():
     places.put_low("x", bytes(0x9E000))
     with pytest.raises(ConfigError, match="^y: no room"):
         places.put_low("y", bytes(0x1000))
+
+
+def test_what_is_put_somewhere_is_below_4_gib():
+    machine = Machine("4G")
+    told = "needs 3073 MiB of memory, the machine has 3 GiB below 4 GiB$"
+    with pytest.raises(ConfigError, match=told):
+        machine.load_flat(b"\xf4", 3 << 30)
