@@ -220,7 +220,11 @@ ERRORS = [
     ("fills", "if state == abi.DATA else writes", "if state == abi.DATA else 0"),
     ("fills", "return entry | never if", "return entry if"),
     ("fills", "(pde | pte) & x86.PTE_NX", "pde & x86.PTE_NX"),
-    ("fills", "x86.PDE_PS) != _USED or pde & control.reserved:", "x86.PDE_PS) != _USED:"),
+    (
+        "fills",
+        "x86.PDE_PS) != _USED or pde & control.reserved:",
+        "x86.PDE_PS) != _USED:",
+    ),
     ("tables", "linear >> 30 if", "linear >> 31 if"),
     ("tables", "shift = 3 if", "shift = 2 if"),
     ("faults", "_ACCESS | control.fetch_bit", "_ACCESS"),
