@@ -65,7 +65,7 @@ def test_cli_above_iopl_is_gp():
 def test_mov_to_cr3_asks_the_vmm():
     cpu = plain_cpu(eax=0x5000)
     emulate(cpu, b"\x0f\x22\xd8")
-    assert cpu.services.asked[0] == ("write_cr3", 0x5000)
+    assert ("write_cr3", 0x5000) in cpu.services.asked
 
 
 def test_popf_takes_if_and_iopl_at_ring_0():
