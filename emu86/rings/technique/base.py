@@ -12,7 +12,8 @@ from typing import Final
 from emu86.cpu.engine import Engine, EngineState
 from emu86.cpu.models import CpuModel
 from emu86.cpu.state import RIP, SELECTOR
-from emu86.cpu.vcpu import VCpuState
+from emu86.cpu.vcpu import VCpu, VCpuState
+from emu86.mmu.paging import format_of, read_pdptes
 from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import ShadowStats
 from emu86.native import abi
@@ -70,6 +71,20 @@ def check_cr0(value: int) -> None:
         raise gp(0)
     if value & x86.CR0_NW and not value & x86.CR0_CD:
         raise gp(0)
+
+
+def load_pdptes(vcpu: VCpu, ram: Ram, cr0: int, cr3: int, cr4: int) -> bool:
+    """Load the PDPTE registers, if such control registers use them; tell if.
+
+    Raises #GP(0) for reserved bits, and then loads none.
+    """
+    if not format_of(cr0, cr4).in_registers:
+        return False
+    pdptes = read_pdptes(ram, cr3)
+    if pdptes is None:
+        raise gp(0)
+    vcpu.pdptes = pdptes
+    return True
 
 
 @dataclass(frozen=True, slots=True)

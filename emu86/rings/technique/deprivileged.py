@@ -18,7 +18,6 @@ from emu86.cpu.models import CpuModel
 from emu86.cpu.state import BASE, CR, ERROR_CODE, HFLAGS, IS_INT, RFLAGS, RIP, SELECTOR
 from emu86.cpu.vcpu import SHARED, VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
-from emu86.mmu.paging import format_of, read_pdptes
 from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import (
     FILLED,
@@ -48,6 +47,7 @@ from emu86.rings.technique.base import (
     Technique,
     TechniqueState,
     check_cr0,
+    load_pdptes,
 )
 from emu86.rings.technique.instruction_cache import InstructionCache
 from emu86.rings.technique.mmio import MmioStep
@@ -701,8 +701,8 @@ class Deprivileged(Technique):
             return
         vcpu = self.vcpu
         changed = vcpu.cr0 ^ value
-        reloads = changed & RELOADING_CR0 and self._load_pdptes(
-            value, vcpu.cr3, vcpu.cr4
+        reloads = changed & RELOADING_CR0 and load_pdptes(
+            vcpu, self.ram, value, vcpu.cr3, vcpu.cr4
         )
         vcpu.cr0 = value
         self.cpu.update_mode()
@@ -715,7 +715,7 @@ class Deprivileged(Technique):
     def write_cr3(self, value: int) -> None:
         """MOV to CR3: raises #GP(0) for PDPTEs with reserved bits."""
         vcpu = self.vcpu
-        self._load_pdptes(vcpu.cr0, value, vcpu.cr4)
+        load_pdptes(vcpu, self.ram, vcpu.cr0, value, vcpu.cr4)
         vcpu.cr3 = value
         self.mmu.switch(value, vcpu.pdptes)
 
@@ -726,7 +726,7 @@ class Deprivileged(Technique):
             raise gp(0)
         changed = vcpu.cr4 ^ value
         if changed & PAGING_CR4:
-            self._load_pdptes(vcpu.cr0, vcpu.cr3, value)
+            load_pdptes(vcpu, self.ram, vcpu.cr0, vcpu.cr3, value)
         vcpu.cr4 = value
         if changed & PAGING_CR4:
             self._configure()
@@ -739,16 +739,6 @@ class Deprivileged(Technique):
         if changed and self.vcpu.cr4 & x86.CR4_PAE:
             self._configure()
             self._sync_host()
-
-    def _load_pdptes(self, cr0: int, cr3: int, cr4: int) -> bool:
-        """Load the PDPTE registers, if these use them; tell if: raises #GP(0)."""
-        if not format_of(cr0, cr4).in_registers:
-            return False
-        pdptes = read_pdptes(self.ram, cr3)
-        if pdptes is None:
-            raise gp(0)
-        self.vcpu.pdptes = pdptes
-        return True
 
     def _configure(self) -> None:
         """Have the shadow tables follow the registers anew."""

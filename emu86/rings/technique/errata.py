@@ -10,7 +10,6 @@ from typing import Final
 
 from emu86.cpu import offsets
 from emu86.cpu.state import HFLAGS, RFLAGS, RIP, SELECTOR
-from emu86.mmu.paging import format_of, read_pdptes
 from emu86.mmu.shadow import PAGING_CR4, RELOADING_CR0
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
@@ -23,7 +22,7 @@ from emu86.rings.insn.privileged import read_dr, write_dr
 from emu86.rings.insn.table import RECORDS, find, is_switched_off, needs
 from emu86.rings.insn.transfer import return_target
 from emu86.rings.stack import Stack
-from emu86.rings.technique.base import check_cr0
+from emu86.rings.technique.base import check_cr0, load_pdptes
 from emu86.spec import x86
 from emu86.spec.features import FORMS
 from emu86.spec.opcodes import OPCODES
@@ -101,15 +100,10 @@ def _load_pdptes(cpu: Cpu, number: int, value: int) -> None:
     vcpu = cpu.vcpu
     now = {0: vcpu.cr0, 3: vcpu.cr3, 4: vcpu.cr4}
     changed = now.get(number, 0) ^ value
-    now[number] = value
     reloads = RELOADING_CR0 if number == 0 else PAGING_CR4
-    if not format_of(now[0], now[4]).in_registers:
-        return
-    if number == 3 or (number in now and changed & reloads):
-        pdptes = read_pdptes(cpu.memory.ram, now[3])
-        if pdptes is None:
-            raise gp(0)
-        vcpu.pdptes = pdptes
+    if number == _CR3 or (number in now and changed & reloads):
+        now[number] = value
+        load_pdptes(vcpu, cpu.memory.ram, now[0], now[3], now[4])
 
 
 def _from_cr(cpu: Cpu, insn: Insn) -> bool:
