@@ -456,12 +456,14 @@ class Engine(CpuState):
                 kind = _INSTRUCTIONS[name][1]
                 self.control[word] = self._kept(kind(pythons[name]))
         for name, (number, kind, handler) in _INSTRUCTIONS.items():
-            callback, data = kind(pythons[name]), None
-            if self.can.live and (name == "RDTSC" or not self.stepped):
+            data = None
+            if not self.can.live or (self.stepped and name != "RDTSC"):
+                callback = kind(pythons[name])
+            elif self.can.native:
+                callback = PTR(blob.load()[handler.__name__])
+                data = PTR(ctypes.addressof(self._control))
+            else:
                 callback = kind(self._by_reference(handler))
-                if self.can.native:
-                    callback = PTR(blob.load()[handler.__name__])
-                    data = PTR(ctypes.addressof(self._control))
             self._hooks.append(self._add_insn(number, callback, data))
 
     def _pythons(self) -> dict[str, Callable[..., Any]]:
