@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 from support import paging
-from support.cases import Case, check
+from support.cases import TO_USER, Case, check
 from support.paging import (
     FETCH,
     NX,
@@ -145,17 +145,6 @@ SETUP = """
 SHOW = """
 .done: mov esi, [PT + 0x703 * 4]
     mov edi, [PD + 4]
-"""
-TO_USER = """
-    push dword DATA3
-    push dword STACK3
-    push dword 2
-    push dword CODE3
-    push .user
-    iretd
-    .user:
-    mov eax, DATA3
-    mov ds, eax
 """
 GUESTS = tuple(
     Case(

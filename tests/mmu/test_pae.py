@@ -9,6 +9,7 @@ from emu86 import Machine
 from support.cases import (
     LOG,
     RECORD,
+    TO_USER,
     Case,
     differences,
     image,
@@ -31,17 +32,6 @@ SETUP = """
     mov dword [PDE + 28], {pde_high:#x}
     mov eax, cr3
     mov cr3, eax
-"""
-TO_USER = """
-    push dword DATA3
-    push dword STACK3
-    push dword 2
-    push dword CODE3
-    push .user
-    iretd
-    .user:
-    mov eax, DATA3
-    mov ds, eax
 """
 TOUCH = {
     "read": "mov eax, [0x703004]",

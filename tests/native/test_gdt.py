@@ -3,37 +3,9 @@
 import pytest
 
 from support.cases import TECHNIQUES
-from support.flat import code
+from support.flat import OWN_GDT, code
 
 pytestmark = pytest.mark.parametrize("options", TECHNIQUES.values(), ids=TECHNIQUES)
-
-# 18h: a user's flat data. An event has a plan, so that the table has been read.
-TABLE = """
-GDT equ 0x220000
-    mov esi, table
-    mov edi, GDT
-    mov ecx, 8
-    rep movsd
-    lgdt [gdtr]
-    jmp 8:here
-    align 8
-gdtr: dw 31
-    dd GDT
-table: dq 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00cff3000000ffff
-event: iretd
-here:
-    mov eax, 0x10
-    mov ds, eax
-    mov es, eax
-    mov ss, eax
-    mov edi, IDT
-    mov ecx, 256
-.selector:
-    mov word [edi + 2], 8
-    add edi, 8
-    loop .selector
-    gate 0x40, event
-"""
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -44,7 +16,7 @@ def test_it_is_written_by_another_address_of_the_same_entry(options, large):
         mov dword [PD], {pde}
         mov eax, cr3
         mov cr3, eax
-    {TABLE}
+    {OWN_GDT}
         mov dword [PD + 4], {pde}
         mov dword [0x91000], 1
         mov dword [0x92000], 2
@@ -72,7 +44,7 @@ def test_it_is_written_by_another_address_of_the_same_entry(options, large):
 def test_without_pse_a_pde_is_never_that_of_a_large_page(options):
     """Bits 6 and 7 of it say nothing then: the PTE forbids the write."""
     body = f"""
-    {TABLE}
+    {OWN_GDT}
         gate 14, fault
         mov eax, cr4
         and eax, ~0x10

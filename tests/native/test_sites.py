@@ -5,7 +5,7 @@ import pytest
 from emu86.native import abi
 from emu86.native.state import site_index
 from emu86.native.transfers import gate_slot
-from support.flat import flat
+from support.flat import OWN_GDT, flat
 
 
 def handled(built, reason):
@@ -104,34 +104,11 @@ def test_events_of_linux_have_a_place_each():
     assert len(slots) == len(events)
 
 
-# Flat data of users at 18h; a GDT in a page of its own, written to at each turn.
+# Its GDT is written to at each turn.
 POP = """
-GDT equ 0x220000
-    mov esi, table
-    mov edi, GDT
-    mov ecx, 8
-    rep movsd
-    lgdt [gdtr]
-    jmp 8:here
-    align 8
-gdtr: dw 31
-    dd GDT
-table: dq 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00cff3000000ffff
-event: iretd
-here:
     mov eax, 0x10
-    mov ds, eax
-    mov es, eax
     mov fs, eax
     mov gs, eax
-    mov ss, eax
-    mov edi, IDT
-    mov ecx, 256
-.selector:
-    mov word [edi + 2], 8
-    add edi, 8
-    loop .selector
-    gate 0x40, event
     xor ebp, ebp
     mov ecx, 20
 .again:
@@ -156,7 +133,7 @@ value: dd 0x100
 def test_pop_behind_a_write_to_the_gdt(register, base):
     if register == "ds" and base:
         pytest.skip("the writes to the table go by it")
-    body = POP.format(register=register, base=base)
+    body = OWN_GDT + POP.format(register=register, base=base)
     for options in {}, {"native": False}:
         built = flat(body, "global", **options)
         total, by_python = handled(built, "POP Sreg")

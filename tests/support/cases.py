@@ -24,6 +24,18 @@ LOG = 0x300000
 RECORD = 256
 SWEEP = 0x200  # first selector of descriptors that a test gives
 MEMORY = 16 << 20
+# The rest of a case runs at ring 3.
+TO_USER = """
+    push dword DATA3
+    push dword STACK3
+    push dword 2
+    push dword CODE3
+    push .user
+    iretd
+    .user:
+    mov eax, DATA3
+    mov ds, eax
+"""
 
 
 @dataclass(frozen=True)

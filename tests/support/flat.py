@@ -75,6 +75,34 @@ idtr: dw 0x7ff
     dd IDT
 """
 
+# 18h: a user's flat data. An event has a plan, so that the table has been read.
+OWN_GDT = """
+GDT equ 0x220000
+    mov esi, table
+    mov edi, GDT
+    mov ecx, 8
+    rep movsd
+    lgdt [gdtr]
+    jmp 8:here
+    align 8
+gdtr: dw 31
+    dd GDT
+table: dq 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x00cff3000000ffff
+event: iretd
+here:
+    mov eax, 0x10
+    mov ds, eax
+    mov es, eax
+    mov ss, eax
+    mov edi, IDT
+    mov ecx, 256
+.selector:
+    mov word [edi + 2], 8
+    add edi, 8
+    loop .selector
+    gate 0x40, event
+"""
+
 
 def flat(body, paging=None, **options):
     """A machine with this guest; paging: None, "local" or "global" pages."""
