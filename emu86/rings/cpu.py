@@ -62,6 +62,8 @@ class Mode(IntEnum):
 _REAL: Final = Mode.REAL
 _VIRTUAL_8086: Final = Mode.VIRTUAL_8086
 _PROTECTED: Final = Mode.PROTECTED
+_COMPATIBILITY: Final = Mode.COMPATIBILITY
+_LONG: Final = Mode.LONG
 
 
 class Services(Protocol):
@@ -160,8 +162,9 @@ class Services(Protocol):
 class Cpu:
     """One virtual CPU as its instructions see it.
 
-    mode, code_bits (16, 32 or 64), stack_bits and cpl (the guest's, 3 in virtual-8086
-    mode) follow the registers: `update_mode`. iopl: the guest's. kernel_ring: the
+    mode, code_bits and stack_bits (16, 32 or 64), cpl (the guest's, 3 in virtual-8086
+    mode) and address_mask (what RIP and linear addresses of the running code wrap at)
+    follow the registers: `update_mode`. iopl: the guest's. kernel_ring: the
     engine's ring that runs the guest's ring 0. plans: of a technique that keeps checked
     transfers.
     """
@@ -183,6 +186,7 @@ class Cpu:
         self.known = 0, 0  # CS's selector and the bits of hflags at `update_mode`
         self.mode: Mode = _PROTECTED
         self.code_bits = self.stack_bits = 32
+        self.address_mask = x86.MASK32
         self.cpl = 0
 
     # -- what a technique does its own way ---------------------------------------------
@@ -224,9 +228,15 @@ class Cpu:
         """
         d = self.d
         self.known = d[_CS_SELECTOR], d[HFLAGS] & MODE_BITS
+        self.address_mask = x86.MASK32
         self.code_bits = 32 if d[_CS_ATTRIBUTES] & x86.DESC_B else 16
         self.stack_bits = 32 if d[_SS_ATTRIBUTES] & x86.DESC_B else 16
-        if self.q[RFLAGS] & x86.VM:
+        if self.vcpu.efer & x86.EFER_LMA:
+            self.mode, self.cpl = _COMPATIBILITY, d[_CS_SELECTOR] & 3
+            if d[_CS_ATTRIBUTES] & x86.DESC_L:
+                self.mode, self.address_mask = _LONG, x86.MASK64
+                self.code_bits = self.stack_bits = 64
+        elif self.q[RFLAGS] & x86.VM:
             self.mode, self.cpl = _VIRTUAL_8086, x86.CPL_USER
         elif self.vcpu.cr0 & x86.CR0_PE:
             self.mode, self.cpl = _PROTECTED, d[_CS_SELECTOR] & 3
@@ -241,11 +251,11 @@ class Cpu:
     @property
     def linear_eip(self) -> int:
         """The linear address of CS:EIP."""
-        return (self.q[RIP] + self.q[_CS_BASE]) & x86.MASK32
+        return (self.q[RIP] + self.q[_CS_BASE]) & self.address_mask
 
     def next_eip(self, length: int) -> int:
         """Return EIP behind an instruction of `length` bytes."""
-        return (self.q[RIP] + length) & x86.MASK32
+        return (self.q[RIP] + length) & self.address_mask
 
     def advance(self, length: int) -> None:
         """Move EIP past an instruction of `length` bytes."""

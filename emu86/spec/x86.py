@@ -59,8 +59,15 @@ CR4_PGE: Final = 1 << 7
 CR4_PCE: Final = 1 << 8
 CR4_OSFXSR: Final = 1 << 9
 CR4_OSXMMEXCPT: Final = 1 << 10
+CR4_UMIP: Final = 1 << 11
+CR4_LA57: Final = 1 << 12
+CR4_FSGSBASE: Final = 1 << 16
+CR4_PCIDE: Final = 1 << 17
+CR4_OSXSAVE: Final = 1 << 18
+CR4_SMEP: Final = 1 << 20
+CR4_SMAP: Final = 1 << 21
 
-# EFER; a guest has NXE alone: Vol. 4 table 2-2
+# EFER; a model without long mode has NXE alone: Vol. 4 table 2-2
 EFER_SCE: Final = 1 << 0
 EFER_LME: Final = 1 << 8
 EFER_LMA: Final = 1 << 10
@@ -158,9 +165,16 @@ SYS_TSS32_BUSY: Final = 11
 SYS_CALL32: Final = 12
 SYS_INT32: Final = 14
 SYS_TRAP32: Final = 15
+# In IA-32e mode these are the 64-bit ones, of 16 bytes in tables: Vol. 3A section 3.5
+SYS_TSS64: Final = SYS_TSS32
+SYS_TSS64_BUSY: Final = SYS_TSS32_BUSY
+SYS_CALL64: Final = SYS_CALL32
+SYS_INT64: Final = SYS_INT32
+SYS_TRAP64: Final = SYS_TRAP32
 
 # General registers and segment registers, by their encoding: Vol. 2A section 2.1.5
 EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI = range(8)
+R8, R9, R10, R11, R12, R13, R14, R15 = range(8, 16)
 ES, CS, SS, DS, FS, GS = range(6)
 GPR_NAMES: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 SEGMENT_NAMES: Final = ("es", "cs", "ss", "ds", "fs", "gs")
@@ -175,5 +189,17 @@ MSR_BIOS_SIGN_ID: Final = 0x8B
 MSR_PERFCTR0: Final = 0xC1
 MSR_MCG_CAP: Final = 0x179
 MSR_PERFEVTSEL0: Final = 0x186
+MSR_SYSENTER_CS: Final = 0x174
+MSR_SYSENTER_ESP: Final = 0x175
+MSR_SYSENTER_EIP: Final = 0x176
+MSR_PAT: Final = 0x277
 MSR_EFER: Final = 0xC0000080
+MSR_STAR: Final = 0xC0000081
+MSR_LSTAR: Final = 0xC0000082
+MSR_CSTAR: Final = 0xC0000083
+MSR_FMASK: Final = 0xC0000084
+MSR_FS_BASE: Final = 0xC0000100
+MSR_GS_BASE: Final = 0xC0000101
+MSR_KERNEL_GS_BASE: Final = 0xC0000102
+MSR_TSC_AUX: Final = 0xC0000103
 MSR_MC0_CTL: Final = 0x400  # then its STATUS, ADDR and MISC, then the next bank's
