@@ -1,10 +1,14 @@
 """Fetch the guests that the tests and the benchmark boot, into build/guests.
 
-    vmlinuz        Debian's i386 kernel (package linux-image-686), as it is
-    vmlinuz-pae    its i386 kernel for PAE (package linux-image-686-pae)
-    initrd.cpio    busybox and the test programs of tools/initramfs: a shell
-    workload.cpio  the same and tools/initramfs/bench, with a fixed workload that ends
-                   by powering off
+    vmlinuz              Debian's i386 kernel (package linux-image-686), as it is
+    vmlinuz-pae          its i386 kernel for PAE (package linux-image-686-pae)
+    vmlinuz-amd64        its 64-bit kernel (package linux-image-amd64)
+    vmlinuz-cloud-amd64  the smaller one for clouds (package linux-image-cloud-amd64)
+    initrd.cpio          busybox and the test programs of tools/initramfs: a shell
+    workload.cpio        the same and tools/initramfs/bench, with a fixed workload that
+                         ends by powering off
+    initrd-amd64.cpio, workload-amd64.cpio
+                         the same with busybox of 64 bits
 
 The packages come by apt-get from the system's own sources, with apt's state in
 build/guests/apt: nothing of the system is changed, and no root is needed. What is
@@ -27,8 +31,18 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "tools" / "initramfs"
 GUESTS: Final = ROOT / "build" / "guests"
 TRIES: Final = 3
-# Kernels by their file: Debian's name for the kind of machine.
-KERNELS: Final = {"vmlinuz": "686", "vmlinuz-pae": "686-pae"}
+# Kernels by their file: Debian's architecture, and its name for the kind of machine.
+KERNELS: Final = {
+    "vmlinuz": ("i386", "686"),
+    "vmlinuz-pae": ("i386", "686-pae"),
+    "vmlinuz-amd64": ("amd64", "amd64"),
+    "vmlinuz-cloud-amd64": ("amd64", "cloud-amd64"),
+}
+BUSYBOXES: Final = {"busybox": "i386", "busybox-amd64": "amd64"}
+ARCHIVES: Final = {
+    "": "busybox",
+    "-amd64": "busybox-amd64",
+}  # by the end of their names
 
 
 class FetchError(Exception):
@@ -36,10 +50,11 @@ class FetchError(Exception):
 
 
 class Apt:
-    """apt-get for i386, with a state of its own in `directory`."""
+    """apt-get for an architecture, with a state of its own in `directory`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, architecture: str) -> None:
         self._directory = directory
+        self._architecture = architecture
         for part in ("state/lists/partial", "cache/archives/partial"):
             (directory / part).mkdir(parents=True, exist_ok=True)
         status = directory / "state" / "status"
@@ -48,8 +63,8 @@ class Apt:
             f"-oDir::State={directory / 'state'}",
             f"-oDir::State::status={status}",
             f"-oDir::Cache={directory / 'cache'}",
-            "-oAPT::Architecture=i386",
-            "-oAPT::Architectures=i386",
+            f"-oAPT::Architecture={architecture}",
+            f"-oAPT::Architectures={architecture}",
             "-oAPT::Sandbox::User=root",
             "-oAcquire::Languages=none",
             "-oAcquire::Retries=2",
@@ -67,7 +82,8 @@ class Apt:
         listing = self._run("apt-cache", "depends", package).stdout
         found = re.search(rf"Depends: ({pattern})\s", listing)
         if not found:
-            raise FetchError(f"no package {package} for i386 in this system's sources")
+            where = f"for {self._architecture} in this system's sources"
+            raise FetchError(f"no package {package} {where}")
         return found[1]
 
     def download(self, package: str) -> Path:
@@ -112,22 +128,39 @@ def _has(file: str) -> bool:
 
 
 def fetch_packages() -> None:
-    """Put the kernels and busybox into GUESTS."""
-    busybox = GUESTS / "busybox"
-    missing = {file: kind for file, kind in KERNELS.items() if not _has(file)}
-    if not missing and busybox.exists():
+    """Put the kernels and busyboxes into GUESTS."""
+    missing = [file for file in (*KERNELS, *BUSYBOXES) if not _has(file)]
+    if not missing:
         return
-    print("fetch_guests: fetching Debian's i386 kernels and busybox")
+    print(f"fetch_guests: fetching Debian's {', '.join(missing)}")
+    for architecture in ("i386", "amd64"):
+        fetch_of(architecture, missing)
+
+
+def fetch_of(architecture: str, missing: list[str]) -> None:
+    """Put what is missing and of one of Debian's architectures into GUESTS."""
+    kinds = {
+        file: kind
+        for file, (its, kind) in KERNELS.items()
+        if its == architecture and file in missing
+    }
+    busyboxes = [
+        file
+        for file, its in BUSYBOXES.items()
+        if its == architecture and file in missing
+    ]
+    if not kinds and not busyboxes:
+        return
     directory = GUESTS / "apt"
     shutil.rmtree(directory, ignore_errors=True)
-    apt = Apt(directory)
+    apt = Apt(directory, architecture)
     apt.update()
-    for file, kind in missing.items():
+    for file, kind in kinds.items():
         image = apt.depends(f"linux-image-{kind}", rf"linux-image-[\d.]+-\d+-{kind}")
         write(GUESTS / file, member(apt.download(image), r"\./boot/vmlinuz-.*"))
-    if not busybox.exists():
+    for file in busyboxes:
         package = apt.download("busybox-static")
-        write(busybox, member(package, r"\./(usr/)?bin/busybox"))
+        write(GUESTS / file, member(package, r"\./(usr/)?bin/busybox"))
     shutil.rmtree(directory)
 
 
@@ -182,16 +215,20 @@ def write(path: Path, data: bytes) -> None:
 
 
 def build_archives() -> None:
-    """Make both archives of the busybox in GUESTS and of tools/initramfs."""
-    files = {"bin/busybox": (GUESTS / "busybox").read_bytes()}
-    files |= programs(SOURCES, GUESTS)
-    measured = files | dict(programs(SOURCES / "bench", GUESTS))
-    for name, init, more in (
-        ("initrd", "init", files),
-        ("workload", "workload", measured),
-    ):
-        content = more | {"init": (SOURCES / init).read_bytes()}
-        write(GUESTS / f"{name}.cpio", archive(content))
+    """Make the archives of the busyboxes in GUESTS and of tools/initramfs.
+
+    The test programs are of 32 bits, which a 64-bit kernel runs, too.
+    """
+    tests = dict(programs(SOURCES, GUESTS))
+    measured = dict(programs(SOURCES / "bench", GUESTS))
+    for end, busybox in ARCHIVES.items():
+        files = {"bin/busybox": (GUESTS / busybox).read_bytes(), **tests}
+        for name, init, more in (
+            ("initrd", "init", files),
+            ("workload", "workload", files | measured),
+        ):
+            content = more | {"init": (SOURCES / init).read_bytes()}
+            write(GUESTS / f"{name}{end}.cpio", archive(content))
 
 
 def inputs() -> str:
@@ -207,7 +244,10 @@ def main() -> int:
     """Fetch and build what is missing or out of date."""
     GUESTS.mkdir(parents=True, exist_ok=True)
     stamp = GUESTS / "stamp"
-    wanted = [*KERNELS, "initrd.cpio", "workload.cpio"]
+    archives = (
+        f"{name}{end}.cpio" for end in ARCHIVES for name in ("initrd", "workload")
+    )
+    wanted = [*KERNELS, *archives]
     there = all((GUESTS / name).exists() for name in wanted)
     if there and stamp.exists() and stamp.read_text() == inputs():
         return 0
