@@ -5,7 +5,7 @@ that no access asks what mode it is in. No paging is a format too: its walk give
 address itself. A walk reads guest RAM and changes nothing; accessed and dirty bits are
 the caller's to set, with `touch`. A walk begins at CR3, or with PAE paging at the PDPTE
 registers, which hold what MOV to CR3 has read: `top_of`. Source: SDM Vol. 3A chapter 4;
-32-bit paging is section 4.3, PAE paging 4.4.
+32-bit paging is section 4.3, PAE paging 4.4, 4-level paging 4.5.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,9 @@ from emu86.spec import x86
 LARGE_RESERVED: Final = 0x003FF000
 # Bits 12-20 of a PDE that maps a 2 MiB page: bit 12 without PAT.
 LARGE_RESERVED_PAE: Final = 0x001FF000
+# Bits 13-20 of a PDE that maps a 2 MiB page, 13-29 of a PDPTE that maps 1 GiB.
+_RESERVED_2M: Final = 0x001FE000
+_RESERVED_1G: Final = 0x3FFFE000
 
 LEAF_SHIFT: Final = 21  # log2 of what one shadow leaf table spans: 512 pages
 
@@ -34,10 +37,12 @@ _PDPTE_RESERVED: Final = ~((1 << x86.MAXPHYADDR) - 1) & x86.MASK64 | 0x1E6
 class Walk(NamedTuple):
     """What the tables say of one linear address; `fault` is PF_P, PF_RSVD or 0 bits.
 
-    page: guest page number; rights: RW, US and NX of the PDE and the PTE combined;
-    pde, pte: the entries (pte is the PDE again for a large page); pde_at, pte_at: their
-    GPAs; large: the PDE maps the page itself. When the walk ends early, `mapped` is
-    False and `fault` is the error code's part.
+    page: guest page number; rights: RW, US and NX of all entries combined (PDPTE
+    registers have none); pde, pte: the last two entries (of a large page both are the
+    one that maps it); pde_at, pte_at: their GPAs; large: log2 of a large page's size, 0
+    of a small one; above: with 4-level paging the entries above the PDE, root first,
+    each with its GPA. When the walk ends early, `mapped` is False and `fault` is the
+    error code's part.
     """
 
     mapped: bool
@@ -48,7 +53,8 @@ class Walk(NamedTuple):
     pte: int = 0
     pde_at: int = 0
     pte_at: int = 0
-    large: bool = False
+    large: int = 0
+    above: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -60,9 +66,10 @@ class Format:
     root: the bits of CR3 that are the root's address; frame: the bits of an entry that
     are one; large_shifts: of the levels whose entries may map a page themselves (PS
     set). Bits of an entry that must be clear: reserved, of one that refers to a table;
-    reserved_large and reserved_page, of one that maps a large or a small page. nx: bit
-    63 forbids execution, and #PF tells of fetches; in_registers: the root's entries are
-    the PDPTE registers. walk: by RAM, `top_of` and the linear address.
+    reserved_large and reserved_page, of one that maps a large page (of the smaller
+    kind) or a small one. nx: bit 63 forbids execution, and
+    #PF tells of fetches; in_registers: the root's entries are the PDPTE registers.
+    walk: by RAM, `top_of` and the linear address. linear: the bits of such an address.
     """
 
     name: str
@@ -77,6 +84,7 @@ class Format:
     nx: bool
     in_registers: bool
     walk: Callable[[Ram, Top, int], Walk]
+    linear: int = x86.MASK32
 
     @property
     def direct(self) -> bool:
@@ -108,7 +116,7 @@ _IDENTITY: Final = x86.PTE_P | _RIGHTS | x86.PTE_A | x86.PTE_D | x86.PDE_PS
 
 def _walk_identity(_ram: Ram, _top: Top, gva: int) -> Walk:
     page = gva >> x86.PAGE_SHIFT
-    return Walk(True, 0, page, _RIGHTS, _IDENTITY, _IDENTITY, 0, 0, True)
+    return Walk(True, 0, page, _RIGHTS, _IDENTITY, _IDENTITY, 0, 0, 22)
 
 
 def _walk_32(ram: Ram, top: Top, gva: int) -> Walk:
@@ -129,7 +137,7 @@ def _walk_32_pse(ram: Ram, top: Top, gva: int) -> Walk:
     if pde & LARGE_RESERVED:
         return _RESERVED
     page = (pde >> 12 & 0xFFC00) | (gva >> 12 & 0x3FF)
-    return Walk(True, 0, page, pde, pde, pde, pde_at, pde_at, True)
+    return Walk(True, 0, page, pde, pde, pde, pde_at, pde_at, 22)
 
 
 def _page_table_32(ram: Ram, pde: int, pde_at: int, gva: int) -> Walk:
@@ -206,7 +214,7 @@ def _pae(name: str, *, nx: bool) -> Format:
             if pde & reserved_large:
                 return _RESERVED
             page = (pde & frame) >> 12 | gva >> 12 & 0x1FF
-            return Walk(True, 0, page, pde, pde, pde, pde_at, pde_at, True)
+            return Walk(True, 0, page, pde, pde, pde, pde_at, pde_at, 21)
         if pde & reserved:
             return _RESERVED
         pte_at = (pde & frame) + (gva >> 9 & 0xFF8)
@@ -238,8 +246,95 @@ PAGING_PAE: Final = _pae("PAE paging", nx=False)
 PAGING_PAE_NX: Final = _pae("PAE paging, EFER.NXE", nx=True)
 
 
+def _four_level(name: str, *, nx: bool) -> Format:
+    """Return a format of 4-level paging: bit 63 is reserved unless EFER.NXE is set.
+
+    Each CPU model with long mode has pages of 1 GiB, and PAT.
+    """
+    frame = (1 << x86.MAXPHYADDR) - x86.PAGE_SIZE
+    reserved = ~((1 << x86.MAXPHYADDR) - 1) & (1 << 52) - 1
+    if not nx:
+        reserved |= x86.PTE_NX
+    reserved_top = reserved | x86.PDE_PS
+    reserved_1g, reserved_2m = reserved | _RESERVED_1G, reserved | _RESERVED_2M
+
+    def walk(ram: Ram, top: Top, gva: int) -> Walk:
+        pml4e_at = (top[0] & frame) + (gva >> 36 & 0xFF8)
+        pml4e = ram.read64(pml4e_at)
+        if not pml4e & 1:
+            return _NOT_PRESENT
+        if pml4e & reserved_top:
+            return _RESERVED
+        pdpte_at = (pml4e & frame) + (gva >> 27 & 0xFF8)
+        pdpte = ram.read64(pdpte_at)
+        if not pdpte & 1:
+            return _NOT_PRESENT
+        both, either = pml4e & pdpte, pml4e | pdpte
+        if pdpte & x86.PDE_PS:
+            if pdpte & reserved_1g:
+                return _RESERVED
+            page = (pdpte & frame) >> 12 & ~0x3FFFF | gva >> 12 & 0x3FFFF
+            rights = both & _RIGHTS | either & x86.PTE_NX
+            above = ((pml4e_at, pml4e),)
+            at = pdpte_at
+            return Walk(True, 0, page, rights, pdpte, pdpte, at, at, 30, above)
+        if pdpte & reserved:
+            return _RESERVED
+        pair = (pml4e_at, pml4e), (pdpte_at, pdpte)
+        pde_at = (pdpte & frame) + (gva >> 18 & 0xFF8)
+        pde = ram.read64(pde_at)
+        if not pde & 1:
+            return _NOT_PRESENT
+        both, either = both & pde, either | pde
+        if pde & x86.PDE_PS:
+            if pde & reserved_2m:
+                return _RESERVED
+            page = (pde & frame) >> 12 & ~0x1FF | gva >> 12 & 0x1FF
+            rights = both & _RIGHTS | either & x86.PTE_NX
+            return Walk(True, 0, page, rights, pde, pde, pde_at, pde_at, 21, pair)
+        if pde & reserved:
+            return _RESERVED
+        pte_at = (pde & frame) + (gva >> 9 & 0xFF8)
+        pte = ram.read64(pte_at)
+        if not pte & 1:
+            return _NOT_PRESENT
+        if pte & reserved:
+            return _RESERVED
+        rights = both & pte & _RIGHTS | (either | pte) & x86.PTE_NX
+        page = (pte & frame) >> 12
+        return Walk(True, 0, page, rights, pde, pte, pde_at, pte_at, 0, pair)
+
+    return Format(
+        name,
+        shifts=(39, 30, 21, 12),
+        entry_size=8,
+        root=frame,
+        frame=frame,
+        large_shifts=(30, 21),
+        reserved=reserved,
+        reserved_large=reserved_2m,
+        reserved_page=reserved,
+        nx=nx,
+        in_registers=False,
+        walk=walk,
+        linear=x86.MASK64,
+    )
+
+
+PAGING_4_LEVEL: Final = _four_level("4-level paging", nx=False)
+PAGING_4_LEVEL_NX: Final = _four_level("4-level paging, EFER.NXE", nx=True)
+
+
+def is_canonical(gva: int) -> bool:
+    """Tell whether bits 63 to 47 of a linear address are all alike (Vol. 1 3.3.7.1)."""
+    return gva >> 47 in (0, (1 << 17) - 1)
+
+
 class Registers(Protocol):
-    """The registers that paging hangs on, each of 32 bits; and the PDPTE registers."""
+    """The registers that paging hangs on, and the PDPTE registers.
+
+    CR3 has 64 bits in IA-32e mode, and 32 else.
+    """
 
     @property
     def cr0(self) -> int:
@@ -258,7 +353,7 @@ class Registers(Protocol):
 
     @property
     def efer(self) -> int:
-        """NXE."""
+        """NXE and LMA."""
         ...
 
     @property
@@ -271,6 +366,8 @@ def format_of(cr0: int, cr4: int, efer: int = 0) -> Format:
     """Return the format that these registers choose (section 4.1.1)."""
     if not cr0 & x86.CR0_PG:
         return NO_PAGING
+    if efer & x86.EFER_LMA:
+        return PAGING_4_LEVEL_NX if efer & x86.EFER_NXE else PAGING_4_LEVEL
     if cr4 & x86.CR4_PAE:
         return PAGING_PAE_NX if efer & x86.EFER_NXE else PAGING_PAE
     return PAGING_32_PSE if cr4 & x86.CR4_PSE else PAGING_32
@@ -293,7 +390,7 @@ def top_of(paging: Format, registers: Registers) -> Top:
 
 
 def walk(ram: Ram, registers: Registers, gva: int) -> Walk:
-    """Walk for `gva` (32 bits) by these registers: for who has no format at hand."""
+    """Walk for `gva` by these registers: for who has no format at hand."""
     paging = format_of(registers.cr0, registers.cr4, registers.efer)
     return paging.walk(ram, top_of(paging, registers), gva)
 
@@ -321,6 +418,9 @@ def denied(
 
 def touch(ram: Ram, found: Walk, *, write: bool) -> tuple[int, int]:
     """Set the accessed and dirty bits as the access does; return PDE and PTE."""
+    for at, entry in found.above:
+        if not entry & x86.PTE_A:
+            ram.write32(at, (entry | x86.PTE_A) & x86.MASK32)
     pde, pte = found.pde, found.pte
     wanted = x86.PTE_A | x86.PTE_D if write else x86.PTE_A
     if found.pde_at == found.pte_at:  # a directory that maps itself has one for both

@@ -311,15 +311,15 @@ class ShadowMmu:
         if code is not None:
             self.fault = code
             return GUEST_FAULT
-        _mapped, _fault, page, rights, pde, pte, _pde_at, _pte_at, large = found
+        _mapped, _fault, page, rights, pde, pte, _pde_at, _pte_at, large, above = found
         wanted = x86.PTE_A | x86.PTE_D if write else x86.PTE_A
-        if pte & wanted != wanted or not pde & x86.PTE_A:
+        if pte & wanted != wanted or not pde & x86.PTE_A or above:
             pde, pte = touch(self.ram, found, write=bool(write))
         slot = gva >> self.span_shift
         root = self.root
         table = root.tables.get(slot)
         if table is None or root.gptes[slot] != pde:
-            table = self._link(slot, pde, page, rights, large=large)
+            table = self._link(slot, pde, page, rights, large=bool(large))
         at = gva >> 12 & self._span_last
         index = table.base + at
         rights &= _RIGHTS

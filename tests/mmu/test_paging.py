@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 
 from emu86.mmu.paging import (
     NO_PAGING,
+    PAGING_4_LEVEL,
+    PAGING_4_LEVEL_NX,
     PAGING_32,
     PAGING_32_PSE,
     PAGING_PAE,
     PAGING_PAE_NX,
     denied,
     format_of,
+    is_canonical,
     read_pdptes,
     touch,
     walk,
@@ -104,6 +107,89 @@ def test_walk(directory, low, pde, pte, gva, cr4, pae, efer, access, user, wp):
             assert read(at) == (value & 0xFFFFFFFF if inside else 0xFFFFFFFF)
 
 
+UPPER = st.builds(
+    lambda page, bits, high: page << 12 | bits | high,
+    st.sampled_from([2, 3, 4, 5, 6, 7, 8, PAGES, 0xC0]),
+    st.one_of(st.just(0x67), st.integers(0, 0xFFF)),
+    st.sampled_from([0] * 8 + [1 << 63, 1 << 35, 1 << 36, 1 << 51, 1 << 52, 1 << 12]),
+)
+
+
+@given(
+    entries=st.tuples(UPPER, UPPER, UPPER, ENTRIES),
+    low=st.integers(0, 0xFFF),
+    gva=st.integers(-(1 << 47), (1 << 47) - 1),
+    efer=st.sampled_from([0, paging.NXE]),
+    access=st.sampled_from([paging.READ, paging.WRITE, paging.FETCH]),
+    user=st.booleans(),
+    wp=st.booleans(),
+)
+def test_walk_of_four_levels(entries, low, gva, efer, access, user, wp):
+    """Tables may be each other's, and a table its own."""
+    gva %= 1 << 64
+    table = 0x2000
+    for shift, entry in zip((39, 30, 21, 12), entries, strict=True):
+        if table >> 12 < PAGES and table >> 12 not in HOLE:
+            write64(table + 8 * (gva >> shift & 511), entry)
+        table = entry & FRAME
+    before = bytes(RAM.bytes)
+    model, used = paging.walk_4_level(read, 0x2000 | low, efer, gva)
+    efer |= paging.LMA
+    cr0 = paging.PG | (paging.WP if wp else 0)
+    registers = Registers(cr0, 0x2000 | low, paging.PAE, efer, ())
+    found = walk(RAM, registers, gva)
+    assert bytes(RAM.bytes) == before, "a walk is pure"
+    write, nx = access == paging.WRITE, bool(efer & paging.NXE)
+    fetch = nx and access == paging.FETCH
+    code = denied(found, write=write, user=user, wp=wp, fetch=fetch)
+    if isinstance(model, int):
+        assert not found.mapped
+        assert code == paging.error_code(model, access, user, nx=nx)
+        return
+    rights = bool(found.rights & paging.RW), bool(found.rights & paging.US)
+    assert (found.mapped, found.page, found.large) == (True, model.page, model.large)
+    assert rights == (model.writable, model.user)
+    assert (found.rights & paging.NX == 0) == model.executable
+    allowed = paging.grants(model, access, user, cr0)
+    assert (code is None) == allowed
+    if not allowed:
+        assert code == paging.error_code(model, access, user, nx=nx)
+        return
+    places = [at for at, _entry in found.above] + [found.pde_at]
+    if not found.large:
+        places.append(found.pte_at)
+    assert places == [at for at, _entry in used]
+    pde, pte = touch(RAM, found, write=write)
+    for i, (at, entry) in enumerate(used):
+        page = at >> 12
+        after = read(at) | read(at + 4) << 32
+        if page >= PAGES or page in HOLE:
+            assert after == (1 << 64) - 1
+            continue
+        assert after & paging.A
+        assert (after | paging.A | paging.D) == (entry | paging.A | paging.D)
+        is_last = at == used[-1][0]
+        if is_last and write:
+            assert after & paging.D
+        elif not is_last:
+            assert after & paging.D == entry & paging.D
+        if i == len(used) - 1:
+            assert pte == after
+        elif i == len(used) - 2 and not found.large:
+            assert pde == after
+
+
+@pytest.mark.parametrize(
+    ("gva", "canonical"),
+    [
+        (0, True), ((1 << 47) - 1, True), (1 << 47, False), ((1 << 48) - 1, False),
+        (0xFFFF7FFFFFFFFFFF, False), (0xFFFF800000000000, True), ((1 << 64) - 1, True),
+    ],
+)  # fmt: skip
+def test_canonical_addresses(gva, canonical):
+    assert is_canonical(gva) == canonical
+
+
 class Registers(NamedTuple):
     cr0: int
     cr3: int
@@ -180,12 +266,14 @@ def test_what_chooses_the_format():
         (cr0, cr4, efer): format_of(cr0, cr4, efer)
         for cr0 in (0, paging.PG, paging.PG | paging.WP)
         for cr4 in (0, paging.PGE, paging.PSE, paging.PAE, paging.PAE | paging.PSE)
-        for efer in (0, paging.NXE)
+        for efer in (0, paging.NXE, paging.LMA, paging.LMA | paging.NXE)
     }
     for (cr0, cr4, efer), layout in chosen.items():
         wanted = PAGING_32_PSE if cr4 & paging.PSE else PAGING_32
         if cr4 & paging.PAE:
-            wanted = PAGING_PAE_NX if efer else PAGING_PAE
+            wanted = PAGING_PAE_NX if efer & paging.NXE else PAGING_PAE
+        if efer & paging.LMA:
+            wanted = PAGING_4_LEVEL_NX if efer & paging.NXE else PAGING_4_LEVEL
         assert layout is (wanted if cr0 else NO_PAGING)
 
 

@@ -1,4 +1,4 @@
-"""32-bit and PAE paging as the SDM tells it, and hardware that walks the shadow tables.
+"""32-bit, PAE and 4-level paging by the SDM; hardware that walks the shadow tables.
 
 The model is written from Vol. 3A chapter 4 alone. The hardware knows 4-level paging
 (section 4.5) and has a TLB that forgets nothing until it is told to: what it grants by
@@ -21,7 +21,7 @@ P, RW, US, A, D, PS, G = 1, 2, 4, 32, 64, 128, 256
 NX = 1 << 63
 PG, WP = 1 << 31, 1 << 16
 PSE, PAE, PGE = 1 << 4, 1 << 5, 1 << 7
-NXE = 1 << 11
+NXE, LMA = 1 << 11, 1 << 10
 READ, WRITE, FETCH = "read", "write", "fetch"
 
 
@@ -33,7 +33,7 @@ class Translation:
     writable: bool
     user: bool
     is_global: bool
-    large: bool
+    large: int  # log2 of its size, or 0
     executable: bool = True
 
 
@@ -51,16 +51,14 @@ def walk(read, cr3, cr4, gva):
             return 1 | 8, [(at, pde)]
         page = (pde >> 22 << 10) | (gva >> 12 & 1023)
         rights = bool(pde & RW), bool(pde & US), bool(pde & G)
-        found = Translation(page, *rights, large=True)
+        found = Translation(page, *rights, large=22)
         return found, [(at, pde)]
     entry_at = (pde & 0xFFFFF000) + 4 * (gva >> 12 & 1023)
     pte = read(entry_at)
     if not pte & P:
         return 0, [(at, pde), (entry_at, pte)]
     both = pde & pte
-    found = Translation(
-        pte >> 12, bool(both & RW), bool(both & US), bool(pte & G), False
-    )
+    found = Translation(pte >> 12, bool(both & RW), bool(both & US), bool(pte & G), 0)
     return found, [(at, pde), (entry_at, pte)]
 
 
@@ -87,7 +85,7 @@ def walk_pae(read, pdptes, efer, gva):
     if pde & PS:
         page = (pde & 0xFFFE00000) >> 12 | gva >> 12 & 511
         rights = bool(pde & RW), bool(pde & US), bool(pde & G)
-        return Translation(page, *rights, True, not pde & NX), used
+        return Translation(page, *rights, 21, not pde & NX), used
     entry_at = (pde & 0xFFFFFF000) + 8 * (gva >> 12 & 511)
     pte = entry(entry_at)
     used.append((entry_at, pte))
@@ -98,7 +96,35 @@ def walk_pae(read, pdptes, efer, gva):
     both, either = pde & pte, pde | pte
     rights = bool(both & RW), bool(both & US), bool(pte & G)
     page = (pte & 0xFFFFFF000) >> 12
-    return Translation(page, *rights, False, not either & NX), used
+    return Translation(page, *rights, 0, not either & NX), used
+
+
+def walk_4_level(read, cr3, efer, gva):
+    """Section 4.5: MAXPHYADDR is 36, and there are PAT and pages of 1 GiB."""
+    at = (cr3 & 0xFFFFFF000) + 8 * (gva >> 39 & 511)
+    used, shift = [], 39
+    while True:
+        entry = read(at) | read(at + 4) << 32
+        used.append((at, entry))
+        if not entry & P:
+            return 0, used
+        last = shift == 12 or (shift < 39 and entry & PS)
+        must_be_clear = 0x000FFFF0_00000000 | (0 if efer & NXE else NX)
+        if shift == 39:
+            must_be_clear |= PS
+        elif last and shift > 12:  # bit 12 is PAT
+            must_be_clear |= (1 << shift) - (1 << 13)
+        if entry & must_be_clear:
+            return 1 | 8, used
+        if last:
+            break
+        at, shift = (entry & 0xFFFFFF000) + 8 * (gva >> shift - 9 & 511), shift - 9
+    entries = [value for _at, value in used]
+    rights = (all(value & bit for value in entries) for bit in (RW, US))
+    page = ((entry & 0xFFFFFF000) >> shift << shift | gva & (1 << shift) - 1) >> 12
+    executable = not any(value & NX for value in entries)
+    large = shift if shift > 12 else 0
+    return Translation(page, *rights, bool(entry & G), large, executable), used
 
 
 def pdptes(read, cr3):

@@ -78,7 +78,7 @@ def load_pdptes(vcpu: VCpu, ram: Ram, cr0: int, cr3: int, cr4: int) -> bool:
 
     Raises #GP(0) for reserved bits, and then loads none.
     """
-    if not format_of(cr0, cr4).in_registers:
+    if not format_of(cr0, cr4, vcpu.efer).in_registers:
         return False
     pdptes = read_pdptes(ram, cr3)
     if pdptes is None:
