@@ -9,7 +9,7 @@ import platform
 import struct
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from emu86.cpu import engine, library, offsets
 from emu86.cpu.maps import ranges
@@ -19,6 +19,7 @@ from emu86.native import abi, blob
 from emu86.native.tlb import drop_unshared
 from emu86.spec import x86
 
+_Answer = TypeVar("_Answer")
 _STRANGE: Final = (
     "unicorn: this build keeps the CPU's state in another way than emu86 knows"
 )
@@ -62,24 +63,36 @@ def probe() -> library.Abilities:
         drop_code=True,
         native=not blob.why_not(),
     )
-    flushes, stops = _Program(full).window()
+    flushes, stops = _ask(full, _Program.window)
     return library.Abilities(
         live=True,
         stops=stops,
         flush_page=flushes,
-        drop_code=_Program(full).drops_code(),
-        inline=full.native and _Program(replace(full, inline=True)).counts_inline(),
+        drop_code=_ask(full, _Program.drops_code),
+        inline=full.native and _ask(replace(full, inline=True), _Program.counts_inline),
         looks=full.native and _looks(full),
         native=full.native,
-        tlb=full.native and flushes and _Program(replace(full, tlb=True)).parts_tlb(),
+        tlb=full.native
+        and flushes
+        and _ask(replace(full, tlb=True), _Program.parts_tlb),
     )
+
+
+def _ask(can: library.Abilities, question: "Callable[[_Program], _Answer]") -> _Answer:
+    """Ask a program on an engine of its own, whose memory is given back at once."""
+    program = _Program(can)
+    try:
+        return question(program)
+    finally:
+        # An engine is in cycles, and with it is the memory for translated code.
+        vars(program.cpu).clear()
 
 
 def _looks(full: library.Abilities) -> bool:
     """Tell whether operands can be looked at; not without the functions for it."""
     if not all(library.address_of(name) for _word, name in engine.CALLED_BY_LOOKS):
         return False
-    return _Program(replace(full, looks=True)).looks()
+    return _ask(replace(full, looks=True), _Program.looks)
 
 
 def _state_is_live(*, may_be_live: bool) -> bool:

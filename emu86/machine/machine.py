@@ -1,7 +1,7 @@
 """The library's main class: build a machine, load a guest, run it, look inside."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from numbers import Real
@@ -108,10 +108,11 @@ class Machine:
         self._loaded = False
         self._lock = threading.Lock()  # held while it runs
         self._runner = 0  # the thread that runs it
-        self._kernel = b""
+        self._kernel: Callable[[], bytes] = bytes  # what reads its file again
         self._profiled = False
-        # What the guest was loaded by, and what CPU and chips are at a reset.
-        self._load_again: Callable[[], Entry] | None = None
+        # What reads the guest's files again and returns what loads them; and what CPU
+        # and chips are at a reset.
+        self._reload: Callable[[], Callable[[], Entry]] | None = None
         self._at_reset = self.vmm.save(), self.board.save()
 
     def __repr__(self) -> str:
@@ -158,19 +159,23 @@ class Machine:
         if self._chooses:
             self._choose_cpu(boot.features_of(image))
         initrds = () if initrd is None else (boot.read("initrd", initrd),)
-        load = partial(
-            boot.load,
-            self._ram.bytes,
-            image,
-            cmdline=append,
-            initrds=initrds,
-            features=self.vcpu.model.features,
-        )
+
+        def load(image: bytes, initrds: Sequence[bytes]) -> Entry:
+            return boot.load(
+                self._ram.bytes,
+                image,
+                cmdline=append,
+                initrds=initrds,
+                features=self.vcpu.model.features,
+            )
+
         try:
-            self._load(load)
+            self._enter(load(image, initrds))
         except ConfigError as error:
             raise boot.name(error, kernel=kernel, initrd=initrd) from None
-        self._kernel = image
+        self._kernel = boot.reader("kernel", kernel, image)
+        files = [boot.reader("initrd", initrd, one) for one in initrds]
+        self._reload = lambda: partial(load, self._kernel(), [one() for one in files])
 
     def _choose_cpu(self, features: int) -> None:
         """Take the first CPU model that has these, if there is one."""
@@ -186,30 +191,27 @@ class Machine:
         image = as_bytes("data", data)
         address = as_int("address", address)
         entry = None if entry is None else as_int("entry", entry)
-        self._load(
-            partial(
-                boot.flat.load, self._ram.bytes, image, address=address, entry=entry
-            )
+        load = partial(
+            boot.flat.load, self._ram.bytes, image, address=address, entry=entry
         )
-
-    def _load(self, load: Callable[[], Entry]) -> None:
         self._enter(load())
-        self._load_again = load
+        self._reload = lambda: load
 
     def reset(self) -> None:
         """Load the same guest into a machine as new, after a run or instead of one.
 
         Virtual time and statistics go on, and so does the date; what was typed and has
-        not arrived stays, as do observers and consoles. Raises ConfigError while the
-        machine runs, and where it is not known what was loaded: `restore` does not.
+        not arrived stays, as do observers and consoles. The guest's files are read
+        again. Raises ConfigError, and changes nothing, if they have changed; while the
+        machine runs; and where it is not known what was loaded: `restore` does not.
         """
         if self._lock.locked():
             message = "reset: a machine that runs cannot be reset; stop it first"
             raise ConfigError(message)
-        if self._load_again is None:
+        if self._reload is None:
             message = "reset: no kernel was loaded into this machine"
             raise ConfigError(message)
-        now = self.now
+        load, now = self._reload(), self.now
         vmm, (technique, chips) = self.vmm, self._at_reset
         engine = replace(technique.engine, clock=self._engine.clock.save())
         exits, counts = vmm.all_exits(), vmm.counts()
@@ -219,7 +221,7 @@ class Machine:
         self.board.restore(chips)
         self._loop.forget()
         bios.leave(self._ram.bytes, self.board, now)
-        self._enter(self._load_again())
+        self._enter(load())
 
     def _must_be_new(self) -> None:
         self._must_be_ours("kernel")
@@ -495,7 +497,7 @@ class Machine:
             message = "profile: this machine has one already"
             raise ConfigError(message)
         known = [symbols.read(file) for file in files]
-        own = symbols.ours(self._kernel)
+        own = symbols.ours(self._kernel())
         made = profile.Profile(self.vmm, [*known, *([own] if own else [])])
         self._profiled = True
         return made

@@ -2,6 +2,8 @@
 
 # ruff: noqa: E501 (lines of assembly)
 
+import gc
+
 import pytest
 import unicorn
 from unicorn import x86_const
@@ -9,6 +11,8 @@ from unicorn import x86_const
 from emu86 import Machine
 from emu86.cpu.engine import Engine, abilities
 from emu86.cpu.library import Abilities, EngineError
+from emu86.cpu.maps import ranges
+from emu86.cpu.probe import probe
 from emu86.machine import loop
 from emu86.native import abi
 from support.assembler import assemble
@@ -27,6 +31,17 @@ def test_every_ability_is_found_on_the_pinned_unicorn():
         native=True,
         tlb=True,
     )
+
+
+def test_looking_for_abilities_leaves_no_memory_for_code():
+    gc.collect()
+    gc.disable()
+    try:
+        before = ranges("rwx")
+        probe()
+        assert ranges("rwx") == before
+    finally:
+        gc.enable()
 
 
 def test_an_engine_without_callbacks_says_so():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emu86 import ConfigError, Machine
+from emu86 import ConfigError, Machine, images
 from support.flat import MEMORY, flat, guest, send
 from support.recorder import Recorder
 
@@ -95,6 +95,21 @@ def test_what_was_typed_and_has_not_arrived_stays():
     machine.run(timeout=120)
     machine.reset()
     assert machine.console_waiting == 3
+
+
+def test_a_file_that_has_changed_is_refused_and_the_guest_goes_on(tmp_path):
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(images.path("teach").read_bytes())
+    machine = Machine(memory=MEMORY)
+    machine.load_kernel(kernel)
+    machine.run(until=b"teach")
+    machine.reset()
+    machine.run(until=b"teach")
+    ram, at = machine.read_physical(0, MEMORY), machine.registers
+    kernel.write_bytes(b"another")
+    with pytest.raises(ConfigError, match=f"^kernel: {kernel}: has changed since"):
+        machine.reset()
+    assert (machine.read_physical(0, MEMORY), machine.registers) == (ram, at)
 
 
 def test_what_cannot_be_reset():

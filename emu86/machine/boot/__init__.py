@@ -4,7 +4,8 @@ One module per format. `load` looks at the file and takes the right one.
 """
 
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from os import PathLike
@@ -14,7 +15,16 @@ from emu86.errors import ConfigError, expect
 from emu86.machine.boot import elf, flat, foreign, linux, multiboot, vmlinux
 from emu86.machine.boot.placement import Entry, memory_map
 
-__all__ = ["Entry", "features_of", "flat", "load", "memory_map", "read", "sniff"]
+__all__ = [
+    "Entry",
+    "features_of",
+    "flat",
+    "load",
+    "memory_map",
+    "read",
+    "reader",
+    "sniff",
+]
 
 _PIECE = 1 << 20
 _LARGEST = 1 << 30  # a device or pipe without an end is not read forever
@@ -44,6 +54,28 @@ def read(role: str, source: bytes | bytearray | str | PathLike[str]) -> bytes:
     if len(data) > _LARGEST:
         raise ConfigError(f"{role}: {path}: larger than 1 GiB")
     return data
+
+
+def reader(
+    role: str, source: bytes | bytearray | str | PathLike[str] | None, data: bytes
+) -> Callable[[], bytes]:
+    """What gives `data`, which `read` has read from `source`, once more.
+
+    A file is read again, so that its bytes take no memory until then. If it is another
+    one then, ConfigError says so. What is no file is kept: a pipe gives its bytes once.
+    """
+    if not isinstance(source, str | PathLike) or not Path(source).is_file():
+        return lambda: data
+    path = Path(source).absolute()
+    known = len(data), zlib.crc32(data)
+
+    def again() -> bytes:
+        now = read(role, path)
+        if (len(now), zlib.crc32(now)) != known:
+            raise ConfigError(f"{role}: {path}: has changed since it was loaded")
+        return now
+
+    return again
 
 
 def name(error: ConfigError, **sources: object) -> ConfigError:

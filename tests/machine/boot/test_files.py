@@ -1,5 +1,8 @@
 """Flat images, and files as they are read."""
 
+import gc
+import os
+
 import pytest
 
 from emu86.errors import ConfigError
@@ -40,6 +43,30 @@ def test_reading(tmp_path):
     file.write_bytes(b"abc")
     assert boot.read("kernel", file) == boot.read("kernel", str(file)) == b"abc"
     assert boot.read("kernel", b"as it is") == b"as it is"
+
+
+def test_a_file_is_read_again_and_not_kept(tmp_path, monkeypatch):
+    file = tmp_path / "kernel"
+    file.write_bytes(b"abc")
+    monkeypatch.chdir(tmp_path)
+    data = boot.read("kernel", "kernel")
+    again = boot.reader("kernel", "kernel", data)
+    assert not any(one is data for one in gc.get_referents(*again.__closure__))
+    monkeypatch.chdir("/")
+    assert again() == b"abc"
+    for changed in (b"abd", b"abcd", None):
+        file.write_bytes(changed) if changed else file.unlink()
+        with pytest.raises(
+            ConfigError, match=f"^kernel: {file}: (has changed|No such)"
+        ):
+            again()
+
+
+def test_a_pipe_is_kept(tmp_path):
+    pipe = tmp_path / "kernel"
+    os.mkfifo(pipe)
+    assert boot.reader("kernel", pipe, b"abc")() == b"abc"
+    assert boot.reader("kernel", b"abc", b"abc")() == b"abc"
 
 
 def test_a_file_without_an_end_is_not_read_forever(tmp_path, monkeypatch):
