@@ -46,6 +46,7 @@ class CpuState:
         self.q = view.cast("Q")
         self.d = view.cast("I")
         self._mode = offsets.HF_PE | offsets.HF_LMA  # what of hflags is always set
+        self.ia32e = False  # whether CS.L means 64-bit code: the guest's EFER.LMA
 
     def flags(self) -> int:
         """Return EFLAGS, 22 bits, whole."""
@@ -70,7 +71,11 @@ class CpuState:
         d, q = self.d, self.q
         mode = d[HFLAGS] & ~_DERIVED
         mode |= cpl | self._mode
-        if d[ATTRIBUTES[x86.CS]] & x86.DESC_B:
+        attributes = d[ATTRIBUTES[x86.CS]]
+        if attributes & x86.DESC_L and self.ia32e:
+            d[HFLAGS] = mode | offsets.HF_CS64 | offsets.HF_CS32 | offsets.HF_SS32
+            return
+        if attributes & x86.DESC_B:
             mode |= offsets.HF_CS32
             if q[BASE[x86.DS]] or q[BASE[x86.ES]] or q[BASE[x86.SS]]:
                 mode |= offsets.HF_ADDSEG

@@ -27,6 +27,7 @@ from emu86.cpu.state import (
     CpuState,
 )
 from emu86.cpu.vcpu import VCpu
+from emu86.mmu.paging import is_canonical
 from emu86.rings.decode import Insn
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault, gp
@@ -45,7 +46,7 @@ _SS_ATTRIBUTES: Final = ATTRIBUTES[x86.SS]
 
 
 # What of hflags a native segment load or far transfer changes.
-MODE_BITS: Final = offsets.HF_CS32 | offsets.HF_SS32
+MODE_BITS: Final = offsets.HF_CS32 | offsets.HF_SS32 | offsets.HF_CS64
 
 
 class Mode(IntEnum):
@@ -64,6 +65,20 @@ _VIRTUAL_8086: Final = Mode.VIRTUAL_8086
 _PROTECTED: Final = Mode.PROTECTED
 _COMPATIBILITY: Final = Mode.COMPATIBILITY
 _LONG: Final = Mode.LONG
+
+# SS as it is while null, by CPL: SDM Vol. 3A section 5.4.1.1. The engine's CPL is what
+# its DPL says.
+_NULL_STACK: Final = tuple(
+    Descriptor(
+        0xFFFF,
+        0xF0000 | x86.DESC_G | x86.DESC_B | x86.DESC_P | x86.DESC_S
+        | x86.DESC_RW | x86.DESC_A | cpl << x86.DESC_DPL_SHIFT,
+    )
+    for cpl in range(3)
+)  # fmt: skip
+# System segments and gates of 16 bytes: Vol. 3A section 3.5.
+_WIDE: Final = (x86.SYS_LDT, x86.SYS_TSS64, x86.SYS_TSS64_BUSY, x86.SYS_CALL64)
+_WIDE_RESERVED: Final = 0x1F00  # of the fourth doubleword, where its type would be
 
 
 class Services(Protocol):
@@ -94,7 +109,7 @@ class Services(Protocol):
         ...
 
     def write_efer(self, value: int) -> None:
-        """WRMSR of EFER, which has NXE alone."""
+        """WRMSR of EFER, of bits that the CPU model has: raises #GP(0)."""
         ...
 
     def read_dr(self, number: int) -> int:
@@ -189,6 +204,23 @@ class Cpu:
         self.address_mask = x86.MASK32
         self.cpl = 0
 
+    def _read_descriptor(
+        self, selector: int, base: int, limit: int, vector: int
+    ) -> Descriptor:
+        """Read a descriptor of the table at `base`; `vector`(selector) beyond it."""
+        offset = selector & 0xFFF8
+        if offset + 7 > limit:
+            raise GuestFault(vector, selector & 0xFFFC)
+        mask = x86.MASK64 if self.state.ia32e else x86.MASK32
+        read32 = self.memory.read32
+        low = read32(base + offset & mask)
+        found = Descriptor(low, read32(base + offset + 4 & mask))
+        if not (self.state.ia32e and found.system in _WIDE):
+            return found
+        if offset + 15 > limit or read32(base + offset + 12 & mask) & _WIDE_RESERVED:
+            raise GuestFault(vector, selector & 0xFFFC)
+        return Descriptor(low, found.high, read32(base + offset + 8 & mask))
+
     # -- what a technique does its own way ---------------------------------------------
 
     def descriptor(self, selector: int, vector: int = x86.VEC_GP) -> Descriptor:
@@ -261,6 +293,11 @@ class Cpu:
         """Move EIP past an instruction of `length` bytes."""
         self.q[RIP] = self.next_eip(length)
 
+    def check_canonical(self, linear: int, vector: int = x86.VEC_GP) -> None:
+        """Raise #GP(0), or #SS(0), for a linear address of 64 bits that cannot be."""
+        if not is_canonical(linear):
+            raise GuestFault(vector, 0)
+
     # -- segment registers: SDM Vol. 3A chapters 3 and 5 -------------------------------
 
     def sync_segments(self) -> None:
@@ -316,7 +353,8 @@ class Cpu:
         Raises #GP, #NP and #SS as the guest's CPU would.
         """
         if index == x86.SS:
-            found = self.check_stack(selector, self.cpl, x86.VEC_GP)
+            code64 = self.mode is _LONG
+            found = self.check_stack(selector, self.cpl, x86.VEC_GP, code64=code64)
         elif selector & 0xFFFC == 0:
             self.clear_segment(index, selector)
             self.sync_segments()
@@ -347,12 +385,29 @@ class Cpu:
                 raise gp(selector)
             if not found.present:
                 raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+            self.check_base(selector, found)
             ldtr.selector, ldtr.base, ldtr.limit = selector, found.base, found.limit
             ldtr.kind = x86.SYS_LDT
 
-    def check_stack(self, selector: int, cpl: int, vector: int) -> Descriptor:
-        """Read a descriptor for SS at `cpl`; `vector`: #GP, or #TS for a new stack."""
+    def check_base(self, selector: int, found: Descriptor) -> None:
+        """Raise #GP(selector) for an LDT or TSS whose base is not canonical."""
+        if not is_canonical(found.base):
+            raise gp(selector)
+
+    def null_stack(self, cpl: int) -> Descriptor:
+        """Return what SS holds in 64-bit code while it is null, at `cpl` 0 to 2."""
+        return _NULL_STACK[cpl]
+
+    def check_stack(
+        self, selector: int, cpl: int, vector: int, *, code64: bool = False
+    ) -> Descriptor:
+        """Read a descriptor for SS at `cpl`; `vector`: #GP, or #TS for a new stack.
+
+        code64: it is for 64-bit code, where it may be null but at CPL 3.
+        """
         if selector & 0xFFFC == 0:
+            if code64 and selector & 3 == cpl != x86.CPL_USER:
+                return _NULL_STACK[cpl]
             raise GuestFault(vector, 0)
         found = self.descriptor(selector, vector)
         if selector & 3 != cpl or not found.writable or found.dpl != cpl:
@@ -371,14 +426,33 @@ class Cpu:
                 raise gp(selector)
         elif selector & 3 > cpl or found.dpl != cpl:
             raise gp(selector)
+        self.check_size(selector, found)
         if not found.present:
             raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
         return found
+
+    def is_code64(self, found: Descriptor) -> bool:
+        """Tell whether a code segment is one of 64-bit code."""
+        return self.state.ia32e and found.code64
+
+    def check_size(self, selector: int, found: Descriptor) -> None:
+        """Raise #GP(selector) for code of 64 bits and of 32, which is neither."""
+        if self.is_code64(found) and found.high & x86.DESC_B:
+            raise gp(selector)
+
+    def check_target(self, found: Descriptor, rip: int) -> None:
+        """Raise #GP(0) if RIP would lie beyond this code segment."""
+        if self.is_code64(found):
+            self.check_canonical(rip)
+        elif rip > found.limit:
+            raise gp(0)
 
     def load_code(self, selector: int, found: Descriptor, cpl: int) -> None:
         """Load CS for `cpl`; then `enter_ring`."""
         self.mark_accessed(selector, found)
         self.set_segment(x86.CS, selector & 0xFFFC | cpl, found)
+        if self.is_code64(found):
+            self.q[_CS_BASE] = 0  # whatever the descriptor says
 
     def load_stack(self, selector: int, found: Descriptor) -> None:
         """Load SS from a descriptor of `check_stack`; then `enter_ring`."""
@@ -393,8 +467,11 @@ class Cpu:
         """Null the data segments that a return to `cpl` may not use (Vol. 3A 5.8.6)."""
         conforming = x86.DESC_CODE | x86.DESC_CE
         for index in (x86.ES, x86.DS, x86.FS, x86.GS):
-            if self.d[ATTRIBUTES[index]] & conforming == conforming:
+            attributes = self.d[ATTRIBUTES[index]]
+            if attributes & conforming == conforming:
                 continue
+            if self.state.ia32e and not attributes & x86.DESC_P:
+                continue  # it is null, and FS and GS have bases all the same
             if self.loaded_dpl(index) < cpl:
                 self.clear_segment(index)
 

@@ -1,6 +1,8 @@
-"""One segment descriptor or gate, 8 bytes: SDM Vol. 3A sections 3.4.5 and 5.8.3."""
+"""One segment descriptor or gate: SDM Vol. 3A sections 3.4.5, 3.5 and 5.8.3.
 
-from emu86.rings.fault import gp
+It has 8 bytes; in IA-32e mode a gate or a system segment has 16.
+"""
+
 from emu86.spec import x86
 
 
@@ -27,17 +29,22 @@ def exceeds(limit: int, attributes: int, offset: int, size: int) -> bool:
 
 
 class Descriptor:
-    """One 8-byte descriptor: base 32 bits, limit in bytes, attributes in place."""
+    """One descriptor: base 32 bits, limit in bytes, attributes in place.
 
-    __slots__ = ("attributes", "base", "high", "limit", "low")
+    upper: its third doubleword in IA-32e mode, where a system segment's base and a
+    gate's offset have 64 bits.
+    """
 
-    def __init__(self, low: int, high: int) -> None:
+    __slots__ = ("attributes", "base", "high", "limit", "low", "upper")
+
+    def __init__(self, low: int, high: int, upper: int = 0) -> None:
         self.low = low
         self.high = high
-        self.base = low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000
+        self.upper = upper
+        self.base = low >> 16 | (high & 0xFF) << 16 | high & 0xFF000000 | upper << 32
         limit = low & 0xFFFF | high & 0xF0000
         self.limit = limit << 12 | 0xFFF if high & x86.DESC_G else limit
-        self.attributes = high & x86.DESC_ATTRIBUTES & ~x86.DESC_L
+        self.attributes = high & x86.DESC_ATTRIBUTES
 
     @property
     def dpl(self) -> int:
@@ -70,10 +77,15 @@ class Descriptor:
         """Whether data can be read through it."""
         return self.system < 0 and (not self.code or bool(self.high & x86.DESC_RW))
 
-    def check_limit(self, eip: int) -> None:
-        """Raise #GP(0) if EIP would lie beyond this code segment."""
-        if eip > self.limit:
-            raise gp(0)
+    @property
+    def code64(self) -> bool:
+        """Whether it is, in IA-32e mode, a segment of 64-bit code."""
+        return self.code and bool(self.high & x86.DESC_L)
+
+    @property
+    def offset(self) -> int:
+        """Where a gate of 32 or 64 bits leads to."""
+        return self.low & 0xFFFF | self.high & 0xFFFF0000 | self.upper << 32
 
     @property
     def writable(self) -> bool:

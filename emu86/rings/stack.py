@@ -1,6 +1,7 @@
 """The guest's stack as the emulation pushes and pops it."""
 
 from emu86.cpu.state import ATTRIBUTES, BASE, LIMIT
+from emu86.mmu.paging import is_canonical
 from emu86.rings.cpu import Cpu
 from emu86.rings.descriptor import Descriptor, exceeds
 from emu86.rings.fault import GuestFault
@@ -13,17 +14,20 @@ class Stack:
     A 16-bit stack segment (B clear) moves only SP, as SDM Vol. 1 section 6.2.3 says. So
     it is, too, where a transfer loads ESP: the upper half stays what it was (Linux's
     "espfix" is about that; the SDM's operation sections do not tell).
+    64-bit code has a stack without base and limit, whose addresses are canonical.
     error: of the #SS beyond its limit.
     """
 
     __slots__ = (
         "attributes", "base", "cpu", "error", "esp", "limit", "mask", "memory", "user",
+        "wraps",
     )  # fmt: skip
 
     def __init__(self, cpu: Cpu) -> None:
         self.cpu = cpu
         self.memory = cpu.memory
         self.base = cpu.q[BASE[x86.SS]]
+        self.wraps = x86.MASK32  # what linear addresses do so at
         self.mask = x86.MASK32 if cpu.stack_bits == 32 else 0xFFFF
         self.limit, self.attributes = cpu.d[LIMIT[x86.SS]], cpu.d[ATTRIBUTES[x86.SS]]
         # Limits of virtual-8086 mode are looked at nowhere. SS holds no segment where a
@@ -33,6 +37,13 @@ class Stack:
         self.error = 0
         self.esp = cpu.q[x86.ESP] & x86.MASK32
         self.user = cpu.cpl == x86.CPL_USER
+        if cpu.stack_bits == 64:
+            self._widen(cpu.q[x86.ESP])
+
+    def _widen(self, rsp: int) -> None:
+        self.base, self.esp = 0, rsp
+        self.mask = self.wraps = x86.MASK64
+        self.limit = 0  # no access passes without `_check`
 
     @classmethod
     def inner(cls, cpu: Cpu, selector: int, found: Descriptor, esp: int) -> "Stack":
@@ -46,12 +57,20 @@ class Stack:
         stack.user = False
         return stack
 
+    @classmethod
+    def wide(cls, cpu: Cpu, rsp: int, *, user: bool = False) -> "Stack":
+        """Return the stack at RSP of 64-bit code that a transfer leads to."""
+        stack = cls(cpu)
+        stack._widen(rsp)
+        stack.user = user
+        return stack
+
     def push(self, value: int, size: int) -> None:
-        """Push 2 or 4 bytes."""
+        """Push 2, 4 or 8 bytes."""
         pointer = (self.esp - size) & self.mask
         if self.limit != x86.MASK32:
             self._check(pointer, size)
-        where = (self.base + pointer) & x86.MASK32
+        where = (self.base + pointer) & self.wraps
         self.memory.write(where, value & (1 << 8 * size) - 1, size, user=self.user)
         self.esp = self.esp & ~self.mask | pointer
 
@@ -60,11 +79,14 @@ class Stack:
         pointer = self.esp + offset & self.mask
         if self.limit != x86.MASK32:
             self._check(pointer, size)
-        where = (self.base + pointer) & x86.MASK32
+        where = (self.base + pointer) & self.wraps
         return self.memory.read(where, size, user=self.user)
 
     def _check(self, pointer: int, size: int) -> None:
-        if exceeds(self.limit, self.attributes, pointer, size):
+        if self.mask == x86.MASK64:
+            if not (is_canonical(pointer) and is_canonical(pointer + size - 1)):
+                raise GuestFault(x86.VEC_SS, self.error)
+        elif exceeds(self.limit, self.attributes, pointer, size):
             raise GuestFault(x86.VEC_SS, self.error)
 
     def drop(self, count: int) -> None:
@@ -86,3 +108,12 @@ def tss_stack(cpu: Cpu, cpl: int) -> tuple[int, int]:
     size = 4 if wide else 2
     esp = cpu.memory.read(tr.base + offset, size)
     return cpu.memory.read(tr.base + offset + size, 2), esp
+
+
+def tss64_stack(cpu: Cpu, offset: int) -> int:
+    """Read an RSP at `offset` of the guest's 64-bit TSS: SDM Vol. 3A section 7.7."""
+    tr = cpu.vcpu.tr
+    if offset + 7 > tr.limit:
+        raise GuestFault(x86.VEC_TS, tr.selector & 0xFFFC)
+    cpu.check_canonical(tr.base + offset)
+    return cpu.memory.read(tr.base + offset, 8)

@@ -1,14 +1,13 @@
 """Deliver interrupts and exceptions through the guest's IDT: SDM Vol. 3A chapter 6."""
 
-import struct
-
 from emu86.cpu.state import RIP, SELECTOR
 from emu86.mmu.memory import PageFault
+from emu86.mmu.paging import is_canonical
 from emu86.rings.cpu import Cpu
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault, TripleFault
 from emu86.rings.insn.tasks import CALL, switch_task
-from emu86.rings.stack import Stack, tss_stack
+from emu86.rings.stack import Stack, tss64_stack, tss_stack
 from emu86.spec import x86
 
 _EXT = 1
@@ -16,8 +15,9 @@ _IDT = 2
 _INTERRUPT_GATES = (x86.SYS_INT16, x86.SYS_INT32)
 _CS_SELECTOR = SELECTOR[x86.CS]
 _SS_SELECTOR = SELECTOR[x86.SS]
-_FRAMES = [struct.Struct(f"<{count}I") for count in range(7)]
 _CLEARED_BY_TRAP = x86.TF | x86.NT | x86.RF | x86.VM
+_GATES64 = (x86.SYS_INT64, x86.SYS_TRAP64)
+_IST1 = 0x24  # offset in a 64-bit TSS
 _GATES = (*_INTERRUPT_GATES, x86.SYS_TRAP16, x86.SYS_TRAP32, x86.SYS_TASK_GATE)
 
 
@@ -99,6 +99,9 @@ def deliver(
     ext = 0 if software else _EXT
     where = vector << 3 | _IDT | ext
     vcpu = cpu.vcpu
+    if cpu.state.ia32e:
+        _deliver_in_ia32e(cpu, vector, error, ext, fault=fault)
+        return
     if vector * 8 + 7 > vcpu.idt_limit:
         raise GuestFault(x86.VEC_GP, where)
     read32 = cpu.memory.read32
@@ -123,16 +126,7 @@ def deliver(
             stack.commit()
         cpu.services.delivered(vector, error)
         return
-    if selector & 0xFFFC == 0:
-        raise GuestFault(x86.VEC_GP, ext)
-    try:
-        found = cpu.descriptor(selector)
-    except GuestFault as beyond:
-        raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext) from beyond
-    if not found.code or found.dpl > cpl:
-        raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext)
-    if not found.present:
-        raise GuestFault(x86.VEC_NP, (selector & 0xFFFC) | ext)
+    found = _handler(cpu, selector, ext)
     if virtual_8086 and (found.conforming or found.dpl):
         raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext)
     size = 4 if kind & 8 else 2
@@ -193,5 +187,77 @@ def deliver(
         plans.keep_gate(vector, cpl, offset, gate.dpl, masks=masks, iopl=least)
     clear = _CLEARED_BY_TRAP
     if kind in _INTERRUPT_GATES:
+        clear |= x86.IF
+    cpu.services.set_guest_flags(flags & ~clear)
+
+
+def _handler(cpu: Cpu, selector: int, ext: int) -> Descriptor:
+    """Check the code segment that a gate leads to."""
+    if selector & 0xFFFC == 0:
+        raise GuestFault(x86.VEC_GP, ext)
+    try:
+        found = cpu.descriptor(selector)
+    except GuestFault as beyond:
+        raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext) from beyond
+    wrong = not found.code or found.dpl > cpu.cpl
+    if cpu.state.ia32e:
+        wrong = wrong or not found.code64 or bool(found.high & x86.DESC_B)
+    if wrong:
+        raise GuestFault(x86.VEC_GP, (selector & 0xFFFC) | ext)
+    if not found.present:
+        raise GuestFault(x86.VEC_NP, (selector & 0xFFFC) | ext)
+    return found
+
+
+def _deliver_in_ia32e(
+    cpu: Cpu, vector: int, error: int | None, ext: int, *, fault: bool
+) -> None:
+    """Go through a gate of 16 bytes: SDM Vol. 3A section 6.14.
+
+    SS and RSP are always pushed, below a multiple of 16; a new SS is null.
+    """
+    vcpu, read32, cpl = cpu.vcpu, cpu.memory.read32, cpu.cpl
+    where = vector << 3 | _IDT | ext
+    if vector * 16 + 15 > vcpu.idt_limit:
+        raise GuestFault(x86.VEC_GP, where)
+    base = vcpu.idt_base + 16 * vector
+    gate = Descriptor(read32(base), read32(base + 4), read32(base + 8))
+    if gate.system not in _GATES64 or (not ext and gate.dpl < cpl):
+        raise GuestFault(x86.VEC_GP, where)
+    if not gate.present:
+        raise GuestFault(x86.VEC_NP, where)
+    selector = gate.low >> 16
+    found = _handler(cpu, selector, ext)
+    level = cpl if found.conforming else found.dpl
+    flags = cpu.services.guest_flags()
+    rsp = cpu.q[x86.ESP] & cpu.address_mask
+    ist = gate.high & 7
+    try:
+        if ist:
+            top = tss64_stack(cpu, _IST1 + 8 * (ist - 1))
+        else:
+            top = tss64_stack(cpu, 4 + 8 * level) if level < cpl else rsp
+    except GuestFault as bad:
+        raise GuestFault(bad.vector, (bad.error or 0) | ext) from bad
+    stack = Stack.wide(cpu, top & ~15, user=level == x86.CPL_USER)
+    stack.error = ext
+    if not is_canonical(gate.offset):
+        raise GuestFault(x86.VEC_GP, ext)
+    image = flags | x86.RF if fault else flags
+    d = cpu.d
+    for value in (d[_SS_SELECTOR], rsp, image, d[_CS_SELECTOR], cpu.q[RIP]):
+        stack.push(value, 8)
+    if error is not None:
+        stack.push(error, 8)
+    cpu.mark_accessed(selector, found)
+    cpu.services.delivered(vector, error)
+    if level < cpl:
+        cpu.load_stack(level, cpu.null_stack(level))
+    cpu.load_code(selector, found, level)
+    stack.commit()
+    cpu.q[RIP] = gate.offset
+    cpu.enter_ring()
+    clear = _CLEARED_BY_TRAP
+    if gate.system == x86.SYS_INT64:
         clear |= x86.IF
     cpu.services.set_guest_flags(flags & ~clear)

@@ -58,7 +58,7 @@ def _read_cr(cpu: Cpu, insn: Insn) -> None:
 
 
 def _write_cr(cpu: Cpu, insn: Insn) -> None:
-    value = cpu.q[insn.rm] & x86.MASK32
+    value = cpu.q[insn.rm] & cpu.address_mask
     number = insn.reg
     if number in (0, 2, 3, 4):  # first, for behind it the code may be elsewhere
         kind = abi.SITE_WRITE_CR | insn.rm << 4 | number << 8

@@ -165,10 +165,12 @@ def load_tr(cpu: Cpu, selector: int) -> None:
     if selector & 4:
         raise gp(selector)
     found = cpu.descriptor(selector)
-    if found.system not in (x86.SYS_TSS16, x86.SYS_TSS32):
+    kinds = (x86.SYS_TSS64,) if cpu.state.ia32e else (x86.SYS_TSS16, x86.SYS_TSS32)
+    if found.system not in kinds:
         raise gp(selector)
     if not found.present:
         raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
+    cpu.check_base(selector, found)
     cpu.set_descriptor_bits(selector, found, _BUSY << 8)
     tr = cpu.vcpu.tr
     tr.selector, tr.base, tr.limit = selector, found.base, found.limit

@@ -9,7 +9,7 @@ from emu86.rings.cpu import Cpu
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault, gp
 from emu86.rings.insn.tasks import CALL, IRET, JUMP, switch_task
-from emu86.rings.stack import Stack, tss_stack
+from emu86.rings.stack import Stack, tss64_stack, tss_stack
 from emu86.spec import x86
 
 # What IRET may change: at any CPL, at CPL <= IOPL, and at CPL 0 (SDM Vol. 2A IRET).
@@ -32,7 +32,7 @@ def far_jump(cpu: Cpu, selector: int, offset: int, next_eip: int) -> None:
         return
     cpl = cpu.cpl
     cpu.check_code(selector, cpl)
-    found.check_limit(offset)
+    cpu.check_target(found, offset)
     cpu.load_code(selector, found, cpl)
     cpu.q[RIP] = offset
     cpu.enter_ring()
@@ -55,7 +55,7 @@ def far_call(cpu: Cpu, selector: int, offset: int, next_eip: int, size: int) -> 
         return
     cpl = cpu.cpl
     cpu.check_code(selector, cpl)
-    found.check_limit(offset)
+    cpu.check_target(found, offset)
     stack = Stack(cpu)
     stack.push(cpu.d[SELECTOR[x86.CS]], size)
     stack.push(next_eip, size)
@@ -85,7 +85,10 @@ def _through_gate(
     """Go through a call gate, a task gate or a TSS."""
     cpl = cpu.cpl
     kind = gate.system
-    if kind not in (*_CALL_GATES, *_TSS, x86.SYS_TASK_GATE):
+    kinds: tuple[int, ...] = (*_CALL_GATES, *_TSS, x86.SYS_TASK_GATE)
+    if cpu.state.ia32e:
+        kinds = (x86.SYS_CALL64,)
+    if kind not in kinds:
         raise gp(selector)
     if gate.dpl < max(cpl, selector & 3):
         raise gp(selector)
@@ -100,21 +103,30 @@ def _through_gate(
         switch_task(cpu, target, how, next_eip)
         return
     size = 4 if kind == x86.SYS_CALL32 else 2
-    offset = gate.low & 0xFFFF | (gate.high & 0xFFFF0000 if size == 4 else 0)
+    offset = gate.offset if size == 4 else gate.low & 0xFFFF
     found = _target(cpu, target)
     if not found.code or found.dpl > cpl:
         raise gp(target)
+    if cpu.state.ia32e:
+        if not found.code64 or found.high & x86.DESC_B:
+            raise gp(target)
+        size = 8
     inward = call and not found.conforming and found.dpl < cpl
     if not call and not found.conforming and found.dpl != cpl:
         raise gp(target)
     if not found.present:
         raise GuestFault(x86.VEC_NP, target & 0xFFFC)
     if inward:
-        _call_inward(cpu, target, found, offset, next_eip, size, gate.high & 31)
+        if size == 8:
+            _call_inward64(cpu, target, found, offset, next_eip)
+        else:
+            _call_inward(cpu, target, found, offset, next_eip, size, gate.high & 31)
         return
-    found.check_limit(offset)
+    cpu.check_target(found, offset)
     if call:
         stack = Stack(cpu)
+        if size == 8:
+            stack = Stack.wide(cpu, _rsp(cpu), user=cpl == x86.CPL_USER)
         stack.push(cpu.d[SELECTOR[x86.CS]], size)
         stack.push(next_eip, size)
         stack.commit()
@@ -130,7 +142,7 @@ def _call_inward(
     level = found.dpl
     ss, esp = tss_stack(cpu, level)
     stack_segment = cpu.check_stack(ss, level, x86.VEC_TS)
-    found.check_limit(offset)
+    cpu.check_target(found, offset)
     outer = Stack(cpu)
     copied = [outer.peek(size * i, size) for i in range(parameters)]
     stack = Stack.inner(cpu, ss, stack_segment, esp)
@@ -149,6 +161,28 @@ def _call_inward(
     cpu.enter_ring()
 
 
+def _rsp(cpu: Cpu) -> int:
+    """Return RSP as 64-bit code will see it: compatibility mode has its low half."""
+    return cpu.q[x86.ESP] & cpu.address_mask
+
+
+def _call_inward64(
+    cpu: Cpu, selector: int, found: Descriptor, offset: int, next_rip: int
+) -> None:
+    """Go through a 64-bit call gate: the new SS is null (SDM Vol. 3A 5.8.5.1)."""
+    level = found.dpl
+    stack = Stack.wide(cpu, tss64_stack(cpu, 4 + 8 * level))
+    cpu.check_target(found, offset)
+    for value in (cpu.d[SELECTOR[x86.SS]], _rsp(cpu), cpu.d[_CS_SELECTOR], next_rip):
+        stack.push(value, 8)
+    cpu.mark_accessed(selector, found)
+    cpu.load_stack(level, cpu.null_stack(level))
+    cpu.load_code(selector, found, level)
+    stack.commit()
+    cpu.q[RIP] = offset
+    cpu.enter_ring()
+
+
 def far_return(cpu: Cpu, size: int, release: int) -> None:
     """RET far, releasing `release` bytes of parameters."""
     stack = Stack(cpu)
@@ -161,14 +195,14 @@ def far_return(cpu: Cpu, size: int, release: int) -> None:
     found = return_target(cpu, selector)
     stack.drop(2 * size + release)
     if selector & 3 == cpu.cpl:
-        found.check_limit(eip)
+        cpu.check_target(found, eip)
         cpu.load_code(selector, found, selector & 3)
         stack.commit()
         cpu.q[RIP] = eip
         cpu.enter_ring()
         return
     esp, ss = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
-    _return_outward(cpu, selector, found, eip, ss, esp)
+    _return_with_stack(cpu, selector, found, eip, ss, esp)
     if release:
         outer = Stack(cpu)
         outer.drop(release)
@@ -183,32 +217,38 @@ def return_target(cpu: Cpu, selector: int) -> Descriptor:
         raise gp(selector)
     if found.dpl > rpl or (not found.conforming and found.dpl != rpl):
         raise gp(selector)
+    cpu.check_size(selector, found)
     if not found.present:
         raise GuestFault(x86.VEC_NP, selector & 0xFFFC)
     return found
 
 
-def _return_outward(
+def _return_with_stack(
     cpu: Cpu, selector: int, found: Descriptor, eip: int, ss: int, esp: int
 ) -> None:
     rpl = selector & 3
-    stack_segment = cpu.check_stack(ss, rpl, x86.VEC_GP)
-    found.check_limit(eip)
+    code64 = cpu.is_code64(found)
+    stack_segment = cpu.check_stack(ss, rpl, x86.VEC_GP, code64=code64)
+    cpu.check_target(found, eip)
     cpu.mark_accessed(ss, stack_segment)
     cpu.mark_accessed(selector, found)
     cpu.load_stack(ss, stack_segment)
     cpu.load_code(selector, found, rpl)
-    if stack_segment.attributes & x86.DESC_B:
+    if code64 or stack_segment.attributes & x86.DESC_B:
         cpu.q[x86.ESP] = esp
     else:  # SP alone: the kernel's upper half stays, whatever the operand size
         cpu.q[x86.ESP] = cpu.q[x86.ESP] & 0xFFFF0000 | esp & 0xFFFF
     cpu.q[RIP] = eip
-    cpu.drop_inner_segments(rpl)
+    if rpl != cpu.cpl:
+        cpu.drop_inner_segments(rpl)
     cpu.enter_ring()
 
 
 def iret(cpu: Cpu, size: int, next_eip: int) -> None:
-    """IRET and IRETD in protected and virtual-8086 mode."""
+    """IRET, IRETD and IRETQ."""
+    if cpu.state.ia32e:
+        _iret_in_ia32e(cpu, size)
+        return
     if cpu.is_virtual_8086:
         _iret_in_virtual_8086(cpu, size)
         return
@@ -230,18 +270,13 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
         _iret_to_virtual_8086(cpu, stack)
         return
     found = return_target(cpu, selector)
-    change = _ALWAYS if size == 4 else _ALWAYS & 0xFFFF
-    if cpl <= (flags & x86.IOPL) >> 12:
-        change |= x86.IF
-    if cpl == 0:
-        change |= x86.IOPL
-    fresh = flags & ~change | image & change
+    fresh = _fresh_flags(cpl, flags, image, size)
     rpl = selector & 3
     plans = cpu.plans
     raised = cpu.kernel_ring if cpu.raises_iopl else 0
     wide = cpu.stack_bits == 32
     if rpl == cpl:
-        found.check_limit(eip)
+        cpu.check_target(found, eip)
         stack.drop(3 * size)
         cpu.load_code(selector, found, cpl)
         stack.commit()
@@ -252,7 +287,7 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
     else:
         esp = stack.peek(3 * size, size)
         ss = stack.peek(4 * size, size) & 0xFFFF
-        _return_outward(cpu, selector, found, eip, ss, esp)
+        _return_with_stack(cpu, selector, found, eip, ss, esp)
         wide &= cpu.stack_bits == 32
         if (
             plans
@@ -263,6 +298,40 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
             and wide
         ):
             plans.keep_return(selector, ss)
+    cpu.services.set_guest_flags(fresh)
+
+
+def _fresh_flags(cpl: int, flags: int, image: int, size: int) -> int:
+    """Return EFLAGS as IRET at `cpl` makes them of an image."""
+    change = _ALWAYS if size != 2 else _ALWAYS & 0xFFFF
+    if cpl <= (flags & x86.IOPL) >> 12:
+        change |= x86.IF
+    if cpl == 0:
+        change |= x86.IOPL
+    return flags & ~change | image & change
+
+
+def _iret_in_ia32e(cpu: Cpu, size: int) -> None:
+    """Return in IA-32e mode: 64-bit code always takes SS and RSP from the stack."""
+    flags = cpu.services.guest_flags()
+    if flags & x86.NT:
+        raise gp(0)
+    stack = Stack(cpu)
+    rip, selector, image = (stack.peek(size * i, size) for i in range(3))
+    selector &= 0xFFFF
+    found = return_target(cpu, selector)
+    cpl = cpu.cpl
+    fresh = _fresh_flags(cpl, flags, image, size)
+    if selector & 3 != cpl or cpu.code_bits == 64:
+        rsp, ss = stack.peek(3 * size, size), stack.peek(4 * size, size) & 0xFFFF
+        _return_with_stack(cpu, selector, found, rip, ss, rsp)
+    else:
+        cpu.check_target(found, rip)
+        stack.drop(3 * size)
+        cpu.load_code(selector, found, cpl)
+        stack.commit()
+        cpu.q[RIP] = rip
+        cpu.enter_ring()
     cpu.services.set_guest_flags(fresh)
 
 

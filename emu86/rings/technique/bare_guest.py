@@ -7,7 +7,6 @@ from emu86.mmu.paging import denied, touch, walk
 from emu86.mmu.ram import Ram
 from emu86.rings.cpu import Cpu
 from emu86.rings.descriptor import Descriptor
-from emu86.rings.fault import GuestFault
 from emu86.spec import x86
 
 
@@ -88,13 +87,7 @@ class BareCpu(Cpu):
 
     def descriptor(self, selector: int, vector: int = x86.VEC_GP) -> Descriptor:
         """Read a descriptor; `vector`(selector) if it lies beyond its table."""
-        base, limit = self._table(selector)
-        offset = selector & 0xFFF8
-        if offset + 7 > limit:
-            raise GuestFault(vector, selector & 0xFFFC)
-        where = base + offset
-        read32 = self.memory.read32
-        return Descriptor(read32(where), read32(where + 4))
+        return self._read_descriptor(selector, *self._table(selector), vector)
 
     def load_gdt(self, base: int, limit: int) -> None:
         """LGDT."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from emu86.cpu.engine import Engine, EngineState
 from emu86.cpu.models import CpuModel
-from emu86.cpu.state import RIP, SELECTOR
+from emu86.cpu.state import ATTRIBUTES, RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu, VCpuState
 from emu86.mmu.paging import format_of, read_pdptes
 from emu86.mmu.ram import Ram
@@ -28,6 +28,7 @@ from emu86.rings.protocols import Interrupts, IoBus, LinearMemory
 from emu86.spec import x86
 
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
+_TSS16: Final = (x86.SYS_TSS16, x86.SYS_TSS16_BUSY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,49 @@ def check_cr0(value: int) -> None:
         raise gp(0)
 
 
-def load_pdptes(vcpu: VCpu, ram: Ram, cr0: int, cr3: int, cr4: int) -> bool:
+def efer_by_cr0(cpu: Cpu, cr0: int) -> int:
+    """Return EFER as MOV to CR0 leaves it: LMA follows PG; raises #GP(0).
+
+    Source: SDM Vol. 3A section 9.8.5.
+    """
+    vcpu = cpu.vcpu
+    pg, lma = cr0 & x86.CR0_PG, vcpu.efer & x86.EFER_LMA
+    if pg and not vcpu.cr0 & x86.CR0_PG and vcpu.efer & x86.EFER_LME:
+        code64 = cpu.d[ATTRIBUTES[x86.CS]] & x86.DESC_L
+        if not vcpu.cr4 & x86.CR4_PAE or code64 or vcpu.tr.kind in _TSS16:
+            raise gp(0)
+        return vcpu.efer | x86.EFER_LMA
+    if lma and not pg:
+        if cpu.code_bits == 64 or vcpu.cr4 & x86.CR4_PCIDE:
+            raise gp(0)
+        return vcpu.efer & ~x86.EFER_LMA
+    return vcpu.efer
+
+
+def check_cr4(vcpu: VCpu, value: int) -> None:
+    """Raise #GP(0) for what CR4 cannot hold: SDM Vol. 2B MOV to CR."""
+    if value & ~vcpu.model.cr4_defined:
+        raise gp(0)
+    if vcpu.efer & x86.EFER_LMA and not value & x86.CR4_PAE:
+        raise gp(0)
+
+
+def check_efer(vcpu: VCpu, value: int) -> int:
+    """Return what WRMSR leaves in EFER: LMA is read only; raises #GP(0).
+
+    LME cannot be changed while paging is on: SDM Vol. 3A section 9.8.5.
+    """
+    if (vcpu.efer ^ value) & x86.EFER_LME and vcpu.cr0 & x86.CR0_PG:
+        raise gp(0)
+    return value & ~x86.EFER_LMA | vcpu.efer & x86.EFER_LMA
+
+
+def load_pdptes(vcpu: VCpu, ram: Ram, cr0: int, cr3: int, cr4: int, efer: int) -> bool:
     """Load the PDPTE registers, if such control registers use them; tell if.
 
     Raises #GP(0) for reserved bits, and then loads none.
     """
-    if not format_of(cr0, cr4, vcpu.efer).in_registers:
+    if not format_of(cr0, cr4, efer).in_registers:
         return False
     pdptes = read_pdptes(ram, cr3)
     if pdptes is None:
@@ -187,7 +225,7 @@ class Technique:
         raise NotImplementedError
 
     def write_efer(self, value: int) -> None:
-        """WRMSR of EFER, which has NXE alone."""
+        """WRMSR of EFER: raises #GP(0)."""
         raise NotImplementedError
 
     def invalidate(self, gva: int) -> None:
@@ -275,6 +313,7 @@ class Technique:
         """Become what was saved; RAM is what it was then, and `before_write` told."""
         self.engine.restore(state.engine)
         self.vcpu.restore(state.vcpu)
+        self.cpu.state.ia32e = bool(self.vcpu.efer & x86.EFER_LMA)
         self.cpu.iopl = state.iopl
         self.cpu.update_mode()
         self.breakpoints.restore(state.breakpoints)

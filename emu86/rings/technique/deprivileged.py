@@ -47,6 +47,9 @@ from emu86.rings.technique.base import (
     Technique,
     TechniqueState,
     check_cr0,
+    check_cr4,
+    check_efer,
+    efer_by_cr0,
     load_pdptes,
 )
 from emu86.rings.technique.instruction_cache import InstructionCache
@@ -89,7 +92,8 @@ class Deprivileged(Technique):
         self, name: str, policy: Policy, engine: Engine, ram: Ram, vcpu: VCpu
     ) -> None:
         # In the order in which they are made they are told of what changes.
-        vcpu.share(engine.control[abi.CR0 : abi.CR0 + SHARED])
+        shared = engine.control[abi.CR0 : abi.CR0 + SHARED]
+        vcpu.share(shared.cast("B").cast("Q"))
         self.mmu = mmu = ShadowMmu(engine, ram, VmmMemory(engine))
         memory = GuestMemory(mmu)
         cpu = ShadowCpu(engine, vcpu, memory, mmu, policy)
@@ -694,17 +698,23 @@ class Deprivileged(Technique):
 
     def write_cr0(self, value: int) -> None:
         """MOV to CR0, LMSW, CLTS: raises #GP(0)."""
+        if value > x86.MASK32:
+            raise gp(0)
         value = value & x86.CR0_DEFINED | x86.CR0_ET
         check_cr0(value)
+        efer = efer_by_cr0(self.cpu, value)
         if not value & x86.CR0_PE:
             self.unsupported("real mode (CR0.PE cleared)")
             return
         vcpu = self.vcpu
         changed = vcpu.cr0 ^ value
         reloads = changed & RELOADING_CR0 and load_pdptes(
-            vcpu, self.ram, value, vcpu.cr3, vcpu.cr4
+            vcpu, self.ram, value, vcpu.cr3, vcpu.cr4, efer
         )
         vcpu.cr0 = value
+        if efer != vcpu.efer:
+            vcpu.efer = efer
+            self.cpu.switch_ia32e()
         self.cpu.update_mode()
         if changed & PAGING_CR0 or reloads:
             self._configure()
@@ -715,25 +725,27 @@ class Deprivileged(Technique):
     def write_cr3(self, value: int) -> None:
         """MOV to CR3: raises #GP(0) for PDPTEs with reserved bits."""
         vcpu = self.vcpu
-        load_pdptes(vcpu, self.ram, vcpu.cr0, value, vcpu.cr4)
+        if value >> x86.MAXPHYADDR:  # beyond 32 bits in 64-bit code alone
+            raise gp(0)
+        load_pdptes(vcpu, self.ram, vcpu.cr0, value, vcpu.cr4, vcpu.efer)
         vcpu.cr3 = value
         self.mmu.switch(value, vcpu.pdptes)
 
     def write_cr4(self, value: int) -> None:
         """MOV to CR4: raises #GP(0) for what the CPU model lacks."""
         vcpu = self.vcpu
-        if value & ~vcpu.model.cr4_defined:
-            raise gp(0)
+        check_cr4(vcpu, value)
         changed = vcpu.cr4 ^ value
         if changed & PAGING_CR4:
-            load_pdptes(vcpu, self.ram, vcpu.cr0, vcpu.cr3, value)
+            load_pdptes(vcpu, self.ram, vcpu.cr0, vcpu.cr3, value, vcpu.efer)
         vcpu.cr4 = value
         if changed & PAGING_CR4:
             self._configure()
         self._sync_host()
 
     def write_efer(self, value: int) -> None:
-        """WRMSR of EFER, which has NXE alone."""
+        """WRMSR of EFER: raises #GP(0)."""
+        value = check_efer(self.vcpu, value)
         changed = self.vcpu.efer ^ value
         self.vcpu.efer = value
         if changed and self.vcpu.cr4 & x86.CR4_PAE:

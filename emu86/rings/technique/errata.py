@@ -103,7 +103,7 @@ def _load_pdptes(cpu: Cpu, number: int, value: int) -> None:
     reloads = RELOADING_CR0 if number == 0 else PAGING_CR4
     if number == _CR3 or (number in now and changed & reloads):
         now[number] = value
-        load_pdptes(vcpu, cpu.memory.ram, now[0], now[3], now[4])
+        load_pdptes(vcpu, cpu.memory.ram, now[0], now[3], now[4], vcpu.efer)
 
 
 def _from_cr(cpu: Cpu, insn: Insn) -> bool:
@@ -198,7 +198,7 @@ def _return_beyond(cpu: Cpu, insn: Insn) -> bool:
             cpu.check_stack(ss, selector & 3, x86.VEC_GP)
     except GuestFault:
         return False  # the engine finds it, too
-    found.check_limit(eip)
+    cpu.check_target(found, eip)
     return False
 
 
@@ -232,7 +232,7 @@ def _user_call(cpu: Cpu, insn: Insn) -> bool:
     else:
         try:
             found = cpu.check_code(pointer[0], x86.CPL_USER)
-            found.check_limit(pointer[1])
+            cpu.check_target(found, pointer[1])
         except GuestFault:
             return False  # the engine finds it, too, and first
     stack = Stack(cpu)

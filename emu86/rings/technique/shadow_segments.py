@@ -95,7 +95,7 @@ class ShadowTable:
 
     def _share(self, page: int) -> None:
         """Let compiled handlers know the GDT, which is all in one page."""
-        fits = 0 < self.filled <= abi.GDT_MOST
+        fits = 0 < self.filled <= abi.GDT_MOST and not self._cpu.state.ia32e
         if not fits or page in self._cpu.ldt.pages or page in self._cpu.idt_pages:
             return
         control = self._cpu.shared
@@ -127,6 +127,7 @@ class ShadowTable:
                 made.append(shadow[i])
                 continue
             self.known.pop(8 * i, None)
+            self.known.pop(8 * i - 8, None)  # in IA-32e mode it may have 16 bytes
             self._cpu.plans.changed(8 * i | self._indicator)
             entry = encoded.get(word)
             if entry is None:
@@ -140,10 +141,11 @@ class ShadowTable:
         size = (min(self.limit, 0xFFFF) + 1) & ~7
         mem = cpu.memory
         at, end = self.base, self.base + size
+        mask = x86.MASK64 if cpu.state.ia32e else x86.MASK32
         raw = b""
         try:
             while at < end:
-                gpa = mem.gpa(at & x86.MASK32)
+                gpa = mem.gpa(at & mask)
                 part = min(end - at, x86.PAGE_SIZE - (at & 0xFFF))
                 page = gpa >> 12
                 if not mem.ram.backed(page):
@@ -151,7 +153,7 @@ class ShadowTable:
                 if page == cpu.shared.gdt_page:
                     cpu.keep_gdt(-1)
                 cpu.mmu.use.watch(page)
-                cpu.watch_table_page(at & x86.MASK32, gpa)
+                cpu.watch_table_page(at & mask, gpa)
                 self.pages.add(page)
                 raw += mem.bytes[gpa : gpa + part]
                 at += part
@@ -173,11 +175,15 @@ class ShadowTable:
         dpl = high & x86.DESC_DPL
         if high & x86.DESC_CODE and not dpl:
             return 0  # with it in CS, the engine would put its own CPL in CS's RPL
+        if not self._cpu.state.ia32e:
+            high &= ~x86.DESC_L
+        elif found.code64 and (found.base or high & x86.DESC_B):
+            return 0  # the engine would take both as they are
         if dpl == 0 and not self._cpu.inner:
             high |= self._cpu.kernel_ring << x86.DESC_DPL_SHIFT
         elif dpl != x86.DESC_DPL:
             return 0
-        return word & x86.MASK32 | (high & ~x86.DESC_L) << 32
+        return word & x86.MASK32 | high << 32
 
 
 class ShadowCpu(Cpu):
@@ -363,11 +369,7 @@ class ShadowCpu(Cpu):
         found = table.known.get(offset)
         if found is not None:
             return found
-        if offset + 7 > table.limit:
-            raise GuestFault(vector, selector & 0xFFFC)
-        read32 = self.memory.read32
-        low = read32(table.base + offset & x86.MASK32)
-        found = Descriptor(low, read32(table.base + offset + 4 & x86.MASK32))
+        found = self._read_descriptor(selector, table.base, table.limit, vector)
         if offset < 8 * table.filled:
             table.known[offset] = found
         return found
@@ -375,7 +377,8 @@ class ShadowCpu(Cpu):
     def write_descriptor_high(self, selector: int, high: int) -> None:
         """Write the high doubleword of a descriptor in the guest's table."""
         where = self.table(selector).base + (selector & 0xFFF8) + 4
-        self.memory.write32(where & x86.MASK32, high)
+        mask = x86.MASK64 if self.state.ia32e else x86.MASK32
+        self.memory.write32(where & mask, high)
 
     # -- what the registers hold -------------------------------------------------------
 
@@ -384,7 +387,8 @@ class ShadowCpu(Cpu):
         attributes = found.attributes | x86.DESC_A
         if not attributes & x86.DESC_DPL:
             attributes |= self.kernel_ring << x86.DESC_DPL_SHIFT
-        self.checks.loaded(index, selector, found.limit, attributes)
+        if index != x86.CS or not self.is_code64(found):
+            self.checks.loaded(index, selector, found.limit, attributes)
         self.state.set_segment(index, selector, found.base, found.limit, attributes)
 
     def clear_segment(self, index: int, selector: int = 0) -> None:
@@ -417,6 +421,19 @@ class ShadowCpu(Cpu):
                 tell()
         self.sync_iopl()
         self.count_ring()
+
+    def switch_ia32e(self) -> None:
+        """Follow EFER.LMA, by which descriptors have other formats and CS.L a meaning.
+
+        CS.L is 0 before and after.
+        """
+        self.state.ia32e = bool(self.vcpu.efer & x86.EFER_LMA)
+        for table in (self.gdt, self.ldt):
+            table.load(table.base, table.limit)
+        self._renew()
+        self.update_mode()
+        for tell in self.mmu.listeners.ring_changed:
+            tell()
 
     def sync_iopl(self) -> None:
         """Set the hardware's IOPL for code at the guest's CPL."""
