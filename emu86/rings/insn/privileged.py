@@ -90,6 +90,10 @@ def _table_operand(cpu: Cpu, insn: Insn) -> tuple[int, int]:
         raise undefined()
     where = operand.address(cpu, insn)
     limit = operand.read(cpu, where, 2)
+    if cpu.code_bits == 64:
+        base = operand.read(cpu, where + 2 & x86.MASK64, 8)
+        cpu.check_canonical(base)
+        return base, limit
     base = operand.read(cpu, where + 2, 4)
     return base & (x86.MASK32 if insn.size == 4 else 0xFFFFFF), limit
 

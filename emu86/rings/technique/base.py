@@ -400,7 +400,7 @@ class Technique:
         self, vector: int, error: int | None = None, *, interrupt: bool = False
     ) -> None:
         cpu = self.cpu
-        cpl, cs, eip = cpu.cpl, self.d[_CS_SELECTOR], self.q[RIP] & x86.MASK32
+        cpl, cs, eip = cpu.cpl, self.d[_CS_SELECTOR], self.q[RIP] & cpu.address_mask
         cr2 = self.vcpu.cr2
         self._event = Event(vector, error, interrupt, cs, eip, cr2, [])
         if not interrupt:
@@ -425,7 +425,7 @@ class Technique:
 
     def _changed_ring(self, how: str, cpl: int, cs: int, eip: int) -> None:
         """Keep where the guest was, in ring `cpl`, before it came where it is."""
-        to_cs, to_eip = self.d[_CS_SELECTOR], self.q[RIP] & x86.MASK32
+        to_cs, to_eip = self.d[_CS_SELECTOR], self.q[RIP] & self.cpu.address_mask
         change = RingChange(how, cpl, cs, eip, self.cpu.cpl, to_cs, to_eip)
         self.history.change_ring(change)
 
@@ -515,4 +515,5 @@ class Technique:
 
     def where(self) -> str:
         """Return the guest's CS:EIP for messages."""
-        return f"{self.d[_CS_SELECTOR]:04x}:{self.q[RIP] & x86.MASK32:08x}"
+        rip = self.q[RIP] & self.cpu.address_mask
+        return f"{self.d[_CS_SELECTOR]:04x}:{rip:0{16 if rip > x86.MASK32 else 8}x}"

@@ -61,6 +61,7 @@ from emu86.spec import x86
 
 _CR2: Final = CR + 2
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
+_DATA: Final = (x86.ES, x86.DS, x86.FS, x86.GS)
 _INTO: Final = 0xCE
 _PUSHF: Final = 0x9C
 _SHOW_TF: Final = (0x9C, 0x9D, 0xCF)  # PUSHF, POPF, IRET
@@ -315,7 +316,8 @@ class Deprivileged(Technique):
             self.cpu.update_mode()
             return
         # Between a load of DS or ES and the block behind it, which has the guard.
-        self.cpu.checks.null_used((x86.ES, x86.DS))
+        if self.cpu.code_bits != 64:
+            self.cpu.checks.null_used((x86.ES, x86.DS))
         super()._inject(vector, error, interrupt=interrupt)
 
     def _exit_before(self, act: Callable[[], None]) -> None:
@@ -389,10 +391,6 @@ class Deprivileged(Technique):
     def _begin(self) -> None:
         """Do what comes first in every exit."""
         self._delivered = False
-        if self.engine.stepped:
-            self.cpu.checks.null_used()  # it has no guards, but sites: `NullSelectors`
-        elif self.scanner.null.unguarded:
-            self.cpu.checks.null_used((x86.ES, x86.DS))  # it may be behind their load
         control = self._control
         now = control[abi.NOW] + control[abi.EXIT_COST]
         control[abi.NOW] = now
@@ -406,6 +404,17 @@ class Deprivileged(Technique):
         known = d[_CS_SELECTOR], d[HFLAGS] & MODE_BITS
         if known != self.cpu.known or self.q[RFLAGS] & x86.VM:
             self._update_mode()
+        if self.engine.stepped:
+            self._null_may_be_used(
+                _DATA
+            )  # it has no guards, but sites: `NullSelectors`
+        elif self.scanner.null.unguarded:
+            self._null_may_be_used((x86.ES, x86.DS))  # it may be behind their load
+
+    def _null_may_be_used(self, registers: tuple[int, ...]) -> None:
+        """Arm those of these registers that are null, where that has a meaning."""
+        if self.cpu.code_bits != 64:
+            self.cpu.checks.null_used(registers)
 
     def catch_up(self) -> None:
         """Hear of what compiled handlers have done since Python last looked."""
@@ -427,9 +436,9 @@ class Deprivileged(Technique):
     def _software(self, vector: int) -> None:
         """INT n, INT3, INTO, or the INT3 of a patched site."""
         q = self.q
-        after = q[RIP]
-        last = (after - 1) & x86.MASK32
-        linear = (last + q[BASE[x86.CS]]) & x86.MASK32
+        after, mask = q[RIP], self.cpu.address_mask
+        last = (after - 1) & mask
+        linear = (last + q[BASE[x86.CS]]) & mask
         gpa = self.memory.gpa(linear)
         if vector == x86.VEC_BP and self.scanner.is_patched(gpa):
             q[RIP] = last
@@ -443,7 +452,7 @@ class Deprivileged(Technique):
             vector == x86.VEC_OF and byte == _INTO
         )
         self._delivered = True
-        start = last if one_byte else (after - 2) & x86.MASK32
+        start = last if one_byte else (after - 2) & mask
         self._software_interrupt(vector, start)
 
     def _site(self, insn: Insn) -> None:
@@ -472,11 +481,13 @@ class Deprivileged(Technique):
         """Tell whether instructions must be looked at before they run."""
         cpu, checks = self.cpu, self.cpu.checks
         armed = checks.armed[3 if cpu.cpl else 1] or self.scanner.null.unguarded
+        if cpu.code_bits == 64:
+            armed = 0  # it has no segments to be looked at
         return checks.enabled and bool(armed or self.q[RFLAGS] & x86.AC)
 
     def _null_used(self) -> None:
         """Look at what the block that comes next does: it may use a null register."""
-        self.cpu.checks.null_used()
+        self._null_may_be_used(_DATA)
         if self.d[HFLAGS] & offsets.HF_INHIBIT_IRQ:  # no site: see `_run_alone`
             self._exit_before(self._look_at_next)
 
@@ -492,14 +503,15 @@ class Deprivileged(Technique):
     def _page_fault(self) -> None:
         gva = self.q[_CR2]
         error = self.d[ERROR_CODE]
-        if gva > x86.MASK32:
+        if gva > x86.MASK32 == self.cpu.address_mask:
             if self.q[RIP] > x86.MASK32:
                 # A conditional jump over either end of 4 GiB.
                 self.q[RIP] &= x86.MASK32
                 self._reason = "#PF fill"
                 return
-            gva &= x86.MASK32
-            self.mmu.wrap()
+            if not self.cpu.state.ia32e:
+                gva &= x86.MASK32
+                self.mmu.wrap()
         outcome = self.mmu.miss(gva, error)
         if outcome is not FILLED and error & x86.PF_I and self._is_ahead(gva):
             self._reason = "#PF ahead"
@@ -572,8 +584,8 @@ class Deprivileged(Technique):
             raise gp(0)
         segment = insn.segment
         if segment in (x86.FS, x86.GS):
-            self.cpu.checks.null_used((segment,))  # no guard knows what its block loads
-        if segment == x86.CS or self._has_checks():
+            self._null_may_be_used((segment,))  # no guard knows what its block loads
+        if (segment == x86.CS and cpu.code_bits != 64) or self._has_checks():
             self._look_at(insn)
         elif record.anew:
             self.instructions.compile(insn, abi.SITE_SPLIT)
@@ -592,7 +604,7 @@ class Deprivileged(Technique):
         if not record.handler(cpu, insn):
             q[RIP] = eip
         elif cpu.cpl != cpl:
-            start = (eip - insn.length) & x86.MASK32
+            start = (eip - insn.length) & cpu.address_mask
             self._changed_ring(record.mnemonic, cpl, cs, start)
         if shadowed:
             # As in the engine, only the first of several holds interrupts off: Vol. 2B

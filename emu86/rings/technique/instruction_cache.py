@@ -46,7 +46,7 @@ class InstructionCache:
         self._mmu = mmu
         self._pages = memory.read_pages  # linear page -> GPA of the page
         self.compiles = True
-        # Guest page -> offset in it (plus 4096 in 16-bit code) -> instruction.
+        # Guest page -> offset in it, in code of 16 or 64 bits with those above -> insn.
         self._sites: dict[int, dict[int, Insn]] = {}
         # Linear pages known to the compiled hook, and what guest page is there.
         self._compiled: dict[int, int] = {}
@@ -70,12 +70,12 @@ class InstructionCache:
         if software:
             if vector != x86.VEC_BP:
                 return None
-            eip = (q[RIP] - 1) & x86.MASK32
+            eip = (q[RIP] - 1) & self._cpu.address_mask
         elif vector == x86.VEC_GP and not d[ERROR_CODE]:
             eip = q[RIP]
         else:
             return None
-        linear = (eip + q[_CS_BASE]) & x86.MASK32
+        linear = (eip + q[_CS_BASE]) & self._cpu.address_mask
         start = self._pages.get(linear >> x86.PAGE_SHIFT)
         if start is None:
             return None
@@ -83,8 +83,8 @@ class InstructionCache:
         if sites is None:
             return None
         offset = linear & 0xFFF
-        if self._cpu.code_bits == 16:
-            offset |= x86.PAGE_SIZE
+        if self._cpu.code_bits != 32:
+            offset |= self._cpu.code_bits << x86.PAGE_SHIFT
         insn = sites.get(offset)
         if insn is None or insn.record is None:
             return None
@@ -94,11 +94,13 @@ class InstructionCache:
     def at_eip(self) -> Insn:
         """Return the instruction at CS:EIP, decoding and keeping it if it is new."""
         linear = self._cpu.linear_eip
+        bits = self._cpu.code_bits
+        if bits == 64:
+            self._cpu.check_canonical(linear)
         gpa = self._memory.gpa(linear)
         page, offset = gpa >> x86.PAGE_SHIFT, gpa & 0xFFF
-        bits = self._cpu.code_bits
-        if bits == 16:
-            offset |= x86.PAGE_SIZE
+        if bits != 32:
+            offset |= bits << x86.PAGE_SHIFT
         sites = self._sites.get(page)
         if sites is not None:
             insn = sites.get(offset)
@@ -157,6 +159,8 @@ class InstructionCache:
         fits = tag in _OF_ANY_LENGTH or insn.length == _LENGTHS.get(tag, 1)
         if not fits or not self.compiles or not self._flushes_page:
             return
+        if self._cpu.state.ia32e:
+            return  # no compiled handler knows that mode
         linear = self._cpu.linear_eip
         gpa = self._memory.gpa(linear)
         kept = self._sites.get(gpa >> x86.PAGE_SHIFT, {})
