@@ -29,6 +29,7 @@ CPUS: Final = {
     "pentium3": "with SSE, too",
     "pentium3-pae": "with SSE, PAE and NX",
     "pentium4": "with SSE2, too",
+    "atom": "64-bit, with CMPXCHG16B; needs no mitigations",
 }
 """The CPU models: what each has, in a line. All of it, `emu86.cpu.models` has."""
 CPU: Final = "pentium3"

@@ -11,9 +11,13 @@ from emu86.spec import x86
 from emu86.spec.features import (
     CMOV,
     CX8,
+    CX16,
     DE,
     FPU,
     FXSR,
+    INTEL64,
+    LAHF64,
+    LM,
     MCA,
     MCE,
     MMX,
@@ -21,10 +25,12 @@ from emu86.spec.features import (
     NX,
     P6,
     PAE,
+    PAT,
     PGE,
     PSE,
     SSE,
     SSE2,
+    SYSCALL,
     TSC,
 )
 
@@ -35,7 +41,8 @@ class CpuModel:
 
     signature: CPUID.1:EAX (family, model, stepping); features: CPUID.1:EDX; brand: the
     brand string of 80000002h and up, or empty if the model has none; caches: what
-    CPUID.2 gives, or empty; extended: CPUID.80000001h:EDX.
+    CPUID.2 gives, or empty; extended: CPUID.80000001h:EDX; features_c, extended_c: ECX
+    of these two.
     """
 
     name: str
@@ -44,12 +51,17 @@ class CpuModel:
     brand: str = ""
     caches: tuple[int, int, int, int] | tuple[()] = ()
     extended: int = 0
+    features_c: int = 0
+    extended_c: int = 0
 
-    def cpuid(self, leaf: int, hypervisor: str = "") -> tuple[int, int, int, int]:
+    def cpuid(
+        self, leaf: int, hypervisor: str = "", *, long_mode: bool = False
+    ) -> tuple[int, int, int, int]:
         """Return EAX, EBX, ECX, EDX of a leaf (32 bits each).
 
         A leaf above the highest gives the highest basic leaf's data, as on Intel CPUs.
         `hypervisor` (12 characters, or empty) sets ECX bit 31 and answers 40000000h.
+        long_mode: EFER.LMA is set; else there is no SYSCALL (table 3-8, note).
         """
         if hypervisor and leaf == 0x40000000:
             return (leaf, *_words(hypervisor.ljust(12, "\0")))  # type: ignore[return-value]
@@ -57,7 +69,12 @@ class CpuModel:
             if leaf == 0x80000000:
                 return self._highest_extended, 0, 0, 0
             if leaf == 0x80000001:
-                return 0, 0, 0, self.extended
+                extended = self.extended if long_mode else self.extended & ~SYSCALL
+                return 0, 0, self.extended_c, extended
+            if leaf == 0x80000008:
+                return x86.LINEAR_BITS << 8 | x86.MAXPHYADDR, 0, 0, 0
+            if leaf > 0x80000004:
+                return 0, 0, 0, 0
             part = 16 * (leaf - 0x80000002)
             text = self.brand.ljust(48, "\0")[part : part + 16]
             return _words(text)  # type: ignore[return-value]
@@ -67,25 +84,39 @@ class CpuModel:
         if self.caches and leaf != 1 and (not self.brand or leaf < 0x80000000):
             return self.caches
         if leaf == 1 or not self.brand or leaf < 0x80000000:
-            return self.signature, 0, 1 << 31 if hypervisor else 0, self.features
+            told = self.features_c | (1 << 31 if hypervisor else 0)
+            return self.signature, 0, told, self.features
         return 0, 0, 0, 0
 
     @property
     def _highest_extended(self) -> int:
         """The highest leaf from 80000000h on, or 0 if there are none."""
+        if self.is_64_bit:
+            return 0x80000008
         if self.brand:
             return 0x80000004
         return 0x80000001 if self.extended else 0
 
     @property
     def family(self) -> int:
-        """5: Pentium; 6: Pentium Pro to III; 15: Pentium 4."""
+        """5: Pentium; 6: Pentium Pro to III, and Atom; 15: Pentium 4."""
         return self.signature >> 8 & 15
+
+    @property
+    def is_64_bit(self) -> bool:
+        """Whether there is IA-32e mode."""
+        return bool(self.extended & LM)
+
+    @property
+    def is_p6(self) -> bool:
+        """Whether it is of the P6 family, with its MSRs and counters."""
+        return self.family == 6 and not self.is_64_bit
 
     @property
     def lacks(self) -> int:
         """The features, of `spec.features`, whose instructions are #UD."""
-        return ~(self.features | (P6 if self.family >= 6 else 0))
+        has = self.features | (P6 if self.family >= 6 else 0)
+        return ~(has | (INTEL64 if self.is_64_bit else 0))
 
     @property
     def banks(self) -> int:
@@ -97,7 +128,7 @@ class CpuModel:
     @property
     def counters(self) -> int:
         """How many performance counters there are."""
-        return pmu.COUNTERS if self.family == 6 else 0
+        return pmu.COUNTERS if self.is_p6 else 0
 
     @property
     def cr4_defined(self) -> int:
@@ -117,6 +148,13 @@ class CpuModel:
                 bits |= control
         return bits | (x86.CR4_PCE if self.counters else 0)
 
+    @property
+    def efer_defined(self) -> int:
+        """The EFER bits that this model has, 0: it has no EFER."""
+        bits = x86.EFER_NXE if self.extended & NX else 0
+        long_mode = x86.EFER_SCE | x86.EFER_LME | x86.EFER_LMA
+        return bits | (long_mode if self.is_64_bit else 0)
+
 
 def _words(text: str) -> tuple[int, ...]:
     raw = text.encode("ascii")
@@ -131,6 +169,9 @@ _PENTIUM3: Final = _PENTIUM2 | SSE
 # L1 of 16 and 16 KiB, L2 of 512 KiB, and TLBs: Linux takes a Pentium II without for a
 # Celeron.
 _CACHES: Final = (0x03020101, 0, 0, 0x0C040843)
+_ATOM: Final = _PENTIUM3 | PAE | PAT | SSE2
+# L1 of 24 and 32 KiB, L2 of 512 KiB, and TLBs.
+_CACHES_OF_ATOM: Final = (0x4FBA5901, 0x0E3080C0, 0, 0)
 MODELS: Final = {
     model.name: model
     for model in (
@@ -139,5 +180,17 @@ MODELS: Final = {
         CpuModel("pentium3", 0x673, _PENTIUM3, caches=_CACHES),
         CpuModel("pentium3-pae", 0x673, _PENTIUM3 | PAE, caches=_CACHES, extended=NX),
         CpuModel("pentium4", 0xF29, _PENTIUM3 | SSE2, "emu86 virtual Pentium 4"),
+        # In order, so that it speculates on nothing: Linux needs no PTI, no retpolines
+        # and no VERW. (To stepping 2 of this model Linux denies PSE.)
+        CpuModel(
+            "atom",
+            0x106CA,
+            _ATOM,
+            "emu86 virtual Atom",
+            _CACHES_OF_ATOM,
+            SYSCALL | NX | LM,
+            CX16,
+            LAHF64,
+        ),
     )
 }

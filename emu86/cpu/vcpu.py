@@ -13,7 +13,10 @@ from emu86.cpu.models import CpuModel
 from emu86.cpu.pmu import Pmu, PmuState
 from emu86.spec import x86
 
-SHARED: Final = 8  # words that a `VCpu` can keep elsewhere
+SHARED: Final = 14  # words that a `VCpu` can keep elsewhere
+_EFER: Final = 8
+# Where STAR, LSTAR, CSTAR, FMASK and KERNEL_GS_BASE are among them.
+_SYSCALL: Final = slice(9, SHARED)
 
 
 @dataclass(slots=True)
@@ -37,12 +40,14 @@ class SystemSegment:
 class VCpuState(NamedTuple):
     """What a `VCpu` holds.
 
-    cr: CR0, CR2, CR3 and CR4; efer: EFER; pdptes: the PDPTE registers; gdtr, idtr: base
-    and limit; ldtr, tr: the fields of a `SystemSegment`.
+    cr: CR0, CR2, CR3, CR4 and CR8; efer: EFER; syscall: STAR, LSTAR, CSTAR, FMASK and
+    KERNEL_GS_BASE; pdptes: the PDPTE registers; gdtr, idtr: base and limit; ldtr, tr:
+    the fields of a `SystemSegment`.
     """
 
-    cr: tuple[int, int, int, int]
+    cr: tuple[int, int, int, int, int]
     efer: int
+    syscall: tuple[int, ...]
     pdptes: tuple[int, ...]
     gdtr: tuple[int, int]
     idtr: tuple[int, int]
@@ -56,19 +61,22 @@ class VCpuState(NamedTuple):
 
 @dataclass(slots=True)
 class VCpu:
-    """Control, table and debug registers as the guest wrote them; all 32 bits.
+    """Control, table and debug registers, and MSRs, as the guest wrote them.
 
-    EFER and the PDPTE registers, which PAE paging has, are 64 bits wide. The values at
-    reset are SDM Vol. 3A table 9-1's, except that the CPU starts in protected mode,
-    where every boot protocol that emu86 speaks enters a kernel.
+    They are 64 bits wide, and those of a 32-bit guest hold 32: the PDPTE registers,
+    which PAE paging has, and MSRs are not. The values at reset are SDM Vol. 3A table
+    9-1's, except that the CPU starts in protected mode, where most boot protocols that
+    emu86 speaks enter a kernel. cr8: the task priority, which masks nothing, for there
+    is no APIC. msr: those that hold what is written and do nothing, by number.
     """
 
     model: CpuModel
-    efer: int = 0
-    # CR0, CR2, CR3, CR4 and the PDPTEs, which compiled handlers write, too: `share`.
+    # CR0, CR2, CR3, CR4, the PDPTEs, EFER and those of `_SYSCALL`, which compiled
+    # handlers use, too: `share`.
     _cr: "list[int] | memoryview[int]" = field(
-        default_factory=lambda: [x86.CR0_PE | x86.CR0_ET, 0, 0, 0, 0, 0, 0, 0]
+        default_factory=lambda: [x86.CR0_PE | x86.CR0_ET] + [0] * (SHARED - 1)
     )
+    cr8: int = 0
     gdt_base: int = 0
     gdt_limit: int = 0xFFFF
     idt_base: int = 0
@@ -122,12 +130,66 @@ class VCpu:
     @property
     def pdptes(self) -> tuple[int, ...]:
         """The four PDPTE registers: SDM Vol. 3A section 4.4.1."""
-        return tuple(self._cr[4:])
+        return tuple(self._cr[4:_EFER])
 
     @pdptes.setter
     def pdptes(self, value: tuple[int, ...]) -> None:
         for i, pdpte in enumerate(value):
             self._cr[4 + i] = pdpte
+
+    @property
+    def efer(self) -> int:
+        """What of IA-32e mode is switched on and active: bits of `spec.x86`'s EFER_."""
+        return self._cr[_EFER]
+
+    @efer.setter
+    def efer(self, value: int) -> None:
+        self._cr[_EFER] = value
+
+    @property
+    def star(self) -> int:
+        """The selectors of SYSCALL and SYSRET."""
+        return self._cr[_SYSCALL.start]
+
+    @star.setter
+    def star(self, value: int) -> None:
+        self._cr[_SYSCALL.start] = value
+
+    @property
+    def lstar(self) -> int:
+        """Where SYSCALL goes to."""
+        return self._cr[_SYSCALL.start + 1]
+
+    @lstar.setter
+    def lstar(self, value: int) -> None:
+        self._cr[_SYSCALL.start + 1] = value
+
+    @property
+    def cstar(self) -> int:
+        """Where AMD's SYSCALL goes to from compatibility mode. Intel's is #UD there."""
+        return self._cr[_SYSCALL.start + 2]
+
+    @cstar.setter
+    def cstar(self, value: int) -> None:
+        self._cr[_SYSCALL.start + 2] = value
+
+    @property
+    def fmask(self) -> int:
+        """What SYSCALL clears of RFLAGS."""
+        return self._cr[_SYSCALL.start + 3]
+
+    @fmask.setter
+    def fmask(self, value: int) -> None:
+        self._cr[_SYSCALL.start + 3] = value
+
+    @property
+    def kernel_gs_base(self) -> int:
+        """What SWAPGS exchanges with the base of GS."""
+        return self._cr[_SYSCALL.start + 4]
+
+    @kernel_gs_base.setter
+    def kernel_gs_base(self, value: int) -> None:
+        self._cr[_SYSCALL.start + 4] = value
 
     def share(self, words: "memoryview[int]") -> None:
         """Keep these in `words`, `SHARED` of them, from now on."""
@@ -138,8 +200,9 @@ class VCpu:
     def save(self) -> VCpuState:
         """Return what it holds; which model it is, its machine's configuration says."""
         return VCpuState(
-            (self.cr0, self.cr2, self.cr3, self.cr4),
+            (self.cr0, self.cr2, self.cr3, self.cr4, self.cr8),
             self.efer,
+            tuple(self._cr[_SYSCALL]),
             self.pdptes,
             (self.gdt_base, self.gdt_limit),
             (self.idt_base, self.idt_limit),
@@ -153,8 +216,10 @@ class VCpu:
 
     def restore(self, state: VCpuState) -> None:
         """Become the CPU that was saved; others hold its parts, which stay."""
-        self.cr0, self.cr2, self.cr3, self.cr4 = state.cr
+        self.cr0, self.cr2, self.cr3, self.cr4, self.cr8 = state.cr
         self.efer, self.pdptes = state.efer, state.pdptes
+        for i, value in enumerate(state.syscall):
+            self._cr[_SYSCALL.start + i] = value
         self.gdt_base, self.gdt_limit = state.gdtr
         self.idt_base, self.idt_limit = state.idtr
         self.ldtr.restore(state.ldtr)

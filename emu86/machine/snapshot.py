@@ -29,7 +29,7 @@ from emu86.machine.board import BoardState
 from emu86.machine.chardev import CharDeviceState
 from emu86.rings.technique.base import TechniqueState
 
-VERSION: Final = 6  # of the format: a change of any state's fields is another one
+VERSION: Final = 7  # of the format: a change of any state's fields is another one
 
 
 @dataclass(frozen=True, slots=True)

@@ -526,8 +526,9 @@ class Control(ctypes.Structure):
     of this process; linked_pdes: a bit for each 32 PDEs of which some are linked;
     roots: those to switch to, by `root_slot`; flush_tlb: the engine's flush of its
     whole TLB; tlb, jumps: addresses of its TLB and of its cache of jumps, or 0; cr0,
-    cr2, cr3, cr4, pdptes: the guest's; write_protect: its CR0.WP is set; mmio: pages
-    without RAM may be devices'.
+    cr2, cr3, cr4, pdptes, efer: the guest's, and so star, lstar, cstar, fmask and
+    kernel_gs_base, its MSRs of SYSCALL and SWAPGS; write_protect: its CR0.WP is set;
+    mmio: pages without RAM may be devices'.
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
@@ -636,6 +637,12 @@ class Control(ctypes.Structure):
     cr3: i64
     cr4: i64
     pdptes: Annotated[Array, ctypes.c_int64 * 4]
+    efer: u64
+    star: u64
+    lstar: u64
+    cstar: u64
+    fmask: u64
+    kernel_gs_base: u64
     behind: i64
     write_protect: i64
     mmio: i64

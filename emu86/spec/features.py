@@ -1,7 +1,8 @@
 """The features that CPUID tells of, and the instructions that come with each.
 
-Source: SDM Vol. 2A table 3-11 (CPUID.1:EDX), and the CPUID flag on each instruction's
-own page in Vol. 2. TSC, MSR and CX8 are not in `FORMS`: every CPU model has them.
+Source: SDM Vol. 2A tables 3-10 (CPUID.1:ECX), 3-11 (CPUID.1:EDX) and 3-8 (from
+80000000h on), and the CPUID flag on each instruction's own page in Vol. 2. TSC, MSR and
+CX8 are not in `FORMS`: every CPU model has them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ MSR: Final = 1 << 5
 PAE: Final = 1 << 6
 MCE: Final = 1 << 7
 CX8: Final = 1 << 8
+SEP: Final = 1 << 11
 MTRR: Final = 1 << 12
 PGE: Final = 1 << 13
 MCA: Final = 1 << 14
@@ -26,15 +28,21 @@ MMX: Final = 1 << 23
 FXSR: Final = 1 << 24
 SSE: Final = 1 << 25
 SSE2: Final = 1 << 26
-# CPUID.80000001h:EDX
+# CPUID.1:ECX
+CX16: Final = 1 << 13
+# CPUID.80000001h:EDX, and ECX: LAHF and SAHF in 64-bit mode
+SYSCALL: Final = 1 << 11
 NX: Final = 1 << 20
-# In no flag: the hint NOPs, which the P6 family brought (Vol. 2B NOP); and what CPUs
-# later than any model have, such as SSE3.
+LM: Final = 1 << 29
+LAHF64: Final = 1 << 0
+# In no flag of CPUID.1:EDX: the hint NOPs, which the P6 family brought (Vol. 2B NOP);
+# what CPUs later than any model have, such as SSE3; and SWAPGS, which comes with LM.
 P6: Final = 1 << 32
 LATER: Final = 1 << 33
+INTEL64: Final = 1 << 34
 NAMES: Final = {
     CMOV: "CMOV", CLFSH: "CLFSH", MMX: "MMX", FXSR: "FXSR", SSE: "SSE", SSE2: "SSE2",
-    P6: "the P6 family", LATER: "later CPUs",
+    P6: "the P6 family", LATER: "later CPUs", INTEL64: "Intel 64",
 }  # fmt: skip
 
 # Mandatory prefixes: Vol. 2A section 2.1.2.
@@ -106,7 +114,7 @@ _ROWS: Final = (
     _Row(SSE2, ANY, _of(0xC3)),  # MOVNTI
     _Row(SSE2, ANY, _of(0xAE), (5, 6), memory=False),  # LFENCE, MFENCE
     _Row(CLFSH, ANY, _of(0xAE), (7,), register=False),
-    # VMX, MONITOR, XGETBV, SWAPGS, RDTSCP and others; RDRAND and RDSEED; XSAVE
+    # VMX, MONITOR, XGETBV, RDTSCP (and SWAPGS) and others; RDRAND and RDSEED; XSAVE
     _Row(LATER, ANY, _of(0x01), (0, 1, 2, 3, 5, 7), memory=False),
     _Row(LATER, ANY, _of(0xC7), (6, 7), memory=False),
     _Row(LATER, ANY, _of(0xAE), (4, 5, 6), register=False),

@@ -73,11 +73,16 @@ EFER_LME: Final = 1 << 8
 EFER_LMA: Final = 1 << 10
 EFER_NXE: Final = 1 << 11
 
+# CR8: Vol. 3A section 10.8.6
+CR8_TPR: Final = 0xF
+
 # DR7: Vol. 3B section 17.2.4
 DR7_LOCAL: Final = 0x55  # L0 to L3: a task switch clears them
 
-# Bits of a physical address where there is PAE and no CPUID.80000008h: Vol. 3A 4.1.4
+# Bits of a physical address, and of a linear one in IA-32e mode: Vol. 3A 4.1.4, which
+# has 36 also where there is PAE and no CPUID.80000008h.
 MAXPHYADDR: Final = 36
+LINEAR_BITS: Final = 48
 
 # Paging-structure entries: Vol. 3A section 4.3 (32-bit), 4.4 (PAE), 4.5 (4-level)
 PTE_P: Final = 1 << 0

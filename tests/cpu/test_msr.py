@@ -6,13 +6,18 @@ import pytest
 
 from emu86 import Machine
 from emu86.cpu.models import MODELS
+from emu86.rings.insn import msr
 from support.cases import Case, on_emu86
 from support.flat import guest
 
-FAMILY = {"pentium": 5, "pentium2": 6, "pentium3": 6, "pentium3-pae": 6, "pentium4": 15}
+ATOM = 0x1C  # its model, for a family of its own
+FAMILY = {
+    "pentium": 5, "pentium2": 6, "pentium3": 6, "pentium3-pae": 6, "pentium4": 15,
+    "atom": ATOM,
+}  # fmt: skip
 # Which families have which MSRs, with their values at first: SDM Vol. 4 tables 2-2,
-# 2-41 (Pentium 4), 2-55 (P6 family) and 2-56 (Pentium). Machine checks have 5 banks in
-# the P6 family and 4 in the Pentium 4. What CPUID denies is not there.
+# 2-4 (Atom), 2-41 (Pentium 4), 2-55 (P6 family) and 2-56 (Pentium). Machine checks have
+# 5 banks in family 6 and 4 in the Pentium 4. What CPUID denies is not there.
 HAVE = {
     0x0: (5, 6, 15), 0x1: (5, 6, 15), 0x10: (5, 6, 15), 0x11: (5,), 0x12: (5,),
     0x13: (5,), 0x17: (6, 15), 0x1B: (6, 15), 0x2A: (6, 15), 0x2B: (15,), 0x2C: (15,),
@@ -23,10 +28,16 @@ HAVE = {
     0x1DC: (6, 15), 0x1DD: (6, 15), 0x1DE: (6, 15), 0x1E0: (6,), 0x400: (6, 15),
     0x403: (6, 15), 0x40F: (6, 15), 0x410: (6,), 0x413: (6,),
 }  # fmt: skip
+ATOM_HAS = (
+    0x0, 0x1, 0x10, 0x17, 0x1B, 0x40, 0x47, 0x60, 0x67, 0x8B, 0xCD, 0x174, 0x175, 0x176,
+    0x179, 0x17A, 0x1A0, 0x1C9, 0x1D9, 0x1DB, 0x1DC, 0x1DD, 0x1DE, 0x277, 0x400, 0x403,
+    0x40F, 0x410, 0x413, *range(0xC0000080, 0xC0000085), *range(0xC0000100, 0xC0000103),
+)  # fmt: skip
 AT_FIRST = {
     (6, 0x1B): 0xFEE00100, (15, 0x1B): 0xFEE00100, (6, 0x2A): 0x0AC80000,
     (15, 0x2C): 0x0A000000, (6, 0x11E): 0x4501, (6, 0x179): 5, (15, 0x179): 4,
-    (15, 0x1A0): 0x1801, (6, 0x1E0): 4,
+    (15, 0x1A0): 0x1801, (6, 0x1E0): 4, (ATOM, 0x1B): 0xFEE00100, (ATOM, 0xCD): 5,
+    (ATOM, 0x179): 5, (ATOM, 0x1A0): 0x1801, (ATOM, 0x277): 0x0007040600070406,
 }  # fmt: skip
 NONE = (
     0x2, 0xE, 0x14, 0x3A, 0x79, 0xC0, 0xC3, 0x11A, 0x178, 0x17B, 0x188,
@@ -36,6 +47,7 @@ NONE = (
     0x174, 0x175, 0x176,  # SYSENTER
     0x19A, 0x19B, 0x19C,  # ACPI
     0x600,  # the debug store
+    0xC0000085, 0xC0000103,  # RDTSCP
 )  # fmt: skip
 
 
@@ -45,13 +57,15 @@ def cases(*codes, ring=0):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_which_there_are(name):
-    numbers = (*HAVE, *NONE)
+    numbers = sorted({*HAVE, *NONE, *ATOM_HAS})
     told = on_emu86(
         cases(*(f"mov ecx, {number}\nrdmsr" for number in numbers)),
         options={"cpu": name},
     )
     for number, record in zip(numbers, told, strict=True):
         has = FAMILY[name] in HAVE.get(number, ())
+        if name == "atom":
+            has = number in ATOM_HAS
         has = has or (number == 0xC0000080 and name == "pentium3-pae")
         assert (record["vector"], hex(number)) == (0x40 if has else 13, hex(number))
         if has and number != 0x10:
@@ -123,6 +137,44 @@ def test_what_registers_of_a_pentium_4_take():
     ) == [None, 0x7F, None, 0x1801, None, 0]  # fmt: skip
 
 
+NOT_CANONICAL = (0x0000800000000000, 0xFFFF7FFFFFFFFFFF, 1 << 63)
+ENDS = (0x00007FFFFFFFFFFF, 0xFFFF800000000000)
+
+
+def test_what_registers_of_an_atom_take():
+    """SDM Vol. 4 tables 2-2 and 2-4; Vol. 3A 2.2.1 (EFER) and 11.12.2 (PAT).
+
+    SYSENTER's CS is 16 bits; FMASK is 32; LMA is only read; XD stays enabled.
+    """
+    assert held(
+        "atom",
+        (0x174, 0x12340010),
+        (0x1A0, 1 << 34),
+        (0x277, 0x0007010500070406),
+        (0x277, 0x0007040600070402),
+        (0x277, 8),
+        (0xC0000080, 0x901),
+        (0xC0000080, 0xD01),
+        (0xC0000080, 0x002),
+        (0xC0000081, 0xFEDCBA9876543210),
+        (0xC0000084, 0xFFFFFFFF),
+        (0xC0000084, 1 << 32),
+    ) == [
+        0x10, 0x1800, 0x0007010500070406, None, None, 0x901, 0x901, None,
+        0xFEDCBA9876543210, 0xFFFFFFFF, None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "number",
+    [0x175, 0x176, 0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102],
+)
+def test_addresses_are_canonical(number):
+    """SDM Vol. 2D WRMSR: of these MSRs a value that is not canonical is #GP(0)."""
+    writes = ((number, value) for value in (*ENDS, *NOT_CANONICAL))
+    assert held("atom", *writes) == [*ENDS, None, None, None]
+
+
 def test_triggers_can_only_be_written():
     """BIOS_UPDT_TRIG takes an update, which does nothing; BBL_CR_TRIG takes 0."""
     code = "mov ecx, {}\nxor edx, edx\nmov eax, 0x10000 * {}\nwrmsr"
@@ -136,6 +188,19 @@ def test_msrs_are_saved():
     machine.run()
     again = Machine.restore(machine.save())
     assert again.save().technique.vcpu.msr == {0x33: 0x40000000}
+
+
+def test_msrs_of_intel64_are_saved():
+    numbers = (0x176, *range(0xC0000080, 0xC0000085), *range(0xC0000100, 0xC0000103))
+    code = "\n".join(write(number, 0x800 + i) for i, number in enumerate(numbers))
+    machine = guest(code + "\ncli\nhlt", cpu="atom")
+    machine.run()
+    state = machine.save()
+    again = Machine.restore(state)
+    assert [msr.read(again.vmm.cpu, number) for number in numbers] == [
+        0x800 + i for i in range(len(numbers))
+    ]
+    assert again.save().technique == state.technique
 
 
 def test_machine_checks():

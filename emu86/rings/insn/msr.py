@@ -1,9 +1,9 @@
 """RDMSR, WRMSR and RDPMC: the model-specific registers of each CPU model.
 
 An MSR that the model does not have is #GP(0), and so is a value that it does not take.
-Source: SDM Vol. 4 tables 2-2 (architectural), 2-41 (Pentium 4), 2-55 (P6 family), 2-56
-(Pentium). What comes with a feature that CPUID denies is not there: no MTRRs (FEh, 200h
-and up), no PAT, no SYSENTER, no debug store.
+Source: SDM Vol. 4 tables 2-2 (architectural), 2-4 (Atom), 2-41 (Pentium 4), 2-55 (P6
+family), 2-56 (Pentium). What comes with a feature that CPUID denies is not there: no
+MTRRs (FEh, 200h and up), no debug store, and on 32-bit models no PAT and no SYSENTER.
 
 IA32_APIC_BASE is there on the P6 and the Pentium 4, for all that there is no APIC. It
 tells of a local APIC that is disabled, which is "functionally equivalent to an IA-32
@@ -17,11 +17,15 @@ DEBUGCTL stay clear. A microcode update is taken and does nothing.
 
 from typing import Final, NamedTuple
 
+from emu86.cpu.models import CpuModel
+from emu86.cpu.state import BASE
+from emu86.mmu.paging import is_canonical
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
 from emu86.rings.fault import gp, undefined
 from emu86.rings.insn.record import Record
 from emu86.spec import x86
+from emu86.spec.features import PAT
 
 
 class Register(NamedTuple):
@@ -29,12 +33,13 @@ class Register(NamedTuple):
 
     reset: its value at first, 64 bits; writable: the bits that can be written; ignored:
     bits that stay as they are, whatever is written. Any other must be written as 0.
-    With neither, a write is #GP(0).
+    With neither, a write is #GP(0). address: it must be a canonical one.
     """
 
     reset: int = 0
     writable: int = 0
     ignored: int = 0
+    address: bool = False
 
 
 def _bits(*numbers: int | range) -> int:
@@ -104,7 +109,31 @@ _PENTIUM4: Final = _SINCE_P6 | {
     0x1D9: Register(ignored=_bits(range(7))),  # MSR_DEBUGCTLA
     0x1DA: _READ_ONLY,  # MSR_LASTBRANCH_TOS
 }
+_ATOM: Final = _SINCE_P6 | {
+    0xCD: Register(5),  # MSR_FSB_FREQ: 100 MHz, as the Pentium 4's above
+    # SYSENTER's CS, ESP and EIP. Of CS, the selector counts.
+    x86.MSR_SYSENTER_CS: Register(0, _bits(range(16)), _bits(range(16, 64))),
+    x86.MSR_SYSENTER_ESP: Register(writable=x86.MASK64, address=True),
+    x86.MSR_SYSENTER_EIP: Register(writable=x86.MASK64, address=True),
+    # IA32_MISC_ENABLE, as the Pentium 4's. XD stays enabled.
+    0x1A0: Register(
+        _bits(0, 11, 12),
+        _bits(0),
+        _bits(3, 7, 11, 12, 13, 16, 18, 20, 22, 23, 34),
+    ),
+    0x1C9: _READ_ONLY,  # MSR_LASTBRANCH_TOS
+    0x1D9: Register(ignored=_bits(range(7))),  # IA32_DEBUGCTL
+    **dict.fromkeys((*range(0x40, 0x48), *range(0x60, 0x68)), _READ_ONLY),
+}
 _OF_FAMILY: Final = {5: _PENTIUM, 6: _P6, 15: _PENTIUM4}
+_PAT_AT_FIRST: Final = 0x0007040600070406
+_MEMORY_TYPES: Final = (0, 1, 4, 5, 6, 7)  # that an entry of the PAT can hold
+# Of FS and GS, of which the CPU's state has the bases.
+_BASES: Final = {x86.MSR_FS_BASE: BASE[x86.FS], x86.MSR_GS_BASE: BASE[x86.GS]}
+
+
+def _registers(model: CpuModel) -> dict[int, Register]:
+    return _ATOM if model.is_64_bit else _OF_FAMILY[model.family]
 
 
 def read(cpu: Cpu, number: int) -> int:
@@ -112,9 +141,13 @@ def read(cpu: Cpu, number: int) -> int:
     vcpu, model = cpu.vcpu, cpu.vcpu.model
     if number == x86.MSR_TSC:
         return cpu.clock.tsc()
-    if number == x86.MSR_EFER and model.extended:
+    if number == x86.MSR_EFER and model.efer_defined:
         return vcpu.efer
-    register = _OF_FAMILY[model.family].get(number)
+    if number >= x86.MSR_STAR and model.is_64_bit:
+        return _read_of_intel64(cpu, number)
+    if number == x86.MSR_PAT and model.features & PAT:
+        return vcpu.msr.get(number, _PAT_AT_FIRST)
+    register = _registers(model).get(number)
     if register is not None and number not in _WRITE_ONLY:
         return vcpu.msr.get(number, register.reset)
     if number == x86.MSR_MCG_CAP and model.banks:
@@ -134,13 +167,19 @@ def write(cpu: Cpu, number: int, value: int) -> None:
     if number == x86.MSR_TSC:
         # Only the low half is writable before family 0Fh models 3 (Vol. 3B 17.17.3).
         cpu.clock.set_tsc(value & x86.MASK32)
-    elif number == x86.MSR_EFER and model.extended:
-        if value & ~x86.EFER_NXE:
+    elif number == x86.MSR_EFER and model.efer_defined:
+        if value & ~model.efer_defined:
             raise gp(0)
         cpu.services.write_efer(value)
-    elif (held := _OF_FAMILY[model.family].get(number)) is not None:
+    elif number >= x86.MSR_STAR and model.is_64_bit:
+        _write_of_intel64(cpu, number, value)
+    elif number == x86.MSR_PAT and model.features & PAT:
+        if any(kind not in _MEMORY_TYPES for kind in value.to_bytes(8, "little")):
+            raise gp(0)
+        vcpu.msr[number] = value
+    elif (held := _registers(model).get(number)) is not None:
         takes = held.writable | held.ignored
-        if not takes or value & ~takes:
+        if not takes or value & ~takes or (held.address and not is_canonical(value)):
             raise gp(0)
         vcpu.msr[number] = value & held.writable | held.reset & ~held.writable
     elif (register := _bank_register(cpu, number)) is not None:
@@ -154,6 +193,45 @@ def write(cpu: Cpu, number: int, value: int) -> None:
     elif 0 <= number - x86.MSR_PERFEVTSEL0 < model.counters:
         select = value & x86.MASK32
         vcpu.pmu.choose(cpu.clock.now, number - x86.MSR_PERFEVTSEL0, select)
+    else:
+        raise gp(0)
+
+
+def _read_of_intel64(cpu: Cpu, number: int) -> int:
+    vcpu = cpu.vcpu
+    if number in _BASES:
+        return cpu.q[_BASES[number]]
+    if number == x86.MSR_STAR:
+        return vcpu.star
+    if number == x86.MSR_LSTAR:
+        return vcpu.lstar
+    if number == x86.MSR_CSTAR:
+        return vcpu.cstar
+    if number == x86.MSR_FMASK:
+        return vcpu.fmask
+    if number == x86.MSR_KERNEL_GS_BASE:
+        return vcpu.kernel_gs_base
+    raise gp(0)
+
+
+def _write_of_intel64(cpu: Cpu, number: int, value: int) -> None:
+    vcpu = cpu.vcpu
+    if number == x86.MSR_STAR:
+        vcpu.star = value
+    elif number == x86.MSR_FMASK:
+        if value > x86.MASK32:
+            raise gp(0)
+        vcpu.fmask = value
+    elif not is_canonical(value):
+        raise gp(0)
+    elif number in _BASES:
+        cpu.q[_BASES[number]] = value
+    elif number == x86.MSR_LSTAR:
+        vcpu.lstar = value
+    elif number == x86.MSR_CSTAR:
+        vcpu.cstar = value
+    elif number == x86.MSR_KERNEL_GS_BASE:
+        vcpu.kernel_gs_base = value
     else:
         raise gp(0)
 

@@ -139,8 +139,12 @@ class Bare(Technique):
         self._pull()
 
     def write_efer(self, value: int) -> None:
-        """WRMSR of EFER, which has NXE alone."""
-        self.vcpu.efer = self.q[_EFER] = value
+        """WRMSR of EFER."""
+        if value & x86.EFER_LME:
+            self.unsupported("IA-32e mode with technique bare")
+            return
+        self.vcpu.efer = value
+        self.q[_EFER] = value & x86.EFER_NXE
         self.engine.flush_tlb()
 
     # -- the engine's registers and the virtual CPU's ----------------------------------

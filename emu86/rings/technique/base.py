@@ -194,13 +194,17 @@ class Technique:
 
     def _publish_cpuid(self) -> None:
         """Have compiled code know the leaves that the CPU model has."""
-        vcpu, shared = self.vcpu, self.engine.shared
-        leaves = (0, 1, 2, *range(0x80000000, 0x80000005), 0x40000000)
+        shared = self.engine.shared
+        leaves = (0, 1, 2, *range(0x80000000, 0x80000009), 0x40000000)
         for known, leaf in zip(shared.cpuid, leaves, strict=False):
-            answers = vcpu.model.cpuid(leaf, vcpu.hypervisor)
             known.leaf = leaf
-            known.eax, known.ebx, known.ecx, known.edx = answers
+            known.eax, known.ebx, known.ecx, known.edx = self._cpuid(leaf)
         shared.cpuid_count = len(leaves)
+
+    def _cpuid(self, leaf: int) -> tuple[int, int, int, int]:
+        vcpu = self.vcpu
+        long_mode = bool(vcpu.efer & x86.EFER_LMA)
+        return vcpu.model.cpuid(leaf, vcpu.hypervisor, long_mode=long_mode)
 
     # -- what a technique does its own way ---------------------------------------------
 
@@ -313,6 +317,7 @@ class Technique:
         """Become what was saved; RAM is what it was then, and `before_write` told."""
         self.engine.restore(state.engine)
         self.vcpu.restore(state.vcpu)
+        self._publish_cpuid()
         self.cpu.state.ia32e = bool(self.vcpu.efer & x86.EFER_LMA)
         self.cpu.iopl = state.iopl
         self.cpu.update_mode()
@@ -355,8 +360,7 @@ class Technique:
         self._reason = "CPUID"
         q = self.q
         leaf = q[x86.EAX] & x86.MASK32
-        a, b, c, d = self.vcpu.model.cpuid(leaf, self.vcpu.hypervisor)
-        q[x86.EAX], q[x86.EBX], q[x86.ECX], q[x86.EDX] = a, b, c, d
+        q[x86.EAX], q[x86.EBX], q[x86.ECX], q[x86.EDX] = self._cpuid(leaf)
         self._account(0)
 
     def _account(self, start: int) -> None:

@@ -727,6 +727,7 @@ class Deprivileged(Technique):
         if efer != vcpu.efer:
             vcpu.efer = efer
             self.cpu.switch_ia32e()
+            self._publish_cpuid()
         self.cpu.update_mode()
         if changed & PAGING_CR0 or reloads:
             self._configure()
