@@ -34,7 +34,7 @@ CPUS: Final = {
 """The CPU models: what each has, in a line. All of it, `emu86.cpu.models` has."""
 CPU: Final = "pentium3"
 # Those that a kernel gets when nobody names one: the first that has what it needs.
-CHOSEN: Final = (CPU, "pentium3-pae")
+CHOSEN: Final = (CPU, "pentium3-pae", "atom")
 
 # The date at virtual time 0, in seconds since 1970, always the same so that runs
 # repeat: 2026-01-01 00:00:00; and what a date has to be below: that of the year 10000.

@@ -24,6 +24,7 @@ from emu86.notebook import table
 from emu86.rings.observers import Observer
 from emu86.rings.technique.registry import build
 from emu86.spec import x86
+from emu86.spec.features import INTEL64
 
 if TYPE_CHECKING:
     from emu86.machine.profile import Profile
@@ -156,8 +157,12 @@ class Machine:
         self._must_be_new()
         expect("append", append, str)
         image = boot.read("kernel", kernel)
+        features = boot.features_of(image)
+        if features & INTEL64 and self._configuration.technique == "bare":
+            message = "kernel: is of 64 bits, which technique bare cannot run"
+            raise ConfigError(message)
         if self._chooses:
-            self._choose_cpu(boot.features_of(image))
+            self._choose_cpu(features)
         initrds = () if initrd is None else (boot.read("initrd", initrd),)
 
         def load(image: bytes, initrds: Sequence[bytes]) -> Entry:
@@ -166,7 +171,7 @@ class Machine:
                 image,
                 cmdline=append,
                 initrds=initrds,
-                features=self.vcpu.model.features,
+                features=~self.vcpu.model.lacks,
             )
 
         try:
@@ -180,7 +185,7 @@ class Machine:
     def _choose_cpu(self, features: int) -> None:
         """Take the first CPU model that has these, if there is one."""
         for name in config.CHOSEN:
-            if not features & ~MODELS[name].features:
+            if not features & MODELS[name].lacks:
                 self.vmm.set_model(MODELS[name])
                 self._configuration = replace(self._configuration, cpu=name)
                 return
@@ -191,6 +196,8 @@ class Machine:
         image = as_bytes("data", data)
         address = as_int("address", address)
         entry = None if entry is None else as_int("entry", entry)
+        if self._chooses:
+            self._choose_cpu(0)
         load = partial(
             boot.flat.load, self._ram.bytes, image, address=address, entry=entry
         )
@@ -237,6 +244,11 @@ class Machine:
         q[RIP] = entry.eip
         cpu = vmm.cpu
         cpu.load_gdt(entry.gdt_base, entry.gdt_limit)
+        if entry.cr3:
+            vmm.write_cr4(x86.CR4_PAE)
+            vmm.write_efer(x86.EFER_LME)
+            vmm.write_cr3(entry.cr3)
+            vmm.write_cr0(self.vcpu.cr0 | x86.CR0_PG)
         # The CPU starts at CPL 0, which CS's null selector already says.
         cpu.load_code(entry.cs, cpu.descriptor(entry.cs), 0)
         cpu.enter_ring()

@@ -113,7 +113,7 @@ def sniff(image: bytes) -> str:
 
 
 def features_of(image: bytes) -> int:
-    """The bits of CPUID.1:EDX that kernel `image` says it needs."""
+    """What kernel `image` says that it needs of a CPU, of `spec.features`."""
     return linux.features_of(image) if linux.is_linux(image) else 0
 
 
@@ -124,11 +124,13 @@ def load(
     cmdline: str = "",
     initrds: Sequence[bytes] = (),
     features: int = -1,
+    bits: int = 64,
 ) -> Entry:
     """Place kernel `image` of whatever format into `ram` with all it is to be given.
 
     Linux gets the `initrds` as one, a Multiboot kernel each as a module. `features`
-    is CPUID.1:EDX. Raises ConfigError, whatever the bytes are.
+    is what the CPU has, of `spec.features`; bits: 32 to enter a 64-bit Linux where a
+    32-bit one is entered. Raises ConfigError, whatever the bytes are.
     """
     if any(not initrd for initrd in initrds):
         raise ConfigError("initrd: the file is empty")
@@ -139,5 +141,7 @@ def load(
     # Documentation/driver-api/early-userspace/buffer-format.rst).
     initrd = b"".join(part + bytes(-len(part) % 4) for part in initrds) or None
     if kind == "linux":
-        return linux.load(ram, image, cmdline=cmdline, initrd=initrd, features=features)
+        return linux.load(
+            ram, image, cmdline=cmdline, initrd=initrd, features=features, bits=bits
+        )
     return vmlinux.load(ram, image, cmdline=cmdline, initrd=initrd)

@@ -1,4 +1,4 @@
-"""Linux: a bzImage, entered by the 32-bit boot protocol.
+"""Linux: a bzImage, entered by the 32-bit or the 64-bit boot protocol.
 
 Source for all offsets and rules: the kernel's Documentation/arch/x86/boot.rst ("The
 Linux/x86 Boot Protocol") and zero-page.rst.
@@ -9,7 +9,7 @@ from typing import Final
 from emu86.cpu.models import MODELS
 from emu86.errors import ConfigError
 from emu86.machine.boot.placement import MIB, Entry, Placement, memory_map
-from emu86.spec.features import CMOV, CX8, FPU, PAE
+from emu86.spec.features import CMOV, CX8, FPU, INTEL64, PAE
 
 INITRD_ADDR_MAX: Final = 0x37FFFFFF
 """Highest address of an initrd's last byte where the kernel does not say one."""
@@ -17,7 +17,8 @@ INITRD_ADDR_MAX: Final = 0x37FFFFFF
 _HEADER: Final = 0x1F1  # first byte of the setup header, in the file and in boot_params
 _SECTOR: Final = 512
 _LOADED_HIGH: Final = 0x01  # loadflags: the kernel proper goes to 1 MiB
-_XLF_KERNEL_64: Final = 0x01  # xloadflags: a 64-bit kernel
+_XLF_KERNEL_64: Final = 0x01  # xloadflags: a 64-bit kernel, with an entry at ENTRY64
+_ENTRY64: Final = 0x200
 _UNDEFINED_LOADER: Final = 0xFF  # type_of_loader of a boot loader without a number
 
 _OLDEST: Final = 0x0202  # the first with cmd_line_ptr
@@ -31,7 +32,9 @@ _E820_TABLE: Final = 0x2D0
 
 # Of CPUID.1:EDX, what a 32-bit Linux can ask for (arch/x86/include/asm/
 # required-features.h); one that runs on a 486 does not ask for CX8.
-_FEATURES: Final = {FPU: "FPU", PAE: "PAE", CX8: "CX8", CMOV: "CMOV"}
+_FEATURES: Final = {
+    FPU: "FPU", PAE: "PAE", CX8: "CX8", CMOV: "CMOV", INTEL64: "64-bit mode",
+}  # fmt: skip
 
 
 def is_linux(image: bytes) -> bool:
@@ -46,12 +49,14 @@ def load(
     cmdline: str,
     initrd: bytes | None,
     features: int = -1,
+    bits: int = 64,
 ) -> Entry:
     """Place bzImage `image`, its command line and `initrd` into `ram`.
 
-    `ram` is all of guest-physical memory; `features` is CPUID.1:EDX. Raises ConfigError
-    when the image is no 32-bit bzImage of protocol 2.02 or later, asks for a feature
-    that is not there, is truncated, or does not fit.
+    `ram` is all of guest-physical memory; features: what the CPU has, of
+    `spec.features`; bits: 32 for the 32-bit entry of a kernel that has both. Raises
+    ConfigError when the image is no bzImage of protocol 2.02 or later, asks for a
+    feature that is not there, is truncated, or does not fit.
     """
     if not is_linux(image):
         raise ConfigError("kernel: no Linux setup header")
@@ -71,13 +76,7 @@ def load(
     params[_HEADER : _HEADER + len(header)] = header
     if not params[0x211] & _LOADED_HIGH:
         raise ConfigError("kernel: a zImage, which loads low; a bzImage is needed")
-    if version >= 0x020C and params[0x236] & _XLF_KERNEL_64:
-        raise ConfigError(
-            "kernel: is for x86-64, this machine is 32-bit: take one for i386"
-            " (Debian's linux-image-686 or linux-image-686-pae)"
-        )
-
-    _check_features(image[:offset], features)
+    _check_features(features_of(image), features)
     kernel = image[offset:]
     size = _u32(params, 0x1F4) * 16 if version >= 0x0204 else len(kernel)
     # syssize counts paragraphs: the last need not be full.
@@ -102,6 +101,8 @@ def load(
     initrd_max = _u32(params, 0x22C) if version >= 0x0203 else INITRD_ADDR_MAX
     cmdline_max = _u32(params, 0x238) if version >= 0x0206 else 255
     boot_params = place_params(places, params, cmdline, cmdline_max, initrd, initrd_max)
+    if is_64_bit(image) and bits == 64:
+        return places.entry64(entry + _ENTRY64, {"esi": boot_params})
     return places.entry(entry, {"esi": boot_params})
 
 
@@ -152,16 +153,15 @@ def command_line(cmdline: str) -> bytes:
     return text + b"\0"
 
 
-def _check_features(setup: bytes, features: int) -> None:
-    """Raise ConfigError if `setup` asks for more than `features`, as it would itself.
+def _check_features(needed: int, features: int) -> None:
+    """Raise ConfigError if the kernel needs more than `features`.
 
     The setup code is not run here: it asks for its features in real mode.
     """
-    needed = _required_features(setup)
     missing = needed & ~features
     if missing:
         names = " and ".join(name for bit, name in _FEATURES.items() if missing & bit)
-        models = (one.name for one in MODELS.values() if not needed & ~one.features)
+        models = (one.name for one in MODELS.values() if not needed & one.lacks)
         raise ConfigError(
             f"kernel: needs {names}, which this CPU model has not: take"
             f" {' or '.join(models)}"
@@ -169,8 +169,14 @@ def _check_features(setup: bytes, features: int) -> None:
 
 
 def features_of(image: bytes) -> int:
-    """The bits of CPUID.1:EDX that a Linux kernel asks for, 0 if it is not seen."""
-    return _required_features(image[: _setup_end(image)])
+    """What a Linux kernel asks of a CPU, of `spec.features`; 0 if it is not seen."""
+    needed = _required_features(image[: _setup_end(image)])
+    return needed | (INTEL64 if is_64_bit(image) else 0)
+
+
+def is_64_bit(image: bytes) -> bool:
+    """Whether a Linux kernel is one of 64 bits; before protocol 2.12 none says so."""
+    return _u16(image, 0x206) >= 0x020C and bool(_u16(image, 0x236) & _XLF_KERNEL_64)
 
 
 def _setup_end(image: bytes) -> int:

@@ -6,6 +6,7 @@ from typing import Final
 
 from emu86.config import HIGH, LOW_MOST
 from emu86.errors import ConfigError
+from emu86.spec import x86
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -31,21 +32,21 @@ _FIRST_FREE: Final = 0x1000
 # so that the first load needs no write (SDM Vol. 3A, 3.4.5 "Segment Descriptors").
 _FLAT_CODE: Final = 0x00CF_9B00_0000_FFFF
 _FLAT_DATA: Final = 0x00CF_9300_0000_FFFF
-_GDT: Final = b"".join(
-    descriptor.to_bytes(8, "little") for descriptor in (0, 0, _FLAT_CODE, _FLAT_DATA)
-)
+_FLAT_CODE64: Final = 0x00AF_9B00_0000_FFFF
+_TABLES: Final = 6  # pages: a PML4, a page-directory-pointer table, 4 directories
 _CS: Final = 0x10  # Linux's __BOOT_CS
 _DS: Final = 0x18  # Linux's __BOOT_DS
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """How a loaded guest wants to be started, in flat 32-bit protected mode.
+    """How a loaded guest wants to be started, with flat segments and interrupts off.
 
-    Paging off, interrupts off. `registers` gives general registers by lower-case name
-    ("eax"); those not named are 0. The GDT is already in RAM: `gdt_base` is its
-    guest-physical address, `gdt_limit` its length in bytes less 1. `cs` is the
-    selector for CS, `ds` that for DS, ES, FS, GS and SS.
+    It is in 32-bit protected mode with paging off; or in 64-bit mode, if `cr3` is not
+    0: the guest-physical address of page tables that are in RAM already. `registers`
+    gives general registers by lower-case name ("eax"); those not named are 0. The GDT
+    is in RAM, too: `gdt_base` is its guest-physical address, `gdt_limit` its length in
+    bytes less 1. `cs` is the selector for CS, `ds` that for DS, ES, FS, GS and SS.
     """
 
     eip: int
@@ -54,6 +55,7 @@ class Entry:
     gdt_limit: int
     cs: int
     ds: int
+    cr3: int = 0
 
 
 def memory_map(ram_size: int) -> list[tuple[int, int, int]]:
@@ -138,13 +140,13 @@ class Placement:
             if bytes(piece) != bytes(len(piece)):
                 piece[:] = bytes(len(piece))
 
-    def put_low(self, role: str, data: bytes) -> int:
+    def put_low(self, role: str, data: bytes, alignment: int = 16) -> int:
         """Write `data` at the lowest free place below 640 KiB; return its address."""
         address = _FIRST_FREE
         for start, end in self._taken:
             if address + len(data) <= start:
                 break
-            address = max(address, (end + 15) & ~15)
+            address = max(address, (end + alignment - 1) & -alignment)
         if address + len(data) > LOW_END:
             raise ConfigError(f"{role}: no room for it below 640 KiB")
         self.put(role, address, data)
@@ -168,8 +170,25 @@ class Placement:
 
     def entry(self, eip: int, registers: dict[str, int]) -> Entry:
         """Write a flat GDT and return the Entry at `eip` with these registers."""
-        base = self.put_low("GDT", _GDT)
-        return Entry(eip, registers, base, len(_GDT) - 1, _CS, _DS)
+        return self._entry(eip, registers, _FLAT_CODE, 0)
+
+    def entry64(self, rip: int, registers: dict[str, int]) -> Entry:
+        """As `entry`, in 64-bit mode: with page tables, for the lowest 4 GiB."""
+        at = self.put_low("page tables", bytes(_TABLES * PAGE), PAGE)
+        tables = self.ram[at : at + _TABLES * PAGE].cast("Q")
+        rights = x86.PTE_P | x86.PTE_RW
+        tables[0] = at + PAGE | rights
+        for i in range(4):
+            tables[512 + i] = at + (2 + i) * PAGE | rights
+        for i in range(4 * 512):
+            tables[1024 + i] = i << 21 | rights | x86.PDE_PS
+        return self._entry(rip, registers, _FLAT_CODE64, at)
+
+    def _entry(self, rip: int, registers: dict[str, int], code: int, cr3: int) -> Entry:
+        descriptors = (0, 0, code, _FLAT_DATA)
+        gdt = b"".join(one.to_bytes(8, "little") for one in descriptors)
+        base = self.put_low("GDT", gdt)
+        return Entry(rip, registers, base, len(gdt) - 1, _CS, _DS, cr3)
 
     @staticmethod
     def _page_below(end: int, data: bytes) -> int:

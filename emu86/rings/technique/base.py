@@ -237,7 +237,7 @@ class Technique:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Begin: the segment registers are loaded, paging is off."""
+        """Begin: the registers are loaded."""
         raise NotImplementedError
 
     def run(self) -> None:

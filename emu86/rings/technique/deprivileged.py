@@ -131,8 +131,8 @@ class Deprivileged(Technique):
         self.scanner.look_up(model.lacks)
 
     def start(self) -> None:
-        """Begin: the segment registers are loaded, paging is off."""
-        self.mmu.configure(self.vcpu.cr0, 0, 0)
+        """Begin: the registers are loaded."""
+        self._configure()
 
     def run(self) -> None:
         """Run until STOP_AT, or an interrupt can come in, or the guest is done."""
