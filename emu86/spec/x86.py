@@ -182,6 +182,10 @@ EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI = range(8)
 R8, R9, R10, R11, R12, R13, R14, R15 = range(8, 16)
 ES, CS, SS, DS, FS, GS = range(6)
 GPR_NAMES: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
+GPR_NAMES64: Final = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
 SEGMENT_NAMES: Final = ("es", "cs", "ss", "ds", "fs", "gs")
 
 LONGEST_INSN: Final = 15  # bytes: Vol. 2A section 2.3.11

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Final
 
 from emu86.cpu.state import RIP, SELECTOR
-from emu86.mmu.paging import denied, walk
+from emu86.mmu.paging import denied, is_canonical, walk
 from emu86.native import abi
 from emu86.rings.decode import Insn, decode
 from emu86.rings.technique.base import Technique
@@ -126,8 +126,10 @@ def _code(vmm: Technique, here: int) -> Insn | None:
     patch = vmm.pending_patch
     code = bytearray()
     while len(code) < x86.LONGEST_INSN:
-        linear = (here + len(code)) & x86.MASK32
+        linear = (here + len(code)) & vmm.cpu.address_mask
         part = min(x86.LONGEST_INSN - len(code), x86.PAGE_SIZE - (linear & 0xFFF))
+        if vcpu.efer & x86.EFER_LMA and not is_canonical(linear):
+            break
         found = walk(ram, vcpu, linear)
         if denied(found, write=False, user=user, wp=False) is not None:
             break

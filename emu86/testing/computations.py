@@ -20,7 +20,7 @@ from emu86.spec.opcodes import OPCODES, Group
 from emu86.testing import simd, stage
 from emu86.testing.encode import i32
 from emu86.testing.operands import Code, flags, words
-from emu86.testing.ring3 import NAMES64, USER_FLAGS, User
+from emu86.testing.ring3 import USER_FLAGS, User
 from emu86.testing.undefined import undefined
 
 _ARITHMETIC: Final = tuple(f"{8 * n + low:02x}" for n in range(8) for low in (1, 3))
@@ -426,7 +426,7 @@ def computing_programs(bits: int = 32, most: int = 12, *, engine: bool = False) 
 def computing_states(bits: int = 32) -> st.SearchStrategy[User]:
     """Registers, flags and a data page for `computations`; its ValueError, too."""
     _check(bits)
-    names = NAMES64 if bits == 64 else x86.GPR_NAMES
+    names = x86.GPR_NAMES64 if bits == 64 else x86.GPR_NAMES
     pointers = {
         3: stage.DATA + 8, 5: stage.STACK3 - 0x100, 6: stage.DATA + 0x40,
         7: stage.DATA + 0x200, 11: stage.DATA + 0x80, 13: stage.DATA + 0x800,

@@ -18,3 +18,10 @@ def mov(register: int, value: int) -> bytes:
 def push(value: int) -> bytes:
     """PUSH imm32."""
     return b"\x68" + i32(value)
+
+
+def mov64(register: int, value: int) -> bytes:
+    """MOV r64, imm64."""
+    return bytes([0x48 | register >> 3, 0xB8 + (register & 7)]) + struct.pack(
+        "<Q", value & x86.MASK64
+    )

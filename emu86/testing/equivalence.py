@@ -11,11 +11,14 @@ import capstone
 from emu86.config import DEPRIVILEGED
 from emu86.errors import expect
 from emu86.spec import x86
-from emu86.testing.outcome import differences
+from emu86.testing.outcome import FLAGS, differences, place_of
 from emu86.testing.run import Trace, run
 from emu86.testing.stage import State
 
 _WIDTH: Final = 32
+_CAPSTONE: Final = {
+    16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64,
+}  # fmt: skip
 _MIDDLE: Final = 300  # instructions
 _TOLD: Final = 20  # lines of differences
 # With IOPL raised it shows: the known price of the technique.
@@ -92,7 +95,7 @@ def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
         found = [
             name
             for name in one
-            if (one[name] ^ other[name]) & (hidden if name == "eflags" else -1)
+            if (one[name] ^ other[name]) & (hidden if name in FLAGS else -1)
         ]
         if found or left.memory != right.memory:
             if where:
@@ -102,7 +105,7 @@ def parting(program: bytes, state: State, technique: str) -> Iterator[str]:
             if left.memory != right.memory:
                 yield "  RAM is not the same"
             return
-        where = f"{one['cs']:X}h:{one['eip']:08X}"
+        where = place_of(one)
     yield f"they part in the last instruction, at {where}, in how it ends"
     yield "or in page tables alone"
     if state.interrupts is None:
@@ -114,7 +117,7 @@ def _rounds_as_one(trace: Trace) -> Trace:
     return [
         one
         for i, one in enumerate(trace)
-        if not i or one.registers["eip"] != trace[i - 1].registers["eip"]
+        if not i or place_of(one.registers) != place_of(trace[i - 1].registers)
     ]
 
 
@@ -128,8 +131,7 @@ def _bits(name: str, technique: str, one: int, other: int) -> Iterator[str]:
 
 def _assembly(program: bytes, state: State) -> Iterator[str]:
     yield f"the program, from {state}:"
-    mode = capstone.CS_MODE_16 if state.flags & x86.VM else capstone.CS_MODE_32
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, _CAPSTONE[state.bits])
     decoder.skipdata = True
     for insn in decoder.disasm(program, state.at):
         code = f"{insn.bytes.hex():20}"

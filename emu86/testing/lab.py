@@ -19,6 +19,7 @@ from emu86.rings.insn.table import find
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.encode import i32, mov, push
+from emu86.testing.image import ram_image
 from emu86.testing.outcome import differences
 from emu86.testing.run import Trace, Traced, run
 from emu86.testing.stage import State
@@ -247,7 +248,7 @@ def _steps(trace: Trace, lab: Lab) -> Iterator[str]:
     """
     program = b"".join(lab.code)
     inside = range(lab.state.at, lab.state.at + len(program))
-    image = stage.image(program, lab.state)
+    image = ram_image(program, lab.state)
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
     one: Traced | None = None
     exits: list[str] = []

@@ -1,7 +1,7 @@
 """How a run ended, in a form that can be compared and printed."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,10 +11,18 @@ from emu86.testing import stage
 # What emu86 does not have yet, and says so; the bare machine may have it.
 _NOT_YET: Final = re.compile("real mode|a far jump out of what is no RAM")
 _PAGE: Final = x86.PAGE_SIZE
-# The entry of the page after the program's, which a fetch ahead may have used.
-_AHEAD: Final = stage.PT + 4 * ((stage.CODE >> 12) + 1)
-# The entries of the pages with descriptors, which techniques keep.
-_DESCRIPTORS: Final = range(stage.PT + (stage.IDT >> 10), stage.PT + (stage.PD >> 10))
+# Of a page table, the page after the program's, which a fetch ahead may have used, and
+# the pages with descriptors, which techniques keep.
+_AHEAD: Final = (stage.CODE >> 12) + 1
+_DESCRIPTORS: Final = range(stage.IDT >> 12, stage.PD >> 12)
+FLAGS: Final = ("eflags", "rflags")
+
+
+def place_of(registers: dict[str, int]) -> str:
+    """Return CS:EIP, or CS:RIP, as text."""
+    rip = registers.get("rip")
+    where = f"{registers['eip']:08X}" if rip is None else f"{rip:016X}"
+    return f"{registers['cs']:X}h:{where}"
 
 
 @dataclass(frozen=True)
@@ -35,9 +43,7 @@ class Event:
 
     def __str__(self) -> str:
         value = "" if self.value is None else f" {self.value:X}h"
-        where = ""
-        if self.registers:
-            where = f" at {self.registers['cs']:X}h:{self.registers['eip']:08X}"
+        where = f" at {place_of(self.registers)}" if self.registers else ""
         return f"{self.what}{value}{where}"
 
 
@@ -70,11 +76,11 @@ def differences(one: Outcome, other: Outcome, hidden: int = 0) -> Iterator[str]:
 
     Not compared is what `one` had still to do when its budget ended. hidden: bits of
     EFLAGS that may differ. These accessed bits may differ, too: that of a page of
-    descriptors, because a technique reads tables whole and keeps them; that of a PDE,
-    because the SDM leaves open whether an access that then faults sets it (Vol. 3A
-    4.8); that of the page after the program's or where an event finds EIP, because code
-    may be fetched ahead (Vol. 3A 11.7). The registers of a CPU that has shut down are
-    not compared.
+    descriptors, because a technique reads tables whole and keeps them; that of a PDE or
+    of what is above it, because the SDM leaves open whether an access that then faults
+    sets it (Vol. 3A 4.8); that of the page after the program's or where an event finds
+    EIP, because code may be fetched ahead (Vol. 3A 11.7). The registers of a CPU that
+    has shut down are not compared.
     """
     ram = bytearray(one.start), bytearray(other.start)
     for number, (left, right) in enumerate(zip(one.events, other.events, strict=False)):
@@ -86,7 +92,7 @@ def differences(one: Outcome, other: Outcome, hidden: int = 0) -> Iterator[str]:
             return
         found = list(_registers(left.registers, right.registers, hidden))
         pages = sorted({*left.pages, *right.pages})
-        found += _memory(*ram, _fetched(left.registers), pages)
+        found += _memory(*ram, _accessed(left.registers), pages)
         if found:
             yield f"event {number}, {left}:"
             yield from found
@@ -106,7 +112,7 @@ def differences(one: Outcome, other: Outcome, hidden: int = 0) -> Iterator[str]:
     else:
         if one.end != "triple fault":
             yield from _registers(one.registers, other.registers, hidden)
-        yield from _memory(one.memory, other.memory, _fetched(one.registers))
+        yield from _memory(one.memory, other.memory, _accessed(one.registers))
 
 
 def _registers(
@@ -114,23 +120,37 @@ def _registers(
 ) -> Iterator[str]:
     for name, left in one.items():
         right = other[name]
-        mask = ~hidden if name == "eflags" else -1
+        mask = ~hidden if name in FLAGS else -1
         if (left ^ right) & mask:
             yield f"  {name}: {left:08X}, but {right:08X} (bits {left ^ right:08X})"
 
 
-def _fetched(registers: dict[str, int]) -> tuple[int, ...]:
-    """Where the entries stand that a fetch ahead may have used."""
-    if not registers:
-        return ()
-    entry = (registers["cs.base"] + registers["eip"] >> 12 & 1023) << 2
-    return stage.PT + entry, stage.PT_B + entry, _AHEAD
+def _accessed(registers: dict[str, int]) -> Callable[[int], bool]:
+    """Return what tells whether the accessed bit of the entry at an address may differ.
+
+    registers: of the event, or none; they tell where a fetch ahead was.
+    """
+    wide = "rip" in registers
+    size, count = (8, 512) if wide else (4, 1024)
+    fetched = -1
+    if registers:
+        eip = registers["rip" if wide else "eip"]
+        fetched = registers["cs.base"] + eip >> 12 & count - 1
+    above = stage.TABLES[wide][:-2]
+
+    def may_differ(at: int) -> bool:
+        table, index = at & ~(_PAGE - 1), (at & _PAGE - 1) // size
+        if table in above or (table == stage.PT_B and index == fetched):
+            return True
+        return table == stage.PT and index in (fetched, _AHEAD, *_DESCRIPTORS)
+
+    return may_differ
 
 
 def _memory(
     one: bytes | bytearray,
     other: bytes | bytearray,
-    fetched: tuple[int, ...],
+    may_differ: Callable[[int], bool],
     pages: Iterable[int] = range(stage.MEMORY // _PAGE),
 ) -> Iterator[str]:
     for start in (page * _PAGE for page in pages):
@@ -141,8 +161,5 @@ def _memory(
             was, now = (
                 int.from_bytes(page[i : i + 4], "little") for page in (left, right)
             )
-            at = start + i
-            either = start == stage.PD or at in _DESCRIPTORS or at in fetched
-            accessed = either and was ^ now == x86.PTE_A
-            if was != now and not accessed:
+            if was != now and not (was ^ now == x86.PTE_A and may_differ(start + i)):
                 yield f"  [{start + i:08X}]: {was:08X}, but {now:08X}"

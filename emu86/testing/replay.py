@@ -24,6 +24,7 @@ from emu86.rings.technique.registry import build
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import Line
+from emu86.testing.image import ram_image
 from emu86.testing.outcome import Outcome
 from emu86.testing.reset import put
 from emu86.testing.run import (
@@ -96,7 +97,7 @@ _stages: Final[dict[str, bytes]] = {}
 def _stage(key: str, state: State) -> bytes:
     """Return RAM without a program, by what `_plain` makes of its state."""
     if key not in _stages:
-        _stages[key] = stage.image(b"", _plain(state))
+        _stages[key] = ram_image(b"", _plain(state))
     return _stages[key]
 
 

@@ -18,10 +18,6 @@ from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.cage import PAGES, STACK, cage
 
-NAMES64: Final = (
-    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-)  # fmt: skip
 # What a user may give POPF and get back as it was.
 USER_FLAGS: Final = x86.ARITHMETIC_FLAGS | x86.DF | x86.ID
 _CPL: Final = 3
@@ -73,7 +69,7 @@ class User:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the general registers, as the SDM numbers them."""
-        return NAMES64 if self.bits == 64 else x86.GPR_NAMES
+        return x86.GPR_NAMES64 if self.bits == 64 else x86.GPR_NAMES
 
     def values(self) -> tuple[int, ...]:
         """Return all 16 general registers; 0 where nothing is said."""

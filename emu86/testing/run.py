@@ -21,6 +21,7 @@ from emu86.rings.technique.registry import build
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.clock import InstructionClock, Line
+from emu86.testing.image import ram_image
 from emu86.testing.outcome import Event, Outcome
 from emu86.testing.reset import changed_pages, put
 from emu86.testing.stage import State
@@ -45,6 +46,7 @@ _MOV_TO_CR: Final = 0x0F22
 _INVLPG: Final = 0x0F01, 7  # opcode, ModRM.reg
 _AROUND: Final = range(-64, x86.LONGEST_INSN)  # an instruction: where its block may be
 PAUSED: Final = "paused"
+_CPU64: Final = "atom"
 EVENTS: Final = 100  # that a bare run may see
 STEPS: Final = 2000  # instructions that a bare run may take
 # What a deprivileged one may take for them: virtual time, quarter nanoseconds.
@@ -81,10 +83,16 @@ class Ports:
 
 
 class Recorder:
-    """Observes a VMM and keeps the events, and with a trace the exits."""
+    """Observes a VMM and keeps the events, and with a trace the exits.
 
-    def __init__(self, vmm: Technique, trace: Trace | None) -> None:
+    wide: see `observe`.
+    """
+
+    def __init__(
+        self, vmm: Technique, trace: Trace | None, *, wide: bool = False
+    ) -> None:
         self.vmm = vmm
+        self.wide = wide
         self.events: list[Event] = []
         self.trace = trace
         self.start = vmm.ram.map[:]
@@ -102,7 +110,7 @@ class Recorder:
         for page, data in pages.items():
             start = page << x86.PAGE_SHIFT
             self._last[start : start + x86.PAGE_SIZE] = data
-        self._keep(Event(what, error, observe(self.vmm), pages))
+        self._keep(Event(what, error, observe(self.vmm, wide=self.wide), pages))
 
     def pio(self, port: int, width: int, value: int, write: bool) -> None:
         """Keep a port access."""
@@ -115,15 +123,19 @@ class Recorder:
             self.vmm.finish("budget")  # nobody compares so many
 
 
-def observe(vmm: Technique) -> dict[str, int]:
-    """Return all registers that the guest can read, by name; of MSRs a checksum."""
+def observe(vmm: Technique, *, wide: bool = False) -> dict[str, int]:
+    """Return all registers that the guest can read, by name; of MSRs a checksum.
+
+    wide: those of IA-32e mode, of 64 bits.
+    """
     q, d, vcpu = vmm.q, vmm.d, vmm.vcpu
-    values = {name: q[i] & x86.MASK32 for i, name in enumerate(x86.GPR_NAMES)}
-    values["eip"] = q[RIP] & x86.MASK32
-    values["eflags"] = vmm.guest_flags() & ~x86.RF
+    names, mask = (x86.GPR_NAMES64, x86.MASK64) if wide else (x86.GPR_NAMES, x86.MASK32)
+    values = {name: q[i] & mask for i, name in enumerate(names)}
+    values["rip" if wide else "eip"] = q[RIP] & mask
+    values["rflags" if wide else "eflags"] = vmm.guest_flags() & ~x86.RF
     for i, name in enumerate(x86.SEGMENT_NAMES):
         values[name] = d[SELECTOR[i]] & 0xFFFF
-        values[f"{name}.base"] = q[BASE[i]] & x86.MASK32
+        values[f"{name}.base"] = q[BASE[i]] & mask
     values |= {"cr0": vcpu.cr0, "cr2": vcpu.cr2, "cr3": vcpu.cr3, "cr4": vcpu.cr4}
     values |= {"gdtr.base": vcpu.gdt_base, "gdtr.limit": vcpu.gdt_limit}
     values |= {"idtr.base": vcpu.idt_base, "idtr.limit": vcpu.idt_limit}
@@ -133,18 +145,23 @@ def observe(vmm: Technique) -> dict[str, int]:
     msrs = sorted((n, value) for n, value in vcpu.msr.items() if value)
     values["msr"] = crc32(repr(msrs).encode()) if msrs else 0
     values["pmu"] = vcpu.pmu.select[0]
+    if wide:
+        for name in ("efer", "star", "lstar", "cstar", "fmask", "kernel_gs_base"):
+            values[name] = getattr(vcpu, name)
+        values["cr8"] = vcpu.cr8
     values |= vmm.engine.fpu()
     return values
 
 
-def _traced(vmm: Technique) -> Traced:
+def _traced(vmm: Technique, recorder: Recorder) -> Traced:
     ram = bytearray(vmm.ram.bytes)
     patch = vmm.pending_patch
     if patch is not None:
         gpa, byte = patch
         ram[gpa] = byte
-    rest = crc32(ram[stage.PT_B + x86.PAGE_SIZE :], crc32(ram[: stage.PD]))
-    return Traced(observe(vmm), rest)
+    for table in stage.TABLES[recorder.wide]:
+        ram[table : table + x86.PAGE_SIZE] = bytes(x86.PAGE_SIZE)
+    return Traced(observe(vmm, wide=recorder.wide), crc32(ram))
 
 
 def run(
@@ -153,14 +170,15 @@ def run(
     technique: str = "patch",
     trace: Trace | None = None,
     instructions: int | None = None,
-    cpu: str = config.CPU,
+    cpu: str | None = None,
 ) -> Outcome:
-    """Run `program`, 32-bit machine code, from `state` under a technique.
+    """Run `program`, machine code, from `state` under a technique.
 
     technique: "bare", "trap", "patch" or "iopl"; trace: a list that gets each
     instruction that runs; instructions: the run is "paused" after so many of the
-    program and its handlers; cpu: a CPU model; what it lacks is #UD. Ports answer as on
-    a board that has no device. Raises ValueError for an unknown technique, TypeError
+    program and its handlers; cpu: a CPU model (by default the machine's, or for IA-32e
+    mode the 64-bit one); what it lacks is #UD. Ports answer as on a board that has no
+    device. Raises ValueError for an unknown technique, TypeError
     for a program or a state of the wrong type.
     """
     __tracebackhide__ = True
@@ -168,8 +186,9 @@ def run(
     expect("program", program, bytes)
     expect("state", state, State)
     config.check_technique(technique)
+    cpu = cpu or (_CPU64 if state.is_long else config.CPU)
     config.check_cpu(cpu)
-    image = stage.image(program, state)
+    image = ram_image(program, state)
     if technique == "bare":
         return _bare(image, state, trace, instructions, cpu)
     return _deprivileged(image, state, technique, trace, instructions, cpu)
@@ -178,16 +197,14 @@ def run(
 def _outcome(vmm: Technique, recorder: Recorder, technique: str, end: str) -> Outcome:
     detail = vmm.end[1] if vmm.end else ""
     events, memory = tuple(recorder.events), bytes(vmm.ram.bytes)
-    registers = observe(vmm)
+    registers = observe(vmm, wide=recorder.wide)
     return Outcome(technique, end, detail, events, registers, recorder.start, memory)
 
 
-_BUT_A_AND_D: Final = int.from_bytes(
-    (~(x86.PTE_A | x86.PTE_D) & x86.MASK32).to_bytes(4, "little")
-    * (stage.PT_B + x86.PAGE_SIZE - stage.PD >> 2),
-    "little",
-)
+_A_AND_D: Final = x86.PTE_A | x86.PTE_D
 _LARGE: Final = x86.PTE_P | x86.PDE_PS
+# What the engine takes for an address, and the CPU models for reserved.
+_BEYOND: Final = 0xF << x86.MAXPHYADDR
 
 
 class Tlb:
@@ -199,19 +216,28 @@ class Tlb:
 
     _GRACE: Final = 3  # instructions from the change of an entry to its invalidation
 
-    def __init__(self, ram: Ram) -> None:
+    def __init__(self, ram: Ram, *, wide: bool = False) -> None:
         self._ram = ram
+        self._tables = stage.TABLES[wide]
+        self._root = self._tables[0]
+        self._size, self._bits = (8, 9) if wide else (4, 10)
+        count = len(self._tables) * x86.PAGE_SIZE // self._size
+        kept = (1 << 8 * self._size) - 1 & ~_A_AND_D
+        self._but_a_and_d = int.from_bytes(
+            kept.to_bytes(self._size, "little") * count, "little"
+        )
         self._raw = b""  # the tables as last read
         self._now = bytearray()  # without what accesses change by themselves
-        self.reserved = False  # some 4 MiB page has a reserved bit set
+        self.reserved = False  # some entry has a bit set that the engine takes
         self._known = self._read()
         self.late = 0  # instructions since an entry was changed
 
     def _read(self) -> bytearray:
-        raw = self._ram.map[stage.PD : stage.PT_B + x86.PAGE_SIZE]
+        ram = self._ram.map
+        raw = b"".join(ram[at : at + x86.PAGE_SIZE] for at in self._tables)
         if raw != self._raw:
             self._raw = raw
-            kept = int.from_bytes(raw, "little") & _BUT_A_AND_D
+            kept = int.from_bytes(raw, "little") & self._but_a_and_d
             now = bytearray(kept.to_bytes(len(raw), "little"))
             if now != self._now:
                 self._now = now
@@ -219,30 +245,40 @@ class Tlb:
         return self._now
 
     def _is_reserved(self) -> bool:
-        """Tell of a bit that the engine takes for PAT or PSE-36, and no model has."""
+        """Tell of a bit that the engine takes for an address, and no model has."""
+        if self._size == 8:
+            words = memoryview(self._now).cast("Q")
+            return any(word & x86.PTE_P and word & _BEYOND for word in words)
         directory = memoryview(self._now)[: x86.PAGE_SIZE].cast("I")
         return any(
             entry & _LARGE == _LARGE and entry & LARGE_RESERVED for entry in directory
         )
+
+    def _invalidate(self, gva: int) -> None:
+        """Learn of INVLPG: what it has the CPU read again is known."""
+        self._known = bytearray(self._known)
+        last = len(self._tables) - 1
+        for number in range(len(self._tables)):
+            # The last two tables are both page tables.
+            level = last - 1 - min(number, last - 1)
+            index = gva >> 12 + level * self._bits & (1 << self._bits) - 1
+            at = number * x86.PAGE_SIZE + index * self._size
+            word = slice(at, at + self._size)
+            self._known[word] = self._now[word]
 
     def is_stale(self, bare: Bare) -> bool:
         """Look at the tables after a step."""
         if not bare.vcpu.cr0 & x86.CR0_PG:
             self._known = self._read()
             return False
-        if bare.vcpu.cr3 & x86.PAGE_MASK != stage.PD:
+        if bare.vcpu.cr3 & ~0xFFF != self._root:
             return True
         insn = bare.insn
         now = self._read()
         if insn is not None and insn.opcode == _MOV_TO_CR:
             self._known = now
         elif insn is not None and (insn.opcode, insn.reg) == _INVLPG:
-            gva = operand.address(bare.cpu, insn) if insn.memory else 0
-            entry = gva >> 12 & 1023
-            self._known = bytearray(self._known)
-            for index in (gva >> 22, 1024 + entry, 2048 + entry):
-                word = slice(4 * index, 4 * index + 4)
-                self._known[word] = now[word]
+            self._invalidate(operand.address(bare.cpu, insn) if insn.memory else 0)
         self.late = 0 if self._known == now else self.late + 1
         return self.late > (0 if bare.end or bare.vcpu.halted else self._GRACE)
 
@@ -291,12 +327,12 @@ def _bare(
     vmm, first = _bare_machine(image, cpu)
     line = vmm.pic = Line(state.interrupts or ())
     vmm.bus = Ports()
-    recorder = Recorder(vmm, trace)
+    recorder = Recorder(vmm, trace, wide=state.is_long)
     vmm.subscribe(recorder)
     clock = None
     if (trace, most, state.interrupts) != (None, None, None):
         clock = InstructionClock(vmm, line, state.at)
-    tlb = Tlb(vmm.ram)
+    tlb = Tlb(vmm.ram, wide=state.is_long)
     sound = 0  # events while no translation could be stale
     end = "budget"
     for _ in range(STEPS):
@@ -307,12 +343,12 @@ def _bare(
                 break
         if not (line.due and vmm.interrupt()):
             if trace is not None:
-                trace.append(_traced(vmm))
+                trace.append(_traced(vmm, recorder))
             vmm.step()
         if vmm.vcpu.halted and clock is not None and clock.skip():
             vmm.interrupt()
-        if tlb.reserved and vmm.vcpu.cr4 & x86.CR4_PSE:
-            vmm.unsupported("reserved bits of a 4 MiB page")
+        if tlb.reserved and (state.is_long or vmm.vcpu.cr4 & x86.CR4_PSE):
+            vmm.unsupported("reserved bits of a page's address")
         if vmm.distance is not None and vmm.distance in _AROUND:
             vmm.unsupported("a read-modify-write of its own block")
         if tlb.is_stale(vmm):
@@ -345,13 +381,13 @@ def _deprivileged(
     vmm.ram.bytes[:] = image
     line = Line(state.interrupts or ())
     vmm.connect(Ports(), line)
-    recorder = Recorder(vmm, trace)
+    recorder = Recorder(vmm, trace, wide=state.is_long)
     vmm.subscribe(recorder)
     at_boot(vmm)
     vmm.start()
     if stepped:
         end = _by_instruction(
-            vmm, line, InstructionClock(vmm, line, state.at), trace, most
+            vmm, line, InstructionClock(vmm, line, state.at), recorder, most
         )
     else:
         end = by_block(vmm)
@@ -385,7 +421,7 @@ def _by_instruction(
     vmm: Technique,
     line: Line,
     clock: InstructionClock,
-    trace: Trace | None,
+    recorder: Recorder,
     most: int | None,
 ) -> str:
     """Run to the end by single instructions, by the clock and with interrupts."""
@@ -397,8 +433,8 @@ def _by_instruction(
             vmm.unpatch()  # a patched block is translated when it comes to run
             _interrupt(vmm, line)
         else:
-            if trace is not None:
-                trace.append(_traced(vmm))
+            if recorder.trace is not None:
+                recorder.trace.append(_traced(vmm, recorder))
             vmm.step()
             if vmm.pending_patch is not None:
                 clock.again()

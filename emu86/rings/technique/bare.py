@@ -38,7 +38,12 @@ from emu86.rings.events.inject import as_fault
 from emu86.rings.fault import GuestFault
 from emu86.rings.insn.segment_loads import loads_ss
 from emu86.rings.technique.bare_guest import BareCpu, BareMemory
-from emu86.rings.technique.base import Policy, Technique, TechniqueState
+from emu86.rings.technique.base import (
+    Policy,
+    Technique,
+    TechniqueState,
+    check_efer,
+)
 from emu86.rings.technique.errata import ERRATA, Erratum, far_pointer, is_far_jump
 from emu86.spec import x86
 
@@ -139,12 +144,12 @@ class Bare(Technique):
         self._pull()
 
     def write_efer(self, value: int) -> None:
-        """WRMSR of EFER."""
-        if value & x86.EFER_LME:
-            self.unsupported("IA-32e mode with technique bare")
-            return
-        self.vcpu.efer = value
-        self.q[_EFER] = value & x86.EFER_NXE
+        """WRMSR of EFER: raises #GP(0).
+
+        The engine sets LMA by itself, with CR0.PG.
+        """
+        value = check_efer(self.vcpu, value)
+        self.vcpu.efer = self.q[_EFER] = value
         self.engine.flush_tlb()
 
     # -- the engine's registers and the virtual CPU's ----------------------------------
@@ -154,8 +159,11 @@ class Bare(Technique):
         vcpu, q, d = self.vcpu, self.q, self.d
         self.cpu.iopl = q[RFLAGS] >> 12 & 3
         q[CR] = q[CR] & x86.CR0_DEFINED | x86.CR0_ET  # the engine keeps reserved bits
-        vcpu.cr0, vcpu.cr2, vcpu.cr4 = (q[CR + i] & x86.MASK32 for i in (0, 2, 4))
-        self._pull_cr3()
+        vcpu.efer = q[_EFER]
+        self.engine.ia32e = bool(vcpu.efer & x86.EFER_LMA)
+        mask = x86.MASK64 if vcpu.efer & x86.EFER_LMA else x86.MASK32
+        vcpu.cr0, vcpu.cr2, vcpu.cr4 = (q[CR + i] & mask for i in (0, 2, 4))
+        self._pull_cr3(mask)
         vcpu.gdt_base, vcpu.gdt_limit = q[_GDTR + 1], d[2 * _GDTR + 4]
         vcpu.idt_base, vcpu.idt_limit = q[_IDTR + 1], d[2 * _IDTR + 4]
         for offset, segment in ((offsets.LDTR, vcpu.ldtr), (offsets.TR, vcpu.tr)):
@@ -167,20 +175,20 @@ class Bare(Technique):
             vcpu.ldtr.limit = -1
         self.cpu.update_mode()
 
-    def _pull_cr3(self) -> None:
+    def _pull_cr3(self, mask: int) -> None:
         """Take over CR3, and have the engine walk by the PDPTE registers, if any."""
         vcpu, q = self.vcpu, self.q
         value = q[CR + 3]
-        if not format_of(vcpu.cr0, vcpu.cr4).in_registers:
+        if not format_of(vcpu.cr0, vcpu.cr4, vcpu.efer).in_registers:
             vcpu.pdptes = NO_PDPTES
             if value == _PDPT:
                 q[CR + 3] = vcpu.cr3
                 self.engine.flush_tlb()
             else:
-                vcpu.cr3 = value & x86.MASK32
+                vcpu.cr3 = value & mask
             return
         if value != _PDPT:
-            vcpu.cr3 = value & x86.MASK32
+            vcpu.cr3 = value & mask
             vcpu.pdptes = read_pdptes(self.ram, vcpu.cr3) or NO_PDPTES
         elif tuple(self._pdpt[:4]) == vcpu.pdptes:
             return
@@ -212,7 +220,8 @@ class Bare(Technique):
     def restore(self, state: TechniqueState) -> None:
         """Become what was saved."""
         super().restore(state)
-        if format_of(self.vcpu.cr0, self.vcpu.cr4).in_registers:
+        vcpu = self.vcpu
+        if format_of(vcpu.cr0, vcpu.cr4, vcpu.efer).in_registers:
             self._show_pdptes()
         self.insn = self.distance = None
 
@@ -292,7 +301,8 @@ class Bare(Technique):
         self._ss = self.d[SELECTOR[x86.SS]]
         self._task, self._cr2 = self.vcpu.tr.selector, self.vcpu.cr2
         fetched = self._run_one()
-        self.q[RIP] &= x86.MASK32
+        if not self.d[HFLAGS] & offsets.HF_CS64:
+            self.q[RIP] &= x86.MASK32
         trapped_sti = insn is not None and insn.opcode == _STI and not self.cpu.iopl
         if trapped_sti and open_before:
             # The engine's shadow follows any STI: Vol. 2B STI, only if IF was 0. Where
@@ -420,7 +430,7 @@ class Bare(Technique):
         """Return 15 bytes of code, or fewer if a page is not there."""
         code = b""
         while len(code) < x86.LONGEST_INSN:
-            gpa = self.memory.lookup((linear + len(code)) & x86.MASK32)
+            gpa = self.memory.lookup((linear + len(code)) & self.cpu.address_mask)
             if gpa is None:
                 break
             part = min(x86.LONGEST_INSN - len(code), x86.PAGE_SIZE - (gpa & 0xFFF))
@@ -505,8 +515,9 @@ class Bare(Technique):
         """
         if self._alone and not self._has_moved():
             return False
-        behind = (self.cpu.linear_eip | 0xFFF) + 1 & x86.MASK32
-        return self.q[CR + 2] & x86.MASK32 == behind and self._is_in_a_page()
+        mask = self.cpu.address_mask
+        behind = (self.cpu.linear_eip | 0xFFF) + 1 & mask
+        return self.q[CR + 2] & mask == behind and self._is_in_a_page()
 
     def _has_moved(self) -> bool:
         """Tell whether the instruction is done, by where the guest is."""
@@ -532,16 +543,16 @@ class Bare(Technique):
     def _software(self, vector: int) -> None:
         """INT n, INT3 and INTO: EIP is after the instruction."""
         self._events += 1
-        after = self.q[RIP]
-        last = (after - 1) & x86.MASK32
-        gpa = self.memory.lookup((last + self.q[BASE[x86.CS]]) & x86.MASK32)
+        after, mask = self.q[RIP], self.cpu.address_mask
+        last = (after - 1) & mask
+        gpa = self.memory.lookup((last + self.q[BASE[x86.CS]]) & mask)
         one_byte = (
             gpa is not None
             and self.memory.ram.backed(gpa >> 12)
             and self.memory.ram.bytes[gpa] == _ONE_BYTE.get(vector)
         )
         try:
-            start = last if one_byte else (after - 2) & x86.MASK32
+            start = last if one_byte else (after - 2) & mask
             self._software_interrupt(vector, start)
         except (GuestFault, PageFault) as raised:
             self._inject(*as_fault(self.cpu, raised))

@@ -3,7 +3,7 @@
 from emu86.cpu import offsets
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
-from emu86.mmu.paging import denied, touch, walk
+from emu86.mmu.paging import denied, is_canonical, touch, walk
 from emu86.mmu.ram import Ram
 from emu86.rings.cpu import Cpu
 from emu86.rings.descriptor import Descriptor
@@ -30,6 +30,8 @@ class BareMemory:
 
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
+        if self._vcpu.efer & x86.EFER_LMA and not is_canonical(gva):
+            return None
         found = walk(self.ram, self._vcpu, gva)
         return found.page << 12 | gva & 0xFFF if found.mapped else None
 
@@ -43,12 +45,13 @@ class BareMemory:
 
     def _where(self, gva: int, size: int, *, write: bool, user: bool) -> list[int]:
         """Translate every byte before any is touched."""
-        gva &= x86.MASK32
+        mask = x86.MASK64 if self._vcpu.efer & x86.EFER_LMA else x86.MASK32
+        gva &= mask
         first = self.translate(gva, write=write, user=user)
         if (gva & 0xFFF) + size <= x86.PAGE_SIZE:
             return [first + i for i in range(size)]
         split = x86.PAGE_SIZE - (gva & 0xFFF)
-        after = self.translate(gva + split & x86.MASK32, write=write, user=user)
+        after = self.translate(gva + split & mask, write=write, user=user)
         return [first + i if i < split else after + i - split for i in range(size)]
 
     def read(self, gva: int, size: int, *, user: bool = False) -> int:

@@ -22,7 +22,12 @@ from emu86.rings.insn.privileged import read_dr, write_dr
 from emu86.rings.insn.table import RECORDS, find, is_switched_off, needs
 from emu86.rings.insn.transfer import return_target
 from emu86.rings.stack import Stack
-from emu86.rings.technique.base import check_cr0, load_pdptes
+from emu86.rings.technique.base import (
+    check_cr0,
+    check_cr4,
+    efer_by_cr0,
+    load_pdptes,
+)
 from emu86.spec import x86
 from emu86.spec.features import FORMS
 from emu86.spec.opcodes import OPCODES
@@ -81,21 +86,28 @@ _LTR: Final = 3
 
 
 def _to_cr(cpu: Cpu, insn: Insn) -> bool:
-    value = cpu.q[insn.rm] & x86.MASK32
+    value = cpu.q[insn.rm] & cpu.address_mask
+    vcpu = cpu.vcpu
     if cpu.cpl:
         return False
+    efer = vcpu.efer
     if insn.reg == 0:
+        if value > x86.MASK32:
+            raise gp(0)
         check_cr0(value)
+        efer = efer_by_cr0(cpu, value)
         if not value & x86.CR0_PE:
             cpu.services.unsupported("real mode (CR0.PE cleared)")
             return True
-    elif insn.reg == 4 and value & ~cpu.vcpu.model.cr4_defined:
+    elif insn.reg == _CR3 and value >> x86.MAXPHYADDR:
         raise gp(0)
-    _load_pdptes(cpu, insn.reg, value)
+    elif insn.reg == 4:
+        check_cr4(vcpu, value)
+    _load_pdptes(cpu, insn.reg, value, efer)
     return False
 
 
-def _load_pdptes(cpu: Cpu, number: int, value: int) -> None:
+def _load_pdptes(cpu: Cpu, number: int, value: int, efer: int) -> None:
     """Do what a write to a control register does to the PDPTE registers."""
     vcpu = cpu.vcpu
     now = {0: vcpu.cr0, 3: vcpu.cr3, 4: vcpu.cr4}
@@ -103,13 +115,13 @@ def _load_pdptes(cpu: Cpu, number: int, value: int) -> None:
     reloads = RELOADING_CR0 if number == 0 else PAGING_CR4
     if number == _CR3 or (number in now and changed & reloads):
         now[number] = value
-        load_pdptes(vcpu, cpu.memory.ram, now[0], now[3], now[4], vcpu.efer)
+        load_pdptes(vcpu, cpu.memory.ram, now[0], now[3], now[4], efer)
 
 
 def _from_cr(cpu: Cpu, insn: Insn) -> bool:
     if cpu.cpl or insn.reg != _CR3:
         return False
-    operand.set_register(cpu, insn.rm, cpu.vcpu.cr3, 4)
+    operand.set_register(cpu, insn.rm, cpu.vcpu.cr3, 8 if cpu.code_bits == 64 else 4)
     return _done(cpu, insn)
 
 
