@@ -4,10 +4,14 @@ Translations are cached as a TLB would, those of global pages across MOV to CR3,
 when the shadow's do. Faults are raised as `PageFault` with the guest's own error code.
 """
 
+from typing import Final
+
 from emu86.mmu.paging import denied, touch
 from emu86.mmu.ram import DATA
 from emu86.mmu.shadow import ShadowMmu
 from emu86.spec import x86
+
+_GIB: Final = 30
 
 
 class PageFault(Exception):  # noqa: N818 (the SDM's word)
@@ -20,7 +24,10 @@ class PageFault(Exception):  # noqa: N818 (the SDM's word)
 
 
 class GuestMemory:
-    """Reads and writes 1 to 4 bytes at linear addresses, little endian."""
+    """Reads and writes 1 to 8 bytes at linear addresses, little endian.
+
+    An address wraps where the paging format's do; of 4-level paging it is canonical.
+    """
 
     def __init__(self, mmu: ShadowMmu) -> None:
         self.mmu = mmu
@@ -30,7 +37,9 @@ class GuestMemory:
         self.read_pages: dict[int, int] = {}
         self._write_pages: dict[int, int] = {}
         self._global_pages: dict[int, int] = {}
-        self._large: set[int] = set()  # gva >> span_shift where a large page was used
+        # Where a large page was used: gva >> its log2; one of 1 GiB negative.
+        self._large: set[int] = set()
+        self._mask = mmu.format.linear
         listeners = mmu.listeners
         listeners.rights_lost.append(self._write_pages.clear)
         listeners.flushed_all.append(self.flush)
@@ -44,6 +53,7 @@ class GuestMemory:
         self._write_pages.clear()
         self._global_pages.clear()
         self._large.clear()
+        self._mask = self.mmu.format.linear
 
     def switch(self) -> None:
         """MOV to CR3: forget the cached translations but those of global pages."""
@@ -53,7 +63,8 @@ class GuestMemory:
 
     def forget(self, gva: int) -> None:
         """Forget the cached translation of one page, which may be a large one."""
-        if gva >> self.mmu.span_shift in self._large:
+        large = self._large
+        if gva >> self.mmu.span_shift in large or ~(gva >> _GIB) in large:
             self.flush()
             return
         self.read_pages.pop(gva >> 12, None)
@@ -69,7 +80,8 @@ class GuestMemory:
             raise PageFault(gva, code)
         touch(self.ram, found, write=write)
         if found.large:
-            self._large.add(gva >> mmu.span_shift)
+            huge = found.large == _GIB
+            self._large.add(~(gva >> _GIB) if huge else gva >> mmu.span_shift)
         return found.page << 12 | gva & 0xFFF
 
     def lookup(self, gva: int) -> int | None:
@@ -107,7 +119,7 @@ class GuestMemory:
 
     def read(self, gva: int, size: int, *, user: bool = False) -> int:
         """Read `size` bytes with supervisor (or user) rights."""
-        gva &= x86.MASK32
+        gva &= self._mask
         offset = gva & 0xFFF
         if offset + size > x86.PAGE_SIZE:
             first = x86.PAGE_SIZE - offset
@@ -131,7 +143,7 @@ class GuestMemory:
     def read32(self, gva: int) -> int:
         """Read a doubleword with supervisor rights."""
         if gva & 3 == 0:
-            start = self.page(gva & x86.MASK32)
+            start = self.page(gva & self._mask)
             return (
                 self.ram.words[start + (gva & 0xFFF) >> 2] if start >= 0 else x86.MASK32
             )
@@ -153,18 +165,18 @@ class GuestMemory:
                 out += self.ram.map[start : start + part]
             else:
                 out += b"\xff" * part
-            gva = (gva + part) & x86.MASK32
+            gva = (gva + part) & self._mask
             size -= part
         return out
 
     def write(self, gva: int, value: int, size: int, *, user: bool = False) -> None:
         """Write `size` bytes with supervisor (or user) rights."""
-        gva &= x86.MASK32
+        gva &= self._mask
         offset = gva & 0xFFF
         if offset + size > x86.PAGE_SIZE:
             first = x86.PAGE_SIZE - offset
             self.translate(gva, write=True, user=user)
-            self.translate(gva + first & x86.MASK32, write=True, user=user)
+            self.translate(gva + first & self._mask, write=True, user=user)
             self.write(gva, value & (1 << 8 * first) - 1, first, user=user)
             self.write(gva + first, value >> 8 * first, size - first, user=user)
             return

@@ -390,9 +390,12 @@ def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
 def handled(control: Control, cpu: Cpu, vector: u32) -> bool:
     """Handle an exception or an INT n here, if that can be; False: nothing is done.
 
-    With TF set, in virtual-8086 mode, and while a patch stands, all are Python's.
+    With TF set, in virtual-8086 and IA-32e mode, and while a patch stands, all are
+    Python's.
     """
     if cpu.rflags & (x86.TF | x86.VM) or control.patched:
+        return False
+    if control.efer & x86.EFER_LMA:
         return False
     if vector == x86.VEC_PF and not cpu.is_int:
         if fill(control, cpu) or open_gdt(control, cpu):

@@ -50,7 +50,9 @@ def guard_of(control: Control, linear: u64, size: u32) -> i64:
     cpu = control.cpu.contents
     if not control.scans or control.patched or linear > x86.MASK32:
         return PYTHON
-    if control.armed[1] or control.armed[3] or control.unguarded or control.inner:
+    if control.efer & x86.EFER_LMA or control.unguarded or control.inner:
+        return PYTHON
+    if control.armed[1] or control.armed[3]:
         return PYTHON
     if cpu.rflags & (x86.AC | x86.VM) or not cpu.hflags & offsets.HF_CS32:
         return PYTHON

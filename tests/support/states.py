@@ -156,6 +156,7 @@ def randomize(world, seed, aim="any"):
     for name, _ctype in abi.Control._fields_:
         if name.startswith("count_") and not name.endswith(("_int", "_exceptions")):
             setattr(control, name, counts.some())
+    control.efer = counts.odd(0, x86.EFER_LMA, once=60)
     is_break = world.vector == x86.VEC_BP
     is_int = is_break or aim in ("INT", "any")
     is_int = is_int and world.vector not in (x86.VEC_GP, x86.VEC_PF)
