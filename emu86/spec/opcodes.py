@@ -22,6 +22,14 @@ REP: Final = 0xF3
 PREFIXES: Final = frozenset(
     {*SEGMENT_PREFIXES, OPERAND_SIZE, ADDRESS_SIZE, LOCK, REPNE, REP}
 )
+# Of 64-bit code: 40h and W, R, X, B as bits 3 to 0; the last before the opcode counts
+# (Vol. 2A section 2.2.1).
+REX: Final = range(0x40, 0x50)
+REX_W: Final = 8
+# Prefixes of AVX and AVX-512 with the bytes that follow, up to the opcode (sections 2.3
+# and 2.7): in 64-bit code always, in 32-bit code where mod would be 3.
+VEX3, VEX2, EVEX = 0xC4, 0xC5, 0x62
+VECTOR_PREFIXES: Final = {VEX3: 2, VEX2: 1, EVEX: 3}
 # A second byte follows, and behind two of those a third.
 ESCAPE: Final = 0x0F
 ESCAPES3: Final = (0x0F38, 0x0F3A)
@@ -41,8 +49,8 @@ class Opcode(NamedTuple):
 
     memory: what becomes of an operand in memory that ModRM or an "o" names: "r" read,
     "w" written, "rw" read to be written (its fault is a write's, Vol. 3A 4.7), "" left
-    alone. sizes: its bytes by operand size, 16 and 32 bits, where that is not what a
-    plain operand has. bit_string: ModRM.reg's register is the number of a bit, in
+    alone. sizes: its bytes by operand size, 16, 32 and 64 bits, where that is not what
+    a plain operand has. bit_string: ModRM.reg's register is the number of a bit, in
     memory before or behind the address, too.
 
     aligned: mandatory prefixes (0: none) with which an operand in memory must be at a
@@ -60,7 +68,9 @@ class Opcode(NamedTuple):
     transfers: it may set EIP, and not by an event. ends_block: a translator ends its
     block behind it, in any mode: it transfers or stops, or may change EFLAGS, SS or
     what is mapped. lock: LOCK may stand before one of memory. modes: bits of the code
-    segments that have it.
+    segments that have it. operands64: where in 64-bit code operands are not of 32 bits
+    without a prefix, the superscript of appendix A: "d64" of 64, or of 16 with 66h;
+    "f64" of 64 always, "z" never of 64.
     """
 
     rm: Literal["", "rm", "m", "r"] = ""
@@ -79,6 +89,7 @@ class Opcode(NamedTuple):
     ends_block: bool = False
     lock: bool = False
     modes: tuple[int, ...] = (16, 32, 64)
+    operands64: Literal["", "d64", "f64", "z"] = ""
 
     @property
     def is_string(self) -> bool:
@@ -103,7 +114,7 @@ def _each(bases: Iterable[int], *offsets: int) -> tuple[int, ...]:
 
 
 _LEGACY: Final = (16, 32)  # modes
-_FAR: Final = (4, 6)  # sizes of a far pointer
+_FAR: Final = (4, 6, 10)  # sizes of a far pointer
 _ADD_TO_XOR: Final = (0x00, 0x08, 0x10, 0x18, 0x20, 0x30)  # but for SUB
 _SUB, _CMP = (0x28,), (0x38,)
 
@@ -122,16 +133,19 @@ _POP_SREG: Final = Opcode(pops=1, modes=_LEGACY)
 _NOT_IN_64: Final = Opcode(modes=_LEGACY)
 _ENDS: Final = Opcode(ends_block=True)
 _JUMP: Final = Opcode(transfers=True, ends_block=True)
-_JUMP8: Final = _JUMP._replace(immediate="b")
-_JUMP_RM: Final = _JUMP._replace(rm="rm")
+_NEAR: Final = _JUMP._replace(operands64="f64")
+_JUMP8: Final = _NEAR._replace(immediate="b")
+_JUMP_RM: Final = _NEAR._replace(rm="rm")
+_STACK: Final = Opcode(operands64="d64")
+_CONTROL: Final = Opcode("r", operands64="f64")
 _JUMP_FAR: Final = _JUMP._replace(rm="m", sizes=_FAR)
 _LOAD_FAR: Final = Opcode("m", sizes=_FAR)
 _LES: Final = _LOAD_FAR._replace(modes=_LEGACY)
 _BIT_STRING: Final = _LOCKABLE._replace(bit_string=True)
 _MEMORY: Final = Opcode("m")
-_ENVIRONMENT: Final = Opcode("rm", sizes=(14, 28))
-_FPU_STATE: Final = Opcode("rm", sizes=(94, 108))
-_FXSAVE: Final = Opcode("rm", sizes=(512, 512), aligned=(0,))
+_ENVIRONMENT: Final = Opcode("rm", sizes=(14, 28, 28))
+_FPU_STATE: Final = Opcode("rm", sizes=(94, 108, 108))
+_FXSAVE: Final = Opcode("rm", sizes=(512, 512, 512), aligned=(0,))
 # SSE and SSE2: of floats, and of integers in XMM registers.
 _PACKED: Final = Opcode("rm", aligned=(0, OPERAND_SIZE))
 _INTEGERS: Final = Opcode("rm", aligned=(OPERAND_SIZE,))
@@ -164,18 +178,18 @@ ROWS: Final[tuple[tuple[Iterable[int], Opcode | Group], ...]] = (
     ((0x17,), _POP_SREG._replace(ends_block=True)),  # SS
     ((0x27, 0x2F, 0x37, 0x3F), _NOT_IN_64),  # DAA, DAS, AAA, AAS
     (range(0x40, 0x50), Opcode(flags="computed", modes=_LEGACY)),  # INC, DEC; or REX
-    (range(0x50, 0x58), Opcode(pushes=1, flags="kept")),
-    (range(0x58, 0x60), Opcode(pops=1, flags="kept")),
+    (range(0x50, 0x58), _STACK._replace(pushes=1, flags="kept")),
+    (range(0x58, 0x60), _STACK._replace(pops=1, flags="kept")),
     ((0x60,), Opcode(pushes=8, modes=_LEGACY)),  # PUSHA
     ((0x61,), Opcode(pops=8, modes=_LEGACY)),  # POPA
     ((0x62,), Opcode("m", modes=_LEGACY)),  # BOUND
     ((0x63,), _STORE._replace(modes=_LEGACY)),  # ARPL: it reads, and may not write
-    ((0x68,), Opcode(immediate="z", pushes=1, flags="kept")),
+    ((0x68,), _STACK._replace(immediate="z", pushes=1, flags="kept")),
     ((0x69,), Opcode("rm", "z")),  # IMUL
-    ((0x6A,), Opcode(immediate="b", pushes=1, flags="kept")),
+    ((0x6A,), _STACK._replace(immediate="b", pushes=1, flags="kept")),
     ((0x6B,), Opcode("rm", "b")),
-    ((0x6C, 0x6D), Opcode(target="w")),  # INS
-    ((0x6E, 0x6F), Opcode(source=True)),  # OUTS
+    ((0x6C, 0x6D), Opcode(target="w", operands64="z")),  # INS
+    ((0x6E, 0x6F), Opcode(source=True, operands64="z")),  # OUTS
     (range(0x70, 0x80), _JUMP8),  # Jcc
     ((0x80, 0x83), _group1(_COMPUTE._replace(immediate="b"))),
     ((0x81,), _group1(_COMPUTE._replace(immediate="z"))),
@@ -186,11 +200,11 @@ ROWS: Final[tuple[tuple[Iterable[int], Opcode | Group], ...]] = (
     ((0x8A, 0x8B), _MOVE),
     ((0x8D,), Opcode("m", memory="", flags="kept")),  # LEA
     ((0x8E,), _group(_RM, {(2,): _RM._replace(ends_block=True)})),  # MOV to Sreg: SS
-    ((0x8F,), _STORE._replace(pops=1)),
+    ((0x8F,), _STORE._replace(pops=1, operands64="d64")),
     (range(0x90, 0x98), Opcode(flags="kept")),  # NOP, XCHG
     ((0x9A,), _JUMP._replace(immediate="p", pushes=2, modes=_LEGACY)),  # CALL far
-    ((0x9C,), Opcode(pushes=1)),  # PUSHF
-    ((0x9D,), _ENDS._replace(pops=1)),  # POPF
+    ((0x9C,), _STACK._replace(pushes=1)),  # PUSHF
+    ((0x9D,), _STACK._replace(pops=1, ends_block=True)),  # POPF
     ((0xA0, 0xA1), Opcode(immediate="o", flags="kept")),  # MOV
     ((0xA2, 0xA3), Opcode(immediate="o", memory="w", flags="kept")),
     ((0xA4, 0xA5), Opcode(source=True, target="w")),  # MOVS
@@ -203,13 +217,13 @@ ROWS: Final[tuple[tuple[Iterable[int], Opcode | Group], ...]] = (
     (range(0xB0, 0xB8), Opcode(immediate="b", flags="kept")),  # MOV
     (range(0xB8, 0xC0), Opcode(immediate="v", flags="kept")),
     ((0xC0, 0xC1), _MODIFY._replace(immediate="b")),  # rotates and shifts
-    ((0xC2,), _JUMP._replace(immediate="w", pops=1)),  # RET
-    ((0xC3,), _JUMP._replace(pops=1)),
+    ((0xC2,), _NEAR._replace(immediate="w", pops=1)),  # RET
+    ((0xC3,), _NEAR._replace(pops=1)),
     ((0xC4, 0xC5), _LES),  # and LDS
     ((0xC6,), Opcode("rm", "b", "w", flags="kept")),  # MOV
     ((0xC7,), Opcode("rm", "z", "w", flags="kept")),
-    ((0xC8,), Opcode(immediate="wb", pushes=1)),  # ENTER
-    ((0xC9,), Opcode(pops=1)),  # LEAVE
+    ((0xC8,), _STACK._replace(immediate="wb", pushes=1)),  # ENTER
+    ((0xC9,), _STACK._replace(pops=1)),  # LEAVE
     ((0xCA,), _JUMP._replace(immediate="w", pops=2)),  # RET far
     ((0xCB,), _JUMP._replace(pops=2)),
     ((0xCC, 0xF1, 0xF4, 0xFB), _ENDS),  # INT3, INT1, HLT, STI
@@ -233,11 +247,12 @@ ROWS: Final[tuple[tuple[Iterable[int], Opcode | Group], ...]] = (
     })),
     ((0xDF,), _group(_RM, {(1, 2, 3, 6, 7): _STORE})),
     (range(0xE0, 0xE4), _JUMP8),  # LOOPNE, LOOPE, LOOP, JCXZ
-    (range(0xE4, 0xE8), _IMM8),  # IN, OUT
-    ((0xE8,), _JUMP._replace(immediate="z", pushes=1)),  # CALL
-    ((0xE9,), _JUMP._replace(immediate="z")),
+    (range(0xE4, 0xE8), _IMM8._replace(operands64="z")),  # IN, OUT
+    ((0xE8,), _NEAR._replace(immediate="z", pushes=1)),  # CALL
+    ((0xE9,), _NEAR._replace(immediate="z")),
     ((0xEA,), _JUMP._replace(immediate="p", modes=_LEGACY)),  # JMP far
     ((0xEB,), _JUMP8),
+    (range(0xEC, 0xF0), Opcode(operands64="z")),  # IN, OUT
     ((0xF6,), _group3("b")),
     ((0xF7,), _group3("z")),
     ((0xFE,), _group(_RM, {(0, 1): _COMPUTE})),  # INC, DEC
@@ -247,7 +262,7 @@ ROWS: Final[tuple[tuple[Iterable[int], Opcode | Group], ...]] = (
         (3,): _JUMP_FAR._replace(pushes=2),  # CALL far
         (4,): _JUMP_RM,
         (5,): _JUMP_FAR,
-        (6,): Opcode("rm", pushes=1),
+        (6,): _STACK._replace(rm="rm", pushes=1),
     })),
     # SLDT, STR, LLDT, LTR, VERR, VERW
     ((0x0F00,), _group(_RM, {(0, 1): _STORE})),
@@ -277,18 +292,18 @@ ROWS: Final[tuple[tuple[Iterable[int], Opcode | Group], ...]] = (
     (range(0x0FF8, 0x0FFF), _INTEGERS),
     ((0x0F7C, 0x0F7D, 0x0FD0, 0x0FE6), _INTEGERS_F2),  # HADD, ADDSUB, CVTPD2DQ
     ((0x0F1F,), _UNTOUCHED._replace(flags="kept")),  # NOP
-    ((0x0F20, 0x0F21), Opcode("r")),  # MOV from CR and DR
-    ((0x0F22, 0x0F23), Opcode("r", ends_block=True)),  # MOV to CR and DR
+    ((0x0F20, 0x0F21), _CONTROL),  # MOV from CR and DR
+    ((0x0F22, 0x0F23), _CONTROL._replace(ends_block=True)),  # MOV to CR and DR
     ((*range(0x0F30, 0x0F34), 0x0F36, 0x0F37, 0x0F77), _PLAIN),  # MSRs, GETSEC, EMMS
     ((0x0F3A, *range(0x0F71, 0x0F74)), Opcode("rm", "b")),
     ((0x0F70,), Opcode("rm", "b", aligned=(OPERAND_SIZE, REPNE, REP))),  # PSHUFD
     ((0x0F78,), Opcode("rm", "bb")),  # SSE4a: EXTRQ, INSERTQ
     ((0x0F7E, 0x0FC3, 0x0FD6), _STORE),  # MOVD, MOVNTI, MOVQ
     ((0x0F7F, 0x0FE7), _INTEGERS._replace(memory="w")),  # MOVDQA, MOVNTDQ
-    (range(0x0F80, 0x0F90), _JUMP._replace(immediate="z")),  # Jcc
+    (range(0x0F80, 0x0F90), _NEAR._replace(immediate="z")),  # Jcc
     (range(0x0F90, 0x0FA0), _STORE),  # SETcc
-    ((0x0FA0, 0x0FA8), Opcode(pushes=1)),  # FS, GS
-    ((0x0FA1, 0x0FA9), Opcode(pops=1)),
+    ((0x0FA0, 0x0FA8), _STACK._replace(pushes=1)),  # FS, GS
+    ((0x0FA1, 0x0FA9), _STACK._replace(pops=1)),
     ((0x0FA2,), _PLAIN),  # CPUID
     ((0x0FAA,), _JUMP),  # RSM
     ((0x0FA3,), Opcode("rm", bit_string=True)),  # BT
@@ -332,3 +347,14 @@ def _table() -> dict[int, Group]:
 # By opcode (one byte, or 0F00h + the second) and ModRM.reg (0 where there is none).
 # What has no row is plain: without ModRM if it is of one byte, with it if of two.
 OPCODES: Final = _table()
+# Of 64-bit code: there is MOVSXD; REX are prefixes; and what lacks it in its `modes` is
+# #UD.
+OPCODES64: Final = OPCODES | {0x63: _group(_MOVE, {})}
+# Where ModRM.reg is none of the general or control registers: it selects a member of a
+# group, or a segment register. There REX.R counts for nothing (Vol. 2A 2.2.1.2).
+GROUPS: Final = frozenset({
+    0x80, 0x81, 0x82, 0x83, 0x8C, 0x8E, 0x8F, 0xC0, 0xC1, 0xC6, 0xC7,
+    *range(0xD0, 0xD4), *range(0xD8, 0xE0), 0xF6, 0xF7, 0xFE, 0xFF, 0x0F00, 0x0F01,
+    0x0F0D, 0x0F18, *range(0x0F71, 0x0F74), *range(0x0F90, 0x0FA0),
+    0x0FAE, 0x0FBA, 0x0FC7,
+})  # fmt: skip

@@ -180,6 +180,7 @@ SYS_TRAP64: Final = SYS_TRAP32
 # General registers and segment registers, by their encoding: Vol. 2A section 2.1.5
 EAX, ECX, EDX, EBX, ESP, EBP, ESI, EDI = range(8)
 R8, R9, R10, R11, R12, R13, R14, R15 = range(8, 16)
+RIP: Final = 16  # behind them in the CPU's state; it has no encoding
 ES, CS, SS, DS, FS, GS = range(6)
 GPR_NAMES: Final = ("eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi")
 GPR_NAMES64: Final = (

@@ -278,7 +278,9 @@ class Tlb:
         if insn is not None and insn.opcode == _MOV_TO_CR:
             self._known = now
         elif insn is not None and (insn.opcode, insn.reg) == _INVLPG:
-            self._invalidate(operand.address(bare.cpu, insn) if insn.memory else 0)
+            self._invalidate(
+                operand.linear_address(bare.cpu, insn) if insn.memory else 0
+            )
         self.late = 0 if self._known == now else self.late + 1
         return self.late > (0 if bare.end or bare.vcpu.halted else self._GRACE)
 

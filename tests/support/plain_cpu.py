@@ -93,7 +93,9 @@ def emulate(cpu, code, at=0x1000):
 
 
 def set_code_bits(cpu, bits):
-    """Make CS a segment of 16 or 32 bits."""
-    cpu.d[ATTRIBUTES[x86.CS]] &= ~x86.DESC_B
-    cpu.d[ATTRIBUTES[x86.CS]] |= x86.DESC_B if bits == 32 else 0
+    """Make CS a segment of 16, 32 or (in IA-32e mode then) 64 bits."""
+    kinds = {16: 0, 32: x86.DESC_B, 64: x86.DESC_L}
+    cpu.d[ATTRIBUTES[x86.CS]] &= ~(x86.DESC_B | x86.DESC_L)
+    cpu.d[ATTRIBUTES[x86.CS]] |= kinds[bits]
+    cpu.vcpu.efer = x86.EFER_LME | x86.EFER_LMA if bits == 64 else 0
     cpu.sync_segments()

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 
-from emu86.cpu.state import BASE
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
@@ -50,16 +49,16 @@ def accesses(cpu: Cpu, insn: Insn) -> Iterator[Access]:
         yield from _string(cpu, insn)
         return
     if spec.immediate == "o":
-        where = cpu.q[BASE[insn.segment]] + insn.immediate
+        where = operand.base(cpu, insn.segment) + insn.immediate
         size = insn.size if opcode & 1 else 1
-        yield _access(insn.segment, where, size, write=spec.memory == "w")
+        yield _access(cpu, insn.segment, where, size, write=spec.memory == "w")
     elif opcode == XLAT:
         mask = _mask(insn.address_size)
         at = (cpu.q[x86.EBX] + (cpu.q[x86.EAX] & 0xFF)) & mask
-        where = cpu.q[BASE[insn.segment]] + at
-        yield _access(insn.segment, where, 1, write=False)
+        where = operand.base(cpu, insn.segment) + at
+        yield _access(cpu, insn.segment, where, 1, write=False)
     elif insn.memory and spec.memory:
-        where = operand.address(cpu, insn)
+        where = operand.linear_address(cpu, insn)
         if spec.bit_string:
             bit = cpu.q[insn.reg] & _mask(insn.size)
             bit -= (bit >> 8 * insn.size - 1) << 8 * insn.size
@@ -69,13 +68,13 @@ def accesses(cpu: Cpu, insn: Insn) -> Iterator[Access]:
         to_xmm = opcode == _MOVD and insn.rep == REP  # MOVQ
         write = "w" in spec.memory and not to_xmm
         size = _size(insn, cpu.code_bits)
-        found = _access(insn.segment, where, size, write=write)
+        found = _access(cpu, insn.segment, where, size, write=write)
         yield found._replace(aligned=_alignment(insn, size))
     yield from _stack(cpu, insn)
 
 
-def _access(segment: int, linear: int, size: int, *, write: bool) -> Access:
-    return Access(linear & x86.MASK32, size, write, segment, size)
+def _access(cpu: Cpu, segment: int, linear: int, size: int, *, write: bool) -> Access:
+    return Access(linear & cpu.address_mask, size, write, segment, size)
 
 
 def _alignment(insn: Insn, size: int) -> int:
@@ -97,16 +96,16 @@ def _string(cpu: Cpu, insn: Insn) -> Iterator[Access]:
         return
     size = insn.size if insn.opcode & 1 else 1
     if insn.spec.source:
-        where = q[BASE[insn.segment]] + (q[x86.ESI] & mask)
-        yield _access(insn.segment, where, size, write=False)
+        where = operand.base(cpu, insn.segment) + (q[x86.ESI] & mask)
+        yield _access(cpu, insn.segment, where, size, write=False)
     if insn.spec.target:
-        where = q[BASE[x86.ES]] + (q[x86.EDI] & mask)
-        yield _access(x86.ES, where, size, write=insn.spec.target == "w")
+        where = operand.base(cpu, x86.ES) + (q[x86.EDI] & mask)
+        yield _access(cpu, x86.ES, where, size, write=insn.spec.target == "w")
 
 
 def _stack(cpu: Cpu, insn: Insn) -> Iterator[Access]:
     q, size, opcode = cpu.q, insn.size, insn.opcode
-    mask, base = _mask(cpu.stack_bits // 8), q[BASE[x86.SS]]
+    mask, base = _mask(cpu.stack_bits // 8), operand.base(cpu, x86.SS)
     pushed, popped = insn.spec.pushes, insn.spec.pops
     top = q[x86.EBP] if opcode == _LEAVE else q[x86.ESP]
     if opcode == _ENTER:
@@ -114,13 +113,13 @@ def _stack(cpu: Cpu, insn: Insn) -> Iterator[Access]:
         pushed += level
         for i in range(1, level):
             where = base + (q[x86.EBP] - size * i & mask)
-            yield _access(x86.SS, where, size, write=False)
+            yield _access(cpu, x86.SS, where, size, write=False)
     for i in range(1, pushed + 1):
         where = base + (top - size * i & mask)
-        yield _access(x86.SS, where, size, write=True)
+        yield _access(cpu, x86.SS, where, size, write=True)
     for i in range(popped) if opcode != _POPA else _NOT_ESP:
         where = base + (top + size * i & mask)
-        yield _access(x86.SS, where, size, write=False)
+        yield _access(cpu, x86.SS, where, size, write=False)
 
 
 class MemoryOperand(NamedTuple):
@@ -135,8 +134,10 @@ class MemoryOperand(NamedTuple):
 def _disassembler(bits: int) -> Any:  # noqa: ANN401 - Capstone has no types
     import capstone  # noqa: PLC0415 - it takes long, and few guests need it
 
-    mode = capstone.CS_MODE_32 if bits == 32 else capstone.CS_MODE_16
-    made = capstone.Cs(capstone.CS_ARCH_X86, mode)
+    modes = {
+        16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64,
+    }  # fmt: skip
+    made = capstone.Cs(capstone.CS_ARCH_X86, modes[bits])
     made.detail = True
     return made
 

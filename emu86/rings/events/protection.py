@@ -64,7 +64,7 @@ def is_indirect(insn: Insn) -> bool:
 
 def direct_target(insn: Insn, eip: int) -> int:
     """Return where a direct branch at `eip` goes if it is taken."""
-    bits = 8 * (insn.size if insn.spec.immediate == "z" else 1)
+    bits = 8 * (min(insn.size, 4) if insn.spec.immediate == "z" else 1)
     distance = insn.immediate - (insn.immediate >> bits - 1 << bits)
     return eip + insn.length + distance & (1 << 8 * insn.size) - 1
 
@@ -83,7 +83,7 @@ def check(cpu: Cpu, insn: Insn) -> None:
     if insn.lock and not insn.spec.lock:
         return  # #UD
     d = cpu.d
-    by_segment = not cpu.is_virtual_8086
+    by_segment = not cpu.is_virtual_8086 and cpu.code_bits != 64
     if by_segment and d[LIMIT[x86.CS]] != x86.MASK32:
         _check_code(cpu, insn)
     by_segment = by_segment and (
@@ -139,7 +139,7 @@ def _is_taken(cpu: Cpu, insn: Insn) -> bool:
     flags = cpu.services.guest_flags()
     if opcode in _JCC or opcode in _JCC_NEAR:
         return holds(opcode & 15, flags)
-    count = cpu.q[x86.ECX] & (0xFFFF if insn.address_size == 2 else x86.MASK32)
+    count = cpu.q[x86.ECX] & (1 << 8 * insn.address_size) - 1
     if opcode == _JCXZ:
         return not count
     if count == 1:

@@ -58,7 +58,8 @@ def _device(cpu: Cpu, linear: int, size: int) -> int:
 
 
 def _rotate(cpu: Cpu, insn: Insn) -> None:
-    linear, size = operand.address(cpu, insn), width(insn)
+    size = width(insn)
+    linear = operand.address(cpu, insn, size)
     at = _to_write(cpu, linear, size)
     device = -1 if at >= 0 else _device(cpu, linear, size)
     if device >= 0:
@@ -72,7 +73,7 @@ def _rotate(cpu: Cpu, insn: Insn) -> None:
         count = 1
     else:
         count = cpu.q[x86.ECX]
-    count = (count & 0x1F) % (bits + 1)
+    count = (count & (0x3F if size == 8 else 0x1F)) % (bits + 1)
     flags = cpu.state.flags()
     # The carry stands above the operand, and all of it goes round.
     whole = before | (flags & x86.CF) << bits
@@ -92,7 +93,7 @@ def _rotate(cpu: Cpu, insn: Insn) -> None:
 
 
 def _setcc(cpu: Cpu, insn: Insn) -> None:
-    linear = operand.address(cpu, insn)
+    linear = operand.address(cpu, insn, 1)
     held = holds(insn.opcode & 15, cpu.state.flags())
     at = _to_write(cpu, linear, 1)
     device = -1 if at >= 0 else _device(cpu, linear, 1)
@@ -117,15 +118,16 @@ def _stay(_cpu: Cpu, _insn: Insn) -> bool:
 
 def _loop_by_zf(cpu: Cpu, insn: Insn) -> bool:
     q = cpu.q
-    mask = 0xFFFF if insn.address_size == 2 else x86.MASK32
-    count = q[x86.ECX] - 1 & mask
+    count = q[x86.ECX] - 1 & (1 << 8 * insn.address_size) - 1
     eip = cpu.next_eip(insn.length)
     if count and bool(cpu.state.flags() & x86.ZF) == (insn.opcode == _LOOPE):
         eip += (insn.immediate ^ 0x80) - 0x80
-        eip &= 0xFFFF if insn.size == 2 else x86.MASK32
-    if eip > cpu.d[LIMIT[x86.CS]]:
+        eip &= (1 << 8 * insn.size) - 1
+    if cpu.code_bits == 64:
+        operand.check_canonical(cpu, eip, 1, x86.CS)
+    elif eip > cpu.d[LIMIT[x86.CS]]:
         raise gp(0)
-    q[x86.ECX] = q[x86.ECX] & ~mask & x86.MASK32 | count
+    operand.set_register(cpu, x86.ECX, count, insn.address_size)
     q[RIP] = eip
     return True
 

@@ -5,7 +5,7 @@ CPL 3 every site is patched, and IOPL and the TSS's permission bitmap are checke
 SDM Vol. 1 section 19.5.
 """
 
-from emu86.cpu.state import BASE, RFLAGS
+from emu86.cpu.state import RFLAGS
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
@@ -50,7 +50,8 @@ def _string(cpu: Cpu, insn: Insn, register: int, *, store: bool) -> bool:
     """INS and OUTS; True: not finished, the instruction runs again."""
     q = cpu.q
     port, width = check(cpu, insn)
-    mask = 0xFFFF if insn.address_size == 2 else x86.MASK32
+    address_size = insn.address_size
+    mask = (1 << 8 * address_size) - 1
     segment = x86.ES if store else insn.segment
     step = -width if cpu.state.flags() & x86.DF else width
     # With TF set each round is trapped after.
@@ -58,16 +59,16 @@ def _string(cpu: Cpu, insn: Insn, register: int, *, store: bool) -> bool:
     for _ in range(rounds):
         if insn.rep and not q[x86.ECX] & mask:
             return False
-        where = (q[BASE[segment]] + (q[register] & mask)) & x86.MASK32
+        where = operand.base(cpu, segment) + (q[register] & mask) & cpu.address_mask
+        operand.check_canonical(cpu, where, width, segment)
         if store:
             operand.translate(cpu, where, width, write=True)
             operand.write(cpu, where, cpu.services.port_read(port, width), width)
         else:
             cpu.services.port_write(port, width, operand.read(cpu, where, width))
-        q[register] = q[register] & ~mask & x86.MASK32 | q[register] + step & mask
+        operand.set_register(cpu, register, q[register] + step, address_size)
         if insn.rep:
-            count = q[x86.ECX]
-            q[x86.ECX] = count & ~mask & x86.MASK32 | count - 1 & mask
+            operand.set_register(cpu, x86.ECX, q[x86.ECX] - 1, address_size)
     return bool(insn.rep and q[x86.ECX] & mask)
 
 

@@ -88,7 +88,7 @@ def write_dr(cpu: Cpu, insn: Insn) -> None:
 def _table_operand(cpu: Cpu, insn: Insn) -> tuple[int, int]:
     if not insn.memory:
         raise undefined()
-    where = operand.address(cpu, insn)
+    where = operand.address(cpu, insn, 6)
     limit = operand.read(cpu, where, 2)
     if cpu.code_bits == 64:
         base = operand.read(cpu, where + 2 & x86.MASK64, 8)
@@ -128,7 +128,7 @@ def _clts(cpu: Cpu, insn: Insn) -> None:
 def _invlpg(cpu: Cpu, insn: Insn) -> None:
     if not insn.memory:
         raise undefined()
-    cpu.services.invalidate(operand.address(cpu, insn))
+    cpu.services.invalidate(operand.linear_address(cpu, insn))
     plain = insn.index < 0 and not insn.displacement and insn.segment == x86.DS
     if plain and insn.base >= 0:
         cpu.services.compile_site(insn, abi.SITE_INVLPG | insn.base << 4)

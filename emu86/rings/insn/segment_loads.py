@@ -62,19 +62,16 @@ def _pop(cpu: Cpu, insn: Insn) -> None:
 def _load_far_pointer(cpu: Cpu, insn: Insn) -> None:
     if not insn.memory:
         raise undefined()
-    where = operand.address(cpu, insn)
-    offset = operand.read(cpu, where, insn.size)
-    selector = operand.read(cpu, where + insn.size & x86.MASK32, 2)
+    selector, offset = far_pointer(cpu, insn)
     cpu.load_segment(_LXS[insn.opcode], selector)
     operand.set_register(cpu, insn.reg, offset, insn.size)
 
 
-def _far_pointer(cpu: Cpu, insn: Insn) -> tuple[int, int]:
-    if not insn.memory:
-        raise undefined()
-    where = operand.address(cpu, insn)
+def far_pointer(cpu: Cpu, insn: Insn) -> tuple[int, int]:
+    """Return selector and offset of a far pointer in memory."""
+    where = operand.address(cpu, insn, insn.size + 2)
     offset = operand.read(cpu, where, insn.size)
-    return operand.read(cpu, where + insn.size & x86.MASK32, 2), offset
+    return operand.read(cpu, where + insn.size & cpu.address_mask, 2), offset
 
 
 def _jump_direct(cpu: Cpu, insn: Insn) -> bool:
@@ -83,7 +80,9 @@ def _jump_direct(cpu: Cpu, insn: Insn) -> bool:
 
 
 def _jump_indirect(cpu: Cpu, insn: Insn) -> bool:
-    far_jump(cpu, *_far_pointer(cpu, insn), cpu.next_eip(insn.length))
+    if not insn.memory:
+        raise undefined()
+    far_jump(cpu, *far_pointer(cpu, insn), cpu.next_eip(insn.length))
     return True
 
 
@@ -93,7 +92,9 @@ def _call_direct(cpu: Cpu, insn: Insn) -> bool:
 
 
 def _call_indirect(cpu: Cpu, insn: Insn) -> bool:
-    far_call(cpu, *_far_pointer(cpu, insn), cpu.next_eip(insn.length), insn.size)
+    if not insn.memory:
+        raise undefined()
+    far_call(cpu, *far_pointer(cpu, insn), cpu.next_eip(insn.length), insn.size)
     return True
 
 

@@ -16,9 +16,10 @@ from emu86.rings.stack import Stack
 from emu86.spec import x86
 
 _POPF = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.AC | x86.ID
-# LAR accepts these system types, LSL those (SDM Vol. 2A tables 3-51 and 3-65).
-_LAR_TYPES = frozenset({1, 2, 3, 4, 5, 9, 11, 12})
-_LSL_TYPES = frozenset({1, 2, 3, 9, 11})
+# LAR accepts these system types, LSL those (SDM Vol. 2A tables 3-51 and 3-65); the
+# second of each in IA-32e mode.
+_LAR_TYPES = frozenset({1, 2, 3, 4, 5, 9, 11, 12}), frozenset({2, 9, 11, 12})
+_LSL_TYPES = frozenset({1, 2, 3, 9, 11}), frozenset({2, 9, 11})
 
 
 def _popf(cpu: Cpu, insn: Insn) -> None:
@@ -49,10 +50,11 @@ def _pushf(cpu: Cpu, insn: Insn) -> None:
 def _store_table(cpu: Cpu, insn: Insn, base: int, limit: int) -> None:
     if not insn.memory:
         raise undefined()
-    where = operand.address(cpu, insn)
-    operand.write(cpu, where, limit, 2)
     # A 16-bit operand stores all 32 bits of the base too, on the P6 and later.
-    operand.write(cpu, where + 2, base, 4)
+    width = 8 if cpu.code_bits == 64 else 4
+    where = operand.address(cpu, insn, 2 + width)
+    operand.write(cpu, where, limit, 2)
+    operand.write(cpu, where + 2 & cpu.address_mask, base, width)
 
 
 def _sgdt(cpu: Cpu, insn: Insn) -> None:
@@ -97,7 +99,14 @@ def _allowed(cpu: Cpu, found: Descriptor, selector: int) -> bool:
     return found.conforming or found.dpl >= max(cpu.cpl, selector & 3)
 
 
-def _lar_lsl(cpu: Cpu, insn: Insn, types: frozenset[int], *, limit: bool) -> None:
+def _lar_lsl(
+    cpu: Cpu,
+    insn: Insn,
+    by_mode: tuple[frozenset[int], frozenset[int]],
+    *,
+    limit: bool,
+) -> None:
+    types = by_mode[bool(cpu.vcpu.efer & x86.EFER_LMA)]
     selector = operand.read_rm(cpu, insn, 2)
     found = _visible(cpu, selector)
     good = (
@@ -132,8 +141,10 @@ def _verw(cpu: Cpu, insn: Insn) -> None:
     good = found is not None and found.writable and _allowed(cpu, found, selector)
     _set_zf(cpu, on=good)
     is_absolute = insn.memory and insn.base < 0 and insn.index < 0
+    if cpu.code_bits == 64:
+        return
     if cpu.plans and is_absolute and insn.segment in (x86.CS, x86.DS):
-        operand_at = operand.address(cpu, insn)
+        operand_at = operand.address(cpu, insn, 2)
         if operand_at & 0xFFF < x86.PAGE_SIZE - 1:
             index = cpu.plans.keep_verw(
                 cpu.linear_eip, operand_at, selector, zf=good, length=insn.length

@@ -50,7 +50,7 @@ def check(cpu: Cpu, insn: Insn) -> None:
     has_sse = cpu.vcpu.cr4 & x86.CR4_OSFXSR
     if cpu.vcpu.cr0 & _NEITHER or not (has_sse or _is_fxsave(insn)):
         return
-    linear = operand.address(cpu, insn)
+    linear = operand.linear_address(cpu, insn)
     if _is_aligned(insn) and linear & 15:
         raise gp(0)
     mxcsr = insn.spec.mxcsr

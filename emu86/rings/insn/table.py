@@ -46,10 +46,12 @@ _BY_OPCODE: Final = {
 
 def needs(insn: Insn) -> int:
     """Return the features that a CPU must have to run it: bits of `spec.features`."""
+    if insn.invalid:
+        return LATER
     forms = FORMS.get(insn.opcode)
     if forms is None:
         return 0
-    form = insn.reg if insn.memory else insn.reg | 8
+    form = insn.reg & 7 if insn.memory else insn.reg | 8
     if not insn.size_prefix:
         return forms[insn.rep][form]
     # To a CPU F2h and F3h come before 66h, to the engine behind it.

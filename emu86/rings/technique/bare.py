@@ -445,7 +445,7 @@ class Bare(Technique):
         with the first one written: what it adds is added twice.
         """
         here = self.memory.lookup(self.cpu.linear_eip)
-        there = self.memory.lookup(operand.address(self.cpu, insn))
+        there = self.memory.lookup(operand.linear_address(self.cpu, insn))
         return None if here is None or there is None else there - here
 
     def _corrected(self, insn: Insn | None) -> bool:

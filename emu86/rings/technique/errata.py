@@ -16,7 +16,7 @@ from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
 from emu86.rings.events.protection import check
 from emu86.rings.fault import GuestFault, gp, undefined
-from emu86.rings.insn import lazy_flags, msr, port_io, sse_operands
+from emu86.rings.insn import lazy_flags, msr, port_io, segment_loads, sse_operands
 from emu86.rings.insn.flag_states import SETCC
 from emu86.rings.insn.privileged import read_dr, write_dr
 from emu86.rings.insn.table import RECORDS, find, is_switched_off, needs
@@ -163,8 +163,8 @@ def _far_return(cpu: Cpu, insn: Insn) -> bool:
 def _written(cpu: Cpu, insn: Insn) -> bool:
     record = find(insn)
     if record is not None and record.memory:
-        linear = operand.address(cpu, insn)
-        operand.translate(cpu, linear, lazy_flags.width(insn), write=True)
+        size = lazy_flags.width(insn)
+        operand.translate(cpu, operand.address(cpu, insn, size), size, write=True)
     return False
 
 
@@ -271,9 +271,7 @@ def far_pointer(cpu: Cpu, insn: Insn) -> tuple[int, int] | None:
         return None
     if insn.opcode != _INDIRECT:
         return insn.selector, insn.immediate
-    where = operand.address(cpu, insn)
-    offset = operand.read(cpu, where, insn.size)
-    return operand.read(cpu, where + insn.size, 2), offset
+    return segment_loads.far_pointer(cpu, insn)
 
 
 def _denied(cpu: Cpu, insn: Insn) -> bool:
