@@ -88,7 +88,7 @@ def write_dr(cpu: Cpu, insn: Insn) -> None:
 def _table_operand(cpu: Cpu, insn: Insn) -> tuple[int, int]:
     if not insn.memory:
         raise undefined()
-    where = operand.address(cpu, insn, 6)
+    where = operand.address(cpu, insn, 10 if cpu.code_bits == 64 else 6)
     limit = operand.read(cpu, where, 2)
     if cpu.code_bits == 64:
         base = operand.read(cpu, where + 2 & x86.MASK64, 8)
