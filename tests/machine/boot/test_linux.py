@@ -226,7 +226,7 @@ def requiring(features, words=b""):
     [
         (
             0x8141,
-            "needs PAE and CMOV, which this CPU model has not: take pentium3-pae or atom",
+            "needs PAE and CMOV, which this CPU model has not: take pentium3-pae",
         ),
         (0x0141, "needs PAE, which .* has not: take pentium3-pae or atom"),
         (0x8101, "needs CMOV, which this CPU model has not: take pentium2 or pentium3"),
