@@ -63,12 +63,14 @@ _SECOND: Final = 1 << 32  # where a second part of RAM would be
 Looks = ctypes.Array[ctypes.c_int64]  # what a translation refers to that looks
 _NOWHERE: Final = (1 << 64) - 1  # where no code is
 # Instructions that have a hook: Unicorn's number, what its callback is like, and the
-# handler, which gets the control block last.
-_INSTRUCTIONS: Final[dict[str, tuple[int, Any, Callable[..., Any]]]] = {
+# handler, which gets the control block last; or None, if it is Python's.
+_INSTRUCTIONS: Final[dict[str, tuple[int, Any, Callable[..., Any] | None]]] = {
     "RDTSC": (x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION, handlers.on_rdtsc),
     "IN": (x86_const.UC_X86_INS_IN, library.ON_IN, ports.on_in),
     "OUT": (x86_const.UC_X86_INS_OUT, library.ON_OUT, ports.on_out),
     "CPUID": (x86_const.UC_X86_INS_CPUID, library.ON_INSTRUCTION, ports.on_cpuid),
+    "SYSCALL": (x86_const.UC_X86_INS_SYSCALL, library.ON_INSTRUCTION, None),
+    "SYSENTER": (x86_const.UC_X86_INS_SYSENTER, library.ON_INSTRUCTION, None),
 }
 CALLED_BY_LOOKS: Final = (
     (abi.RAISE_EXCEPTION, "raise_exception_err_x86_64"),
@@ -203,6 +205,8 @@ class Engine(CpuState):
         self.on_in: Callable[[int, int], int] = _unset
         self.on_out: Callable[[int, int, int], None] = _unset
         self.on_cpuid: Callable[[], None] = _unset
+        # SYSCALL or SYSENTER, at RIP: it returns the instruction's length in bytes.
+        self.on_system_call: Callable[[], int] = _unset
         # It returns what `Prologues.shorten` is to guard.
         self.on_block: Callable[[int, int], int] | None = None
         # With its address, 64 bits: a block that cannot be guarded.
@@ -457,7 +461,8 @@ class Engine(CpuState):
                 self.control[word] = self._kept(kind(pythons[name]))
         for name, (number, kind, handler) in _INSTRUCTIONS.items():
             data = None
-            if not self.can.live or (self.stepped and name != "RDTSC"):
+            stepped = self.stepped and name != "RDTSC"
+            if handler is None or not self.can.live or stepped:
                 callback = kind(pythons[name])
             elif self.can.native:
                 callback = PTR(blob.load()[handler.__name__])
@@ -470,7 +475,8 @@ class Engine(CpuState):
         """Return what takes instructions that no handler does, by their names."""
         return {
             "RDTSC": self._rdtsc, "IN": self._in, "OUT": self._out,
-            "CPUID": self._cpuid,
+            "CPUID": self._cpuid, "SYSCALL": self._system_call,
+            "SYSENTER": self._system_call,
         }  # fmt: skip
 
     def _by_reference(self, handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -613,14 +619,14 @@ class Engine(CpuState):
             self._fail(error)
 
     def _handler(
-        self, kind: Any, handler: Callable[..., Any], python: Callable[..., Any]
+        self, kind: Any, handler: Callable[..., Any] | None, python: Callable[..., Any]
     ) -> Callable[..., Any]:
         """Return what is called with what a handler takes, less the engine's own.
 
         kind: of its callback; python: what stands in where nothing is live.
         """
         uc = self._handle
-        if not self.can.live:
+        if handler is None or not self.can.live:
             return lambda *passed: python(uc, *passed, 0)
         if not self.can.native:
             return lambda *passed: handler(uc, *passed, self.shared)
@@ -696,6 +702,18 @@ class Engine(CpuState):
         except BaseException as error:  # noqa: BLE001 (raised again by run)
             self._fail(error)
         return 1
+
+    def _system_call(self, _uc: int, _data: int) -> int:
+        """Have SYSCALL or SYSENTER done, of which the engine only moves RIP then."""
+        try:
+            self._called = True
+            self._load()
+            length = self.on_system_call()
+            self.q[RIP] = self.q[RIP] - length & x86.MASK64
+            self._store()
+        except BaseException as error:  # noqa: BLE001 (raised again by run)
+            self._fail(error)
+        return 0
 
     def _edge(self, _uc: int, block: int, _previous: int, _data: int) -> None:
         try:

@@ -28,6 +28,7 @@ from emu86.spec.features import (
     PAT,
     PGE,
     PSE,
+    SEP,
     SSE,
     SSE2,
     SYSCALL,
@@ -169,7 +170,7 @@ _PENTIUM3: Final = _PENTIUM2 | SSE
 # L1 of 16 and 16 KiB, L2 of 512 KiB, and TLBs: Linux takes a Pentium II without for a
 # Celeron.
 _CACHES: Final = (0x03020101, 0, 0, 0x0C040843)
-_ATOM: Final = _PENTIUM3 | PAE | PAT | SSE2
+_ATOM: Final = _PENTIUM3 | PAE | SEP | PAT | SSE2
 # L1 of 24 and 32 KiB, L2 of 512 KiB, and TLBs.
 _CACHES_OF_ATOM: Final = (0x4FBA5901, 0x0E3080C0, 0, 0)
 MODELS: Final = {

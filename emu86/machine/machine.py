@@ -24,7 +24,6 @@ from emu86.notebook import table
 from emu86.rings.observers import Observer
 from emu86.rings.technique.registry import build
 from emu86.spec import x86
-from emu86.spec.features import INTEL64
 
 if TYPE_CHECKING:
     from emu86.machine.profile import Profile
@@ -157,12 +156,8 @@ class Machine:
         self._must_be_new()
         expect("append", append, str)
         image = boot.read("kernel", kernel)
-        features = boot.features_of(image)
-        if features & INTEL64 and self._configuration.technique == "bare":
-            message = "kernel: is of 64 bits, which technique bare cannot run"
-            raise ConfigError(message)
         if self._chooses:
-            self._choose_cpu(features)
+            self._choose_cpu(boot.features_of(image))
         initrds = () if initrd is None else (boot.read("initrd", initrd),)
 
         def load(image: bytes, initrds: Sequence[bytes]) -> Entry:
@@ -245,10 +240,7 @@ class Machine:
         cpu = vmm.cpu
         cpu.load_gdt(entry.gdt_base, entry.gdt_limit)
         if entry.cr3:
-            vmm.write_cr4(x86.CR4_PAE)
-            vmm.write_efer(x86.EFER_LME)
-            vmm.write_cr3(entry.cr3)
-            vmm.write_cr0(self.vcpu.cr0 | x86.CR0_PG)
+            vmm.enter_ia32e(entry.cr3)
         # The CPU starts at CPL 0, which CS's null selector already says.
         cpu.load_code(entry.cs, cpu.descriptor(entry.cs), 0)
         cpu.enter_ring()

@@ -93,7 +93,10 @@ class Profile:
         self._inside = False  # an exit is being handled by Python
         self._by_python = False  # it was
         vmm.on_exit = self._on_exit
-        for name in ("on_exception", "on_invalid", "on_in", "on_out", "on_cpuid"):
+        for name in (
+            "on_exception", "on_invalid", "on_in", "on_out", "on_cpuid",
+            "on_system_call",
+        ):  # fmt: skip
             handler = self._timed(getattr(engine, name), raised=name == "on_exception")
             setattr(engine, name, handler)
         engine.intercept(self._on_exception, self._on_instruction, self._on_stop)

@@ -16,7 +16,7 @@ FLAGS = {
     "pentium3": {"P6", "CMOV", "MMX", "FXSR", "SSE"},
     "pentium3-pae": {"P6", "CMOV", "MMX", "FXSR", "SSE"},
     "pentium4": {"P6", "CMOV", "MMX", "FXSR", "SSE", "SSE2"},
-    "atom": {"P6", "CMOV", "MMX", "FXSR", "SSE", "SSE2"},
+    "atom": {"P6", "SEP", "CMOV", "MMX", "FXSR", "SSE", "SSE2"},
 }
 # One feature a line: what it brings, and by which opcode maps and prefixes.
 FORMS = {
@@ -57,13 +57,14 @@ FORMS = {
     " movntpd [M], xmm0; movnti [M], eax; lfence; mfence; paddq mm0, mm1;"
     " psubq mm0, mm1; pmuludq mm0, mm1; pmuludq xmm0, xmm1",
     "CLFSH": "clflush [M]",
+    "SEP": "sysenter; sysexit",
     "none": "fisttp word [M]; fisttp dword [M]; fisttp qword [M]; haddps xmm0, xmm1;"
     " addsubpd xmm0, xmm1; movddup xmm0, xmm1; movshdup xmm0, xmm1;"
     " movsldup xmm0, xmm1; lddqu xmm0, [M]; monitor; mwait; pshufb mm0, mm1;"
     " pshufb xmm0, xmm1; palignr xmm0, xmm1, 2; pabsb xmm0, xmm1; ptest xmm0, xmm1;"
     " pcmpistri xmm0, xmm1, 0; crc32 eax, cl; popcnt eax, ecx; movbe eax, [M];"
     " aesenc xmm0, xmm1; rdrand eax; rdseed eax; xgetbv; rdtscp; xsave [M];"
-    " xrstor [M]; clflushopt [M]; sysenter; syscall;"
+    " xrstor [M]; clflushopt [M]; syscall; db 0x0f, 1, 0xf8;"
     " extrq xmm0, xmm1; movntss [M], xmm0; pfadd mm0, mm1; femms;"
     " prefetchw [M]; prefetch [M]; vaddps xmm0, xmm1, xmm2; andn eax, ecx, edx",
     # In every model, and no forms of what is above.
@@ -106,7 +107,15 @@ def osfxsr(name):
 
 
 def test_flags_are_those_of_cpuid():
-    bits = {"CMOV": 15, "CLFSH": 19, "MMX": 23, "FXSR": 24, "SSE": 25, "SSE2": 26}
+    bits = {
+        "SEP": 11,
+        "CMOV": 15,
+        "CLFSH": 19,
+        "MMX": 23,
+        "FXSR": 24,
+        "SSE": 25,
+        "SSE2": 26,
+    }
     assert MODELS.keys() == FLAGS.keys()
     for name, model in MODELS.items():
         told = {flag for flag, bit in bits.items() if model.features >> bit & 1}

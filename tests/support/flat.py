@@ -5,6 +5,7 @@ it has no gate for ends the run with code BADh; `jmp fin` ends it with EAX.
 """
 
 from emu86 import Machine
+from emu86.machine.boot.placement import Placement
 from support.assembler import assemble
 
 MEMORY = 16 << 20
@@ -123,6 +124,15 @@ def guest(code, **options):
     """A machine with this code at 100000h."""
     built = Machine(memory=MEMORY, **options)
     built.load_flat(assemble(f"bits 32\norg 0x100000\n{code}"), 0x100000)
+    return built
+
+
+def guest64(code, **options):
+    """A machine with this 64-bit code at 100000h, by identity, for ring 0 alone."""
+    built = Machine(memory=MEMORY, cpu="atom", **options)
+    places = Placement(built._ram.bytes)
+    places.put("code", 0x100000, assemble(f"bits 64\norg 0x100000\n{code}"))
+    built._enter(places.entry64(0x100000, {}))
     return built
 
 

@@ -15,6 +15,8 @@ from emu86.rings.insn.record import Record
 from emu86.rings.insn.tasks import load_tr
 from emu86.spec import x86
 
+_CR8 = 8  # of 64-bit code alone, which names it by a REX prefix
+
 
 def _iopl_allows(cpu: Cpu) -> None:
     if cpu.cpl > cpu.iopl:
@@ -50,6 +52,9 @@ def _read_cr(cpu: Cpu, insn: Insn) -> None:
         value = vcpu.cr3
     elif number == 4:
         value = vcpu.cr4
+    elif number == _CR8:
+        cpu.q[insn.rm] = vcpu.cr8
+        return
     else:
         raise undefined()
     cpu.q[insn.rm] = value
@@ -71,6 +76,10 @@ def _write_cr(cpu: Cpu, insn: Insn) -> None:
         cpu.services.write_cr3(value)
     elif number == 4:
         cpu.services.write_cr4(value)
+    elif number == _CR8:
+        if value & ~x86.CR8_TPR:
+            raise gp(0)
+        cpu.vcpu.cr8 = value
     else:
         raise undefined()
 
@@ -168,8 +177,8 @@ RECORDS = (
     Record(
         "MOV from CR", "0F 20 /r", (0x0F20,), "privileged", "#GP(0)", _read_cr,
         "Vol. 2B MOV—Move to/from Control Registers",
-        "Reads the virtual CR0, CR2, CR3 or CR4. The engine's own registers hold the"
-        " VMM's values.",
+        "Reads the virtual CR0, CR2, CR3, CR4 or CR8. The engine's own registers hold"
+        " the VMM's values.",
         ring0_only=True,
     ),
     Record(
@@ -178,7 +187,8 @@ RECORDS = (
         "Writes the virtual register. CR3 switches to the shadow root of that page"
         " directory and drops the entries that the guest has changed. PG, WP, PSE and"
         " PGE rebuild the shadow tables. TS, EM, MP and the SSE bits are set in the"
-        " engine, too.",
+        " engine, too. CR8, the task priority, is kept and masks nothing: there is no"
+        " local APIC.",
         ring0_only=True,
     ),
     Record(

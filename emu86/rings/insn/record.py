@@ -19,14 +19,15 @@ Kind = Literal["privileged", "sensitive", "segment", "io"]
 class Record:
     """One instruction.
 
-    opcodes: one byte, or 0F00h + the second; reg: the ModRM.reg that selects it, or -1;
-    kind: privileged (traps outside ring 0), sensitive (does not trap, yet tells or
-    loses something), segment (traps when the shadow tables refuse it) or io; traps: how
-    it reaches the VMM ("#UD": the engine does not have it); patched: at which of the
-    engine's rings (1: the guest's kernel, 3: its users) its sites are patched before
-    they first run; memory: only with a memory operand, with a register it runs
-    natively; anew: it is not emulated, but run natively as the first of a block; sdm:
-    where it is described; doc: what is done and why.
+    opcodes: one byte, or 0F00h + the second; reg, modrm: the ModRM.reg that selects it,
+    or the whole ModRM, or -1; kind: privileged (traps outside ring 0), sensitive (does
+    not trap, yet tells or loses something), segment (traps when the shadow tables
+    refuse it) or io; traps: how it reaches the VMM ("#UD" first: the engine does not
+    have it); patched: at which of the engine's rings (1: the guest's kernel, 3: its
+    users) its sites are patched before they first run; memory: only with a memory
+    operand, with a register it runs natively; anew: it is not emulated, but run
+    natively as the first of a block; sdm: where it is described; doc: what is done and
+    why.
     """
 
     mnemonic: str
@@ -38,6 +39,7 @@ class Record:
     sdm: str
     doc: str
     reg: int = -1
+    modrm: int = -1
     patched: tuple[int, ...] = ()
     ring0_only: bool = False
     memory: bool = False

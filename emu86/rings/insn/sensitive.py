@@ -152,10 +152,6 @@ def _verw(cpu: Cpu, insn: Insn) -> None:
             cpu.services.compile_site(insn, abi.SITE_VERW | index << 4)
 
 
-def _undefined(_cpu: Cpu, _insn: Insn) -> None:
-    raise undefined()
-
-
 def _icebp(cpu: Cpu, insn: Insn) -> bool:
     cpu.advance(insn.length)
     raise GuestFault(x86.VEC_DB)
@@ -230,30 +226,6 @@ RECORDS = (
         "Unpatched, it would read the shadow tables, in which DPLs are raised and"
         " descriptors are missing. The VMM reads the guest's.",
         reg=5, patched=_BOTH,
-    ),
-    Record(
-        "SYSENTER", "0F 34", (0x0F34,), "sensitive", _PATCH, _undefined,
-        "Vol. 2B SYSENTER",
-        "The engine would skip it. No CPU model of emu86 has it, so it is #UD.",
-        patched=_BOTH,
-    ),
-    Record(
-        "SYSEXIT", "0F 35", (0x0F35,), "sensitive", _PATCH, _undefined,
-        "Vol. 2B SYSEXIT",
-        "No CPU model of emu86 has it, so it is #UD.",
-        patched=_BOTH,
-    ),
-    Record(
-        "SYSCALL", "0F 05", (0x0F05,), "sensitive", _PATCH, _undefined,
-        "Vol. 2B SYSCALL",
-        "The engine would skip it. No CPU model of emu86 has it, so it is #UD.",
-        patched=_BOTH,
-    ),
-    Record(
-        "SYSRET", "0F 07", (0x0F07,), "sensitive", _PATCH, _undefined,
-        "Vol. 2B SYSRET",
-        "No CPU model of emu86 has it, so it is #UD.",
-        patched=_BOTH,
     ),
     Record(
         "INT1", "F1", (0xF1,), "sensitive", _PATCH, _icebp, "Vol. 2A INT1",

@@ -15,16 +15,18 @@ from emu86.rings.insn import (
     privileged,
     segment_loads,
     sensitive,
+    system_calls,
 )
 from emu86.rings.insn.record import Record
 from emu86.spec import x86
-from emu86.spec.features import FORMS, LATER, MMX, SSE, SSE2
+from emu86.spec.features import FORMS, INTEL64, LATER, MMX, SSE, SSE2
 from emu86.spec.opcodes import OPERAND_SIZE
 
 RECORDS: Final = (
     *privileged.RECORDS,
     *msr.RECORDS,
     *sensitive.RECORDS,
+    *system_calls.RECORDS,
     *lazy_flags.RECORDS,
     *segment_loads.RECORDS,
     *port_io.RECORDS,
@@ -41,7 +43,15 @@ _BY_OPCODE: Final = {
     (opcode, _ANY if record.reg < 0 else record.reg): record
     for record in RECORDS
     for opcode in record.opcodes
+    if record.modrm < 0
 }
+_BY_MODRM: Final = {
+    (opcode, record.modrm): record
+    for record in RECORDS
+    for opcode in record.opcodes
+    if record.modrm >= 0
+}
+_SWAPGS: Final = 0x0F01, 0xF8  # of a form with others: see `FORMS`
 
 
 def needs(insn: Insn) -> int:
@@ -51,6 +61,8 @@ def needs(insn: Insn) -> int:
     forms = FORMS.get(insn.opcode)
     if forms is None:
         return 0
+    if (insn.opcode, insn.modrm) == _SWAPGS:
+        return INTEL64
     form = insn.reg & 7 if insn.memory else insn.reg | 8
     if not insn.size_prefix:
         return forms[insn.rep][form]
@@ -77,7 +89,8 @@ def is_switched_off(cpu: Cpu, insn: Insn) -> bool:
 
 def find(insn: Insn) -> Record | None:
     """Return the record of a decoded instruction, or None if the VMM has none."""
-    found = _BY_OPCODE.get((insn.opcode, insn.reg))
+    found = _BY_MODRM.get((insn.opcode, insn.modrm))
+    found = found or _BY_OPCODE.get((insn.opcode, insn.reg))
     found = found or _BY_OPCODE.get((insn.opcode, _ANY))
     if found is None or (found.memory and not insn.memory) or needs(insn) & LATER:
         return None

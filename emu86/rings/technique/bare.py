@@ -37,6 +37,7 @@ from emu86.rings.decode import Insn, decode
 from emu86.rings.events.inject import as_fault
 from emu86.rings.fault import GuestFault
 from emu86.rings.insn.segment_loads import loads_ss
+from emu86.rings.insn.system_calls import SYSCALL, SYSRET
 from emu86.rings.technique.bare_guest import BareCpu, BareMemory
 from emu86.rings.technique.base import (
     Policy,
@@ -151,6 +152,14 @@ class Bare(Technique):
         value = check_efer(self.vcpu, value)
         self.vcpu.efer = self.q[_EFER] = value
         self.engine.flush_tlb()
+
+    def enter_ia32e(self, cr3: int) -> None:
+        """Switch IA-32e mode on, before anything runs: CS is to be loaded then."""
+        q = self.q
+        q[_EFER] = x86.EFER_LME | x86.EFER_LMA
+        q[CR], q[CR + 3], q[CR + 4] = q[CR] | x86.CR0_PG, cr3, x86.CR4_PAE
+        self.d[HFLAGS] |= offsets.HF_LMA
+        self._pull()
 
     # -- the engine's registers and the virtual CPU's ----------------------------------
 
@@ -280,6 +289,8 @@ class Bare(Technique):
         try:
             if self._corrected(insn):
                 self._push()
+                if insn is not None and insn.opcode in (SYSCALL, SYSRET):
+                    trapped = self.q[RFLAGS] & x86.TF
                 if self.end is None:
                     self._done(stepped=bool(trapped))
                 return

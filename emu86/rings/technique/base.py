@@ -236,6 +236,13 @@ class Technique:
         """INVLPG."""
         raise NotImplementedError
 
+    def enter_ia32e(self, cr3: int) -> None:
+        """Switch IA-32e mode on, before anything runs: CS is to be loaded then."""
+        self.write_cr4(x86.CR4_PAE)
+        self.write_efer(x86.EFER_LME)
+        self.write_cr3(cr3)
+        self.write_cr0(self.vcpu.cr0 | x86.CR0_PG)
+
     def start(self) -> None:
         """Begin: the registers are loaded."""
         raise NotImplementedError

@@ -39,6 +39,7 @@ from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn import sse_operands
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.segment_loads import loads_ss
+from emu86.rings.insn.system_calls import SYSRET
 from emu86.rings.insn.table import is_switched_off, needs
 from emu86.rings.observers import Observer
 from emu86.rings.technique.base import (
@@ -63,6 +64,7 @@ _CR2: Final = CR + 2
 _CS_SELECTOR: Final = SELECTOR[x86.CS]
 _DATA: Final = (x86.ES, x86.DS, x86.FS, x86.GS)
 _INTO: Final = 0xCE
+_SYSTEM_CALL: Final = 2  # bytes of a SYSCALL or SYSENTER without prefixes
 _PUSHF: Final = 0x9C
 _SHOW_TF: Final = (0x9C, 0x9D, 0xCF)  # PUSHF, POPF, IRET
 # SLDT, STR, LLDT, LTR, VERR, VERW, LAR, LSL; and PUSHF, POPF, IRET, CLI, STI.
@@ -109,12 +111,14 @@ class Deprivileged(Technique):
             cpu, mmu, self.instructions, self.single_step, self.breakpoints
         )
         self._delivered = False  # an event, in this exit
+        self._no_trap_at = -1  # where the next #DB is none of the guest's
         self._alone = False  # a shadow is the VMM's, for an instruction to run alone
         engine.on_exception = self.on_exception
         engine.on_invalid = self.on_invalid
         engine.on_in = self.on_in
         engine.on_out = self.on_out
         engine.on_cpuid = self.on_cpuid
+        engine.on_system_call = self.on_system_call
         if policy.scans:
             engine.on_block = self._on_block
             engine.on_unguarded = self.scanner.on_unguarded
@@ -378,7 +382,8 @@ class Deprivileged(Technique):
         self._reason = "#UD"
         try:
             insn = self.instructions.at_eip()
-            if not isinstance(insn.record, Record) or insn.record.traps != "#UD":
+            record = insn.record
+            if not isinstance(record, Record) or not record.traps.startswith("#UD"):
                 raise undefined()
             self.emulate(insn)
         except (GuestFault, PageFault) as raised:
@@ -387,6 +392,27 @@ class Deprivileged(Technique):
             self.interrupt()
         self._account(start)
         self._go_on()
+
+    def on_system_call(self) -> int:
+        """Take SYSCALL or SYSENTER, whose length in bytes is returned."""
+        start = perf_counter_ns() if self.timing else 0
+        self._begin()
+        self._reason = ""
+        length = _SYSTEM_CALL
+        stepped = self.q[RFLAGS] & x86.TF
+        try:
+            insn = self.instructions.at_eip()
+            length = insn.length
+            self.emulate(insn, hooked=True)
+        except (GuestFault, PageFault) as raised:
+            self.reflect(*as_fault(self.cpu, raised))
+            if stepped:  # behind a SYSENTER the engine traps, whatever came of it
+                self._no_trap_at = self.q[RIP]
+        if self.pic.intr:
+            self.interrupt()
+        self._account(start)
+        self._go_on()
+        return length
 
     def _begin(self) -> None:
         """Do what comes first in every exit."""
@@ -569,8 +595,11 @@ class Deprivileged(Technique):
             raise GuestFault(vector, error)
         self.emulate(insn)
 
-    def emulate(self, insn: Insn) -> None:
-        """Do the instruction at CS:EIP; raises the guest's faults."""
+    def emulate(self, insn: Insn, *, hooked: bool = False) -> None:
+        """Do the instruction at CS:EIP; raises the guest's faults.
+
+        hooked: the engine itself looks at TF when it is done.
+        """
         record: Record = insn.record  # type: ignore[assignment]
         cpu, q, d = self.cpu, self.q, self.d
         self._reason = record.mnemonic
@@ -596,7 +625,8 @@ class Deprivileged(Technique):
         shadowed = d[HFLAGS] & offsets.HF_INHIBIT_IRQ
         if shadowed:
             d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
-        stepped = q[RFLAGS] & x86.TF & ~self.single_step.forced
+        trap_flag = 0 if hooked else x86.TF & ~self.single_step.forced
+        stepped = q[RFLAGS] & trap_flag
         breakpoints = self.breakpoints
         breakpoints.resume = 0
         eip = cpu.next_eip(insn.length)
@@ -606,6 +636,8 @@ class Deprivileged(Technique):
         elif cpu.cpl != cpl:
             start = (eip - insn.length) & cpu.address_mask
             self._changed_ring(record.mnemonic, cpl, cs, start)
+        if insn.opcode == SYSRET:
+            stepped = q[RFLAGS] & trap_flag
         if shadowed:
             # As in the engine, only the first of several holds interrupts off: Vol. 2B
             # MOV and STI leave the others open.
@@ -638,6 +670,9 @@ class Deprivileged(Technique):
         self._reason = x86.VECTOR_NAMES.get(vector, f"vector {vector}")
         if vector == x86.VEC_DB:
             stepped = not self.single_step.forced
+            if self.q[RIP] == self._no_trap_at:
+                self._no_trap_at = -1
+                return
             if self.mmio_step.active:
                 self.mmio_step.finish()
             if self.breakpoints.armed:

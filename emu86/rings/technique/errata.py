@@ -19,6 +19,7 @@ from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn import lazy_flags, msr, port_io, segment_loads, sse_operands
 from emu86.rings.insn.flag_states import SETCC
 from emu86.rings.insn.privileged import read_dr, write_dr
+from emu86.rings.insn.system_calls import RECORDS as CALLS
 from emu86.rings.insn.table import RECORDS, find, is_switched_off, needs
 from emu86.rings.insn.transfer import return_target
 from emu86.rings.stack import Stack
@@ -136,10 +137,6 @@ def _dr(cpu: Cpu, insn: Insn) -> bool:
 
 
 _FROM_DR, _TO_DR = 0x0F21, 0x0F23
-
-
-def _undefined(_cpu: Cpu, _insn: Insn) -> bool:
-    raise undefined()
 
 
 def _locked(_cpu: Cpu, insn: Insn) -> bool:
@@ -290,6 +287,24 @@ def _icebp(cpu: Cpu, insn: Insn) -> bool:
     raise GuestFault(x86.VEC_DB)
 
 
+def _system_call(cpu: Cpu, insn: Insn) -> bool:
+    record = find(insn)
+    if record is None or record not in CALLS:
+        return False
+    return record.handler(cpu, insn) or _done(cpu, insn)
+
+
+def _cr8(cpu: Cpu, insn: Insn) -> bool:
+    record = find(insn)
+    if record is None or insn.reg != _CR8 or cpu.cpl:
+        return False
+    record.handler(cpu, insn)
+    return _done(cpu, insn)
+
+
+_CR8: Final = 8
+
+
 def _done(cpu: Cpu, insn: Insn) -> bool:
     cpu.d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ  # the shadow of the STI before it
     cpu.advance(insn.length)
@@ -313,9 +328,13 @@ ERRATA: Final = (
         "Vol. 2A LOCK", _locked,
     ),
     Erratum(
-        frozenset({0x0F05, 0x0F07, 0x0F34, 0x0F35}),
-        "SYSCALL, SYSRET, SYSENTER, SYSEXIT are there, or skipped",
-        "#UD: in no CPU model", "Vol. 2B SYSENTER", _undefined,
+        frozenset(opcode for record in CALLS for opcode in record.opcodes),
+        "SYSCALL, SYSENTER do nothing; SYSRET, SYSEXIT, SWAPGS go by its own MSRs",
+        "as the CPU model's MSRs say, or #UD", "Vol. 2B SYSCALL", _system_call,
+    ),
+    Erratum(
+        frozenset({0x0F20, 0x0F22}), "CR8 is not the virtual CPU's", "it is kept",
+        "Vol. 2B MOV", _cr8,
     ),
     Erratum(
         frozenset({0xCA, 0xCB}), "RET iw releases a signed number of bytes",

@@ -195,8 +195,6 @@ def test_a_kernel_of_64_bits_needs_such_a_cpu():
     refusal = "^kernel: needs 64-bit mode, which this CPU model has not: take atom$"
     with pytest.raises(ConfigError, match=refusal):
         Machine(cpu="pentium4").load_kernel(bzimage(xloadflags=1))
-    with pytest.raises(ConfigError, match="of 64 bits, which technique bare cannot"):
-        Machine(technique="bare").load_kernel(bzimage(xloadflags=1))
 
 
 def test_the_smallest_cpu_that_a_kernel_needs_is_taken():

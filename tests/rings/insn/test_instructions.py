@@ -107,7 +107,7 @@ CODE = {
         "mov ecx, DATA3\nverw cx", "mov ecx, READONLY\nverw cx",
         "mov ecx, CODE0\nverw cx", "mov ecx, ABSENT\nverw cx",
     ],
-    "SYSENTER": [], "SYSEXIT": [], "SYSCALL": [], "SYSRET": [],
+    "SYSENTER": [], "SYSEXIT": [], "SYSCALL": [], "SYSRET": [], "SWAPGS": [],
     "INT1": [],
     "LOOPE/LOOPNE": [
         f"mov ecx, {count}\ncmp ecx, {other}\n{loop} .there\ninc edx\n.there:"
