@@ -21,45 +21,56 @@ _ADDRESSES: Final = (
     stage.DATA + 0xC0000000, stage.GDT, stage.LDT, stage.IDT, stage.TSS, 0x3F000,
     0x9FFFE, 0xA0000, 0xC00000, 0x80000000, 0xFFFFF000, 0,
 )  # fmt: skip
+# In 64-bit code also: the stage in the upper half, and the ends of what is canonical.
+_ADDRESSES64: Final = (
+    stage.DATA + 0xFFFFFFFF80000000, stage.STACK3 + 0xFFFFFF8000000000 - 16,
+    stage.DATA + 0x40000000, stage.CODE + 0xE00000, 1 << 47, -(1 << 47) & x86.MASK64,
+    stage.DATA + 0x7FFF00000000, stage.DATA + (1 << 60), -4096 & x86.MASK64,
+)  # fmt: skip
 _FLAGS: Final = (
     0x2, 0x202, 0x8D7, 0x3202, 0x402, 0x102, 0x4002, 0x40002, 0x200002,
 )  # fmt: skip
 # The GDT's and the LDT's, at the RPLs that ring compression keeps.
-_SELECTORS: Final = tuple(
-    index | table | rpl
-    for rpl in (0, 3)
-    for table in (0, 4)
-    for index in range(0, stage.LAST_SELECTOR + 16, 8)
-    if index != stage.TSS16_SELECTOR
-)
+_SELECTORS: Final = {
+    bits: tuple(
+        index | table | rpl
+        for rpl in (0, 3)
+        for table in (0, 4)
+        for index in range(0, last + 16, 8)
+        if index != stage.TSS16_SELECTOR or bits == 64
+    )
+    for bits, last in ((32, stage.LAST_SELECTOR), (64, stage.LAST_SELECTOR64))
+}
 
 
 @cache
-def words() -> st.SearchStrategy[int]:
-    """32-bit values, most of them special ones."""
+def words(bits: int = 32) -> st.SearchStrategy[int]:
+    """Values of 32 or 64 bits, most of them special ones."""
+    most = (1 << bits) - 1
     return st.one_of(
-        st.sampled_from((0, 1, 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF)),
-        addresses(),
-        selectors(),
+        st.sampled_from((0, 1, most, most // 2 + 1, most // 2)),
+        addresses(bits),
+        selectors(bits),
         st.sampled_from(_FLAGS),
-        st.integers(0, x86.MASK32),
+        st.integers(0, most),
     )
 
 
 @cache
-def addresses() -> st.SearchStrategy[int]:
+def addresses(bits: int = 32) -> st.SearchStrategy[int]:
     """Linear addresses on the stage, beside it, and where two pages meet."""
+    bases = _ADDRESSES if bits == 32 else _ADDRESSES + _ADDRESSES64
     return st.builds(
-        lambda base, offset: (base + offset) & x86.MASK32,
-        st.sampled_from(_ADDRESSES),
+        lambda base, offset: (base + offset) & (1 << bits) - 1,
+        st.sampled_from(bases),
         st.sampled_from((0, 4, 8, 1, 2, -1, -2, -4)),
     )
 
 
 @cache
-def selectors() -> st.SearchStrategy[int]:
+def selectors(bits: int = 32) -> st.SearchStrategy[int]:
     """Selectors of the stage's descriptors, some beyond the tables."""
-    return st.sampled_from(_SELECTORS)
+    return st.sampled_from(_SELECTORS[bits])
 
 
 @cache
@@ -70,20 +81,29 @@ def flags() -> st.SearchStrategy[int]:
     )
 
 
-def operands(reg: int, *, memory: bool | None = None) -> Code:
+def operands(reg: int, *, memory: bool | None = None, bits: int = 32) -> Code:
     """ModRM, SIB and displacement for this reg field, in every form of addressing.
 
-    memory: memory only, a register only, or either. Raises ValueError for a number that
-    no reg field can hold.
+    memory: memory only, a register only, or either; bits: of the code, 32 or 64. Raises
+    ValueError for a number that no reg field can hold.
     """
     _check(reg)
-    return _operands(reg, memory=memory)
+    return _operands(reg, memory=memory, bits=bits)
+
+
+def absolute(reg: int, at: int, bits: int = 32) -> bytes:
+    """Return ModRM and what follows for `[at]`; 64-bit code extends the sign."""
+    if bits == 64:
+        return bytes([reg << 3 | 4, 0x25]) + i32(at)
+    return bytes([reg << 3 | 5]) + i32(at)
 
 
 @cache
 @st.composite
-def _operands(draw: st.DrawFn, reg: int, *, memory: bool | None) -> bytes:
+def _operands(draw: st.DrawFn, reg: int, *, memory: bool | None, bits: int) -> bytes:
     forms = ["absolute", "base", "base8", "base32", "sib"]
+    if bits == 64:
+        forms.append("RIP")
     if not memory:
         forms = ["register"] if memory is False else ["register", *forms]
     form = draw(st.sampled_from(forms))
@@ -91,17 +111,20 @@ def _operands(draw: st.DrawFn, reg: int, *, memory: bool | None) -> bytes:
     if form == "register":
         return bytes([0xC0 | reg << 3 | rm])
     if form == "absolute":
-        return bytes([reg << 3 | 5]) + i32(draw(addresses()))
+        return absolute(reg, draw(addresses()), bits)
+    if form == "RIP":
+        away = draw(st.sampled_from((stage.DATA, stage.DATA + 0xFD0, stage.STACK0)))
+        return bytes([reg << 3 | 5]) + i32(away - stage.CODE)
     mod = {"base": 0, "base8": 1, "base32": 2, "sib": draw(st.integers(0, 2))}[form]
     sib = b""
     if form == "sib" or rm == x86.ESP:
         rm = x86.ESP
         sib = bytes([draw(st.integers(0, 0xFF))])
     out = bytes([mod << 6 | reg << 3 | rm]) + sib
-    absolute = mod == 0 and (rm == x86.EBP or (sib and sib[0] & 7 == x86.EBP))
+    alone = mod == 0 and (rm == x86.EBP or (sib and sib[0] & 7 == x86.EBP))
     if mod == 1:
         out += bytes([draw(st.sampled_from((0, 4, 0xFF)))])
-    elif mod == 2 or absolute:
+    elif mod == 2 or alone:
         out += i32(draw(addresses()))
     return out
 
@@ -149,38 +172,54 @@ def prefixes() -> Code:
     )  # fmt: skip
 
 
+@cache
+def rex() -> Code:
+    """REX prefixes of 64-bit code, and none."""
+    return st.sampled_from(
+        (b"", b"\x48", b"", b"\x48", *(bytes([byte]) for byte in range(0x40, 0x50)))
+    )
+
+
 def encoded(
     opcode: bytes,
     reg: int,
     immediate: Code | None = None,
     *,
     memory: bool | None = None,
+    bits: int = 32,
 ) -> Code:
     """Instructions with this opcode and reg field, with all prefixes and operands.
 
-    memory: as for `operands`; immediate: what follows the operand. Raises ValueError
-    for a number that no reg field can hold.
+    memory, bits: as for `operands`; immediate: what follows the operand. Raises
+    ValueError for a number that no reg field can hold.
     """
-    parts = _encoded(opcode, reg, memory)
+    parts = _encoded(opcode, reg, memory, bits)
     if immediate is None:
         return parts
     return st.builds(lambda one, other: one + other, parts, immediate)
 
 
 @cache
-def _encoded(opcode: bytes, reg: int, memory: bool | None) -> Code:
-    wide = st.tuples(prefixes(), st.just(opcode), operands(reg, memory=memory))
+def _encoded(opcode: bytes, reg: int, memory: bool | None, bits: int) -> Code:
+    operand = operands(reg, memory=memory, bits=bits)
+    if bits == 64:
+        narrow = st.just(b"") if memory is False else st.sampled_from((b"", b"\x67"))
+        parts = st.tuples(prefixes(), narrow, rex(), st.just(opcode), operand)
+        return parts.map(b"".join)
+    wide = st.tuples(prefixes(), st.just(opcode), operand)
     forms = [wide, wide, wide, wide]
     if memory is not False:
-        narrow = operands16(reg)
-        forms.append(st.tuples(prefixes(), st.just(b"\x67" + opcode), narrow))
+        short = operands16(reg)
+        forms.append(st.tuples(prefixes(), st.just(b"\x67" + opcode), short))
     return st.one_of(forms).map(b"".join)
 
 
 @cache
-def with_reg(opcode: bytes, *, memory: bool | None = None) -> Code:
+def with_reg(opcode: bytes, *, memory: bool | None = None, bits: int = 32) -> Code:
     """Instructions whose ModRM.reg is a register."""
-    return st.integers(0, 7).flatmap(lambda reg: encoded(opcode, reg, memory=memory))
+    return st.integers(0, 7).flatmap(
+        lambda reg: encoded(opcode, reg, memory=memory, bits=bits)
+    )
 
 
 @cache

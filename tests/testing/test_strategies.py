@@ -2,7 +2,8 @@
 
 import capstone
 import pytest
-from hypothesis import HealthCheck, find, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
 
 from emu86.testing import stage
 from emu86.testing import strategies as guests
@@ -101,6 +102,50 @@ def test_every_kind_of_gate(kind):
     gate = shortest(guests.gates(), lambda gate: gate[5] & 0x1F == kind)
     assert gate[5] >> 5 == 7  # present, DPL 3
     assert gate[4] == 0
+
+
+def decoded(code):
+    """What Capstone takes 64-bit code for."""
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    return [f"{insn.mnemonic} {insn.op_str}" for insn in decoder.disasm(code, 0)]
+
+
+FORMS64 = {
+    "moves": ("[rip +", "+ r", "movsxd r", "movabs r1"),
+    "accesses": ("mov rcx", "stosq", "add qword ptr"),
+    "privileged": ("swapgs", "cr8"),
+    "transfers": ("sysret", "iretq", "retfq"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS64)
+def test_64_bit_code(name):
+    seen = set()
+
+    @settings(SOON, max_examples=60, phases=[Phase.generate])
+    @given(guests.programs(name, most=20, bits=64))
+    def draw(code):
+        seen.update(decoded(code))
+
+    draw()
+    for text in FORMS64[name]:
+        assert any(text in one for one in seen), text
+
+
+@settings(SOON, max_examples=20)
+@given(
+    st.sampled_from(KINDS).flatmap(
+        lambda kind: guests.states(
+            mode="long",
+            patches=st.one_of(
+                guests.descriptor_tables(kind, 64), guests.page_tables(kind, 64)
+            ),
+        )
+    )
+)
+def test_states_of_64_bit_kernels(state):
+    assert state.is_long
+    assert {len(data) for _, data in state.patches} <= {8, 16}
 
 
 @pytest.mark.parametrize("ring", range(4))
