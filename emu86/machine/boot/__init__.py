@@ -11,9 +11,20 @@ from itertools import islice
 from os import PathLike
 from pathlib import Path
 
+from emu86.cpu.models import MODELS
 from emu86.errors import ConfigError, expect
-from emu86.machine.boot import elf, flat, foreign, linux, multiboot, vmlinux
+from emu86.machine.boot import (
+    elf,
+    flat,
+    foreign,
+    linux,
+    multiboot,
+    multiboot2,
+    pvh,
+    vmlinux,
+)
 from emu86.machine.boot.placement import Entry, memory_map
+from emu86.spec.features import CMOV, CX8, FPU, INTEL64, PAE
 
 __all__ = [
     "Entry",
@@ -27,6 +38,12 @@ __all__ = [
 ]
 
 _PIECE = 1 << 20
+_FEATURES = {
+    FPU: "FPU", PAE: "PAE", CX8: "CX8", CMOV: "CMOV", INTEL64: "64-bit mode",
+}  # fmt: skip
+_OF_MODULES = {
+    "multiboot": multiboot.load, "multiboot2": multiboot2.load, "pvh": pvh.load,
+}  # fmt: skip
 _LARGEST = 1 << 30  # a device or pipe without an end is not read forever
 
 
@@ -91,7 +108,7 @@ def name(error: ConfigError, **sources: object) -> ConfigError:
 
 
 def sniff(image: bytes) -> str:
-    """The format of kernel `image`: "linux", "multiboot" or "elf".
+    """The format of kernel `image`: "linux", "multiboot", "multiboot2", "pvh", "elf".
 
     Raises ConfigError that says what it is, if it is known, for anything else.
     """
@@ -102,8 +119,12 @@ def sniff(image: bytes) -> str:
         raise foreign.refuse(image)
     if multiboot.find_header(image) is not None:
         return "multiboot"
+    if multiboot2.find_header(image) is not None:
+        return "multiboot2"
     if not image:
         raise ConfigError("kernel: the file is empty")
+    if is_elf and pvh.entry_of(image) is not None:
+        return "pvh"
     if is_elf:
         foreign.check_kernel(elf.headers(image), image)
     multiboot.check(image)
@@ -114,7 +135,9 @@ def sniff(image: bytes) -> str:
 
 def features_of(image: bytes) -> int:
     """What kernel `image` says that it needs of a CPU, of `spec.features`."""
-    return linux.features_of(image) if linux.is_linux(image) else 0
+    if linux.is_linux(image):
+        return linux.features_of(image)
+    return INTEL64 if elf.is_64_bit(image) else 0
 
 
 def load(
@@ -128,20 +151,34 @@ def load(
 ) -> Entry:
     """Place kernel `image` of whatever format into `ram` with all it is to be given.
 
-    Linux gets the `initrds` as one, a Multiboot kernel each as a module. `features`
-    is what the CPU has, of `spec.features`; bits: 32 to enter a 64-bit Linux where a
-    32-bit one is entered. Raises ConfigError, whatever the bytes are.
+    Linux gets the `initrds` as one, other kernels each as a module. `features` is what
+    the CPU has, of `spec.features`; bits: 32 to enter a 64-bit bzImage where a 32-bit
+    one is entered. Raises ConfigError, whatever the bytes are.
     """
     if any(not initrd for initrd in initrds):
         raise ConfigError("initrd: the file is empty")
     kind = sniff(image)
-    if kind == "multiboot":
-        return multiboot.load(ram, image, cmdline=cmdline, modules=initrds)
+    _check_features(features_of(image), features)
+    if kind in _OF_MODULES:
+        return _OF_MODULES[kind](ram, image, cmdline=cmdline, modules=initrds)
     # cpio archives may follow each other at multiples of 4 (Linux's
     # Documentation/driver-api/early-userspace/buffer-format.rst).
     initrd = b"".join(part + bytes(-len(part) % 4) for part in initrds) or None
     if kind == "linux":
-        return linux.load(
-            ram, image, cmdline=cmdline, initrd=initrd, features=features, bits=bits
-        )
+        return linux.load(ram, image, cmdline=cmdline, initrd=initrd, bits=bits)
     return vmlinux.load(ram, image, cmdline=cmdline, initrd=initrd)
+
+
+def _check_features(needed: int, features: int) -> None:
+    """Raise ConfigError if a kernel needs more than `features`.
+
+    Nothing that would find out by itself is run: Linux asks in real mode.
+    """
+    missing = needed & ~features
+    if missing:
+        names = " and ".join(name for bit, name in _FEATURES.items() if missing & bit)
+        models = (one.name for one in MODELS.values() if not needed & one.lacks)
+        raise ConfigError(
+            f"kernel: needs {names}, which this CPU model has not: take"
+            f" {' or '.join(models)}"
+        )

@@ -18,6 +18,7 @@ SHARED: Final = 3
 CORE: Final = 4
 
 I386: Final = 3  # e_machine
+X86_64: Final = 62
 
 # p_type
 LOAD: Final = 1
@@ -62,6 +63,12 @@ def is_elf(image: bytes) -> bool:
     return image[:4] == b"\x7fELF"
 
 
+def is_64_bit(image: bytes) -> bool:
+    """Whether `image` starts like an ELF file for x86-64."""
+    machine = int.from_bytes(image[18:20], "little")
+    return image[:5] == b"\x7fELF\2" and machine == X86_64
+
+
 def headers(image: bytes) -> Headers:
     """Read the headers; ConfigError if the file ends within them, or they are none."""
     bits, order = 32, "<"
@@ -89,13 +96,16 @@ def headers(image: bytes) -> Headers:
     return Headers(bits, order, image[7], kind, machine, entry, segments, end)
 
 
-def place_segments(places: Placement, image: bytes) -> int:
+def place_segments(
+    places: Placement, image: bytes, physical_entry: int | None = None
+) -> int:
     """Place the loadable segments at their physical addresses; return the entry's.
 
-    Raises ConfigError if the file is truncated or does not fit.
+    physical_entry: in place of the header's. Raises ConfigError if the file is
+    truncated or does not fit.
     """
     found = headers(image)
-    start, entry = found.entry, None
+    start, entry = found.entry, physical_entry
     for segment in found.segments:
         if segment.kind != LOAD:
             continue

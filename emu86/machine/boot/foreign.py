@@ -92,6 +92,7 @@ _MACHINES: Final = {
     22: "S/390", 40: "ARM", 42: "SuperH", 43: "SPARC 64", 50: "Itanium",
     62: "x86-64", 183: "AArch64", 243: "RISC-V", 247: "BPF", 258: "LoongArch",
 }  # fmt: skip
+_BITS: Final = {elf.I386: 32, elf.X86_64: 64}
 _GNU_LINUX: Final = 3  # EI_OSABI
 # A note of the name "GNU", 4 bytes with its NUL, of 16 bytes and type 1: the oldest
 # kernel that a program runs on; operating system 0 is Linux (LSB, "Note Sections").
@@ -125,14 +126,16 @@ def is_rom(image: bytes) -> bool:
 
 
 def check_machine(found: elf.Headers, image: bytes) -> None:
-    """Raise ConfigError unless these are the headers of an i386's executable."""
-    here = "this machine is a 32-bit i386"
-    if found.machine != elf.I386:
+    """Raise ConfigError unless these are the headers of an executable for x86."""
+    here = "this machine is a PC"
+    bits = _BITS.get(found.machine)
+    if bits is None:
         message = f"is an ELF file for {_machine(found)}, {here}: {_BUILD}"
         raise ConfigError(f"kernel: {message}")
-    if found.bits != 32 or found.order != "<":
-        kind = "64-bit" if found.bits != 32 else "big-endian"
-        raise ConfigError(f"kernel: is a {kind} ELF file, {here}: {_BUILD}")
+    if found.bits != bits or found.order != "<":
+        kind = f"{found.bits}-bit" if found.bits != bits else "big-endian"
+        message = f"is a {kind} ELF file for {_machine(found)}, {here}: {_BUILD}"
+        raise ConfigError(f"kernel: {message}")
     if found.kind == elf.RELOCATABLE:
         if b"\0.gnu.linkonce.this_module\0" in image:
             message = "a module of Linux's kernel: load it in the guest (insmod)"

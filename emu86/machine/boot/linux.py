@@ -6,7 +6,6 @@ Linux/x86 Boot Protocol") and zero-page.rst.
 
 from typing import Final
 
-from emu86.cpu.models import MODELS
 from emu86.errors import ConfigError
 from emu86.machine.boot.placement import MIB, Entry, Placement, memory_map
 from emu86.spec.features import CMOV, CX8, FPU, INTEL64, PAE
@@ -32,9 +31,7 @@ _E820_TABLE: Final = 0x2D0
 
 # Of CPUID.1:EDX, what a 32-bit Linux can ask for (arch/x86/include/asm/
 # required-features.h); one that runs on a 486 does not ask for CX8.
-_FEATURES: Final = {
-    FPU: "FPU", PAE: "PAE", CX8: "CX8", CMOV: "CMOV", INTEL64: "64-bit mode",
-}  # fmt: skip
+_FEATURES: Final = FPU | PAE | CX8 | CMOV
 
 
 def is_linux(image: bytes) -> bool:
@@ -48,15 +45,13 @@ def load(
     *,
     cmdline: str,
     initrd: bytes | None,
-    features: int = -1,
     bits: int = 64,
 ) -> Entry:
     """Place bzImage `image`, its command line and `initrd` into `ram`.
 
-    `ram` is all of guest-physical memory; features: what the CPU has, of
-    `spec.features`; bits: 32 for the 32-bit entry of a kernel that has both. Raises
-    ConfigError when the image is no bzImage of protocol 2.02 or later, asks for a
-    feature that is not there, is truncated, or does not fit.
+    `ram` is all of guest-physical memory; bits: 32 for the 32-bit entry of a kernel
+    that has both. Raises ConfigError when the image is no bzImage of protocol 2.02 or
+    later, is truncated, or does not fit.
     """
     if not is_linux(image):
         raise ConfigError("kernel: no Linux setup header")
@@ -76,7 +71,6 @@ def load(
     params[_HEADER : _HEADER + len(header)] = header
     if not params[0x211] & _LOADED_HIGH:
         raise ConfigError("kernel: a zImage, which loads low; a bzImage is needed")
-    _check_features(features_of(image), features)
     kernel = image[offset:]
     size = _u32(params, 0x1F4) * 16 if version >= 0x0204 else len(kernel)
     # syssize counts paragraphs: the last need not be full.
@@ -153,21 +147,6 @@ def command_line(cmdline: str) -> bytes:
     return text + b"\0"
 
 
-def _check_features(needed: int, features: int) -> None:
-    """Raise ConfigError if the kernel needs more than `features`.
-
-    The setup code is not run here: it asks for its features in real mode.
-    """
-    missing = needed & ~features
-    if missing:
-        names = " and ".join(name for bit, name in _FEATURES.items() if missing & bit)
-        models = (one.name for one in MODELS.values() if not needed & one.lacks)
-        raise ConfigError(
-            f"kernel: needs {names}, which this CPU model has not: take"
-            f" {' or '.join(models)}"
-        )
-
-
 def features_of(image: bytes) -> int:
     """What a Linux kernel asks of a CPU, of `spec.features`; 0 if it is not seen."""
     needed = _required_features(image[: _setup_end(image)])
@@ -193,10 +172,9 @@ def _required_features(setup: bytes) -> int:
     """
     if b"features not present on the CPU" not in setup:
         return 0
-    known = sum(_FEATURES)
     for at in range(0, len(setup) - 32, 4):
         first = _u32(setup, at)
-        if first & ~known or not first & CX8:
+        if first & ~_FEATURES or not first & CX8:
             continue
         if not any(setup[at + 4 : at + 12]) and not any(setup[at + 16 : at + 32]):
             return first

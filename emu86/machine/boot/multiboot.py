@@ -15,8 +15,6 @@ from emu86.machine.boot.placement import LOW_END, MIB, Entry, Placement, memory_
 _SEARCH: Final = 8192  # the header lies wholly in these first bytes, 4-aligned
 _SEARCH_FURTHER: Final = 1 << 20  # how far one that is out of place is looked for
 _MAGIC: Final = 0x1BADB002
-_MAGIC_2: Final = 0xE85250D6  # Multiboot 2
-_SEARCH_2: Final = 32768
 _LOADER_MAGIC: Final = 0x2BADB002  # in EAX at the kernel's entry
 
 # Header flags; those of bits 0 to 15 must be understood or the kernel not be loaded.
@@ -33,7 +31,7 @@ _INFO_MMAP: Final = 1 << 6
 _INFO_LOADER_NAME: Final = 1 << 9
 _INFO_SIZE: Final = 116
 
-_NO_ADDRESSES: Final = (
+NO_ADDRESSES: Final = (
     "a Multiboot kernel, but neither ELF nor with load addresses",
     "link it as ELF, or give its header the address fields (bit 16 of its flags)",
 )
@@ -41,21 +39,17 @@ _NO_ADDRESSES: Final = (
 
 def find_header(image: bytes) -> int | None:
     """The offset of the Multiboot header in `image`, or None."""
-    for offset in _find(image[:_SEARCH], _MAGIC):
-        if offset % 4 == 0 and _sums_up(image[:_SEARCH], offset, 3):
+    for offset in find(image[:_SEARCH], _MAGIC):
+        if offset % 4 == 0 and sums_up(image[:_SEARCH], offset, 3):
             return offset
     return None
 
 
 def check(image: bytes) -> None:
     """Raise ConfigError if a Multiboot header is there, but not as it must be."""
-    for offset in _find(image[:_SEARCH_2], _MAGIC_2):
-        if offset % 8 == 0 and _sums_up(image, offset, 4):
-            message = "is for Multiboot 2: give it a header of Multiboot 1"
-            raise ConfigError(f"kernel: {message}")
     start = image[:_SEARCH_FURTHER]
-    for offset in _find(start, _MAGIC):
-        if _sums_up(start, offset, 3):
+    for offset in find(start, _MAGIC):
+        if sums_up(start, offset, 3):
             raise ConfigError(
                 f"kernel: its Multiboot header is at {offset:#x} in the file: it must"
                 " be in the first 8192 bytes, at a multiple of 4"
@@ -67,7 +61,7 @@ def check(image: bytes) -> None:
             )
 
 
-def _find(image: bytes, magic: int) -> Iterator[int]:
+def find(image: bytes, magic: int) -> Iterator[int]:
     """Yield the offsets of a magic number."""
     word = magic.to_bytes(4, "little")
     offset = image.find(word)
@@ -76,10 +70,10 @@ def _find(image: bytes, magic: int) -> Iterator[int]:
         offset = image.find(word, offset + 1)
 
 
-def _sums_up(image: bytes, offset: int, count: int) -> bool:
+def sums_up(image: bytes, offset: int, count: int) -> bool:
     """Whether so many words are there, and give 0: the last one is their checksum."""
     whole = offset + 4 * count <= len(image)
-    return whole and sum(_words(image, offset, count)) & 0xFFFFFFFF == 0
+    return whole and sum(words(image, offset, count)) & 0xFFFFFFFF == 0
 
 
 def load(
@@ -93,7 +87,7 @@ def load(
     header = find_header(image)
     if header is None:
         raise ConfigError("kernel: no Multiboot header")
-    (flags,) = _words(image, header + 4, 1)
+    (flags,) = words(image, header + 4, 1)
     if flags & _VIDEO_MODE:
         raise ConfigError(
             "kernel: asks Multiboot for a video mode, there is no display"
@@ -104,21 +98,29 @@ def load(
 
     places = Placement(ram)
     if flags & _ADDRESSES:
-        eip = _place_by_addresses(places, image, header)
+        if len(image) < header + 32:
+            raise ConfigError("kernel: truncated in its Multiboot header")
+        fields = words(image, header + 12, 5)
+        eip = place_by_addresses(places, image, header, fields)
     elif elf.is_elf(image):
         foreign.check_machine(elf.headers(image), image)
         eip = elf.place_segments(places, image)
     else:
         # A disk with GRUB has the header of GRUB's own image.
-        raise foreign.refuse(image, _NO_ADDRESSES)
+        raise foreign.refuse(image, NO_ADDRESSES)
     info = _place_info(places, cmdline, modules)
     return places.entry(eip, {"eax": _LOADER_MAGIC, "ebx": info})
 
 
-def _place_by_addresses(places: Placement, image: bytes, header: int) -> int:
-    if len(image) < header + 32:
-        raise ConfigError("kernel: truncated in its Multiboot header")
-    header_addr, start, load_end, bss_end, entry = _words(image, header + 12, 5)
+def place_by_addresses(
+    places: Placement, image: bytes, header: int, fields: Sequence[int]
+) -> int:
+    """Place an image by the addresses that its header has; return the entry's.
+
+    header: its offset in the file; fields: header_addr, load_addr, load_end_addr,
+    bss_end_addr and entry_addr.
+    """
+    header_addr, start, load_end, bss_end, entry = fields
     first = header - (header_addr - start)
     if first < 0 or start > header_addr:
         raise ConfigError("kernel: Multiboot load addresses do not match its file")
@@ -165,7 +167,8 @@ def _place_info(places: Placement, cmdline: str, modules: Sequence[bytes]) -> in
     return places.put_low("Multiboot information", bytes(info))
 
 
-def _words(image: bytes, offset: int, count: int) -> list[int]:
+def words(image: bytes, offset: int, count: int) -> list[int]:
+    """`count` doublewords at an offset."""
     return [
         int.from_bytes(image[at : at + 4], "little")
         for at in range(offset, offset + 4 * count, 4)

@@ -29,4 +29,6 @@ def load(ram: memoryview, image: bytes, *, cmdline: str, initrd: bytes | None) -
     boot_params = linux.place_params(
         places, params, cmdline, _CMDLINE_MAX, initrd, linux.INITRD_ADDR_MAX
     )
+    if elf.is_64_bit(image):
+        return places.entry64(entry, {"esi": boot_params})
     return places.entry(entry, {"esi": boot_params})

@@ -171,6 +171,90 @@ def test_time_is_linear_in_program_headers():
     assert steps(800) < 2.2 * steps(400)
 
 
+def elf64(segments, entry, *, notes=b"", machine=62):
+    """An ELF file of 64 bits; segments: as `elf`'s; notes: the content of PT_NOTE."""
+    rows = [(1, *segment) for segment in segments]
+    if notes:
+        rows.append((4, 0, 0, notes, len(notes)))
+    at = 64 + 56 * len(rows)
+    headers = content = b""
+    for kind, virtual, physical, data, memory in rows:
+        place = at + len(content)
+        fields = (kind, 5, place, virtual, physical, len(data), memory, 8)
+        headers += struct.pack("<2I6Q", *fields)
+        content += data
+    fields = (2, machine, 1, entry, 64, 0, 0, 64, 56, len(rows), 0, 0, 0)
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    return ident + struct.pack("<HHIQQQIHHHHHH", *fields) + headers + content
+
+
+HIGH_HALF = 0xFFFFFFFF80000000
+
+
+def test_a_kernel_of_64_bits():
+    """Entered in 64-bit mode, with boot_params, as Linux's 64-bit boot protocol has."""
+    segments = [(HIGH_HALF + MIB, MIB, DATA, 100)]
+    for start in (MIB + 8, HIGH_HALF + MIB + 8):
+        image = elf64(segments, start)
+        assert boot.sniff(image) == "elf"
+        assert boot.features_of(image) == 1 << 34
+        ram, entry = load(image, cmdline="quiet")
+        assert ram[MIB : MIB + 64] == DATA
+        assert entry.eip == MIB + 8
+        assert entry.cr3
+        params = entry.registers["esi"]
+        assert ram[params + 0x202 : params + 0x206] == b"HdrS"
+    with pytest.raises(ConfigError, match=r"^kernel: .* entry 0x123 is in no segment"):
+        load(elf64(segments, 0x123))
+    with pytest.raises(ConfigError, match=r"^kernel: needs 64-bit mode.* take atom$"):
+        load(elf64(segments, MIB), features=0)
+
+
+def note(name, kind, content):
+    """An ELF note."""
+    parts = [part + bytes(-len(part) % 4) for part in (name, content)]
+    return struct.pack("<3I", len(name), len(content), kind) + b"".join(parts)
+
+
+BUILD_ID = note(b"GNU\0", 3, bytes(5))
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_a_pvh_kernel(size):
+    """Xen's boot ABI: EBX has the start information, whose magic is 336EC578h."""
+    notes = BUILD_ID + note(b"Xen\0", 18, (MIB + 16).to_bytes(size, "little"))
+    image = elf64([(HIGH_HALF + MIB, MIB, DATA, 64)], MIB, notes=notes)
+    assert boot.sniff(image) == "pvh"
+    ram, entry = load(image, cmdline="root=x", initrds=(b"abc", b"defg"))
+    assert (entry.eip, entry.cr3, set(entry.registers)) == (MIB + 16, 0, {"ebx"})
+    info = entry.registers["ebx"]
+    magic, version, flags, count = struct.unpack_from("<4I", ram, info)
+    assert (magic, version, flags, count) == (0x336EC578, 1, 0, 2)
+    modules, text, rsdp, table = struct.unpack_from("<4Q", ram, info + 16)
+    assert (bytes(ram[text : text + 7]), rsdp) == (b"root=x\0", 0)
+    for i, data in enumerate((b"abc", b"defg")):
+        at, length, cmdline, _ = struct.unpack_from("<4Q", ram, modules + 32 * i)
+        assert (bytes(ram[at : at + length]), cmdline) == (data, 0)
+    (count,) = struct.unpack_from("<I", ram, info + 48)
+    found = [struct.unpack_from("<2QI", ram, table + 24 * i) for i in range(count)]
+    assert found == boot.memory_map(len(ram))
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        note(b"Xen\0", 17, bytes(4)),
+        note(b"GNU\0", 18, bytes(4)),
+        note(b"Xen\0", 18, b"")[:12],
+        b"\xff" * 64,
+        bytes(11),
+    ],
+)
+def test_other_notes_are_no_pvh_entry(notes):
+    image = elf64([(MIB, MIB, DATA, 64)], MIB, notes=notes)
+    assert boot.sniff(image) == "elf"
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 147), st.integers(0, 255)), max_size=6),
     st.integers(0, 200),

@@ -113,15 +113,6 @@ def test_a_header_whose_checksum_is_wrong_is_told_of():
         boot.sniff(image)
 
 
-def test_a_multiboot_2_kernel_is_told_from_others():
-    """Multiboot2 Specification 2.0, 3.1.1: 8-aligned, in the first 32768 bytes."""
-    fields = (0xE85250D6, 0, 24)
-    header2 = struct.pack("<4I", *fields, -sum(fields) & 0xFFFFFFFF)
-    with pytest.raises(ConfigError, match="for Multiboot 2: .* Multiboot 1"):
-        boot.sniff(bytes(0x1000) + header2)
-    assert boot.sniff(bytes(0x1000) + header2 + header(0)) == "multiboot"
-
-
 def test_a_magic_without_checksum_is_passed_over():
     image = kludge(before=struct.pack("<3I", MAGIC, 0, 0))
     load(image)
