@@ -119,8 +119,8 @@ class Deprivileged(Technique):
         engine.on_out = self.on_out
         engine.on_cpuid = self.on_cpuid
         engine.on_system_call = self.on_system_call
+        engine.on_block = self._on_block
         if policy.scans:
-            engine.on_block = self._on_block
             engine.on_unguarded = self.scanner.on_unguarded
         engine.hook()
         if engine.stepped:

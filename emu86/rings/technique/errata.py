@@ -19,6 +19,7 @@ from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn import lazy_flags, msr, port_io, segment_loads, sse_operands
 from emu86.rings.insn.flag_states import SETCC
 from emu86.rings.insn.privileged import read_dr, write_dr
+from emu86.rings.insn.segment_loads import loaded_by
 from emu86.rings.insn.system_calls import RECORDS as CALLS
 from emu86.rings.insn.table import RECORDS, find, is_switched_off, needs
 from emu86.rings.insn.transfer import return_target
@@ -282,6 +283,25 @@ def _sse_operand(cpu: Cpu, insn: Insn) -> bool:
     return False
 
 
+def _null_stack(cpu: Cpu, insn: Insn) -> bool:
+    record = find(insn)
+    if record is None or cpu.code_bits != 64 or loaded_by(insn) != x86.SS:
+        return False
+    if insn.opcode == _LSS:
+        selector = segment_loads.far_pointer(cpu, insn)[0]
+    else:
+        selector = operand.read_rm(cpu, insn, 2)
+    if selector & 0xFFFC:
+        return False
+    cpu.d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
+    record.handler(cpu, insn)
+    cpu.advance(insn.length)
+    return True
+
+
+_LSS: Final = 0x0FB2
+
+
 def _icebp(cpu: Cpu, insn: Insn) -> bool:
     _done(cpu, insn)
     raise GuestFault(x86.VEC_DB)
@@ -370,6 +390,11 @@ ERRATA: Final = (
         frozenset(FORMS), "CMOV, MMX, SSE and later run on any model; TS is before EM",
         "#UD, unless CPUID tells of them; CR0.EM is before TS",
         "Vol. 2A CPUID", _denied,
+    ),
+    Erratum(
+        frozenset({0x8E, _LSS}),
+        "64-bit code at CPL 0 to 2 takes a null SS of any RPL, and has CPL 0 then",
+        "#GP(0) if RPL is not CPL", "Vol. 2B MOV", _null_stack,
     ),
     Erratum(
         frozenset({0xF1}), "INT1 is #UD", "#DB, as a trap", "Vol. 2A INT n", _icebp,

@@ -23,7 +23,7 @@ from emu86.rings.decode import Insn, decode
 from emu86.rings.events.accesses import XLAT
 from emu86.rings.events.protection import checks_alignment, segments, stores_to_code
 from emu86.rings.insn import flag_states, sse_operands
-from emu86.rings.insn.segment_loads import loads_ss
+from emu86.rings.insn.segment_loads import loaded_by, loads_ss
 from emu86.rings.insn.table import RECORDS, find, needs
 from emu86.rings.technique.null_selectors import NullSelectors, byte_class, may_matter
 from emu86.rings.technique.shadow_segments import ShadowCpu
@@ -49,6 +49,7 @@ _NATIVE_WITH_IOPL: Final = ("POPF", "IRET")
 # What loads DS, ES, FS or GS: MOV, POP, LES and its kind.
 _LOADS: Final = (0x8E, 0x07, 0x1F, 0xC4, 0xC5, 0x0FA1, 0x0FA9, 0x0FB4, 0x0FB5)
 _TESTS: Final = (0xF6, 0xF7)
+_MOV_TO_SREG, _LSS = 0x8E, 0x0FB2
 # Immediates of 32-bit code without prefixes.
 _KINDS: Final = {
     "b": 1, "w": 2, "wb": 3, "o": 4, "z": abi.IMMEDIATE_Z, "v": abi.IMMEDIATE_Z,
@@ -163,6 +164,12 @@ def _prefilter(ring: int, skip: tuple[str, ...], lacks: int) -> re.Pattern[bytes
     return re.compile(_any_of(sites), re.DOTALL)
 
 
+# Loads of SS in 64-bit code, MOV and LSS: see `Scanner.on_block`.
+_LOADS_SS: Final = re.compile(
+    _any_of(
+        ((b"", _MOV_TO_SREG, _modrm(_MEMORY + _REGISTER, (x86.SS,))), (b"", _LSS, b""))
+    )
+)
 _LOOKED_AT: Final = re.compile(
     _any_of(
         (b"", opcode, _modrm(_MEMORY, range(8)))
@@ -172,7 +179,12 @@ _LOOKED_AT: Final = re.compile(
 
 
 class Scanner:
-    """Scans and patches the blocks of one engine."""
+    """Scans and patches the blocks of one engine.
+
+    scans: for all that is sensitive. If not, 64-bit code is scanned for loads of SS and
+    for nothing else: null is no fault there, but at CPL 3, and the engine's CPL is 0
+    then.
+    """
 
     def __init__(
         self,
@@ -206,6 +218,7 @@ class Scanner:
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
         self._skip = {1: kernel_skip, 3: ()}
         shared = engine.shared
+        self._scans = scans
         shared.scans = self._has_table = scans and engine.can.inline
         self._filters: dict[int, re.Pattern[bytes]] = {}  # made for rings that run code
         self.look_up(cpu.vcpu.model.lacks)
@@ -275,27 +288,36 @@ class Scanner:
             self.unpatch()
             return self._guard
         self._guard = 0
+        cpu = self._cpu
+        code64 = bool(cpu.d[HFLAGS] & offsets.HF_CS64)
+        if not (self._scans or code64):
+            return 0
         self.blocks += 1
         if self._has_table and self._engine.shared.judged != PYTHON:
             self._guard = self._engine.shared.judged
             return self._guard
-        address, linear = linear, linear & x86.MASK32
-        cpu = self._cpu
+        address = linear
+        if not code64:
+            linear &= x86.MASK32
         # Where the guest's CPL is the engine's own, its rings 1 and 2 are as its users.
         ring = 3 if cpu.d[HFLAGS] & 3 == 3 or cpu.inner else 1
         code = self._mmu.fetch(linear, size)
         if self._engine.stepped:
             cpu.update_mode()
             code = self._first(code)  # no more of the block will run
-        # What compiled code has not judged by itself has to be decoded.
-        has_site = (
-            self._has_table
-            or (self._filters.get(ring) or self._filter(ring)).search(code)
-            or (self._watches_null and self._may_use_null(code, linear))
-            or self._is_armed(ring)
-            or self._is_aligned()
-        )
-        has_operand = self._engine.can.looks and _LOOKED_AT.search(code)
+        if code64:
+            has_site = self._scans or bool(_LOADS_SS.search(code))
+            has_operand = False
+        else:
+            # What compiled code has not judged by itself has to be decoded.
+            has_site = bool(
+                self._has_table
+                or (self._filters.get(ring) or self._filter(ring)).search(code)
+                or (self._watches_null and self._may_use_null(code, linear))
+                or self._is_armed(ring)
+                or self._is_aligned()
+            )
+            has_operand = self._engine.can.looks and bool(_LOOKED_AT.search(code))
         if not has_site and not has_operand:
             return 0
         cpu.update_mode()
@@ -309,7 +331,7 @@ class Scanner:
             gpa = self._mmu.fetch_gpa(looks[0][0] & x86.MASK32)
             self.pending = gpa, self._ram.bytes[gpa]  # as it is
         if found is not None:
-            self._patch(linear + found & x86.MASK32)
+            self._patch(linear + found & cpu.address_mask)
         if self.pending is not None:
             start = self._mmu.fetch_gpa(linear)
             size = min(size, x86.PAGE_SIZE - (start & 0xFFF))
@@ -353,6 +375,8 @@ class Scanner:
         if cpu.is_virtual_8086:
             return False  # no segment is looked at, and MOV SS must run natively
         shadows = loads_ss(insn) or insn.opcode == _STI  # would hide the next one
+        if cpu.code_bits == 64:
+            return aligned and shadows
         if shadows and (aligned or self._is_armed(ring)):
             return True
         eip = linear - cpu.q[BASE[x86.CS]] & x86.MASK32
@@ -364,11 +388,14 @@ class Scanner:
         virtual_8086 = self._cpu.is_virtual_8086
         skip, lacks = self._skip[ring], self._lacks
         state = flag_states.CAME
-        aligned = self._is_aligned()
-        checks = aligned or self._is_armed(ring) or _CS_PREFIX in code
+        checks = aligned = self._is_aligned()
         offset = 0
         end = len(code)
-        null = self.null if self._watches_null and not virtual_8086 else None
+        null = None
+        opens = bits == 64 and self._cpu.d[HFLAGS] & offsets.HF_CPL != x86.CPL_USER
+        if bits != 64:  # it has no segments to be looked at
+            checks = aligned or self._is_armed(ring) or _CS_PREFIX in code
+            null = self.null if self._watches_null and not virtual_8086 else None
         if null:
             null.begin(linear, self._cpu.checks.armed[ring])
             self._guard = null.guard
@@ -377,6 +404,12 @@ class Scanner:
             if insn is None:
                 break
             record = find(insn)
+            if record is not None and opens and loaded_by(insn) == x86.SS:
+                self.patched[record.mnemonic] += 1
+                return offset
+            if not self._scans:
+                offset += insn.length
+                continue
             if record is not None and insn.lock and not insn.spec.lock:
                 self.patched["#UD"] += 1
                 return offset
