@@ -180,3 +180,6 @@ def test_memory_that_the_host_has_not(monkeypatch):
         ConfigError, match="the host has no 3072 MiB for a machine: Can"
     ):
         ram.allocate(3 << 30)
+    # The hole below 4 GiB costs addresses: it is none of what was asked for.
+    with pytest.raises(ConfigError, match="the host has no 64512 MiB for a machine"):
+        ram.Ram(63 << 30)

@@ -29,19 +29,20 @@ _ZEROS: Final = bytes(64 << 10)  # what is looked at together
 _ZERO_PAGE: Final = bytes(x86.PAGE_SIZE)
 
 
-def allocate(size: int) -> mmap.mmap:
+def allocate(size: int, amount: int = 0) -> mmap.mmap:
     """Return zeroed memory, taken from the host as it is touched.
 
-    It is private: a process that is forked off gets a copy of its own. Raises
-    ConfigError if the host refuses.
+    It is private: a process that is forked off gets a copy of its own. amount: bytes of
+    it that are to be used, if not all are. Raises ConfigError if the host refuses.
     """
     try:
         if hasattr(os, "fork"):
             return mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
         return mmap.mmap(-1, size)  # Windows: it can copy a file's memory alone
     except OSError as error:
+        mib = (amount or size) >> 20
         raise ConfigError(
-            f"memory: the host has no {size >> 20} MiB for a machine: {error.strerror}"
+            f"memory: the host has no {mib} MiB for a machine: {error.strerror}"
         ) from None
 
 
@@ -61,7 +62,7 @@ class Ram:
         self.low = min(amount, config.LOW_MOST)
         self.size = size = config.ram_end(amount)
         self.pages = size >> x86.PAGE_SHIFT
-        self.map = allocate(size)
+        self.map = allocate(size, amount)
         self.bytes = memoryview(self.map)
         self.words = self.bytes.cast("I")
         self._quads = self.bytes.cast("Q")
