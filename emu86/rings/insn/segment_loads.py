@@ -39,6 +39,14 @@ def loaded_by(insn: Insn) -> int:
     return _POP.get(opcode, -1)
 
 
+def is_wide_pointer(insn: Insn) -> bool:
+    """Tell of LSS, LFS and LGS with REX.W, where the engine reads m16:32.
+
+    So do AMD's CPUs. Intel's read m16:64.
+    """
+    return insn.size == 8 and insn.opcode in _LXS
+
+
 def _mov(cpu: Cpu, insn: Insn) -> None:
     if insn.reg == x86.CS or insn.reg > x86.GS:
         raise undefined()
@@ -59,7 +67,8 @@ def _pop(cpu: Cpu, insn: Insn) -> None:
         after_shadow(cpu)
 
 
-def _load_far_pointer(cpu: Cpu, insn: Insn) -> None:
+def load_far_pointer(cpu: Cpu, insn: Insn) -> None:
+    """LDS, LES, LSS, LFS, LGS."""
     if not insn.memory:
         raise undefined()
     selector, offset = far_pointer(cpu, insn)
@@ -137,13 +146,13 @@ RECORDS = (
     ),
     Record(
         "LDS, LES, LFS, LGS", "C5 /r, C4 /r, 0F B4 /r, 0F B5 /r",
-        (0xC4, 0xC5, 0x0FB4, 0x0FB5), "segment", _SHADOW, _load_far_pointer,
+        (0xC4, 0xC5, 0x0FB4, 0x0FB5), "segment", _SHADOW, load_far_pointer,
         "Vol. 2A LDS/LES/LFS/LGS/LSS",
         "The VMM loads it from the guest's own descriptor table, by the guest's CPL.",
     ),
     Record(
         "LSS", "0F B2 /r", (0x0FB2,), "segment", "#GP for RPL 0, else a patch",
-        _load_far_pointer, "Vol. 2A LDS/LES/LFS/LGS/LSS", "As MOV to SS.",
+        load_far_pointer, "Vol. 2A LDS/LES/LFS/LGS/LSS", "As MOV to SS.",
         patched=_KERNEL,
     ),
     Record(

@@ -19,7 +19,7 @@ from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.rings.insn import lazy_flags, msr, port_io, segment_loads, sse_operands
 from emu86.rings.insn.flag_states import SETCC
 from emu86.rings.insn.privileged import read_dr, write_dr
-from emu86.rings.insn.segment_loads import loaded_by
+from emu86.rings.insn.segment_loads import is_wide_pointer, loaded_by
 from emu86.rings.insn.system_calls import RECORDS as CALLS
 from emu86.rings.insn.table import RECORDS, find, is_switched_off, needs
 from emu86.rings.insn.transfer import return_target
@@ -283,6 +283,13 @@ def _sse_operand(cpu: Cpu, insn: Insn) -> bool:
     return False
 
 
+def _wide_pointer(cpu: Cpu, insn: Insn) -> bool:
+    if not is_wide_pointer(insn):
+        return False
+    segment_loads.load_far_pointer(cpu, insn)
+    return _done(cpu, insn)
+
+
 def _null_stack(cpu: Cpu, insn: Insn) -> bool:
     record = find(insn)
     if record is None or cpu.code_bits != 64 or loaded_by(insn) != x86.SS:
@@ -390,6 +397,10 @@ ERRATA: Final = (
         frozenset(FORMS), "CMOV, MMX, SSE and later run on any model; TS is before EM",
         "#UD, unless CPUID tells of them; CR0.EM is before TS",
         "Vol. 2A CPUID", _denied,
+    ),
+    Erratum(
+        frozenset({_LSS, 0x0FB4, 0x0FB5}), "with REX.W a pointer is m16:32, as on AMD",
+        "m16:64, on Intel", "Vol. 2A LDS/LES/LFS/LGS/LSS", _wide_pointer,
     ),
     Erratum(
         frozenset({0x8E, _LSS}),

@@ -23,7 +23,7 @@ from emu86.rings.decode import Insn, decode
 from emu86.rings.events.accesses import XLAT
 from emu86.rings.events.protection import checks_alignment, segments, stores_to_code
 from emu86.rings.insn import flag_states, sse_operands
-from emu86.rings.insn.segment_loads import loaded_by, loads_ss
+from emu86.rings.insn.segment_loads import is_wide_pointer, loaded_by, loads_ss
 from emu86.rings.insn.table import RECORDS, find, needs
 from emu86.rings.technique.null_selectors import NullSelectors, byte_class, may_matter
 from emu86.rings.technique.shadow_segments import ShadowCpu
@@ -417,6 +417,7 @@ class Scanner:
                 wanted = ring in record.patched
                 if virtual_8086 and insn.opcode == _PUSHF:
                     wanted = insn.size == 4
+                wanted |= is_wide_pointer(insn)
                 if wanted and record.memory:
                     wanted = not flag_states.are_kept(insn, state)
                 if wanted and record.mnemonic not in skip:
