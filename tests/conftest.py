@@ -39,7 +39,8 @@ class ByGuest(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         shared = re.match(
-            r"tests/guests/test_linux_(shell|trap|pae|amd64)\.py::\w+\[?(patch|iopl)?", nodeid
+            r"tests/guests/test_linux_(shell|trap|pae|amd64)\.py::\w+\[?(patch|iopl)?",
+            nodeid,
         )
         return str(shared.groups()) if shared else nodeid
 
