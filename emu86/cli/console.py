@@ -241,9 +241,8 @@ class Console:
     def _status_line(self) -> str:
         machine = self._machine
         exits = sum(exit_.count for exit_ in machine.stats.exits.values())
-        registers = machine.registers
-        cs, eip = registers["cs"], registers["eip"]
-        where = f"at {cs:04x}:{eip:08x}, {'halted' if machine.vcpu.halted else 'busy'}"
+        state = "halted" if machine.vcpu.halted else "busy"
+        where = f"at {machine.vmm.where()}, {state}"
         return f"{machine.now / 1e9:.1f} s of guest time, {exits:,} exits, {where}"
 
     def _tell(self, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import capstone
 
 from emu86.cpu.state import BASE
-from emu86.mmu.paging import format_of, walk
+from emu86.mmu.paging import format_of, is_canonical, walk
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -30,7 +30,13 @@ _NEEDS: Final = {
 _STACK_BASES: Final = (
     capstone.x86.X86_REG_ESP, capstone.x86.X86_REG_EBP,
     capstone.x86.X86_REG_SP, capstone.x86.X86_REG_BP,
+    capstone.x86.X86_REG_RSP, capstone.x86.X86_REG_RBP,
 )  # fmt: skip
+_MODES: Final = {
+    16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64,
+}  # fmt: skip
+# Bytes of R8 to R15 that a letter at the end of a name means.
+_PARTS: Final = {"d": 4, "w": 2, "b": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +72,9 @@ class Looker:
     def __init__(self, vmm: "Technique") -> None:
         self._vmm = vmm
         vmm.cpu.update_mode()
-        bits = vmm.cpu.code_bits
-        mode = capstone.CS_MODE_32 if bits == 32 else capstone.CS_MODE_16
-        self._decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
+        self.bits = vmm.cpu.code_bits
+        self.mask = vmm.cpu.address_mask
+        self._decoder = capstone.Cs(capstone.CS_ARCH_X86, _MODES[self.bits])
         self._decoder.detail = True
 
     # -- memory ------------------------------------------------------------------------
@@ -78,13 +84,17 @@ class Looker:
         data = b""
         ram = self._vmm.ram
         while len(data) < size:
-            at = (linear + len(data)) & x86.MASK32
-            gpa = self._vmm.memory.lookup(at)
+            at = (linear + len(data)) & self.mask
+            gpa = self.lookup(at)
             if gpa is None:
                 break
             part = min(size - len(data), x86.PAGE_SIZE - (at & 0xFFF))
             data += self._unpatched(gpa, ram.read(gpa, part))
         return data
+
+    def lookup(self, linear: int) -> int | None:
+        """Return where the tables map a linear address to, or None."""
+        return self._vmm.memory.lookup(linear) if is_canonical(linear) else None
 
     def _unpatched(self, gpa: int, data: bytes) -> bytes:
         """Have the guest's own byte where a patch stands for a moment."""
@@ -96,7 +106,7 @@ class Looker:
 
     def has_ram(self, linear: int) -> bool:
         """Tell whether RAM is mapped there."""
-        gpa = self._vmm.memory.lookup(linear)
+        gpa = self.lookup(linear)
         return gpa is not None and self._vmm.ram.backed(gpa >> x86.PAGE_SHIFT)
 
     # -- instructions ------------------------------------------------------------------
@@ -115,7 +125,7 @@ class Looker:
             text = _TO_SEGMENT.sub(r"\1\2", operands.replace(" ptr ", " "))
             out.append(
                 Instruction(
-                    at & x86.MASK32, code[start : start + length], mnemonic, text
+                    at & self.mask, code[start : start + length], mnemonic, text
                 )
             )
         return out
@@ -134,7 +144,7 @@ class Looker:
         )
         for start in starts:
             back = eip - start
-            data = self.read(linear - back & x86.MASK32, back)
+            data = self.read(linear - back & self.mask, back)
             if len(data) < back:
                 continue
             found = self._sweep(data, start, 0)
@@ -149,7 +159,7 @@ class Looker:
     def call_before(self, eip: int, linear: int) -> Instruction | None:
         """Return the CALL that ends at `eip`, if one does."""
         for length in range(2, 8):
-            data = self.read(linear - length & x86.MASK32, length)
+            data = self.read(linear - length & self.mask, length)
             found = self._sweep(data, eip - length, 1)
             if found and found[0].mnemonic == "call" and len(found[0].code) == length:
                 return found[0]
@@ -162,9 +172,13 @@ class Looker:
                 mem = one.mem
                 offset = mem.disp + self._register(mem.base)
                 offset += self._register(mem.index) * mem.scale
+                if mem.base == capstone.x86.X86_REG_RIP:
+                    offset += insn.eip + len(insn.code)
                 segment = self._segment(mem.segment, mem.base)
-                offset &= x86.MASK32
-                linear = (offset + self._vmm.q[BASE[segment]]) & x86.MASK32
+                offset &= self.mask
+                based = self.bits < 64 or segment >= x86.FS
+                base = self._vmm.q[BASE[segment]] if based else 0
+                linear = (offset + base) & self.mask
                 return Operand(segment, offset, linear, one.size)
         return None
 
@@ -181,6 +195,13 @@ class Looker:
         """Return a general register by its name, parts of one too; 0 if it is none."""
         q = self._vmm.q
         names = x86.GPR_NAMES
+        if name in x86.GPR64_NAMES:
+            return q[x86.GPR64_NAMES.index(name)]
+        if name[:-1] in x86.GPR64_NAMES[8:]:
+            size = _PARTS.get(name[-1], 0)
+            return q[x86.GPR64_NAMES.index(name[:-1])] & (1 << 8 * size) - 1
+        if name[-1:] == "l" and f"e{name[:-1]}" in names[4:]:  # SPL and its like
+            return q[names.index(f"e{name[:-1]}")] & 0xFF
         if name in names:
             return q[names.index(name)] & x86.MASK32
         if f"e{name}" in names:
@@ -201,13 +222,16 @@ class Looker:
     def rights(self, linear: int) -> int:
         """Return the RW and US bits that the tables give an address, 0 if unmapped."""
         vcpu = self._vmm.vcpu
-        return walk(self._vmm.ram, vcpu, linear).rights
+        found = walk(self._vmm.ram, vcpu, linear) if is_canonical(linear) else None
+        return found.rights if found else 0
 
     def pages(self, linear: int) -> str:
         """Say what the page tables have for a linear address."""
         vcpu, ram = self._vmm.vcpu, self._vmm.ram
         layout = format_of(vcpu.cr0, vcpu.cr4, vcpu.efer)
-        gpa = self._vmm.memory.lookup(linear)
+        if not is_canonical(linear):
+            return f"{linear:016x}: not canonical"
+        gpa = self.lookup(linear)
         steps: list[str] = []
         table, size = vcpu.cr3 & layout.frame, layout.entry_size
         for shift in layout.shifts:
@@ -219,7 +243,9 @@ class Looker:
             else:
                 entry = ram.read64(table + 8 * index)
             name = _LEVELS[len(steps) - len(layout.shifts)]
-            steps.append(f"{name} {entry:0{2 * size}x}")
+            # Leading zeros of many tables would fill the line.
+            digits = 2 * size if len(layout.shifts) < len(_LEVELS) else 1
+            steps.append(f"{name} {entry:0{digits}x}")
             large = shift in layout.large_shifts and entry & x86.PDE_PS
             if not entry & x86.PTE_P or large:
                 break

@@ -20,6 +20,7 @@ from emu86.machine.boot import Entry
 from emu86.machine.chardev import EVERY, CharDevice
 from emu86.machine.loop import RunLoop, Stop
 from emu86.machine.stats import Stats
+from emu86.mmu.paging import is_canonical
 from emu86.notebook import table
 from emu86.rings.observers import Observer
 from emu86.rings.technique.registry import build
@@ -118,7 +119,8 @@ class Machine:
     def __repr__(self) -> str:
         """Say what it is and where its guest is."""
         asked, at = self._configuration, self.registers
-        where = f"at {at['cs']:04X}:{at['eip']:08X}" if self._loaded else "no guest"
+        ip = at["rip" if "rip" in at else "eip"]
+        where = f"at {at['cs']:04X}:{ip:08X}" if self._loaded else "no guest"
         return (
             f"<Machine: {config.size(asked.memory)} of memory, {asked.cpu}, "
             f"{asked.technique}; {where}, {self.now / 1e9:.6f} s of virtual time>"
@@ -384,15 +386,25 @@ class Machine:
 
     @property
     def registers(self) -> dict[str, int]:
-        """The registers as the guest sees them: general, EIP, EFLAGS, segments, CR."""
+        """The registers as the guest sees them: general, EIP, EFLAGS, segments, CR.
+
+        In IA-32e mode the general ones are RAX to R15, beside RIP and RFLAGS, and CR8
+        and EFER are there, too.
+        """
         q, d, vcpu = self.vmm.q, self.vmm.d, self.vcpu
-        values = {name: q[i] & x86.MASK32 for i, name in enumerate(x86.GPR_NAMES)}
-        values["eip"] = q[RIP] & x86.MASK32
-        values["eflags"] = self.vmm.guest_flags()
+        ia32e = vcpu.efer & x86.EFER_LMA
+        if ia32e:
+            values = {name: q[i] for i, name in enumerate(x86.GPR64_NAMES)}
+            values |= {"rip": q[RIP], "rflags": self.vmm.guest_flags()}
+        else:
+            values = {name: q[i] & x86.MASK32 for i, name in enumerate(x86.GPR_NAMES)}
+            values |= {"eip": q[RIP] & x86.MASK32, "eflags": self.vmm.guest_flags()}
         for i, name in enumerate(x86.SEGMENT_NAMES):
             values[name] = d[SELECTOR[i]] & 0xFFFF
             values[f"{name}_base"] = q[BASE[i]]
         values |= {"cr0": vcpu.cr0, "cr2": vcpu.cr2, "cr3": vcpu.cr3, "cr4": vcpu.cr4}
+        if ia32e:
+            values |= {"cr8": vcpu.cr8, "efer": vcpu.efer}
         return values
 
     def report(self) -> "Report":
@@ -411,20 +423,24 @@ class Machine:
     def set_register(self, name: str, value: int) -> None:
         """Write a general register, EIP or EFLAGS; ValueError for another.
 
-        value: its low 32 bits count.
+        They are those that `registers` has now. value: its low 32 bits count, or 64.
         """
         value = as_int("value", value)
         self._must_be_ours("registers")
-        if name == "eip":
-            self.vmm.q[RIP] = value & x86.MASK32
-        elif name == "eflags":
-            self.vmm.set_guest_flags(value)
+        names: tuple[str, ...] = x86.GPR_NAMES
+        prefix, mask = "e", x86.MASK32
+        if self.vcpu.efer & x86.EFER_LMA:
+            names, prefix, mask = x86.GPR64_NAMES, "r", x86.MASK64
+        if name == f"{prefix}ip":
+            self.vmm.q[RIP] = value & mask
+        elif name == f"{prefix}flags":
+            self.vmm.set_guest_flags(value & x86.MASK32)
         else:
-            if name not in x86.GPR_NAMES:
-                known = (*x86.GPR_NAMES, "eip", "eflags")
+            if name not in names:
+                known = (*names, f"{prefix}ip", f"{prefix}flags")
                 message = f"register: {unknown(name, known)}"
                 raise ValueError(message)
-            self.vmm.q[x86.GPR_NAMES.index(name)] = value & x86.MASK32
+            self.vmm.q[names.index(name)] = value & mask
 
     def read_physical(self, gpa: int, size: int) -> bytes:
         """Read guest RAM; FFh where there is none. ValueError beyond 64 GiB."""
@@ -447,27 +463,32 @@ class Machine:
 
     def read_virtual(self, gva: int, size: int) -> bytes:
         """Read by the guest's page tables; ValueError where nothing is mapped."""
-        gva = as_int("gva", gva, 0, _SPACE)
+        gva = as_int("gva", gva, 0, self._mask + 1)
         size = as_int("size", size, 0, _SPACE + 1)
         out = bytearray()
         while size:
             part = min(size, x86.PAGE_SIZE - (gva & 0xFFF))
             out += self.read_physical(self._gpa(gva), part)
-            gva = (gva + part) & x86.MASK32
+            gva = (gva + part) & self._mask
             size -= part
         return bytes(out)
 
     def write_virtual(self, gva: int, data: bytes) -> None:
         """Write by the guest's page tables; ValueError where nothing is mapped."""
-        gva = as_int("gva", gva, 0, _SPACE)
+        gva = as_int("gva", gva, 0, self._mask + 1)
         data = as_bytes("data", data)
         while data:
             part = min(len(data), x86.PAGE_SIZE - (gva & 0xFFF))
             self.write_physical(self._gpa(gva), data[:part])
-            gva, data = (gva + part) & x86.MASK32, data[part:]
+            gva, data = (gva + part) & self._mask, data[part:]
+
+    @property
+    def _mask(self) -> int:
+        """What linear addresses wrap at."""
+        return x86.MASK64 if self.vcpu.efer & x86.EFER_LMA else x86.MASK32
 
     def _gpa(self, gva: int) -> int:
-        gpa = self.vmm.memory.lookup(gva)
+        gpa = self.vmm.memory.lookup(gva) if is_canonical(gva) else None
         if gpa is None:
             message = f"nothing is mapped at {gva:#010x}"
             raise ValueError(message)

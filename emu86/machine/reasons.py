@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from emu86.cpu.state import ATTRIBUTES, BASE, LIMIT, RFLAGS, RIP, SELECTOR
 from emu86.machine.looking import Instruction, Looker, Operand
+from emu86.mmu.paging import is_canonical
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.history import Failure
 from emu86.spec import x86
@@ -65,6 +66,7 @@ class Reasons:
         self._vmm = vmm
         self._vcpu = vmm.vcpu
         self._looker = looker
+        self._gate_size = 16 if vmm.vcpu.efer & x86.EFER_LMA else 8
 
     def of_fault(
         self, vector: int, error: int | None, address: int, insn: Instruction | None
@@ -77,9 +79,8 @@ class Reasons:
             return self._page(f"{address:08x}", error or 0, address)
         if vector in (x86.VEC_TS, x86.VEC_NP, x86.VEC_SS, x86.VEC_GP) and error:
             return self._selector(vector, error)
-        limit = self._vmm.d[LIMIT[x86.CS]] & x86.MASK32
-        if vector == x86.VEC_GP and self._vmm.q[RIP] & x86.MASK32 > limit:
-            return f"EIP is beyond CS's limit {number(limit)}"
+        if vector == x86.VEC_GP and (text := self._beyond()):
+            return text
         if insn is None:
             return "no instruction" if vector == x86.VEC_UD else ""
         if vector == x86.VEC_GP:
@@ -100,6 +101,15 @@ class Reasons:
             return self._division(insn)
         return ""
 
+    def _beyond(self) -> str:
+        """Say how no instruction can be at EIP, or ""."""
+        rip = self._vmm.q[RIP]
+        if self._looker.bits == 64:
+            return "" if is_canonical(rip) else "RIP is not canonical"
+        limit = self._vmm.d[LIMIT[x86.CS]] & x86.MASK32
+        beyond = rip & x86.MASK32 > limit
+        return f"EIP is beyond CS's limit {number(limit)}" if beyond else ""
+
     def of_delivery(self, failure: Failure) -> str:
         """Say why an event did not come through the IDT."""
         delivering, vector = failure.delivering, failure.vector
@@ -118,7 +128,7 @@ class Reasons:
             return f"{whose} has selector {selector}, {self._selector(vector, error)}"
         if vector == x86.VEC_TS:
             return "the TSS's SS0 is null"
-        entry = self._descriptor(self._vcpu.idt_base + 8 * delivering)
+        entry = self._descriptor(self._vcpu.idt_base + self._gate_size * delivering)
         if entry is not None and not entry.low >> 16 & 0xFFFC:
             return f"{gate} has a null selector"
         return f"{gate} leads beyond its segment's limit"
@@ -126,7 +136,7 @@ class Reasons:
     # -- selectors and tables ----------------------------------------------------------
 
     def _descriptor(self, linear: int) -> Descriptor | None:
-        data = self._looker.read(linear & x86.MASK32, 8)
+        data = self._looker.read(linear & self._looker.mask, 8)
         if len(data) < 8:
             return None
         low, high = (int.from_bytes(data[i : i + 4], "little") for i in (0, 4))
@@ -156,10 +166,10 @@ class Reasons:
         return f"{_kind(found)} of DPL {found.dpl}, in ring {self._vmm.cpu.cpl}"
 
     def _gate(self, index: int, vector: int) -> str:
-        limit = self._vcpu.idt_limit
-        if 8 * index + 7 > limit:
+        limit, size = self._vcpu.idt_limit, self._gate_size
+        if size * (index + 1) > limit + 1:
             return f"IDT limit {number(limit)}"
-        gate = self._descriptor(self._vcpu.idt_base + 8 * index)
+        gate = self._descriptor(self._vcpu.idt_base + size * index)
         name = f"gate {_vector(index)}"
         if gate is None:
             return f"{name} is not mapped"
@@ -185,9 +195,9 @@ class Reasons:
     def _structure(self, address: int, delivering: int) -> str:
         """Name what a delivery looks for at a linear address."""
         vcpu, q = self._vcpu, self._vmm.q
-        gate = vcpu.idt_base + 8 * delivering
-        esp = (q[BASE[x86.SS]] + q[x86.ESP]) & x86.MASK32
-        if 0 <= address - gate < 8:
+        gate = vcpu.idt_base + self._gate_size * delivering
+        esp = (q[BASE[x86.SS]] + q[x86.ESP]) & self._looker.mask
+        if 0 <= address - gate < self._gate_size:
             return f"gate {_vector(delivering)}"
         if 0 <= esp - address <= _STACK:
             return "the stack"
@@ -229,6 +239,10 @@ class Reasons:
         """Say what is wrong with a memory operand of #GP(0)."""
         d, segment = self._vmm.d, operand.segment
         name = x86.SEGMENT_NAMES[segment].upper()
+        if self._looker.bits == 64:
+            if not is_canonical(operand.linear):
+                return f"{operand.linear:016x} is not canonical"
+            return self._of_content(insn, operand)
         if not d[SELECTOR[segment]] & 0xFFFC and not self._vmm.q[RFLAGS] & x86.VM:
             return f"{name} is null"
         limit = d[LIMIT[segment]] & x86.MASK32
@@ -239,17 +253,23 @@ class Reasons:
             inside, how = operand.offset + operand.size - 1 <= limit, "is beyond"
         if not inside:
             return f"{number(operand.offset)} {how} {name}'s limit {number(limit)}"
-        if insn.mnemonic in _ALIGNED and operand.linear % 16:
-            return f"{operand.linear:08x} is not a multiple of 16"
-        if insn.mnemonic == "ldmxcsr":
-            data = self._looker.read(operand.linear, 4)
-            return f"MXCSR cannot be {number(int.from_bytes(data, 'little'))}"
+        if text := self._of_content(insn, operand):
+            return text
         if attributes & x86.DESC_CODE:
             readable = attributes & x86.DESC_RW
             return f"{name} is " + (
                 "code, which is not written" if readable else "execute-only code"
             )
         return "" if attributes & x86.DESC_RW else f"{name} is read-only"
+
+    def _of_content(self, insn: Instruction, operand: Operand) -> str:
+        """Say what an SSE instruction does not take of its memory operand, or ""."""
+        if insn.mnemonic in _ALIGNED and operand.linear % 16:
+            return f"{operand.linear:08x} is not a multiple of 16"
+        if insn.mnemonic == "ldmxcsr":
+            data = self._looker.read(operand.linear, 4)
+            return f"MXCSR cannot be {number(int.from_bytes(data, 'little'))}"
+        return ""
 
     def _undefined(self, insn: Instruction) -> str:
         if insn.mnemonic.startswith("ud2"):

@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from emu86.rings.technique.base import Technique
 
 _WIDTH: Final = 80
+_LINES: Final = 23
 _INSTRUCTIONS: Final = 10
 _CHANGES: Final = 2  # ring changes shown of those kept
 _SLED: Final = 16  # bytes, all alike, that are no code
 _NAMES: Final = ("eax", "ebx", "ecx", "edx"), ("esi", "edi", "ebp", "esp")
+_NAMES64: Final = (
+    ("rax", "rbx", "rcx"), ("rdx", "rsi", "rdi"), ("rbp", "rsp", "r8"),
+    ("r9", "r10", "r11"), ("r12", "r13", "r14"), ("r15", "rip"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,8 @@ class Report:
         """Look at the guest of a VMM; nothing of it changes."""
         looker = Looker(vmm)
         reasons = Reasons(vmm, looker)
-        eip = registers["eip"]
-        linear = (eip + registers["cs_base"]) & x86.MASK32
+        eip = _ip(registers)
+        linear = (eip + registers["cs_base"]) & looker.mask
         events = list(vmm.history.events)
         chain: tuple[Fault, ...] = ()
         if events and events[-1].failures:
@@ -88,10 +93,10 @@ class Report:
         at, around = eip, linear
         if nothing and call is not None:
             at = call.eip
-            around = (at + registers["cs_base"]) & x86.MASK32
+            around = (at + registers["cs_base"]) & looker.mask
         vcpu = vmm.vcpu
         paging = vcpu.cr0 & x86.CR0_PG
-        pages = [f"EIP {looker.pages(linear)}"]
+        pages = [f"{'RIP' if 'rip' in registers else 'EIP'} {looker.pages(linear)}"]
         if paging:
             pages.append(f"CR2 {looker.pages(vcpu.cr2)}")
         return cls(
@@ -120,9 +125,19 @@ class Report:
             lines += _wrapped(self.nothing, 1)
         lines += self._registers()
         lines += map(_change, self.changes[-_CHANGES:])
-        lines += map(self._instruction, self.code)
-        lines += [page[:_WIDTH] for page in self.pages]
-        return "\n".join(lines)
+        if "rip" in self.registers:
+            pages = [line for page in self.pages for line in _wrapped(page, 2)]
+            room = max(_LINES - len(lines) - len(pages), 1)
+        else:
+            pages, room = [page[:_WIDTH] for page in self.pages], _INSTRUCTIONS
+        return "\n".join([*lines, *map(self._instruction, self._code(room)), *pages])
+
+    def _code(self, count: int) -> tuple[Instruction, ...]:
+        """Return `count` of the instructions, those around EIP."""
+        ip = _ip(self.registers)
+        before = sum(one.eip < ip for one in self.code)
+        first = max(min(before - count // 2, len(self.code) - count), 0)
+        return self.code[first : first + count]
 
     def _registers(self) -> list[str]:
         values = self.registers
@@ -130,6 +145,8 @@ class Report:
         selectors |= {"ldtr": self.ldtr, "tr": self.tr}
         (gdt, gdt_limit), (idt, idt_limit) = self.gdtr, self.idtr
         tables = f"GDT {gdt:08x} {number(gdt_limit)}  IDT {idt:08x} {number(idt_limit)}"
+        if "rip" in values:
+            return self._registers64(selectors, tables)
         where = "  ".join(_value(name, values[name]) for name in ("eip", "eflags"))
         return [
             *("  ".join(_value(name, values[name]) for name in row) for row in _NAMES),
@@ -140,12 +157,37 @@ class Report:
             ),
         ]
 
+    def _registers64(self, selectors: dict[str, int], tables: str) -> list[str]:
+        values = self.registers
+        control = "  ".join(_value(name, values[name]) for name in ("cr0", "cr2"))
+        tables_at = "  ".join(_value(name, values[name]) for name in ("cr3", "cr4"))
+        flags = f"{values['rflags']:06x}"
+        rows = [
+            "  ".join(_value64(name, values[name]) for name in row) for row in _NAMES64
+        ]
+        rows[-1] += f"  RFL {flags}  ring {self.ring}"
+        return [
+            *rows,
+            tables,
+            " ".join(f"{name.upper()} {one:04x}" for name, one in selectors.items()),
+            f"FS base {values['fs_base']:016x}  GS base {values['gs_base']:016x}",
+            f"{control}  {tables_at}  EFER {values['efer']:x}",
+        ]
+
     def _instruction(self, one: Instruction) -> str:
-        mark = ">" if one.eip == self.registers["eip"] else " "
+        mark = ">" if one.eip == _ip(self.registers) else " "
         code = one.code.hex()
         if len(code) > 20:
             code = code[:18] + ".."
         return f"{mark} {one.eip:08x}  {code:20}  {one}"[:_WIDTH]
+
+
+def _ip(registers: dict[str, int]) -> int:
+    return registers["rip" if "rip" in registers else "eip"]
+
+
+def _value64(name: str, value: int) -> str:
+    return f"{name.upper():3} {value:016x}"
 
 
 def _value(name: str, value: int) -> str:
@@ -228,9 +270,10 @@ def _nothing(looker: Looker, linear: int) -> str:
 
 def _caller(looker: Looker, registers: dict[str, int]) -> Instruction | None:
     """Return the CALL that the top of the stack would return to, if it does."""
-    stack = (registers["esp"] + registers["ss_base"]) & x86.MASK32
-    data = looker.read(stack, 4)
-    if len(data) < 4:
+    size = 8 if looker.bits == 64 else 4
+    stack = registers["rsp" if "rsp" in registers else "esp"]
+    data = looker.read((stack + registers["ss_base"]) & looker.mask, size)
+    if len(data) < size:
         return None
     eip = int.from_bytes(data, "little")
-    return looker.call_before(eip, (eip + registers["cs_base"]) & x86.MASK32)
+    return looker.call_before(eip, (eip + registers["cs_base"]) & looker.mask)

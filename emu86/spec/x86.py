@@ -187,6 +187,10 @@ GPR_NAMES64: Final = (
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
 )  # fmt: skip
+GPR64_NAMES: Final = (
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+)  # fmt: skip
 SEGMENT_NAMES: Final = ("es", "cs", "ss", "ds", "fs", "gs")
 
 LONGEST_INSN: Final = 15  # bytes: Vol. 2A section 2.3.11
