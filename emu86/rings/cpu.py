@@ -471,8 +471,9 @@ class Cpu:
             if attributes & conforming == conforming:
                 continue
             if self.state.ia32e and not attributes & x86.DESC_P:
-                continue  # it is null, and FS and GS have bases all the same
-            if self.loaded_dpl(index) < cpl:
+                # It is null and becomes 0; FS and GS have bases all the same.
+                self.d[SELECTOR[index]] = 0
+            elif self.loaded_dpl(index) < cpl:
                 self.clear_segment(index)
 
     def count_ring(self) -> None:

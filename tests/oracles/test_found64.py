@@ -9,6 +9,23 @@ FOUND = {
         "c704250002050000000000 c704250802050010000000 480fb2042500020500 8cd0",
         State(mode="long"),
     ),
+    "an IRETQ within a ring loads SS, from another GDT": (
+        # mov word [0x50100], 0xbf; mov dword [0x50102], 0x12000; LGDT; INT3
+        """66c7042500010500bf00 c704250201050000200100 c704250601050000000000
+        0f01142500010500""",
+        State(mode="long", limit=3),
+    ),
+    "an IRETQ to ring 3 leaves a null selector no RPL, and FS its base": (
+        # mov eax, 3; mov fs, eax; mov ds, eax; then FS_BASE 50000h by WRMSR, and IRETQ
+        """b803000000 8ee0 8ed8 b9000100c0 b800000500 31d2 0f30
+        6a23 6800f00200 6a02 6a1b 6800010400 48cf""",
+        # mov eax, fs; mov ecx, fs:[0]
+        State(
+            mode="long",
+            limit=1,
+            patches=((0x40100, bytes.fromhex("8ce0 648b0c2500000000")),),
+        ),
+    ),
 }
 
 

@@ -102,7 +102,7 @@ class Bare(Technique):
         self._place = 0, 0  # EIP and CS
         self._alone = False  # it is a block of its own
         self._again = False  # it is to run once more, alone
-        self._ss = self._task = 0
+        self._ss = self._cpl = self._task = 0
         engine.on_exception = self._on_exception
         engine.on_invalid = self._on_invalid
         engine.on_in = self.on_in
@@ -308,8 +308,11 @@ class Bare(Technique):
         self.insn = insn
         open_before = self.q[RFLAGS] & x86.IF
         self._place = eip, cs = self.q[RIP], self.d[SELECTOR[x86.CS]]
-        cpl = self.cpu.cpl
+        self._cpl = cpl = self.cpu.cpl
+        # What SS is unless it is loaded, which an IRET of 64-bit code always does.
         self._ss = self.d[SELECTOR[x86.SS]]
+        if insn is not None and insn.opcode == _IRET and self.cpu.code_bits == 64:
+            self._ss = -1
         self._task, self._cr2 = self.vcpu.tr.selector, self.vcpu.cr2
         fetched = self._run_one()
         if not self.d[HFLAGS] & offsets.HF_CS64:
@@ -411,7 +414,7 @@ class Bare(Technique):
         cpu = self.cpu
         if cpu.is_virtual_8086:
             return
-        if cpu.cpl > self._ss & 3:
+        if cpu.cpl > self._cpl:
             for index in (x86.FS, x86.GS):
                 if not self.d[SELECTOR[index]] & 0xFFFC:
                     self.d[SELECTOR[index]] = 0
