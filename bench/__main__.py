@@ -17,7 +17,7 @@ from bench import page
 from bench.against import tree_of
 from bench.compute import COMPUTE
 from bench.exits import EXITS, NANOBENCHMARKS
-from bench.linux import IDLE_SHELL, LINUX, MEMORY
+from bench.linux import AMD64, IDLE_SHELL, LINUX, MEMORY, PAE
 from bench.programs import PROGRAMS
 from bench.results import FILE, Result, load, save, shown, spread, where
 from bench.start import SIZE, START
@@ -26,7 +26,8 @@ from bench.tools import ROOT, BenchError, Benchmark, Contender, doing, say, show
 BENCHMARKS: Final = {
     one.name: one
     for one in (
-        LINUX, MEMORY, IDLE_SHELL, NANOBENCHMARKS, EXITS, COMPUTE, START, SIZE, PROGRAMS
+        LINUX, AMD64, PAE, MEMORY, IDLE_SHELL, NANOBENCHMARKS, EXITS, COMPUTE, START,
+        SIZE, PROGRAMS,
     )
 }  # fmt: skip
 COMPARED: Final = ("patch", "iopl")  # of two trees

@@ -4,13 +4,18 @@ tools/initramfs/workload is what the guest runs, and what each part is.
 """
 
 import time
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 from bench.tools import GUESTS, Benchmark, Contender, Guest, contenders
 
 KERNEL: Final = GUESTS / "vmlinuz"
+KERNEL_PAE: Final = GUESTS / "vmlinuz-pae"
+KERNEL_AMD64: Final = GUESTS / "vmlinuz-amd64"
 SHELL: Final = GUESTS / "initrd.cpio"
 WORKLOAD: Final = GUESTS / "workload.cpio"
+WORKLOAD_AMD64: Final = GUESTS / "workload-amd64.cpio"
 CONSOLE: Final = "console=ttyS0"
 _DONE: Final = b"GUEST-DONE"
 
@@ -33,13 +38,19 @@ IDLE: Final = 10  # seconds
 _SETTLED: Final = 2  # seconds after the prompt
 
 
-def measure(contender: Contender, scale: float) -> dict[str, float]:
+def measure(
+    contender: Contender,
+    scale: float,
+    kernel: Path = KERNEL,
+    initrd: Path = WORKLOAD,
+    cpu: str = "pentium3",
+) -> dict[str, float]:
     """CPU seconds to the marks of the boot and of each part; and the memory taken."""
     sizes = {name: max(1, int(size * scale)) for name, (size, _) in PARTS.items()}
     parts = " ".join(f"{name}:{size}" for name, size in sizes.items())
     append = f'{CONSOLE} parts="{parts}"'
     rows = {}
-    with Guest(contender, KERNEL, append, initrd=WORKLOAD) as guest:
+    with Guest(contender, kernel, append, initrd=initrd, cpu=cpu) as guest:
         rows["boot to the first line, CPU s"] = guest.until(b"Linux version")
         rows["boot to init, CPU s"] = guest.until(b"GUEST-READY")
         rows["boot and workload, CPU s"] = guest.until(_DONE)
@@ -51,6 +62,13 @@ def measure(contender: Contender, scale: float) -> dict[str, float]:
         peak, touched = guest.memory()
     rows["peak memory beyond the RAM that the guest touched, MiB"] = peak - touched
     return rows
+
+
+def measure_pae(contender: Contender, _scale: float) -> dict[str, float]:
+    """The boot and workload of the kernel for PAE, on the CPU of the 64-bit one."""
+    guest = Guest(contender, KERNEL_PAE, CONSOLE, initrd=WORKLOAD, cpu="atom")
+    with guest:
+        return {"boot and workload, CPU s": guest.until(_DONE)}
 
 
 def measure_memory(contender: Contender, _scale: float) -> dict[str, float]:
@@ -87,6 +105,24 @@ last row is what the program takes, at its peak, besides the RAM that the guest 
 touched.""",
     contenders("QEMU", "patch", "iopl"),
     measure,
+)
+AMD64: Final = Benchmark(
+    "amd64",
+    "Debian's 64-bit kernel",
+    """\
+The same with the kernel and the busybox of Debian's amd64, on the CPU model `atom`
+and QEMU's `n270,+lm,+syscall,+nx,+cx16`. Linux needs no mitigations on either.""",
+    contenders("QEMU", "patch", "iopl"),
+    partial(measure, kernel=KERNEL_AMD64, initrd=WORKLOAD_AMD64, cpu="atom"),
+)
+PAE: Final = Benchmark(
+    "pae",
+    "Debian's kernel for PAE",
+    """\
+One boot and workload of linux-image-686-pae, with 256 MiB of guest memory, on the
+CPUs of the 64-bit kernel.""",
+    contenders("QEMU", "patch", "iopl"),
+    measure_pae,
 )
 MEMORY: Final = Benchmark(
     "memory",

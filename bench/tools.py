@@ -22,6 +22,11 @@ GUESTS: Final = ROOT / "build" / "guests"
 IMAGES: Final = ROOT / "emu86" / "images"
 TIMEOUT: Final = 900  # seconds to a mark
 QEMU: Final = "qemu-system-i386"
+# QEMU's program and CPU beside a CPU model of emu86's.
+CPUS: Final = {
+    "pentium3": (QEMU, "pentium3,-apic"),
+    "atom": ("qemu-system-x86_64", "n270,+lm,+syscall,+nx,+cx16,-apic"),
+}
 
 terminal: Final = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
@@ -40,15 +45,24 @@ class Contender:
     absent: str = ""  # why there is no such tree
 
     def command(
-        self, kernel: Path, append: str, initrd: Path | None, memory: int
+        self,
+        kernel: Path,
+        append: str,
+        initrd: Path | None,
+        memory: int,
+        cpu: str = "pentium3",
     ) -> list[str]:
-        """The command that boots `kernel` with `memory` MiB, the console on stdout."""
+        """The command that boots `kernel` with `memory` MiB, the console on stdout.
+
+        cpu: a name of `CPUS`.
+        """
+        qemu, model = CPUS[cpu]
         if self.technique:
             command = [sys.executable, "-m", "emu86", "run", "--memory", f"{memory}M"]
-            command += ["--technique", self.technique]
+            command += ["--technique", self.technique, "--cpu", cpu]
             options = "--kernel", "--append", "--initrd"
         else:
-            command = [QEMU, "-accel", "tcg", "-M", "isapc", "-cpu", "pentium3,-apic"]
+            command = [qemu, "-accel", "tcg", "-M", "isapc", "-cpu", model]
             command += ["-m", str(memory), "-display", "none", "-serial", "stdio"]
             command += ["-monitor", "none", "-no-reboot"]
             options = "-kernel", "-append", "-initrd"
@@ -107,17 +121,21 @@ class Guest:
         initrd: Path | None = None,
         memory: int = 256,
         on_terminal: bool = False,
+        cpu: str = "pentium3",
     ) -> None:
         for file in (kernel, initrd):
             if file is not None and not file.exists():
                 raise BenchError(f"there is no {file.relative_to(ROOT)}: make guests")
+        command = contender.command(kernel, append, initrd, memory, cpu)
+        if shutil.which(command[0]) is None:
+            raise BenchError(f"{command[0]} is not installed")
         self._memory = memory
         self._text = b""
         self.before = b""  # what the console has shown between the last two marks
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed at the exit
         self._output, end = pty.openpty() if on_terminal else os.pipe()
         self._process = subprocess.Popen(
-            contender.command(kernel, append, initrd, memory),
+            command,
             stdin=end if on_terminal else subprocess.DEVNULL,
             stdout=end,
             stderr=self._errors,

@@ -11,11 +11,19 @@ from support.places import GUESTS
 
 KERNEL, INITRD = GUESTS / "vmlinuz", GUESTS / "initrd.cpio"
 KERNEL_PAE = GUESTS / "vmlinuz-pae"
+KERNEL_AMD64 = GUESTS / "vmlinuz-amd64"
+KERNEL_CLOUD = GUESTS / "vmlinuz-cloud-amd64"
+INITRD_AMD64 = GUESTS / "initrd-amd64.cpio"
 APPEND = "console=ttyS0"
 MEMORY = 256 << 20
 PROMPT = b"emu86# "
 # A shell that does not wrap what is typed, a kernel that does not talk in between.
 QUIETLY = "stty cols 999; dmesg -n 1"
+# QEMU's program and CPU for CPU models of emu86.
+CPUS = {
+    "pentium3": ("qemu-system-i386", "pentium3,-apic"),
+    "atom": ("qemu-system-x86_64", "n270,+lm,+syscall,+nx,+cx16,-apic"),
+}
 PATIENCE = 240  # wall seconds for one command, on a machine that is busy otherwise
 
 
@@ -29,13 +37,19 @@ class Shell:
     """Debian's kernel in a Machine of this process, booted to its prompt."""
 
     def __init__(
-        self, technique="patch", cpu=None, memory=MEMORY, kernel=KERNEL, **options
+        self,
+        technique="patch",
+        cpu=None,
+        memory=MEMORY,
+        kernel=KERNEL,
+        initrd=INITRD,
+        **options,
     ):
         self.machine = Machine(memory=memory, cpu=cpu, technique=technique, **options)
         self.shown = bytearray()
         self.stop = None
         self.machine.on_console(self.shown.extend)
-        self.machine.load_kernel(kernel, append=APPEND, initrd=INITRD)
+        self.machine.load_kernel(kernel, append=APPEND, initrd=initrd)
         self.boot = self._until_prompt()
         self.do(QUIETLY)
 
@@ -60,21 +74,25 @@ class Shell:
 
 
 class Qemu:
-    """The same guest on QEMU's PC without PCI: what to compare with."""
+    """The same guest on QEMU's PC without PCI: what to compare with.
 
-    def __init__(self):
-        machine = ["-accel", "tcg", "-M", "isapc", "-cpu", "pentium3,-apic"]
-        guest = ["-kernel", KERNEL, "-initrd", INITRD, "-append", APPEND]
+    cpu: a name of `CPUS`.
+    """
+
+    def __init__(self, kernel=KERNEL, initrd=INITRD, cpu="pentium3"):
+        program, model = CPUS[cpu]
+        machine = ["-accel", "tcg", "-M", "isapc", "-cpu", model]
+        guest = ["-kernel", kernel, "-initrd", initrd, "-append", APPEND]
         quiet = ["-display", "none", "-serial", "stdio", "-monitor", "none"]
         command = [*machine, *guest, *quiet, "-m", str(MEMORY >> 20), "-no-reboot"]
         self._process = subprocess.Popen(
-            ["qemu-system-i386", *command],
+            [program, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
         self._shown = b""
         try:
-            self._until_prompt()
+            self.boot = self._until_prompt()
             self.do(QUIETLY)
         except BaseException:
             self.close()

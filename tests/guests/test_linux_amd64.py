@@ -1,0 +1,117 @@
+"""Debian's 64-bit kernel at its prompt, with programs of 64 and of 32 bits."""
+
+import re
+
+import pytest
+
+from emu86 import ConfigError, Machine
+from support.shell import (
+    INITRD,
+    INITRD_AMD64,
+    KERNEL_AMD64,
+    KERNEL_CLOUD,
+    Qemu,
+    Shell,
+)
+
+pytestmark = pytest.mark.guest
+
+WRONG = r"WARNING|BUG|Oops|general protection|Call Trace|segfault|unchecked MSR"
+SUM = "886715e4051e827f4fe215df3053af3f85ad0d352db2c829c7487af6d78efe30"
+SUM_COMMAND = "head -c 300000 /dev/zero | sha256sum"
+
+
+@pytest.fixture(scope="module")
+def shell():
+    """A guest on the CPU that it needs."""
+    return Shell(kernel=KERNEL_AMD64, initrd=INITRD_AMD64)
+
+
+def test_it_gets_the_cpu_that_it_needs(shell):
+    assert shell.machine.stats.cpu == "atom"
+    assert shell.do("uname -m") == "x86_64\n"
+
+
+def test_a_cpu_of_32_bits_is_refused():
+    machine = Machine(memory=256 << 20, cpu="pentium3-pae")
+    refusal = "needs 64-bit mode, which this CPU model has not: take atom$"
+    with pytest.raises(ConfigError, match=refusal):
+        machine.load_kernel(KERNEL_AMD64, initrd=INITRD_AMD64)
+
+
+def test_what_it_says_of_itself(shell):
+    assert not re.search(WRONG, shell.boot)
+    assert "NX (Execute Disable) protection: active\n" in shell.boot
+    checked = "x86/mm: Checked W+X mappings: passed, no W+X pages found.\n"
+    assert checked in shell.boot
+
+
+def test_it_needs_no_mitigation(shell):
+    told = shell.do("cat /sys/devices/system/cpu/vulnerabilities/*")
+    assert set(told.split("\n")) == {"Not affected", ""}
+    flags = re.search(r"^flags\s*: (.*)$", shell.do("cat /proc/cpuinfo"), re.MULTILINE)
+    # Linux's own: rep_good, nopl, cpuid; constant_tsc goes by family and model.
+    assert flags[1] == (
+        "fpu de pse tsc msr pae mce cx8 sep pge mca cmov pat mmx fxsr sse sse2"
+        " syscall nx lm constant_tsc rep_good nopl cpuid cx16 lahf_lm"
+    )
+
+
+def test_programs_of_32_bits(shell):
+    """INT 80h, segments of an LDT, TLS, signals, the FPU, ports."""
+    assert shell.do("ldt; sigs; fpu") == "ldt-ok\ntls-ok\nsignals-ok\nfpu-ok\n"
+    assert shell.do("userio") == "userio-ok\n"
+
+
+def test_programs_of_64_bits(shell):
+    assert shell.do(SUM_COMMAND) == f"{SUM}  -\n"
+    assert shell.do("seq 1 3000 | gzip -c | gunzip | awk '{ s += $1 } END { print s }'")
+    assert shell.do(
+        "i=0; while [ $i -lt 20 ]; do i=$((i+1)); (true); done; echo $i"
+    ) == ("20\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("technique", ["trap", "iopl"])
+def test_other_techniques(technique):
+    shell = Shell(technique, kernel=KERNEL_AMD64, initrd=INITRD_AMD64)
+    assert not re.search(WRONG, shell.boot)
+    assert shell.do(SUM_COMMAND) == f"{SUM}  -\n"
+    assert shell.do("ldt; sigs; fpu") == "ldt-ok\ntls-ok\nsignals-ok\nfpu-ok\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mib", [128, 8192, 16384])
+def test_memory(mib):
+    memory = mib << 20
+    shell = Shell(kernel=KERNEL_AMD64, initrd=INITRD_AMD64, memory=memory)
+    total = re.search(r"MemTotal: +(\d+) kB", shell.do("cat /proc/meminfo"))
+    assert (mib - 48 - mib // 32) << 10 < int(total[1]) < mib << 10
+    assert shell.do(SUM_COMMAND) == f"{SUM}  -\n"
+
+
+@pytest.mark.slow
+def test_the_kernel_for_clouds():
+    shell = Shell(kernel=KERNEL_CLOUD, initrd=INITRD_AMD64)
+    assert not re.search(WRONG, shell.boot)
+    assert shell.do(SUM_COMMAND) == f"{SUM}  -\n"
+
+
+@pytest.mark.slow
+def test_a_user_land_of_32_bits():
+    """Its programs come by SYSENTER and INT 80h."""
+    shell = Shell(kernel=KERNEL_AMD64, initrd=INITRD)
+    assert shell.do("uname -m") == "x86_64\n"
+    assert shell.do(SUM_COMMAND) == f"{SUM}  -\n"
+    assert shell.do("ldt; sigs; fpu") == "ldt-ok\ntls-ok\nsignals-ok\nfpu-ok\n"
+
+
+@pytest.mark.slow
+def test_dmesg_warns_of_nothing_that_it_warns_of_on_qemu_not(shell):
+    qemu = Qemu(KERNEL_AMD64, INITRD_AMD64, "atom")
+    try:
+        level = "dmesg -r | grep '^<[0-4]>' | sed 's/^<.>.*\\] //'"
+        ours, theirs = (set(one.do(level).split("\n")) for one in (shell, qemu))
+    finally:
+        qemu.close()
+    assert not ours - theirs
