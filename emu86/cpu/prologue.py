@@ -2,7 +2,7 @@
 
 Unicorn begins every block that it translates with two calls: the block hook, and a
 look whether to stop. Together they are a quarter of a short block. As soon as a block
-has been translated, and before it first runs, the 52 to 54 bytes of those calls are
+has been translated, and before it first runs, the 52 to 59 bytes of those calls are
 overwritten with code that counts the block itself and calls out only when there is
 something to look at. Nothing is touched that is not, byte for byte, what Unicorn 2.1.4
 makes on x86-64: any other block keeps its calls, which do the same.
@@ -16,6 +16,7 @@ from typing import Final
 
 from emu86.cpu.maps import peek, ranges
 from emu86.native import abi, blob, prologue
+from emu86.spec import x86
 
 _NEAR: Final = 1 << 16  # a new block begins close behind the one before
 _FAR: Final = 1 << 20
@@ -62,8 +63,6 @@ class Prologues:
         guard: where in the CPU's state a byte is whose bit 7 must be set; 0 for none.
         Returns False if the block is not as expected: it keeps its calls.
         """
-        if pc >> 32:
-            return False
         shared = self._shared
         if not self._begin:
             self._find(pc, size)
@@ -83,7 +82,13 @@ class Prologues:
 
     def _find(self, pc: int, size: int) -> None:
         """Find the buffer of translated code by the first block in it."""
-        key = self._uc + struct.pack("<BIBI", 0xBE, pc, 0xBA, size) + self._control
+        if pc <= x86.MASK32:
+            load = struct.pack("<BI", 0xBE, pc)
+        elif pc >> 31 == x86.MASK64 >> 31:
+            load = struct.pack("<3sI", b"\x48\xc7\xc6", pc & x86.MASK32)
+        else:
+            load = struct.pack("<2sQ", b"\x48\xbe", pc)
+        key = self._uc + load + struct.pack("<BI", 0xBA, size) + self._control
         for begin, end in ranges("rwx"):
             # Another engine's buffer may go at any moment, with that engine.
             offset = peek(begin, min(_NEAR, end - begin)).find(key)

@@ -56,19 +56,22 @@ OPCODE_REGISTERS: Final = 1 << 1  # whatever ModRM.mod says
 OPCODE_IMMEDIATE: Final = 2  # 3 bits: bytes, or one of those below
 OPCODE_TEST: Final = 1 << 5  # an immediate with ModRM.reg 0 and 1 alone
 OPCODE_PYTHON: Final = 1 << 6
-OPCODE_USER_66: Final = 1 << 7  # Python's behind 66h, of users
+OPCODE_USER_66: Final = 1 << 7  # Python's behind 66h, of users; in 64-bit code of all
 OPCODE_KERNEL: Final = 8  # 8 bits for operands in memory, 8 for registers: Python's
 OPCODE_USER: Final = 24
 OPCODE_NO_LOCK: Final = 40
 OPCODE_MEMORY: Final = 48  # accesses memory by a segment that a prefix names
 IMMEDIATE_NONE: Final = 0
 IMMEDIATE_Z: Final = 5  # a word or doubleword
+IMMEDIATE_V: Final = 6  # of 64-bit code: or a quadword
+IMMEDIATE_OFFSET: Final = 7  # of 64-bit code, by the address size
 
 # The code that replaces a block's first calls: its bytes, and where in it is what.
 PROLOGUE: Final = 52
 GUARDED_PROLOGUE: Final = 8  # the words of the other one begin here
 SIZE_AT: Final = 13
 PC_AT: Final = 27
+LATE_CALL_AT: Final = 33
 GUARD_AT: Final = 21
 GUARDED_PC_AT: Final = 38
 
@@ -161,6 +164,7 @@ GuestTable = ctypes.c_uint32 * 1024
 WideTable = ctypes.c_uint64 * 512  # of PAE paging; or any page, two words at a time
 Descriptors = ctypes.c_uint64 * GDT_MOST
 ShadowPdes = ctypes.c_uint64 * 2048
+Opcodes = ctypes.c_uint64 * 512
 ShadowTable = ctypes.c_uint64 * 512
 LeafTable = ctypes.c_uint64 * 1024  # two shadow tables: what one guest table spans
 LeafEntries: TypeAlias = Annotated[Array, LeafTable]
@@ -563,8 +567,9 @@ class Control(ctypes.Structure):
     armed: segment registers that are checked, by ring, as bits; unguarded: not 0 if
     there are `NullSelectors.unguarded`; inner: not 0 in the guest's rings 1 and 2;
     behind_load: a set of linear addresses behind loads of DS and ES; opcodes: of one
-    byte, then behind 0Fh; prologues: see `PROLOGUE`; code_next, code_end: addresses in
-    this process behind the last block, and behind the engine's buffer.
+    byte, then behind 0Fh; opcodes64: the address of those of 64-bit code; prologues:
+    see `PROLOGUE`; code_next, code_end: addresses in this process behind the last
+    block, and behind the engine's buffer.
 
     For IN, OUT and CPUID: on_in, on_out, on_cpuid: the Python hooks; ports: what is at
     each port; post_code: port 80h; pit: the counters of the 8254; pics: the
@@ -690,6 +695,7 @@ class Control(ctypes.Structure):
     inner: i64
     code_next: u64
     code_end: u64
+    opcodes64: u64
     armed: Annotated[Array, ctypes.c_int64 * 4]
     behind_load: Annotated[Array, Word * 64]
     prologues: Annotated[Array, Word * 16]

@@ -82,7 +82,7 @@ def set_limit(control: Control) -> None:
     control.limit = 0 if control.pending else control.stop_at
 
 
-def on_late(control: Control, linear: u32) -> None:
+def on_late(control: Control, linear: u64) -> None:
     """Stop if it is due, then look as the engine would, as if the block had called.
 
     Blocks that count themselves (`cpu.prologue`) call this when there may be reason to.
@@ -424,7 +424,7 @@ def on_edge(uc: u64, block: u64, previous: u64, control: Control) -> None:
     made = Block.from_address(block)
     pc = made.pc
     guard = guard_of(control, pc, made.size)
-    if guard >= 0 and shorten(control, pc & x86.MASK32, made.size, guard):
+    if guard >= 0 and shorten(control, pc, made.size, guard):
         control.count_blocks += 1
     else:
         control.judged = guard

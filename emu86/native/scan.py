@@ -1,8 +1,8 @@
 """The blocks that hold nothing to patch, which is most: what `technique.scan` asks.
 
 A block is decoded as far as lengths, by a table that `rings.technique.scan` has made.
-Python's are: 16-bit code, blocks on two pages, what has to be decoded to be judged, and
-all blocks while accesses are checked.
+Python's are: 16-bit code, compatibility mode, blocks on two pages, what has to be
+decoded to be judged, and all blocks while accesses are checked.
 """
 
 import ctypes
@@ -10,17 +10,20 @@ from typing import Final
 
 from emu86.cpu import offsets
 from emu86.native import abi
-from emu86.native.abi import Control
+from emu86.native.abi import Control, Opcodes
 from emu86.native.records import i64, u32, u64
 from emu86.native.state import NOWHERE, host_of, spte_of
 from emu86.spec import x86
-from emu86.spec.opcodes import ADDRESS_SIZE, ESCAPE, LOCK, OPERAND_SIZE
+from emu86.spec.opcodes import ADDRESS_SIZE, ESCAPE, LOCK, OPERAND_SIZE, REX_W
 
 PYTHON: Final = -1
 _CS, _FS, _GS = 0x2E, 0x64, 0x65
 _SEGMENTS: Final = (0x26, 0x36, 0x3E)
 _REPEATS: Final = (0xF2, 0xF3)
+_PLAIN: Final = (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0xF2, 0xF3)  # to 64-bit code
 _ESCAPES3: Final = (0x38, 0x3A)
+_REX: Final = 4  # the upper half of the byte
+_LEVELS: Final = 4  # of the shadow tables in IA-32e mode
 # Where in the CPU's state a byte has a segment register's P bit as its bit 7.
 _P_OF_FS: Final = offsets.SEGMENTS + 24 * x86.FS + 21
 _P_OF_GS: Final = offsets.SEGMENTS + 24 * x86.GS + 21
@@ -48,7 +51,11 @@ def guard_of(control: Control, linear: u64, size: u32) -> i64:
     linear: 64 bits; size: in bytes.
     """
     cpu = control.cpu.contents
-    if not control.scans or control.patched or linear > x86.MASK32:
+    if not control.scans or control.patched:
+        return PYTHON
+    if cpu.hflags & offsets.HF_CS64:
+        return guard_of_64(control, linear, size)
+    if linear > x86.MASK32:
         return PYTHON
     if control.efer & x86.EFER_LMA or control.unguarded or control.inner:
         return PYTHON
@@ -157,3 +164,119 @@ def walk(control: Control, code: u64, size: u32, is_user: bool) -> i64:
         if at > size:
             return PYTHON
     return guard
+
+
+def guard_of_64(control: Control, linear: u64, size: u32) -> i64:
+    """Return `guard_of` for 64-bit code, which has nothing to guard: 0 or PYTHON."""
+    cpu = control.cpu.contents
+    if control.inner or cpu.rflags & x86.AC:
+        return PYTHON
+    if not size or (linear & 0xFFF) + size > x86.PAGE_SIZE:
+        return PYTHON
+    entry = fetched_by_64(control, linear)
+    at = host_of(control, entry, linear & x86.MASK32, False)
+    if at == NOWHERE:
+        return PYTHON
+    is_user = cpu.hflags & offsets.HF_CPL == x86.CPL_USER
+    return 0 if is_plain(control, at, size, is_user) else PYTHON
+
+
+def fetched_by_64(control: Control, linear: u64) -> u64:
+    """Return the shadow entry by which 64-bit code is fetched, or 0."""
+    entry: u64 = control.cpu.contents.cr3 | x86.PTE_P
+    for level in range(_LEVELS):
+        if not entry & x86.PTE_P:
+            return 0
+        index = linear >> 39 - 9 * level & 511
+        table = (entry & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
+        entry = ctypes.c_uint64.from_address(table + 8 * index & x86.MASK64).value
+    return entry if entry & x86.PTE_P else 0
+
+
+def is_plain(control: Control, code: u64, size: u32, is_user: bool) -> bool:
+    """Tell whether these bytes, as 64-bit code, hold nothing to patch or to decode."""
+    opcodes = Opcodes.from_address(control.opcodes64)
+    at: u32 = 0
+    while at < size:
+        # -- prefixes
+        rex: u32 = 0
+        narrow: u32 = 0
+        short: u32 = 0
+        locked: u32 = 0
+        byte: u32 = 0
+        for _ in range(x86.LONGEST_INSN):
+            if at >= size:
+                return False
+            byte = ctypes.c_uint8.from_address(code + at & x86.MASK64).value
+            at = at + 1 & x86.MASK32
+            if byte >> 4 == _REX:
+                rex = byte
+            else:
+                if byte == OPERAND_SIZE:
+                    narrow = 1
+                elif byte == LOCK:
+                    locked = 1
+                elif byte == ADDRESS_SIZE:
+                    short = 1
+                elif byte not in _PLAIN:
+                    break
+                rex = 0
+        index: u32 = byte
+        if byte == ESCAPE:
+            if at >= size:
+                return False
+            byte = ctypes.c_uint8.from_address(code + at & x86.MASK64).value
+            at = at + 1 & x86.MASK32
+            if byte in _ESCAPES3:
+                return False
+            index = 256 + byte & 511
+        entry = opcodes[index & 511]
+        if entry & abi.OPCODE_PYTHON:
+            return False
+        if rex & REX_W:
+            narrow = 0
+        if narrow and entry & abi.OPCODE_USER_66:
+            return False
+        # -- ModRM
+        reg: u32 = 0
+        forms: u32 = abi.OPCODE_KERNEL
+        if is_user:
+            forms = abi.OPCODE_USER
+        if entry & abi.OPCODE_MODRM:
+            if at >= size:
+                return False
+            modrm = ctypes.c_uint8.from_address(code + at & x86.MASK64).value
+            at = at + 1 & x86.MASK32
+            reg = modrm >> 3 & 7
+            if modrm >> 6 == 3 or entry & abi.OPCODE_REGISTERS:
+                forms = forms + 8 & 63
+            else:
+                mod = modrm >> 6
+                rm: u32 = modrm & 7
+                if rm == x86.ESP:
+                    if at >= size:
+                        return False
+                    rm = ctypes.c_uint8.from_address(code + at & x86.MASK64).value & 7
+                    at = at + 1 & x86.MASK32
+                if mod == 2 or (mod == 0 and rm == x86.EBP):
+                    at = at + 4 & x86.MASK32
+                elif mod == 1:
+                    at = at + 1 & x86.MASK32
+        if entry >> (forms + reg & 63) & 1:
+            return False
+        if locked and entry >> abi.OPCODE_NO_LOCK + (reg & 7) & 1:
+            return False
+        # -- immediate
+        kind: u32 = entry >> abi.OPCODE_IMMEDIATE & 7
+        if entry & abi.OPCODE_TEST and reg > 1:
+            kind = abi.IMMEDIATE_NONE
+        if kind == abi.IMMEDIATE_V and rex & REX_W:
+            kind = 8
+        elif kind in (abi.IMMEDIATE_Z, abi.IMMEDIATE_V):
+            kind = 2 if narrow else 4
+        elif kind == abi.IMMEDIATE_OFFSET:
+            kind = 4 if short else 8
+        at = at + kind & x86.MASK32
+        if at > size:
+            return False
+    return True

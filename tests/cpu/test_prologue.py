@@ -8,10 +8,13 @@ import pytest
 from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 
 from emu86 import Machine, config, images
-from emu86.cpu.engine import abilities
+from emu86.cpu import offsets
+from emu86.cpu.engine import Engine, abilities
 from emu86.cpu.library import Abilities
 from emu86.cpu.prologue import Prologues
+from emu86.cpu.state import HFLAGS, RIP
 from emu86.native import abi
+from emu86.spec import x86
 
 pytestmark = pytest.mark.skipif(
     not abilities().inline, reason="this build of Unicorn begins its blocks otherwise"
@@ -132,6 +135,46 @@ def test_calls_of_what_is_near_and_far(first, second, guard):
     assert not buffer.raw[done:place].strip(b"\x66\x90")
 
 
+FAR = {
+    "signed": 0xFFFFFFFF_81001234, "whole": 0x00007F12_3456789A, "near": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("second", [b"\xff\x15", b"\xe8"])
+@pytest.mark.parametrize("form", FAR)
+def test_addresses_from_4_gib_on(form, second):
+    """The engine loads one in one of three forms; all are rewritten alike."""
+    buffer = ctypes.create_string_buffer(b"\x90" * 256, 256)
+    shared = abi.Control(uc=0x1234)
+    prologues = Prologues(shared, 0x9ABC)
+    start = prologues._begin = shared.code_next = ctypes.addressof(buffer)
+    prologues._end = shared.code_end = start + 256
+    pc = FAR[form] or start + 8 + 10 + 7 + 0x12345
+    load = {
+        "signed": b"\x48\xc7\xc6" + struct.pack("<I", pc & 0xFFFFFFFF),
+        "whole": b"\x48\xbe" + struct.pack("<Q", pc),
+        "near": b"\x48\x8d\x35" + struct.pack("<I", 0x12345),
+    }[form]
+    code = prologues._uc + load + b"\xba\x05\0\0\0" + prologues._control
+    code += b"\xff\x15" + b"\x11" * 4 + prologues._uc + b"\x33\xf6"
+    code += second + b"\x11" * 4
+    buffer[8 : 8 + len(code)] = code
+    assert not prologues.shorten(pc, 5, 0x123), "such blocks have no guard"
+    assert not prologues.shorten(pc ^ 1 << 40, 5)
+    assert not prologues.shorten(pc ^ 1, 5)
+    shared.code_next = start
+    assert prologues.shorten(pc, 5)
+    found = list(Cs(CS_ARCH_X86, CS_MODE_64).disasm(buffer.raw[8:], 8))
+    place = 8 + len(code)  # where the block goes on
+    (jump,) = (int(i.op_str, 16) for i in found if i.mnemonic == "jl")
+    assert jump == place
+    late = {i.op_str: i.address for i in found if i.mnemonic == "movabs"}
+    assert f"rsi, {pc:#x}" in late
+    assert "rax, 0x9abc" in late
+    assert [i.mnemonic for i in found if i.address < place].count("call") == 1
+    assert place in [i.address for i in found]
+
+
 def test_no_ability_no_change():
     assert not Abilities.none().inline
 
@@ -143,3 +186,30 @@ def test_another_engines_buffer_that_is_gone(monkeypatch):
         "emu86.cpu.prologue.ranges", lambda _rights: [(gone, gone + (1 << 20))]
     )
     Prologues(abi.Control(), 3).shorten(0x1000, 5)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+@pytest.mark.parametrize(
+    "at", [0x1000, 0x7FFF_1234_5000, 0xFFFF_8000_0000_1000, 0xFFFF_FFFF_8100_0000]
+)
+def test_blocks_of_64_bit_code(at, inline):
+    """Wherever they stand they count the same, and stop at the same block."""
+    engine = Engine(replace(abilities(), inline=inline))
+    ram = memoryview(bytearray(0x10000))
+    words = ram.cast("Q")
+    for level in range(4):  # tables at 1000h to 4000h, the code at 5000h
+        index = at >> 39 - 9 * level & 511
+        words[(level + 1) * 512 + index] = (level + 2) << 12 | 0x27
+    ram[0x5000:0x5004] = b"\xff\xc0\xeb\xfc"  # again: inc eax; jmp again
+    engine.map(0, ram)
+    engine.on_block = lambda _linear, _size: 0
+    engine.hook()
+    engine.set_control(0x80000033, 0x1000, 0x20)
+    engine.d[HFLAGS] |= offsets.HF_CS64
+    engine.q[RIP] = at
+    engine.clock.run_for(1000)  # nanoseconds, of four bytes each
+    engine.run()
+    assert engine.q[x86.EAX] == 999
+    assert engine.q[RIP] == at
+    assert engine.control[abi.LATE_AT] & x86.MASK64 == at
+    assert engine.shortened == inline

@@ -36,7 +36,7 @@ def arguments(name, seed, control, cpu):
     uc = seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1
     return {
         "on_block": (uc, seed, seed & 0xFFFF, control),
-        "on_late": (control, seed & 0xFFFFFFFF),
+        "on_late": (control, seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1),
         "on_guard": (control, seed & 0xFFFFFFFF, seed & 1),
         "on_look": (uc, WORLD.at, seed & 15, WORLD.sites),
         "on_rdtsc": (uc, control),
@@ -47,7 +47,7 @@ def arguments(name, seed, control, cpu):
         "on_exception": (uc, WORLD.vector, control),
         "external": (control, cpu, WORLD.vector & 255),
         "return_by_plan": (control, cpu, seed & 1),
-        "shorten": (control, WORLD.block.pc & 0xFFFFFFFF, WORLD.block.size, seed & 1),
+        "shorten": (control, WORLD.block.pc, WORLD.block.size, seed & 1),
         "deliver_by_plan": (
             control,
             cpu,

@@ -7,9 +7,10 @@ import random
 import pytest
 
 from emu86 import Machine, config
+from emu86.cpu.state import HFLAGS
 from emu86.native import abi, scan
 from emu86.rings.decode import decode
-from emu86.spec.opcodes import OPCODES, PREFIXES, TWO_BYTES
+from emu86.spec.opcodes import OPCODES, OPCODES64, PREFIXES, TWO_BYTES
 
 NOP = b"\x90"
 FEW = [mod << 6 | reg << 3 for mod in (0, 3) for reg in range(8)]  # ModRM bytes
@@ -34,11 +35,13 @@ class Judges:
         at = ctypes.addressof(buffer)
         return scan.walk(self.shared, at, len(code), ring == 3)
 
+    bits = 32
+
     def scanned(self, code, ring):
         scanner = self.scanner
         scanner._guard = 0
         site = scanner._first_site(code, ring, 0x1000)
-        looks = scanner._to_look_at(0x1000, code)
+        looks = self.bits == 32 and scanner._to_look_at(0x1000, code)
         return scan.PYTHON if site is not None or looks else scanner._guard
 
     def agree(self, code, ring):
@@ -112,6 +115,76 @@ def test_blocks_of_several(judges, seed):
         judged += judges.agree(code, 1) if code else 0
         judged += judges.agree(code, 3) if code else 0
     assert judged > 100
+
+
+class Judges64(Judges):
+    """The same of 64-bit code."""
+
+    bits = 64
+
+    def __init__(self):
+        super().__init__("atom", "patch")
+        self.scanner._cpu.code_bits = 64
+
+    def compiled(self, code, ring):
+        self.scanner._cpu.d[HFLAGS] = self.scanner._cpu.d[HFLAGS] & ~3 | ring
+        buffer = ctypes.create_string_buffer(code, len(code))
+        at = ctypes.addressof(buffer)
+        plain = scan.is_plain(self.shared, at, len(code), ring == 3)
+        return 0 if plain else scan.PYTHON
+
+
+BEFORE64 = [
+    bytes(each)
+    for n in (0, 1, 2)
+    for each in itertools.product((0x40, 0x4F, 0x65, 0x66, 0x67, 0xF0, 0xF3), repeat=n)
+]
+
+
+def encodings64(opcode, prefix):
+    first = opcode.to_bytes(2 if opcode >= TWO_BYTES else 1, "big")
+    for modrm in FEW if OPCODES64[opcode][0].rm else (0x20,):
+        for sib in (b"\x24", b"\x25", b""):
+            insn = decode((prefix + first + bytes([modrm]) + sib + TAIL)[:15], 64)
+            if insn is not None:
+                yield insn.code
+
+
+@pytest.fixture(scope="module")
+def judges64():
+    return Judges64()
+
+
+@pytest.mark.not_quick
+def test_every_encoding_of_64_bit_code(judges64):
+    """With NOPs behind it: compiled code and decoder end it at the same place."""
+    judged = 0
+    for opcode in OPCODES64:
+        if opcode < 1 << 16:
+            for prefix in (
+                BEFORE64 if opcode in (0xB8, 0xC7, 0xA1, 0xF7) else BEFORE64[:8]
+            ):
+                for code in encodings64(opcode, prefix):
+                    judged += judges64.agree(code, 1) + judges64.agree(code, 3)
+                    # One byte less is not whole to either.
+                    assert not judges64.agree(code[:-1], 1) or code[:-1] in BEFORE64
+    assert judged > 1000
+
+
+def test_64_bit_code_that_needs_python(judges64):
+    for text in (
+        "8ed0", "480fb200", "9d", "48cf", "0f0100", "c5f877", "62f1fd486fc0", "06",
+        "66e80000", "0f9400", "d110", "f0488b03", "480fc70b", "0f3800c0", "66c3",
+    ):  # fmt: skip
+        code = NOP + bytes.fromhex(text)
+        assert judges64.compiled(code, 1) == scan.PYTHON, text
+    for text in (
+        "8ed8", "488b0510000000", "48b80000000000000000", "48a10000000000000000",
+        "65488b042500000000", "4863c8", "f0480fb10b", "660f6f05efbeadde", "480f94c0",
+        "f3480f1efa",
+    ):  # fmt: skip
+        code = NOP + bytes.fromhex(text)
+        assert judges64.compiled(code, 1) == 0, text
 
 
 def test_no_code_is_looked_for_beyond_ram():

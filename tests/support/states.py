@@ -9,11 +9,13 @@ import ctypes
 import random
 import struct
 
-from emu86 import Machine
+from emu86 import config
 from emu86.cpu import offsets
+from emu86.cpu.models import MODELS
 from emu86.native import abi, pit
 from emu86.native.state import site_index
 from emu86.native.transfers import gate_slot, return_slot
+from emu86.rings.technique.prefilter import opcode_table
 from emu86.spec import x86
 from support.world import RAM_PAGES
 
@@ -588,41 +590,50 @@ def blocks(world, pick):
     control.unguarded, control.inner = pick.odd(0, 1), pick.odd(0, 1)
     for ring in (1, 3):
         control.armed[ring] = pick.odd(0, 1)
-    control.opcodes[:] = OPCODES
-    cpu.rflags &= ~x86.AC
-    cpu.hflags |= offsets.HF_CS32 * pick.odd(1, 0)
-    cpu.hflags = cpu.hflags & ~3 | pick.few(1, 3)
-    parts = [pick.choice(INSNS) for _ in range(pick.randrange(1, 6))]
+    control.opcodes[:], world.opcodes64[:] = OPCODES
+    world.point_at(opcodes64=world.opcodes64)
+    cpu.rflags = cpu.rflags & ~x86.AC | pick.odd(0, x86.AC)
+    is_64 = pick.randrange(3) == 0
+    cpu.hflags &= ~(3 | offsets.HF_CS64)
+    cpu.hflags |= pick.few(1, 3)
+    cpu.hflags |= offsets.HF_CS64 if is_64 else offsets.HF_CS32 * pick.odd(1, 0)
+    insns = INSNS64 if is_64 else INSNS
+    parts = [pick.choice(insns) for _ in range(pick.randrange(1, 6))]
     code = b"".join(parts)
     code = code[: len(code) - pick.odd(0, 1, 2, 4)]
     linear = pick.word() & ~0xFFF | pick.odd(0x100, 0xFF0)
     if not control.shadow_pdes:
-        linear = linear & 0xFFF | pick.odd(CODE, RAM_PAGES) << 12
+        linear = linear & 0xFFF | pick.odd(CODE, RAM_PAGES, once=4) << 12
     slot = (linear ^ linear >> 12) & 0xFFF
     control.behind_load[slot >> 6] = pick.odd(0, 1) << (slot & 63)
-    map_page(world, linear, CODE, pick.odd(0x25, 0))
     where = (CODE << 12) + min(linear & 0xFFF, 0xF00)
     ctypes.memmove(control.ram + where, code, len(code))
     block = world.block
     block.pc = linear + pick.odd(0, 1 << 32)
+    if is_64:
+        block.pc = linear | pick.few(0, -1 << 32, 0x7F8100000000) & x86.MASK64
+        map_page_64(world, pick, block.pc, CODE)
+    else:
+        map_page(world, linear, CODE, pick.odd(0x25, 0))
     block.size = pick.odd(len(code), 0)
     calls = [pick.odd(pick.few(b"\xff\x15", b"\xe8"), b"\x90") for _ in range(2)]
     calls = [call + b"\x11" * 4 for call in calls]
     rubbish = pick.few(*(bytes([i]) for i in range(256)))
     uc = b"\x48\xbf" + control.uc.to_bytes(8, "little")
-    key = uc + b"\xbe" + linear.to_bytes(4, "little")
+    start = ctypes.addressof(world.translated) + pick.few(0, 3)
+    key = uc + load_rsi(pick, block.pc, start + 10)
     key += b"\xba" + block.size.to_bytes(4, "little")
     key += b"\x48\xb9" + world.base.to_bytes(8, "little")
     if pick.randrange(2) == 0:
-        at = pick.few(0, 2, 10, 11, 15, 16, 20, 22)
+        at = pick.few(0, 2, 10, 11, *(len(key) - at for at in (15, 14, 10, 8)))
         key = key[:at] + rubbish + key[at + 1 :]
     load = uc + b"\x33\xf6"
     if pick.randrange(4) == 0:
         at = pick.few(0, 2, 10)
         load = load[:at] + rubbish + load[at + 1 :]
     made = key + calls[0] + load + calls[1]
+    ctypes.memmove(start, made, len(made))
     start = ctypes.addressof(world.translated)
-    ctypes.memmove(start + pick.few(0, 3), made, len(made))
     control.code_next, control.code_end = pick.odd(start, 0), start + 70
     for i in range(16):
         control.prologues[i] = pick.getrandbits(64)
@@ -630,7 +641,19 @@ def blocks(world, pick):
         world.page_state[linear >> 12] = pick.few(abi.CODE, abi.UNBACKED)
 
 
-OPCODES = Machine().vmm.scanner._table()
+def load_rsi(pick, pc, at):
+    """What loads RSI with a block's address, at `at`, in one of the engine's forms."""
+    signed = b"\x48\xc7\xc6" + struct.pack("<I", pc & x86.MASK32)
+    near = b"\x48\x8d\x35" + struct.pack("<I", pc - at - 7 & x86.MASK32)
+    whole = b"\x48\xbe" + struct.pack("<Q", pc)
+    if pc >> 32 == 0:
+        return pick.odd(b"\xbe" + struct.pack("<I", pc), whole, near)
+    return pick.odd(signed if pc >> 63 else whole, near, signed, whole, b"\x90", once=3)
+
+
+OPCODES = [
+    opcode_table(bits, {1: (), 3: ()}, MODELS[config.CPU].lacks) for bits in (32, 64)
+]
 
 
 INSNS = [
@@ -646,6 +669,34 @@ INSNS = [
         "66 66 66 66 66 66 66 66 66 66 66 66 66 66 66 66",
     )
 ]  # fmt: skip
+
+
+# VEX, REX that are not last, near branches with 66h, what has 64 bits of immediate.
+INSNS64 = [
+    bytes.fromhex(code)
+    for code in (
+        "90", "48 8b 05 10 00 00 00", "48 b8 01 00 00 00 00 00 00 00", "48 01 d8",
+        "b8 00 00 00 00", "66 b8 00 00", "66 48 b8 00 00 00 00 00 00 00 00", "f6 c0 01",
+        "48 a1 00 00 00 00 00 00 00 00", "67 a1 00 00 00 00", "48 f7 c1 01 00 00 00",
+        "48 f7 d9", "65 48 8b 04 25 00 00 00 00", "48 66 90", "66 e9 00 00",
+        "66 48 e8 00 00 00 00", "e8 00 00 00 00", "c5 f8 77", "06", "8e d0", "8e d8",
+        "0f 20 d8", "f0 48 0f b1 0b", "f0 48 8b 03", "0f 38 00 c0", "9d", "0f 05",
+        "48 8b 44 24 08", "48 8b 84 24 10 00 00 00", "48 c7 c0 00 00 00 00", "0f", "48",
+        "48 8b", "48 8b 04", "41 0f ae 00", "0f 94 00", "66 68 00 00", "68 00 00 00 00",
+        "66 66 66 66 66 66 66 66 66 66 66 66 66 66 66 66",
+    )
+]  # fmt: skip
+
+
+def map_page_64(world, pick, linear, page):
+    """Have the four levels of tables map a linear address to a page of RAM."""
+    bias = world.control.vmm_memory_bias
+    at = [ctypes.addressof(table) - bias & x86.MASK64 for table in world.tables]
+    at = [place & x86.LONG_FRAME for place in at]
+    world.cpu.cr3 = at[0]
+    for level, entry in enumerate((*at[1:], page << 12)):
+        index = linear >> 39 - 9 * level & 511
+        world.tables[level][index] = entry | pick.odd(0x25, 0)
 
 
 def write_to_gdt(world, pick):

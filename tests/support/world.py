@@ -8,7 +8,7 @@ from emu86.native import abi
 from emu86.native.records import ctype, is_kind
 
 PAGE = 4096
-SIZE = 336 * PAGE
+SIZE = 337 * PAGE
 TABLES = 4
 RAM_PAGES = 16
 # What handlers call, and what that returns if not 0.
@@ -51,6 +51,7 @@ class World:
         self.jumped = self.place(ctypes.c_uint64 * 8)  # blocks, by their addresses
         self.ram = self.place(ctypes.c_uint32 * (RAM_PAGES << 10))
         self.looks = self.place(ctypes.c_uint64 * 16)
+        self.opcodes64 = self.place(abi.Opcodes)
         self.block = self.place(abi.Block)
         self.block_at = ctypes.addressof(self.block)
         self.translated = self.place(ctypes.c_uint8 * PAGE)

@@ -7,10 +7,9 @@ patch lives in the translation alone: a guest that reads or rewrites its code se
 own bytes. The INT3's exit decodes what stands in RAM.
 """
 
+import ctypes
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from typing import Final
 
 from emu86.cpu import offsets
@@ -20,23 +19,19 @@ from emu86.mmu.shadow import ShadowMmu
 from emu86.native import abi
 from emu86.native.scan import PYTHON, load_slot
 from emu86.rings.decode import Insn, decode
-from emu86.rings.events.accesses import XLAT
 from emu86.rings.events.protection import checks_alignment, segments, stores_to_code
 from emu86.rings.insn import flag_states, sse_operands
 from emu86.rings.insn.segment_loads import is_wide_pointer, loaded_by, loads_ss
-from emu86.rings.insn.table import RECORDS, find, needs
-from emu86.rings.technique.null_selectors import NullSelectors, byte_class, may_matter
+from emu86.rings.insn.table import find, needs
+from emu86.rings.technique.null_selectors import NullSelectors, may_matter
+from emu86.rings.technique.prefilter import (
+    LOADS_SS,
+    LOOKED_AT,
+    opcode_table,
+    prefilter,
+)
 from emu86.rings.technique.shadow_segments import ShadowCpu
 from emu86.spec import x86
-from emu86.spec.features import FORMS
-from emu86.spec.opcodes import (
-    ESCAPE,
-    LOCK,
-    OPCODES,
-    OPERAND_SIZE,
-    PREFIXES,
-    TWO_BYTES,
-)
 
 INT3: Final = 0xCC
 # In virtual-8086 mode the engine's PUSHFD shows VM.
@@ -45,137 +40,7 @@ _STI: Final = 0xFB
 _CS_PREFIX: Final = 0x2E
 # With IOPL raised POPF and the kernel's IRET run natively.
 _NATIVE_WITH_IOPL: Final = ("POPF", "IRET")
-
-# What loads DS, ES, FS or GS: MOV, POP, LES and its kind.
-_LOADS: Final = (0x8E, 0x07, 0x1F, 0xC4, 0xC5, 0x0FA1, 0x0FA9, 0x0FB4, 0x0FB5)
-_TESTS: Final = (0xF6, 0xF7)
-_MOV_TO_SREG, _LSS = 0x8E, 0x0FB2
-# Immediates of 32-bit code without prefixes.
-_KINDS: Final = {
-    "b": 1, "w": 2, "wb": 3, "o": 4, "z": abi.IMMEDIATE_Z, "v": abi.IMMEDIATE_Z,
-}  # fmt: skip
-
 _MANY: Final = 1024  # blocks of a page whose operands are looked at
-
-_MEMORY, _REGISTER = (0, 1, 2), (3,)  # ModRM.mod
-# Expressions for immediates, of what ends blocks.
-_IMMEDIATES: Final = {
-    "": b"", "b": b".", "w": b"..", "z": b"(?:..){1,2}", "p": b".{4,6}",
-}  # fmt: skip
-
-
-_BUT_LOCK: Final = byte_class(PREFIXES - {LOCK}) + b"*"
-_BY_CS: Final = re.escape(bytes([_CS_PREFIX])) + byte_class(PREFIXES) + b"*"
-# An opcode, with expressions for what stands before it and behind it.
-_Site = tuple[bytes, int, bytes]
-_PUSHFD: Final[_Site] = bytes([OPERAND_SIZE]) + _BUT_LOCK, _PUSHF, b""
-
-
-@cache
-def _modrm(mods: tuple[int, ...], regs: Sequence[int]) -> bytes:
-    """Return an expression for ModRM bytes with these fields."""
-    return byte_class(
-        mod << 6 | reg << 3 | rm for mod in mods for reg in regs for rm in range(8)
-    )
-
-
-def _any_of(sites: Iterable[_Site]) -> bytes:
-    """Return an expression for all of these, with those in one part that are alike."""
-    alike: dict[tuple[bytes, bytes], set[int]] = {}
-    for before, opcode, behind in sites:
-        escape = bytes([ESCAPE]) if opcode >= TWO_BYTES else b""
-        alike.setdefault((before + escape, behind), set()).add(opcode & 0xFF)
-    return b"|".join(
-        before + byte_class(opcodes) + behind
-        for (before, behind), opcodes in sorted(alike.items())
-    )
-
-
-def _denied(lacks: int) -> Iterator[_Site]:
-    """Give the instructions of features that the CPU model lacks."""
-    for opcode, by_prefix in FORMS.items():
-        for prefix, forms in by_prefix.items():
-            lacking = tuple(form for form in range(16) if forms[form] & lacks)
-            if not lacking:
-                continue
-            before = (
-                byte_class([prefix]) + byte_class(PREFIXES) + b"*" if prefix else b""
-            )
-            behind = _forms(lacking) if len(lacking) < len(forms) else b""
-            yield before if opcode >= TWO_BYTES else b"", opcode, behind
-            if not prefix:
-                break  # it is found with a prefix, too
-
-
-@cache
-def _forms(numbers: tuple[int, ...]) -> bytes:
-    """Return an expression for the ModRM bytes of these forms (see `FORMS`)."""
-    in_memory = tuple(form for form in numbers if form < 8)
-    in_register = tuple(form - 8 for form in numbers if form >= 8)
-    both = (_MEMORY, in_memory), (_REGISTER, in_register)
-    found = [_modrm(mods, regs) for mods, regs in both if regs]
-    return b"(?:" + b"|".join(found) + b")"
-
-
-def _native_mistakes(ring: int, lacks: int) -> Iterator[_Site]:
-    """Give what no record has and a CPU does not run so."""
-    yield from _denied(lacks)
-    if ring == x86.CPL_USER:
-        yield _PUSHFD
-    yield from _stores_to_code()
-
-
-def _stores_to_code() -> Iterator[_Site]:
-    """Give what writes memory behind a CS prefix."""
-    for opcode, group in OPCODES.items():
-        writes = tuple(reg for reg in range(8) if "w" in group[reg].memory)
-        if writes:
-            yield _BY_CS, opcode, _modrm(_MEMORY, writes) if group[0].rm else b""
-
-
-@cache
-def _prefilter(ring: int, skip: tuple[str, ...], lacks: int) -> re.Pattern[bytes]:
-    """Return a pattern that every block with a site to patch at `ring` matches.
-
-    lacks: see `CpuModel`.
-
-    What ends a block is looked for at the end of a block only: the opcodes of those are
-    common bytes.
-    """
-    sites = set(_native_mistakes(ring, lacks))
-    for record in RECORDS:
-        members = slice(None) if record.reg < 0 else slice(record.reg, record.reg + 1)
-        regs = range(8)[members]
-        told = record.reg >= 0 or record.memory
-        mods = _MEMORY if record.memory else _MEMORY + _REGISTER
-        for opcode in record.opcodes:
-            group = OPCODES[opcode][members]
-            behind = _modrm(mods, regs) if told else b""
-            if not all(member.lock for member in group):
-                # With a LOCK prefix it is #UD, and the engine runs many all the same.
-                sites.add((bytes([LOCK]) + _BUT_LOCK, opcode, behind))
-            if ring not in record.patched or record.mnemonic in skip:
-                continue
-            if all(member.ends_block for member in group):
-                if group[0].rm:  # SIB and displacement
-                    behind += b".{0,5}" if told else b".{1,6}"
-                behind += _IMMEDIATES[group[0].immediate] + b"\\Z"
-            sites.add((b"", opcode, behind))
-    return re.compile(_any_of(sites), re.DOTALL)
-
-
-# Loads of SS in 64-bit code, MOV and LSS: see `Scanner.on_block`.
-_LOADS_SS: Final = re.compile(
-    _any_of(
-        ((b"", _MOV_TO_SREG, _modrm(_MEMORY + _REGISTER, (x86.SS,))), (b"", _LSS, b""))
-    )
-)
-_LOOKED_AT: Final = re.compile(
-    _any_of(
-        (b"", opcode, _modrm(_MEMORY, range(8)))
-        for opcode in sse_operands.OPCODES_LOOKED_AT
-    )
-)
 
 
 class Scanner:
@@ -220,6 +85,8 @@ class Scanner:
         shared = engine.shared
         self._scans = scans
         shared.scans = self._has_table = scans and engine.can.inline
+        self._opcodes64 = abi.Opcodes()
+        shared.opcodes64 = ctypes.addressof(self._opcodes64)
         self._filters: dict[int, re.Pattern[bytes]] = {}  # made for rings that run code
         self.look_up(cpu.vcpu.model.lacks)
 
@@ -228,56 +95,8 @@ class Scanner:
         self._lacks = lacks
         self._filters.clear()
         if self._has_table:
-            self._engine.shared.opcodes[:] = self._table()
-
-    def _table(self) -> list[int]:
-        """Return what compiled code knows of opcodes: see `abi.OPCODE_MODRM`."""
-        made = [abi.OPCODE_PYTHON] * 512
-        for number in (*range(256), *range(TWO_BYTES, TWO_BYTES + 256)):
-            if number in OPCODES and number != ESCAPE and number not in PREFIXES:
-                made[number & 255 | (number >= TWO_BYTES) << 8] = self._entry(number)
-        return made
-
-    def _entry(self, number: int) -> int:
-        group = OPCODES[number]
-        kinds = [member.immediate for member in group]
-        entry = _KINDS.get(kinds[0], 0) << abi.OPCODE_IMMEDIATE
-        if len(set(kinds)) > 1:
-            if number not in _TESTS:
-                return abi.OPCODE_PYTHON
-            entry |= abi.OPCODE_TEST
-        elif kinds[0] and kinds[0] not in _KINDS:
-            return abi.OPCODE_PYTHON
-        rm = group[0].rm
-        entry |= abi.OPCODE_MODRM if rm else 0
-        entry |= abi.OPCODE_REGISTERS if rm == "r" else 0
-        for ring, first in ((1, abi.OPCODE_KERNEL), (3, abi.OPCODE_USER)):
-            entry |= self._wanted(number, ring) << first
-        if number == _PUSHF:
-            entry |= abi.OPCODE_USER_66
-        for reg, member in enumerate(group):
-            entry |= (not member.lock) << abi.OPCODE_NO_LOCK + reg
-            if rm:
-                entry |= bool(member.memory) << abi.OPCODE_MEMORY + reg
-        plain = group[0].source or group[0].immediate == "o" or number == XLAT
-        if plain and not rm:
-            entry |= 1 << abi.OPCODE_MEMORY
-        return entry
-
-    def _wanted(self, number: int, ring: int) -> int:
-        """Return which forms of an opcode must be decoded: see `FORMS`; as bits."""
-        found = 0xFFFF if number in _LOADS else 0
-        if number in sse_operands.OPCODES_LOOKED_AT:
-            found |= 0x00FF
-        for forms in FORMS.get(number, {}).values():
-            for form, features in enumerate(forms):
-                found |= bool(features & self._lacks) << form
-        for record in RECORDS:
-            wanted = ring in record.patched and record.mnemonic not in self._skip[ring]
-            if wanted and number in record.opcodes:
-                regs = 0xFF if record.reg < 0 else 1 << record.reg
-                found |= regs if record.memory else regs | regs << 8
-        return found
+            self._engine.shared.opcodes[:] = opcode_table(32, self._skip, lacks)
+            self._opcodes64[:] = opcode_table(64, self._skip, lacks)  # type: ignore[assignment]
 
     def on_block(self, linear: int, size: int) -> int:
         """Take a block that the engine has translated and not yet run.
@@ -306,7 +125,7 @@ class Scanner:
             cpu.update_mode()
             code = self._first(code)  # no more of the block will run
         if code64:
-            has_site = self._scans or bool(_LOADS_SS.search(code))
+            has_site = self._scans or bool(LOADS_SS.search(code))
             has_operand = False
         else:
             # What compiled code has not judged by itself has to be decoded.
@@ -317,7 +136,7 @@ class Scanner:
                 or self._is_armed(ring)
                 or self._is_aligned()
             )
-            has_operand = self._engine.can.looks and bool(_LOOKED_AT.search(code))
+            has_operand = self._engine.can.looks and bool(LOOKED_AT.search(code))
         if not has_site and not has_operand:
             return 0
         cpu.update_mode()
@@ -340,7 +159,7 @@ class Scanner:
         return self._guard
 
     def _filter(self, ring: int) -> re.Pattern[bytes]:
-        made = _prefilter(ring, self._skip[ring], self._lacks)
+        made = prefilter(ring, self._skip[ring], self._lacks)
         self._filters[ring] = made
         return made
 

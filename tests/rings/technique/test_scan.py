@@ -10,7 +10,7 @@ from emu86.rings.decode import decode
 from emu86.rings.insn.segment_loads import loaded_by
 from emu86.rings.insn.table import RECORDS, find, needs
 from emu86.rings.technique.null_selectors import may_matter
-from emu86.rings.technique.scan import _prefilter
+from emu86.rings.technique.prefilter import prefilter
 from emu86.spec import x86
 from emu86.spec.features import FORMS
 from emu86.spec.opcodes import OPCODES, TWO_BYTES
@@ -43,7 +43,7 @@ def blocks(insn, code):
 @pytest.mark.parametrize("ring", [1, 3])
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.mnemonic)
 def test_sites_are_found(record, ring):
-    pattern = _prefilter(ring, (), 0)
+    pattern = prefilter(ring, (), 0)
     for opcode in record.opcodes:
         for insn, code in encodings(opcode):
             if find(insn) is not record:
@@ -55,7 +55,7 @@ def test_sites_are_found(record, ring):
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_what_a_model_lacks_is_found(model):
-    pattern = _prefilter(1, (), model.lacks)
+    pattern = prefilter(1, (), model.lacks)
     found = 0
     for opcode in FORMS:
         for insn, code in encodings(opcode, (b"", b"\xf2", b"\xf3", b"\x66\x3e")):
@@ -67,7 +67,7 @@ def test_what_a_model_lacks_is_found(model):
 
 def test_common_bytes_are_not_looked_at_in_the_middle():
     for text in ("9d 90", "cf 90", "17 90 90", "ea 20 20", "ff 20 90 90 90 90 90 90"):
-        assert not _prefilter(1, (), ~0).search(bytes.fromhex(text))
+        assert not prefilter(1, (), ~0).search(bytes.fromhex(text))
 
 
 def test_every_load_of_ds_and_es_at_the_end_of_a_block_is_seen():
