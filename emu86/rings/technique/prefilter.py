@@ -33,7 +33,7 @@ _CS_PREFIX: Final = 0x2E
 # What loads DS, ES, FS or GS: MOV, POP, LES and its kind.
 _LOADS: Final = (0x8E, 0x07, 0x1F, 0xC4, 0xC5, 0x0FA1, 0x0FA9, 0x0FB4, 0x0FB5)
 _TESTS: Final = (0xF6, 0xF7)
-_WIDE_POINTERS: Final = (0x0FB4, 0x0FB5)  # LFS, LGS: with REX.W they are patched
+_WIDE_POINTERS: Final = (0x0FB2, 0x0FB4, 0x0FB5)  # with REX.W they are patched
 _MOV_TO_SREG, _LSS = 0x8E, 0x0FB2
 # Immediates of 32-bit code without prefixes, and of 64-bit code.
 _KINDS: Final = {
