@@ -44,7 +44,7 @@ def is_wide_pointer(insn: Insn) -> bool:
 
     So do AMD's CPUs. Intel's read m16:64.
     """
-    return insn.size == 8 and insn.opcode in _LXS
+    return insn.size == 8 and insn.memory and insn.opcode in _LXS
 
 
 def _mov(cpu: Cpu, insn: Insn) -> None:
