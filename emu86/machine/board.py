@@ -202,7 +202,9 @@ class Board:
         now = self._clock.now
         if self._next is not None and now >= self._next:
             for device in self.timed:
-                device.advance(now)
+                due = device.deadline()
+                if due is not None and now >= due:
+                    device.advance(now)
             self.schedule()
 
     # -- state -------------------------------------------------------------------------

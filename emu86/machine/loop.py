@@ -234,6 +234,18 @@ class RunLoop:
                     continue
                 board.stop_in_time()
             vmm.run()
+            if vmm.vcpu.halted and self._may_sleep():
+                self._idle(deadline)
+
+    def _may_sleep(self) -> bool:
+        """Tell whether a halted CPU can sleep at once: there is nothing to look at.
+
+        A kick that has come since the last look ends the sleep as it begins.
+        """
+        vmm = self._vmm
+        is_over = vmm.end or self._found or self._error
+        has_work = self._board.pic.intr or self._console.deliverable
+        return self.realtime and not is_over and not has_work
 
     def _begin_slice(self) -> None:
         if self.realtime:

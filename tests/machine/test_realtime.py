@@ -226,11 +226,8 @@ ticked:
 """
 
 
-@pytest.mark.parametrize(
-    ("between", "cost"), [("hlt", 1), ("nop", 90), ("cpuid", 10), ("rdtsc", 20)]
-)
-def test_a_guest_has_a_tick_each_10_ms_of_the_host(monkeypatch, between, cost):
-    machine = flat(_TICKS.format(between=between), realtime=True)
+def hosted(monkeypatch, machine, cost):
+    """Have a machine run on such a host, which wakes it 2 ms too late."""
     clock = machine.vmm.clock
     host = Host(clock, cost)
     host.late = 2 * MS
@@ -239,8 +236,40 @@ def test_a_guest_has_a_tick_each_10_ms_of_the_host(monkeypatch, between, cost):
     monkeypatch.setattr(loop, "time", host)
     monkeypatch.setattr(clock, "advance_to", host.skip)
     monkeypatch.setattr(machine._loop._kicked, "wait", host.wait)
+    return host
+
+
+@pytest.mark.parametrize(
+    ("between", "cost"), [("hlt", 1), ("nop", 90), ("cpuid", 10), ("rdtsc", 20)]
+)
+def test_a_guest_has_a_tick_each_10_ms_of_the_host(monkeypatch, between, cost):
+    machine = flat(_TICKS.format(between=between), realtime=True)
+    host = hosted(monkeypatch, machine, cost)
     before = host.monotonic_ns()
     assert machine.run() == Stop("debug exit", 300)
     passed = host.monotonic_ns() - before
     assert abs(passed - 3 * SECOND) < 50 * MS + passed // 100
     assert abs(machine.now - passed) < 50 * MS
+
+
+def test_a_halted_guest_is_looked_at_once_a_tick(monkeypatch):
+    machine = flat(_TICKS.format(between="hlt"), realtime=True)
+    hosted(monkeypatch, machine, 1)
+    looks = []
+    pace = machine._loop._pace.pace
+    monkeypatch.setattr(machine._loop._pace, "pace", lambda: looks.append(pace()))
+    assert machine.run() == Stop("debug exit", 300)
+    assert 300 <= len(looks) < 330
+
+
+def test_what_is_asked_for_before_a_sleep_is_done_at_once(monkeypatch):
+    machine = flat("sti\nagain: hlt\njmp again", realtime=True)
+    run = machine.vmm.run
+
+    def asked():
+        run()
+        machine.stop()
+
+    monkeypatch.setattr(machine.vmm, "run", asked)
+    monkeypatch.setattr(loop, "_LONGEST_SLEEP", 1000)
+    assert machine.run(timeout=30) == Stop("interrupted")
