@@ -31,6 +31,7 @@ from emu86.native.pit import (
     SECOND,
     count,
     effective_reload,
+    latch,
     read,
     sync,
     ticks,
@@ -135,11 +136,6 @@ class Channel(abi.Counter):
         self.held = self.load_at = self.latched = self.status = NONE
         self.null_count = 1
         self.expired = self.write_high = self.read_high = 0
-
-    def latch(self, t: int) -> None:
-        """Keep the count to be read; a latched one is kept (Counter Latch)."""
-        if self.latched == NONE:
-            self.latched = count(self, t)
 
     def latch_status(self) -> None:
         """Keep the status to be read; a latched one is kept (Read-Back)."""
@@ -254,7 +250,7 @@ class Pit:
             if value & 0x30:
                 self._channels[n].program(value, t)
             else:
-                self._channels[n].latch(t)
+                latch(self._channels[n], t)
             self._written(n, out)
 
     def deadline(self) -> int | None:
@@ -301,7 +297,7 @@ class Pit:
             if command & 2 << n:
                 self._sync(n, t)
                 if not command & 0x20:
-                    channel.latch(t)
+                    latch(channel, t)
                 if not command & 0x10:
                     channel.latch_status()
 

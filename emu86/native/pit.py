@@ -104,6 +104,26 @@ def sync(counter: Counter, t: i64) -> bool:
     return rose
 
 
+def is_quiet(counter: Counter, t: i64) -> bool:
+    """Tell whether OUT stays as it is up to pulse `t`: the chip's line need not hear.
+
+    Not of one that is about to be loaded, nor of all others that it could tell of.
+    """
+    if counter.load_at != abi.NONE or counter.held != abi.NONE:
+        return False
+    if counter.mode == 2:
+        return counter.out != 0 and elapsed(counter, t) < max(counter.period, 1) - 1
+    if counter.mode == 3:
+        return elapsed(counter, t) < (counter.period + counter.out) // 2
+    return counter.expired != 0
+
+
+def latch(counter: Counter, t: i64) -> None:
+    """Keep the count to be read; a latched one is kept (Counter Latch)."""
+    if counter.latched == abi.NONE:
+        counter.latched = count(counter, t)
+
+
 def count(counter: Counter, t: i64) -> u32:
     """Return the counting element as it is read: 16 bits, binary or BCD."""
     if not counter.period:

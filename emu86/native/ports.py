@@ -9,13 +9,17 @@ from typing import Final
 from emu86.native import abi
 from emu86.native.abi import Control
 from emu86.native.pic import read_register, write_quietly
-from emu86.native.pit import read, sync, ticks, write_low
-from emu86.native.records import i32, u32, u64
+from emu86.native.pit import is_quiet, latch, read, sync, ticks, write_low
+from emu86.native.records import i32, i64, u32, u64
 from emu86.native.state import virtual_time
 from emu86.native.uart import LSR, THR, line_status, send
 from emu86.spec import x86
 
 _PYTHONS: Final = 256  # instead of a byte
+_PIT_CONTROL: Final = 3
+# Of a control word of the 8254: its number of the counter, and how that is accessed.
+_READ_BACK: Final = 3
+_ACCESS: Final = 0x30
 
 
 def what_is_at(control: Control, port: u32, width: i32) -> u32:
@@ -43,12 +47,40 @@ def answer(control: Control, at: u32) -> u32:
         return line_status(control.uart)
     if kind == abi.PORT_PIC and not control.pics[register >> 1 & 1].poll:
         return read_register(control.pics[register >> 1 & 1], register)
-    if kind == abi.PORT_PIT and 1 <= register <= 2:  # 0 may move the interrupt line
-        counter = control.pit[max(min(register, 2), 1)]
-        t = ticks(virtual_time(control, control.now + abi.IO_TIME & x86.MASK64))
-        sync(counter, t)
-        return read(counter, t)
+    if kind == abi.PORT_PIT and register < _PIT_CONTROL:
+        t = pulse(control)
+        if brought_to(control, register, t):
+            return read(control.pit[min(register, 2)], t)
     return _PYTHONS
+
+
+def pulse(control: Control) -> i64:
+    """Return the 8254's pulse at which a port is accessed."""
+    return ticks(virtual_time(control, control.now + abi.IO_TIME & x86.MASK64))
+
+
+def brought_to(control: Control, number: u32, t: i64) -> bool:
+    """Bring a counter of the 8254 to pulse `t`, but for 0 if its line moves on the way.
+
+    Python tells the 8259A of that.
+    """
+    counter = control.pit[min(number, 2)]
+    if not number and not is_quiet(counter, t):
+        return False
+    sync(counter, t)
+    return True
+
+
+def latch_counter(control: Control, value: u32) -> bool:
+    """Take a control word that latches a count; other words are Python's."""
+    number = value >> 6 & 3
+    if number == _READ_BACK or value & _ACCESS:
+        return False
+    t = pulse(control)
+    if not brought_to(control, number, t):
+        return False
+    latch(control.pit[min(number, 2)], t)
+    return True
 
 
 def take(control: Control, at: u32, value: u32) -> bool:
@@ -61,6 +93,8 @@ def take(control: Control, at: u32, value: u32) -> bool:
         return send(control, value)
     if kind == abi.PORT_PIC:
         return write_quietly(control.pics[at >> 4 & 1], at >> 3, value)
+    if kind == abi.PORT_PIT and at >> 3 == _PIT_CONTROL:
+        return latch_counter(control, value)
     if kind == abi.PORT_PIT and at >> 3 == 0:
         return write_low(control.pit[0], value)
     return kind == abi.PORT_NOTHING

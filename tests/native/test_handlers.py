@@ -247,6 +247,11 @@ ERRORS = [
     ("pit", "value // 1000 % 10 << 12", "value // 1000 % 10 << 11"),
     ("pit", "counter.out = counter.mode > 1", "counter.out = counter.mode > 2"),
     ("pit", "counter.origin += cycles * period", "counter.origin += cycles"),
+    (
+        "pit",
+        "max(counter.period, 1) - 1\n    if counter.mode == 3",
+        "counter.period\n    if counter.mode == 3",
+    ),
     ("pic", "chip.isr = isr", "chip.isr = imr"),
     ("pic", "chip.irr & ~chip.imr & 0xFF)", "chip.irr & 0xFF)"),
     ("uart", "uart.empty_pending = 1", "uart.empty_pending = 0"),

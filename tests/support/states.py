@@ -255,7 +255,8 @@ def ports(world, pick):
     kind, register = pick.few(
         (abi.PORT_PYTHON, 0), (abi.PORT_NOTHING, 0), (abi.PORT_POST_CODE, 0),
         (abi.PORT_UART, 0), (abi.PORT_UART, 5), (abi.PORT_UART, 1),
-        *[(abi.PORT_PIT, 1), (abi.PORT_PIT, 2)] * 4, (abi.PORT_PIT, 3),
+        *[(abi.PORT_PIT, 1), (abi.PORT_PIT, 2)] * 4,
+        *[(abi.PORT_PIT, 3)] * 2,
         *[(abi.PORT_PIT, 0)] * 4,
         *[(abi.PORT_PIC, pick.randrange(4))] * 4,
     )  # fmt: skip
@@ -306,8 +307,12 @@ def ports(world, pick):
         counter.read_high, counter.write_high = pick.randrange(2), pick.odd(0, 1)
         counter.latched = pick.odd(abi.NONE, pick.getrandbits(16), once=4)
         counter.status = pick.odd(abi.NONE, pick.getrandbits(8), once=4)
-        # It is read at pulse t, or at any time.
-        if i == register and pick.odd(1, 0, once=4):
+        if not i and pick.few(0, 1):  # a timer that counts
+            counter.mode, counter.period, counter.out = pick.few(2, 2, 3), most, 1
+            counter.held = counter.load_at = abi.NONE
+            counter.origin = t - pick.few(0, most // 2, most - 2, most - 1, most)
+        # It is accessed at pulse t, or at any time.
+        if i == register % 3 and pick.odd(1, 0, once=4):
             control.ns = -(-t * pit.SECOND // pit.FREQUENCY) - passed & x86.MASK64
 
 
