@@ -391,8 +391,8 @@ def _check(bits: int) -> None:
 def computations(bits: int = 32, *, engine: bool = False) -> Code:
     """One instruction of any user (or the few that it needs), `bits` of code.
 
-    engine: leave out what the engine has wrong and emu86 has right, as 64-bit code does
-    always, because only the engine runs it. Raises ValueError for other bits.
+    engine: leave out what the engine has wrong and emu86 has right. Raises ValueError
+    for other bits.
     """
     _check(bits)
     forms = [form for form in FORMS if form.stands_in(bits)]
@@ -400,7 +400,7 @@ def computations(bits: int = 32, *, engine: bool = False) -> Code:
         *(encodings(form, bits) for form in forms),
         _strings(bits),
         _compares(bits),
-        *_losing_flags(bits, engine=engine or bits == 64),
+        *_losing_flags(bits, engine=engine),
         _jumps(),
         *_narrow() if bits == 32 else _wide(),
         simd.operations(),

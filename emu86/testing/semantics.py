@@ -14,7 +14,6 @@ from emu86.testing.ring3 import (
     User,
     UserOutcome,
     outcome_of,
-    run_on_engine,
     run_on_host,
 )
 from emu86.testing.run import run
@@ -32,17 +31,15 @@ _KERNEL: Final = range(stage.IDT >> 12, (stage.STACK0 >> 12) + 1)
 
 
 def run_on_emu86(program: bytes, user: User) -> UserOutcome:
-    """Run a program of 32-bit user code in emu86, in ring 3 of the stage's kernel.
+    """Run a program of user code in emu86, in ring 3 of the stage's kernel.
 
-    Of the stage's pages it can reach code, data and stack alone. Raises ValueError for
-    64-bit code, which emu86's guests do not have.
+    Of the stage's pages it can reach code, data and stack alone.
     """
-    if user.bits != 32:
-        message = f"bits: emu86 runs no {user.bits}-bit guests"
-        raise ValueError(message)
     pages = tuple((address, user.page(address, program)) for address in PAGES)
-    names = [name for name in x86.GPR_NAMES if name != "esp"]
+    names = [name for i, name in enumerate(user.names) if i != x86.ESP]
+    wide = user.bits == 64
     state = State(
+        mode="long" if wide else "protected",
         ring=3,
         paging=True,
         flags=user.flags & USER_FLAGS | x86.FLAGS_FIXED | x86.IF,
@@ -50,10 +47,10 @@ def run_on_emu86(program: bytes, user: User) -> UserOutcome:
         cr0=x86.CR0_AM,  # as Linux has it
         cr4=x86.CR4_OSFXSR,
         limit=1,
-        patches=(*pages, *_page_tables()),
+        patches=(*pages, *(_page_tables64() if wide else _page_tables())),
     )
-    # The model that has most: what it lacks the host has, too.
-    outcome = run(b"", state, cpu="pentium4")
+    # The models that have most: what they lack the host has, too.
+    outcome = run(b"", state, cpu="atom" if wide else "pentium4")
     if not outcome.events:
         data, stack = (
             outcome.memory[at:][: x86.PAGE_SIZE] for at in (stage.DATA, STACK)
@@ -61,9 +58,10 @@ def run_on_emu86(program: bytes, user: User) -> UserOutcome:
         return UserOutcome("endless", {}, 0, data, stack)
     event = outcome.events[0]
     found = event.registers
-    values = [found[name] for name in x86.GPR_NAMES] + [0] * 8
+    values = [found[name] for name in user.names] + [0] * (16 - len(user.names))
+    last = (found["rip"], found["rflags"]) if wide else (found["eip"], found["eflags"])
     return outcome_of(
-        user, program, event.what, (*values, found["eip"], found["eflags"]),
+        user, program, event.what, (*values, *last),
         found["cr2"] if event.what == "#PF" else 0,
         outcome.memory[stage.DATA :][: x86.PAGE_SIZE],
         outcome.memory[STACK:][: x86.PAGE_SIZE],
@@ -82,6 +80,25 @@ def _page_tables() -> tuple[tuple[int, bytes], ...]:
     return (
         (stage.PD, struct.pack("<1024I", *directory)),
         (stage.PT, struct.pack("<1024I", *table)),
+    )
+
+
+@cache
+def _page_tables64() -> tuple[tuple[int, bytes], ...]:
+    link = x86.PTE_P | x86.PTE_RW | x86.PTE_US
+    table = [0] * 512
+    for page in _KERNEL:
+        table[page] = page << 12 | x86.PTE_P | x86.PTE_RW
+    for address in PAGES:
+        writable = 0 if address == stage.CODE else x86.PTE_RW
+        table[address >> 12] = address | x86.PTE_P | x86.PTE_US | writable
+    tables = {
+        stage.PML4: [stage.PDPT | link], stage.PDPT: [stage.PD | link],
+        stage.PD: [stage.PT | link], stage.PT: table,
+    }  # fmt: skip
+    return tuple(
+        (at, struct.pack(f"<{len(entries)}Q", *entries).ljust(x86.PAGE_SIZE, b"\0"))
+        for at, entries in tables.items()
     )
 
 
@@ -105,15 +122,14 @@ def compare_with_host(
     that the last instruction leaves undefined. (Flags that an earlier one leaves
     undefined are compared: `computing_programs` has none.) Which fault an access over 4
     GiB raises is not compared either, because the SDM leaves it open. machine:
-    `run_on_emu86` or `ring3.run_on_engine`; by default the former for 32-bit code and
-    the latter for 64-bit code. If there are differences, the last line is the program.
-    `host.missing` must be empty. Raises TypeError for a program or a user of the wrong
-    type.
+    `run_on_emu86`, the default, or `ring3.run_on_engine`. If there are differences, the
+    last line is the program. `host.missing` must be empty. Raises TypeError for a
+    program or a user of the wrong type.
     """
     __tracebackhide__ = True
     expect("program", program, bytes)
     expect("user", user, User)
-    machine = machine or (run_on_engine if user.bits == 64 else run_on_emu86)
+    machine = machine or run_on_emu86
     there, here = run_on_host(program, user), machine(program, user)
     found = []
     is_open = (here.end, there.end) == _STACK_ADDRESS or _is_open(here, there)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from emu86.testing import cage, stage
 from emu86.testing.computations import (
@@ -34,40 +35,35 @@ def scaled(examples):
     )
 
 
-@scaled(150)
-@given(computations(), computing_states())
-def test_one_instruction(instruction, user):
-    assert compare_with_host(instruction, user) == []
+def of_both_widths(code, **kind):
+    """Pairs of code and where it starts: the examples are shared between widths."""
+    return st.one_of(
+        *(st.tuples(code(bits, **kind), computing_states(bits)) for bits in (32, 64))
+    )
 
 
 @scaled(150)
-@given(computing_programs(), computing_states())
-def test_programs(program, user):
-    assert compare_with_host(program, user) == []
+@given(of_both_widths(computations))
+def test_one_instruction(case):
+    assert compare_with_host(*case) == []
 
 
-@scaled(1000)
-@given(computations(engine=True), computing_states())
-def test_one_instruction_on_the_engine(instruction, user):
-    assert compare_with_host(instruction, user, run_on_engine) == []
+@scaled(150)
+@given(of_both_widths(computing_programs))
+def test_programs(case):
+    assert compare_with_host(*case) == []
 
 
-@scaled(400)
-@given(computing_programs(engine=True), computing_states())
-def test_programs_on_the_engine(program, user):
-    assert compare_with_host(program, user, run_on_engine) == []
+@scaled(2000)
+@given(of_both_widths(computations, engine=True))
+def test_one_instruction_on_the_engine(case):
+    assert compare_with_host(*case, run_on_engine) == []
 
 
-@scaled(1000)
-@given(computations(64), computing_states(64))
-def test_one_instruction_of_64_bits(instruction, user):
-    assert compare_with_host(instruction, user, run_on_engine) == []
-
-
-@scaled(400)
-@given(computing_programs(64), computing_states(64))
-def test_programs_of_64_bits(program, user):
-    assert compare_with_host(program, user, run_on_engine) == []
+@scaled(800)
+@given(of_both_widths(computing_programs, engine=True))
+def test_programs_on_the_engine(case):
+    assert compare_with_host(*case, run_on_engine) == []
 
 
 # -- what the engine has wrong ---------------------------------------------------------
@@ -309,7 +305,7 @@ def test_what_a_program_leaves(machine):
     assert outcome.stack[-4:] == b"\0\0\0\x80"
 
 
-@pytest.mark.parametrize("machine", MACHINES[:2])
+@pytest.mark.parametrize("machine", MACHINES)
 def test_all_registers_of_64_bits(machine):
     names = [name for name in User().names if name != "rsp"]
     given_ = {name: (i + 1) << 60 | i for i, name in enumerate(names)}
@@ -320,7 +316,7 @@ def test_all_registers_of_64_bits(machine):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("machine", MACHINES[:2])
+@pytest.mark.parametrize("machine", MACHINES)
 def test_a_fault_is_told_with_its_address_and_registers(machine):
     # push 5; mov [rax], eax
     outcome = machine(bytes.fromhex("6a058900"), User(registers={"rax": 0x123456}))
@@ -379,11 +375,6 @@ def test_why_a_host_is_no_oracle(monkeypatch, answer, reason):
 
     monkeypatch.setattr("emu86.testing.host.run_on_host", fail)
     assert missing.__wrapped__().startswith(reason)
-
-
-def test_emu86_has_no_64_bit_guests():
-    with pytest.raises(ValueError, match="bits: emu86 runs no 64-bit guests"):
-        run_on_emu86(b"\x90", User(64))
 
 
 @pytest.mark.parametrize(
