@@ -51,7 +51,7 @@ from emu86.cpu.state import (
     CpuState,
 )
 from emu86.errors import ConfigError
-from emu86.native import abi, blob, handlers, ports
+from emu86.native import abi, blob, handlers, ia32e, ports
 from emu86.spec import x86
 
 _REGISTERS: Final = RFLAGS + 1  # general ones, RIP and RFLAGS stand first
@@ -69,7 +69,11 @@ _INSTRUCTIONS: Final[dict[str, tuple[int, Any, Callable[..., Any] | None]]] = {
     "IN": (x86_const.UC_X86_INS_IN, library.ON_IN, ports.on_in),
     "OUT": (x86_const.UC_X86_INS_OUT, library.ON_OUT, ports.on_out),
     "CPUID": (x86_const.UC_X86_INS_CPUID, library.ON_INSTRUCTION, ports.on_cpuid),
-    "SYSCALL": (x86_const.UC_X86_INS_SYSCALL, library.ON_INSTRUCTION, None),
+    "SYSCALL": (
+        x86_const.UC_X86_INS_SYSCALL,
+        library.ON_INSTRUCTION,
+        ia32e.on_syscall,
+    ),
     "SYSENTER": (x86_const.UC_X86_INS_SYSENTER, library.ON_INSTRUCTION, None),
 }
 CALLED_BY_LOOKS: Final = (
@@ -455,7 +459,10 @@ class Engine(CpuState):
         """
         pythons = self._pythons()
         if self.can.live:
-            words = {"IN": abi.ON_IN, "OUT": abi.ON_OUT, "CPUID": abi.ON_CPUID}
+            words = {
+                "IN": abi.ON_IN, "OUT": abi.ON_OUT, "CPUID": abi.ON_CPUID,
+                "SYSCALL": abi.ON_SYSCALL,
+            }  # fmt: skip
             for name, word in words.items():
                 kind = _INSTRUCTIONS[name][1]
                 self.control[word] = self._kept(kind(pythons[name]))

@@ -361,18 +361,18 @@ class Verw(ctypes.Structure):
 class Change(ctypes.Structure):
     """A change of the guest's ring: at what time, by what, from where to where.
 
-    how: the vector of an INT n, `BY_IRET`, or `BY_EVENT` and the vector of an
-    exception, or `BY_INTERRUPT` and that of an interrupt.
+    how: the vector of an INT n, `BY_IRET`, `BY_SYSCALL`, `BY_SYSRET`, or `BY_EVENT` and
+    the vector of an exception, or `BY_INTERRUPT` and that of an interrupt.
     """
 
     at: i64
     how: u32
     before: u32
+    eip: u64
+    to_eip: u64
     cs: u32
-    eip: u32
     after: u32
     to_cs: u32
-    to_eip: u32
 
 
 @record
@@ -502,6 +502,8 @@ class CpuidLeaf(ctypes.Structure):
 BY_IRET: Final = 256
 BY_EVENT: Final = 512  # plus its vector
 BY_INTERRUPT: Final = 1024
+BY_SYSCALL: Final = 2048
+BY_SYSRET: Final = 4096
 CHANGES_KEPT: Final = 4
 PLANNED: Final = 1 << 63
 
@@ -531,7 +533,8 @@ class Control(ctypes.Structure):
     roots: those to switch to, by `root_slot`; flush_tlb: the engine's flush of its
     whole TLB; tlb, jumps: addresses of its TLB and of its cache of jumps, or 0; cr0,
     cr2, cr3, cr4, pdptes, efer: the guest's, and so star, lstar, cstar, fmask and
-    kernel_gs_base, its MSRs of SYSCALL and SWAPGS; write_protect: its CR0.WP is set;
+    kernel_gs_base, its MSRs of SYSCALL and SWAPGS; kernel_iopl: the IOPL that its ring
+    0 has in the engine at least; write_protect: its CR0.WP is set;
     mmio: pages without RAM may be devices'.
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
@@ -648,6 +651,7 @@ class Control(ctypes.Structure):
     cstar: u64
     fmask: u64
     kernel_gs_base: u64
+    kernel_iopl: u32
     behind: i64
     write_protect: i64
     mmio: i64
@@ -705,9 +709,13 @@ class Control(ctypes.Structure):
     on_in: OnIn
     on_out: OnOut
     on_cpuid: OnInstruction
+    on_syscall: OnInstruction
     count_in: i64
     count_out: i64
     count_cpuid: i64
+    count_syscall: i64
+    count_sysret: i64
+    count_swapgs: i64
     post_code: Annotated[Latch, Latch]
     pit: Annotated[Array, Counter * 3]
     pics: Annotated[Array, Pic * 2]
@@ -802,6 +810,10 @@ ON_CPUID: Final = _word("on_cpuid")
 COUNT_IN: Final = _word("count_in")
 COUNT_OUT: Final = _word("count_out")
 COUNT_CPUID: Final = _word("count_cpuid")
+ON_SYSCALL: Final = _word("on_syscall")
+COUNT_SYSCALL: Final = _word("count_syscall")
+COUNT_SYSRET: Final = _word("count_sysret")
+COUNT_SWAPGS: Final = _word("count_swapgs")
 
 
 def _counts() -> Iterator[int]:

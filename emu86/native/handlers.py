@@ -19,7 +19,9 @@ from emu86.native.abi import (
 )
 from emu86.native.faults import exception, page_fault
 from emu86.native.fills import fill
+from emu86.native.flags import cli, sti
 from emu86.native.gdt import load_sreg, open_gdt, settle
+from emu86.native.ia32e import handled64
 from emu86.native.prologue import shorten
 from emu86.native.records import i32, i64, u32, u64
 from emu86.native.roots import write_cr3
@@ -123,31 +125,6 @@ def on_rdtsc(_uc: u64, control: Control) -> i32:
 
 
 # -- exceptions ------------------------------------------------------------------------
-
-
-def cli(control: Control, cpu: Cpu) -> bool:
-    """Clear IF."""
-    cpu.rflags &= ~x86.IF
-    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
-    control.count_cli += 1
-    leave(control, cpu, 1)
-    return True
-
-
-def sti(control: Control, cpu: Cpu) -> bool:
-    """Set IF; if it was clear, for the instruction behind the next.
-
-    So an interrupt that waits comes in at a later block, if not at once.
-    """
-    open_ = cpu.hflags & ~offsets.HF_INHIBIT_IRQ
-    begins = not cpu.rflags & x86.IF and open_ == cpu.hflags
-    if control.pending and not begins:
-        return False
-    cpu.hflags = open_ | offsets.HF_INHIBIT_IRQ if begins else open_
-    cpu.rflags |= x86.IF
-    control.count_sti += 1
-    leave(control, cpu, 1)
-    return True
 
 
 def has_new_pdes(control: Control) -> bool:
@@ -390,13 +367,12 @@ def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
 def handled(control: Control, cpu: Cpu, vector: u32) -> bool:
     """Handle an exception or an INT n here, if that can be; False: nothing is done.
 
-    With TF set, in virtual-8086 and IA-32e mode, and while a patch stands, all are
-    Python's.
+    With TF set, in virtual-8086 mode, and while a patch stands, all are Python's.
     """
     if cpu.rflags & (x86.TF | x86.VM) or control.patched:
         return False
     if control.efer & x86.EFER_LMA:
-        return False
+        return handled64(control, cpu, vector)
     if vector == x86.VEC_PF and not cpu.is_int:
         if fill(control, cpu) or open_gdt(control, cpu):
             return True

@@ -12,7 +12,7 @@ from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.abi import Control, Opcodes
 from emu86.native.records import i64, u32, u64
-from emu86.native.state import NOWHERE, host_of, spte_of
+from emu86.native.state import NOWHERE, host_of, spte_of, spte_of_64
 from emu86.spec import x86
 from emu86.spec.opcodes import ADDRESS_SIZE, ESCAPE, LOCK, OPERAND_SIZE, REX_W
 
@@ -23,7 +23,6 @@ _REPEATS: Final = (0xF2, 0xF3)
 _PLAIN: Final = (0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0xF2, 0xF3)  # to 64-bit code
 _ESCAPES3: Final = (0x38, 0x3A)
 _REX: Final = 4  # the upper half of the byte
-_LEVELS: Final = 4  # of the shadow tables in IA-32e mode
 # Where in the CPU's state a byte has a segment register's P bit as its bit 7.
 _P_OF_FS: Final = offsets.SEGMENTS + 24 * x86.FS + 21
 _P_OF_GS: Final = offsets.SEGMENTS + 24 * x86.GS + 21
@@ -173,24 +172,12 @@ def guard_of_64(control: Control, linear: u64, size: u32) -> i64:
         return PYTHON
     if not size or (linear & 0xFFF) + size > x86.PAGE_SIZE:
         return PYTHON
-    entry = fetched_by_64(control, linear)
+    entry = spte_of_64(control, linear)
     at = host_of(control, entry, linear & x86.MASK32, False)
     if at == NOWHERE:
         return PYTHON
     is_user = cpu.hflags & offsets.HF_CPL == x86.CPL_USER
     return 0 if is_plain(control, at, size, is_user) else PYTHON
-
-
-def fetched_by_64(control: Control, linear: u64) -> u64:
-    """Return the shadow entry by which 64-bit code is fetched, or 0."""
-    entry: u64 = control.cpu.contents.cr3 | x86.PTE_P
-    for level in range(_LEVELS):
-        if not entry & x86.PTE_P:
-            return 0
-        index = linear >> 39 - 9 * level & 511
-        table = (entry & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
-        entry = ctypes.c_uint64.from_address(table + 8 * index & x86.MASK64).value
-    return entry if entry & x86.PTE_P else 0
 
 
 def is_plain(control: Control, code: u64, size: u32, is_user: bool) -> bool:

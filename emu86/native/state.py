@@ -15,6 +15,7 @@ _DERIVED = (
     | offsets.HF_CS64 | offsets.HF_INHIBIT_IRQ
 )  # fmt: skip
 _MODE = offsets.HF_PE | offsets.HF_LMA
+_LEVELS = 4  # of tables, of which each entry maps 4 KiB
 NOWHERE = 0
 
 
@@ -103,6 +104,18 @@ def spte_of(control: Control, linear: u32) -> u64:
     return entry if entry & x86.PTE_P else 0
 
 
+def spte_of_64(control: Control, linear: u64) -> u64:
+    """Return the shadow entry that maps an address of 64 bits, or 0."""
+    entry: u64 = control.cpu.contents.cr3 | x86.PTE_P
+    for level in range(_LEVELS):
+        if not entry & x86.PTE_P:
+            return 0
+        index = linear >> 39 - 9 * level & 511
+        table = (entry & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
+        entry = ctypes.c_uint64.from_address(table + 8 * index & x86.MASK64).value
+    return entry if entry & x86.PTE_P else 0
+
+
 def host(control: Control, linear: u32, write: bool) -> u64:
     """Return where in this process a linear address is, or NOWHERE.
 
@@ -158,7 +171,8 @@ def waits(control: Control, cpu: Cpu) -> bool:
 
 def leave(control: Control, cpu: Cpu, length: u32) -> None:
     """End an exit: go on `length` bytes further, and stop if the time is spent."""
-    cpu.rip = cpu.rip + length & x86.MASK32
+    is_64_bit = cpu.hflags & offsets.HF_CS64
+    cpu.rip = cpu.rip + length & (x86.MASK64 if is_64_bit else x86.MASK32)
     cpu.old_exception = x86.MASK32
     control.now += control.exit_cost
     if control.now >= control.stop_at:

@@ -153,7 +153,7 @@ def deliver_by_plan(
     return True
 
 
-def note_ring(control: Control, cpu: Cpu, how: u32, cs: u32, eip: u32) -> None:
+def note_ring(control: Control, cpu: Cpu, how: u32, cs: u32, eip: u64) -> None:
     """Keep where the guest was, if its ring has changed."""
     after = cpu.segments[x86.CS].selector
     if (cs ^ after) & 3:

@@ -12,6 +12,7 @@ from emu86.native import abi
 from emu86.spec import x86
 
 _KEPT: Final = 3
+_CALLS: Final = {abi.BY_SYSCALL: "SYSCALL", abi.BY_SYSRET: "SYSRET"}
 
 
 class Failure(NamedTuple):
@@ -64,6 +65,8 @@ def _how(how: int) -> str:
     """Return the name of what `abi.Change` tells."""
     if how == abi.BY_IRET:
         return "IRET"
+    if how in _CALLS:
+        return _CALLS[how]
     if how & abi.BY_INTERRUPT:
         return f"interrupt {how & 0xFF:X}h"
     if how & abi.BY_EVENT:

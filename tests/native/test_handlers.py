@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu86.native import blob, handlers
+from emu86.native import blob, handlers, ia32e
 from support import planted
 from support.arm import Arm
 from support.states import AIMS, randomize
@@ -21,10 +21,9 @@ from support.world import World
 
 WORLD = World()
 STATES = 4  # of one example: they are cheap
+OF = {handlers.on_exception: AIMS, ia32e.on_syscall: ("64-bit SYSCALL",)}
 CASES = [
-    (function, aim)
-    for function in blob.EXPORTS
-    for aim in (AIMS if function is handlers.on_exception else ("any",))
+    (function, aim) for function in blob.EXPORTS for aim in OF.get(function, ("any",))
 ]
 NAMES = [f"{function.__name__}, {aim}" for function, aim in CASES]
 SEEDS = st.integers(0, (1 << 48) - 1)
@@ -43,6 +42,7 @@ def arguments(name, seed, control, cpu):
         "on_in": (uc, WORLD.port, WORLD.width, control),
         "on_out": (uc, WORLD.port, WORLD.width, WORLD.value, control),
         "on_cpuid": (uc, control),
+        "on_syscall": (uc, control),
         "on_edge": (uc, WORLD.block_at, seed & 15, control),
         "on_exception": (uc, WORLD.vector, control),
         "external": (control, cpu, WORLD.vector & 255),
@@ -206,7 +206,12 @@ ERRORS = [
     ("state", "if value & x86.DF else 1", "if value & x86.CF else 1"),
     ("state", "0 if cpu.df == 1 else x86.DF", "0 if cpu.df != 1 else x86.DF"),
     ("state", "value & ~_LAZY | x86.FLAGS_FIXED", "value & ~_LAZY"),
-    ("state", "cpu.rip + length & x86.MASK32", "cpu.rip + length & x86.MASK64"),
+    ("state", "if is_64_bit else x86.MASK32", "if is_64_bit else x86.MASK64"),
+    ("ia32e", "rip + 2 & x86.MASK64", "rip & x86.MASK64"),
+    ("ia32e", "selector + 16 | 3", "selector + 16"),
+    ("ia32e", "cpu.hflags & ~_MODE | ring", "cpu.hflags | ring"),
+    ("ia32e", "~control.fmask", "control.fmask"),
+    ("ia32e", "high != 0x1FFFF", "high != 0xFFFF"),
     ("state", "frame >= control.ram_size", "frame > control.ram_size"),
     ("state", "cpu.old_exception = x86.MASK32", "cpu.old_exception = 0"),
     ("state", "if control.now >= control.stop_at", "if control.now > control.stop_at"),

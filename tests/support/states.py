@@ -94,6 +94,10 @@ def setcc(pick):
     )  # fmt: skip
 
 
+CODES64 = {
+    "CLI": ("fa",), "STI": ("fb",), "SWAPGS": ("0f01f8",), "SYSRET": ("480f07",),
+    "MOV from CR": ("0f20d3", "410f20d1"), "SYSCALL": ("0f05",), "others": ("0f09",),
+}  # fmt: skip
 # Of each kind of exit: a vector, and the kind of the site there.
 AIMS = {
     "any": at_any,
@@ -131,6 +135,7 @@ AIMS = {
     "#PF": lambda _pick: (x86.VEC_PF, 0),
     "#PF of the GDT": lambda _pick: (x86.VEC_PF, 0),
     "#PF of the guest's": lambda _pick: (x86.VEC_PF, 0),
+    **{f"64-bit {name}": at_general_protection(lambda _pick: 0) for name in CODES64},
 }
 
 
@@ -202,10 +207,14 @@ def randomize(world, seed, aim="any"):
         write_to_gdt(world, pick)
     elif aim == "#PF of the guest's":
         page_fault(world, pick)
+    elif aim.startswith("64-bit"):
+        code64(world, Pick(seed), aim.partition(" ")[2])
     elif aim == "SETcc":
         store_flag(world, kind, pick)
     if world.vector == x86.VEC_BP and kind & 15 == abi.SITE_ACCESS:
         limit(world, kind, pick)
+    if not aim.startswith("64-bit") and cpu.hflags & offsets.HF_CS64:
+        control.efer = 0  # no code is mapped at RIP
     linear = cpu.rip - is_break + cpu.segments[x86.CS].base & x86.MASK32
     site = control.sites[site_index(linear) ^ pick.randrange(2)]
     page = 0
@@ -224,6 +233,36 @@ def randomize(world, seed, aim="any"):
         if pick.odd(0, 1):
             control.guarded[page >> 6 & 63] |= 1 << (page & 63)
     control.limit = pick.some()
+
+
+def code64(world, pick, name):
+    """An instruction of 64-bit code, in IA-32e mode, and what it goes by."""
+    control, cpu = world.control, world.cpu
+    ring = 3 if name == "SYSCALL" else 1
+    both = x86.EFER_LMA | x86.EFER_SCE
+    control.efer = pick.odd(both, x86.EFER_LMA, x86.EFER_SCE)
+    control.patched = pick.odd(0, 1)
+    cpu.error_code, cpu.is_int = pick.odd(0, 8), pick.odd(0, 1)
+    kept = pick.getrandbits(22) & ~(x86.TF | x86.VM | x86.IOPL)
+    control.kernel_iopl = pick.few(0, 1 << 12)
+    iopl = control.kernel_iopl if ring == 1 else 0
+    cpu.rflags = kept | pick.odd(iopl, iopl ^ 1 << 12) | pick.odd(0, x86.TF)
+    cpu.hflags &= ~(offsets.HF_CS64 | offsets.HF_CPL)
+    cpu.hflags |= offsets.HF_CS64 * pick.odd(1, 0) | pick.odd(ring, ring ^ 2)
+    cpu.segments[x86.CS].selector = (0x33 if ring == 3 else 0x10) | pick.odd(0, 1)
+    for index in (x86.CS, x86.SS):
+        cpu.segments[index].limit = pick.odd(x86.MASK32, 0xFFFF)
+    offset = pick.odd(0x200, 0xFFF, 0xFFD)
+    cpu.rip = pick.few(0xFFFFFFFF81000000, 0x7F0000400000) + offset
+    map_page_64(world, pick, cpu.rip, pick.odd(CODE, RAM_PAGES))
+    code = bytes.fromhex(pick.odd(pick.few(*CODES64[name]), "9090"))[: 4096 - offset]
+    ctypes.memmove(ctypes.addressof(world.ram) + (CODE << 12) + offset, code, len(code))
+    canonical = pick.few(0x7FFFFFFFFFFF, 0xFFFF800000000000, 0)
+    cpu.gpr[x86.ECX] = pick.odd(canonical, 1 << 47, 1 << 63)
+    cpu.gpr[x86.R11] = pick.getrandbits(64) & ~(x86.TF | x86.IOPL)
+    cpu.gpr[x86.R11] |= pick.odd(0, x86.TF, x86.IOPL)
+    for field in ("star", "lstar", "fmask", "kernel_gs_base"):
+        setattr(control, field, pick.getrandbits(64))
 
 
 def segments(world, pick):

@@ -123,6 +123,8 @@ class Deprivileged(Technique):
         if policy.scans:
             engine.on_unguarded = self.scanner.on_unguarded
         engine.hook()
+        if policy.raises_iopl:
+            engine.shared.kernel_iopl = policy.kernel_ring << 12
         if engine.stepped:
             self._control[abi.TOLD] = 1  # a step ends at each event
         self._sync_host()

@@ -274,3 +274,17 @@ def test_there_and_back(code, rcx, r11, rsp, technique):
     assert (d[SELECTOR[x86.CS]], d[SELECTOR[x86.SS]]) == (0x10, 0x18)
     assert (q[BASE[x86.GS]], machine.vcpu.kernel_gs_base) == (0x2222, 0x1111)
     assert machine.vmm.cpu.mode is Mode.LONG
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_compiled_code_does_them(native):
+    code = "o64 sysret\nuser: syscall\nafter:"
+    machine = guest64(f"{START}{code}\n{END}", native=native)
+    assert machine.run(timeout=60).reason == "halted"
+    for reason in ("SYSCALL", "SYSRET", "SWAPGS", "CLI"):
+        assert machine.stats.exits[reason].count == 1
+        assert reason not in machine.vmm.exits
+    changes = [(one.how, one.eip, one.to_eip) for one in machine.report().changes]
+    q = machine.vmm.q
+    assert [one[0] for one in changes[-2:]] == ["SYSRET", "SYSCALL"]
+    assert changes[-2][2] == changes[-1][1] == q[x86.ESI]

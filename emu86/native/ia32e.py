@@ -1,0 +1,184 @@
+"""Exits in 64-bit code of a guest in IA-32e mode.
+
+There are no sites: an instruction is read where the engine has just fetched it, by the
+shadow tables. So nothing that is known of it can be out of date.
+"""
+
+import ctypes
+
+from emu86.cpu import offsets
+from emu86.native import abi
+from emu86.native.abi import Control, Cpu, Segment
+from emu86.native.flags import cli, sti
+from emu86.native.records import i32, u32, u64
+from emu86.native.state import (
+    NOWHERE,
+    flags_of,
+    host_of,
+    knows_flags,
+    leave,
+    set_flags,
+    spte_of_64,
+)
+from emu86.native.transfers import note_ring
+from emu86.spec import x86
+
+_MODE = (
+    offsets.HF_CPL | offsets.HF_CS32 | offsets.HF_SS32 | offsets.HF_ADDSEG
+    | offsets.HF_CS64 | offsets.HF_INHIBIT_IRQ
+)  # fmt: skip
+_CODE64 = offsets.HF_CS64 | offsets.HF_CS32 | offsets.HF_SS32
+# Flat and accessed: what SYSCALL and SYSRET load.
+_FLAT = x86.DESC_P | x86.DESC_S | x86.DESC_G | x86.DESC_RW | x86.DESC_A | 0xF0000
+_ATTRIBUTES = _FLAT & x86.DESC_ATTRIBUTES
+_CODE = _ATTRIBUTES | x86.DESC_CODE | x86.DESC_L
+_DATA = _ATTRIBUTES | x86.DESC_B
+_RETURNED = 0x3C7FD7  # what SYSRET takes of R11
+_NOT_HELD = x86.RF | x86.VM | x86.VIF | x86.VIP  # of RFLAGS, by the engine
+
+
+def code_at(control: Control, linear: u64, size: u32) -> u64:
+    """Return where in this process `size` bytes of code are, or NOWHERE."""
+    offset = linear & 0xFFF
+    if offset > x86.PAGE_SIZE - size:
+        return NOWHERE
+    return host_of(control, spte_of_64(control, linear), offset, False)
+
+
+def load_flat(to: Segment, selector: u32, attributes: u32, ring: u32) -> None:
+    """Load a segment register with what stands in no table; ring: the engine's."""
+    to.selector = selector & 0xFFFF
+    to.base = 0
+    to.limit = x86.MASK32
+    to.attributes = attributes | ring << x86.DESC_DPL_SHIFT
+
+
+def enter(cpu: Cpu, ring: u32, cs: u32, ss: u32) -> None:
+    """Go on in 64-bit code at a ring of the engine's."""
+    load_flat(cpu.segments[x86.CS], cs, _CODE, ring)
+    load_flat(cpu.segments[x86.SS], ss, _DATA, ring)
+    cpu.hflags = cpu.hflags & ~_MODE | ring | _CODE64
+
+
+def is_unusual(control: Control, cpu: Cpu) -> bool:
+    """Tell of what Python has to know of when the ring changes."""
+    limits = cpu.segments[x86.CS].limit & cpu.segments[x86.SS].limit
+    return bool(control.told or control.by_ring or limits != x86.MASK32)
+
+
+def syscall(control: Control, cpu: Cpu) -> bool:
+    """Do a SYSCALL of ring 3; RIP is at it, and the engine moves it behind 2 bytes.
+
+    Not of who has an IOPL: it would go with FMASK, and Python keeps the guest's.
+    """
+    if cpu.rflags & (x86.TF | x86.VM | x86.IOPL) or control.patched:
+        return False
+    if not control.efer & x86.EFER_LMA or not control.efer & x86.EFER_SCE:
+        return False
+    if cpu.hflags & (offsets.HF_CPL | offsets.HF_CS64) != 3 | offsets.HF_CS64:
+        return False
+    if is_unusual(control, cpu) or not knows_flags(control, cpu):
+        return False
+    rip = cpu.rip
+    at = code_at(control, rip, 2)
+    if at == NOWHERE or ctypes.c_uint16.from_address(at).value != 0x050F:
+        return False
+    flags = flags_of(control, cpu) & ~x86.RF
+    cs = cpu.segments[x86.CS].selector
+    cpu.gpr[x86.ECX] = rip + 2 & x86.MASK64
+    cpu.gpr[x86.R11] = flags
+    selector = control.star >> 32 & 0xFFFF
+    cpu.rip = control.lstar - 2 & x86.MASK64
+    enter(cpu, 1, selector & 0xFFFC, selector + 8 & 0xFFFF)
+    set_flags(cpu, flags & ~control.fmask & x86.MASK32 | control.kernel_iopl)
+    note_ring(control, cpu, abi.BY_SYSCALL, cs, rip)
+    control.count_syscall += 1
+    leave(control, cpu, 0)
+    return True
+
+
+def on_syscall(uc: u64, control: Control) -> i32:
+    """Do a SYSCALL here, or have Python do it."""
+    if not syscall(control, control.cpu.contents):
+        control.on_syscall(uc, 0)
+    return 0
+
+
+def sysret(control: Control, cpu: Cpu) -> bool:
+    """Do a SYSRET to 64-bit code."""
+    rip = cpu.gpr[x86.ECX]
+    image = cpu.gpr[x86.R11] & _RETURNED
+    high = rip >> 47
+    if high and high != 0x1FFFF:
+        return False
+    if not control.efer & x86.EFER_SCE or image & (x86.TF | x86.IOPL):
+        return False
+    if (cpu.rflags ^ control.kernel_iopl) & x86.IOPL or is_unusual(control, cpu):
+        return False
+    if image & x86.IF and control.pending:
+        return False
+    selector = control.star >> 48
+    cs = cpu.segments[x86.CS].selector
+    start = cpu.rip
+    cpu.rip = rip
+    enter(cpu, 3, selector + 16 | 3, selector + 8 | 3)
+    set_flags(cpu, image & ~_NOT_HELD)
+    note_ring(control, cpu, abi.BY_SYSRET, cs, start)
+    control.count_sysret += 1
+    leave(control, cpu, 0)
+    return True
+
+
+def swapgs(control: Control, cpu: Cpu) -> bool:
+    """Exchange the base of GS and KERNEL_GS_BASE."""
+    base = cpu.segments[x86.GS].base
+    cpu.segments[x86.GS].base = control.kernel_gs_base
+    control.kernel_gs_base = base
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_swapgs += 1
+    leave(control, cpu, 3)
+    return True
+
+
+def read_cr2(control: Control, cpu: Cpu, register: u32, length: u32) -> bool:
+    """Do a MOV from CR2."""
+    cpu.gpr[register & 15] = control.cr2
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_read_cr += 1
+    leave(control, cpu, length)
+    return True
+
+
+def privileged(control: Control, cpu: Cpu) -> bool:
+    """Handle #GP(0) at an instruction of the guest's ring 0."""
+    at = code_at(control, cpu.rip, 1)
+    if at == NOWHERE:
+        return False
+    first = ctypes.c_uint8.from_address(at).value
+    if first == 0xFA:
+        return cli(control, cpu)
+    if first == 0xFB:
+        return sti(control, cpu)
+    start = code_at(control, cpu.rip, 4)
+    if start == NOWHERE:
+        return False
+    word = ctypes.c_uint32.from_address(start).value
+    if word & 0xFFFFFF == 0xF8010F:
+        return swapgs(control, cpu)
+    if word & 0xFFFFFF == 0x070F48:
+        return sysret(control, cpu)
+    if word & 0xF8FFFF == 0xD0200F:
+        return read_cr2(control, cpu, word >> 16 & 7, 3)
+    if word & 0xF8FFFFFF == 0xD0200F41:
+        return read_cr2(control, cpu, word >> 24 & 7 | 8, 4)
+    return False
+
+
+def handled64(control: Control, cpu: Cpu, vector: u32) -> bool:
+    """Handle an exception in IA-32e mode here, if that can be."""
+    if vector != x86.VEC_GP or cpu.is_int or cpu.error_code:
+        return False
+    mode = cpu.hflags & (offsets.HF_CPL | offsets.HF_CS64)
+    if mode != 1 | offsets.HF_CS64 or cpu.segments[x86.CS].selector & 3:
+        return False
+    return privileged(control, cpu)
