@@ -11,42 +11,28 @@ what a method here does: INVLPG, `fills` (`miss`), `roots` (`switch`) and `gdt`.
 """
 
 import ctypes
-from array import array
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from emu86.cpu.engine import Engine
 from emu86.cpu.state import CR
-from emu86.mmu.listeners import Listeners
-from emu86.mmu.page_use import PageUse
-from emu86.mmu.paging import (
-    LEAF_SHIFT,
-    NO_PDPTES,
-    Top,
-    denied,
-    format_of,
-    touch,
-)
+from emu86.mmu.paging import NO_PDPTES, Top, denied, format_of, touch
 from emu86.mmu.ram import CODE, DATA, TABLE, UNBACKED, Ram
-from emu86.mmu.rmap import ReverseMap
-from emu86.mmu.shadow_tables import LEAF_LEVEL, LeafTables, Role, Root
+from emu86.mmu.shadow_leaves import LEAF, RIGHTS, Root, ShadowLeaves
+from emu86.mmu.shadow_roots import FlatRoot
+from emu86.mmu.shadow_tables import LeafTables, Role
+from emu86.mmu.shadow_tree import TreeRoot
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.native.fills import takes_away
 from emu86.spec import x86
 
-_LINK: Final = x86.PTE_P | x86.PTE_RW | x86.PTE_US | x86.PTE_A
-_LEAF: Final = x86.PTE_P | x86.PTE_A | x86.PTE_D
 _NX: Final = x86.PTE_NX
-_ONES: Final = VmmMemory.hpa(VmmMemory.ONES) | _LEAF
+_ONES: Final = VmmMemory.hpa(VmmMemory.ONES) | LEAF
 _HOST_CR3: Final = CR + 3
 _USED: Final = x86.PTE_P | x86.PTE_A
+_FLAT: Final = 3  # levels that a `FlatRoot` can stand for
 _AROUND: Final = 16  # entries filled together, aligned
-_PART: Final = 128  # bytes of a table that are compared at once
-_MANY: Final = 64  # pages, from which one flush of the whole TLB is cheaper
-_RIGHTS: Final = x86.PTE_RW | x86.PTE_US | x86.PTE_NX
-_WINDOW: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D
 
 # What has PDPTEs loaded again when it changes (Vol. 3A 4.4.1): of CR4, all there is.
 RELOADING_CR0: Final = x86.CR0_PG | x86.CR0_CD | x86.CR0_NW
@@ -68,48 +54,26 @@ GUEST_FAULT: Final = Miss.GUEST_FAULT
 NO_BACKING: Final = Miss.NO_BACKING
 
 
-@dataclass(slots=True)
-class ShadowStats:
-    """Counts since the start: entries made, dropped, and made stale by the guest."""
-
-    fills: int = 0
-    drops: int = 0
-    resynced: int = 0
-    switches: int = 0
-    resets: int = 0
-
-
-class ShadowMmu:
+class ShadowMmu(ShadowLeaves):
     """Translates for the engine. `cr0`, `cr3`, `cr4` and `efer` are the guest's.
 
     top: what walks of its tables begin at.
     """
 
     def __init__(self, engine: Engine, ram: Ram, vmm_memory: VmmMemory) -> None:
-        self.engine = engine
-        self.ram = ram
-        self.vmm_memory = vmm_memory
-        self._sptes = vmm_memory.sptes
+        super().__init__(engine, ram, vmm_memory)
         bias = vmm_memory.address - VmmMemory.BASE
         engine.control[abi.VMM_MEMORY_BIAS] = bias
-        self.listeners = Listeners()
         control = engine.control
         control[abi.RAM], control[abi.RAM_SIZE] = ram.address, ram.size
         control[abi.PAGE_STATE] = ram.state_address
-        self._leaf_records = (abi.Leaf * abi.LEAF_PAGES)()
-        control[abi.LEAVES] = ctypes.addressof(self._leaf_records)
+        control[abi.LEAVES] = ctypes.addressof(self.leaf_records)
         self._roots = engine.shared.roots
-        self._rmap = ReverseMap(vmm_memory.sptes, engine.shared)
-        self.use = PageUse(engine, ram, self, self.listeners)
-        self.stats = ShadowStats()
         self.cr0 = self.cr3 = self.cr4 = self.efer = 0
         self.top: Top = (0,)
         self.fault = 0
         self._mmio_pages: frozenset[int] = frozenset()
-        # Shadow tables by what they are made from: a guest-physical address, and more.
         self.roots: dict[tuple[int, Role], Root] = {}
-        self.leaves: dict[tuple[int, Role], LeafTables] = {}
-        self._next = VmmMemory.POOL
         self._bind()
         self.root = self._new_root()
 
@@ -154,13 +118,18 @@ class ShadowMmu:
         shared.fetch_bit = x86.PF_I if paging.nx else 0
         self._fetches = x86.PF_I if paging.nx else 0
         self.span_shift = paging.span_shift
-        self._span_last = (1 << paging.span_shift - x86.PAGE_SHIFT) - 1  # its last page
+        self.span_last = (1 << paging.span_shift - x86.PAGE_SHIFT) - 1
         self._gptes = self.ram.bytes.cast(paging.typecode)
-        self._slot_bits = paging.directory_shift - paging.span_shift
-        self._directory_numbers = range(1 << 32 - paging.directory_shift)
+        self._linear = paging.linear
+        self._is_tree = len(paging.shifts) > _FLAT
         self._root_role = Role(
-            paging.name, len(paging.shifts), _RIGHTS, self.wp, direct=paging.direct
+            paging.name, len(paging.shifts), RIGHTS, self.wp, direct=paging.direct
         )
+
+    @property
+    def host_cr4(self) -> int:
+        """What the engine's CR4 needs for it to walk the root."""
+        return x86.CR4_LA57 if self._is_tree else 0
 
     def switch(self, cr3: int, pdptes: Top = NO_PDPTES) -> None:
         """MOV to CR3: load the root for `cr3`, without what the guest has changed."""
@@ -169,7 +138,9 @@ class ShadowMmu:
             self._set_top(cr3, pdptes)
             return
         root = self._select(cr3, pdptes)
-        self._sync_root(root)
+        if isinstance(root, FlatRoot):
+            root.follow(self._directories())
+        root.sync()
         self._load(root)
         self.engine.flush_tlb()
         self._tell_switched()
@@ -198,9 +169,22 @@ class ShadowMmu:
     def _select(self, cr3: int, pdptes: Top) -> Root:
         """Make the root for `cr3`, perhaps a new one, the current one."""
         self._set_top(cr3, pdptes)
-        root = self.roots.get((cr3 & self.format.root, self._root_role))
+        key = cr3 & self.format.root, self._root_role
+        if key not in self.roots:
+            self.make_room(FlatRoot.PAGES)
+        root = self.roots.get(key)  # a pool that was full has left this one alone
         self.root = self._new_root() if root is None else root
         return self.root
+
+    def _new_root(self) -> Root:
+        root: Root
+        at = self.cr3 & self.format.root
+        if self._is_tree:
+            root = TreeRoot(self, at)
+        else:
+            root = FlatRoot(self, self._directories(), self._roots[abi.root_slot(at)])
+        self.roots[at, self._root_role] = root
+        return root
 
     def _directories(self) -> list[int]:
         """Return where the guest's directories are, by the registers; -1 for none."""
@@ -221,19 +205,12 @@ class ShadowMmu:
         """Drop every shadow table and start again from the current registers."""
         self.stats.resets += 1
         self.roots.clear()
-        self.leaves.clear()
-        self._rmap.reset()
+        self.drop_tables()
         self._forget_roots()
-        self._next = VmmMemory.POOL
         self.root = self._new_root()
         self._load(self.root)
         self.engine.flush_tlb()
-        self._tell_flushed_all()
-
-    def _tell_flushed_all(self) -> None:
-        self.engine.shared.held_count = 0
-        for tell in self.listeners.flushed_all:
-            tell()
+        self.tell_flushed_all()
 
     def drop_derived(self) -> None:
         """Forget the use of every page; `configure` does the rest."""
@@ -245,6 +222,9 @@ class ShadowMmu:
         """Have the engine, and its compiled INVLPG, walk `root`."""
         self.engine.q[_HOST_CR3] = root.hpa
         control, paging = self.engine.control, self.format
+        if not isinstance(root, FlatRoot):
+            control[abi.SHADOW_PDES] = control[abi.TABLES_KNOWN] = 0
+            return
         # A page has two addresses where they wrap.
         walked = not (paging.direct or self.engine.wraps)
         pdes = self.vmm_memory.address + 8 * root.pdes if walked else 0
@@ -256,7 +236,7 @@ class ShadowMmu:
         if not known:
             return
         shared, at = self.engine.shared, self.cr3 & paging.root
-        kept = self._roots[abi.root_slot(at)]
+        kept = root.record
         kept.at, kept.hpa, kept.shadow_pdes = at + 1, root.hpa, pdes
         shared.linked_pdes = kept.linked_pdes = root.runs
         kept.known_pdes = root.copy_address
@@ -266,27 +246,26 @@ class ShadowMmu:
             shared.known_pdes[i] = root.copy_address + (i << x86.PAGE_SHIFT)
 
     def invalidate(self, gva: int) -> None:
-        """INVLPG: drop the translation of one page, and all PDEs that have changed.
+        """INVLPG: drop the translation of one page, and all links that have changed.
 
         A CPU drops all that it has cached of its paging structures, whatever the
         address (Vol. 3A 4.10.4.1).
         """
         root = self.root
         if not self.format.direct:
-            changed = [self._sync_directory(root, i) for i in self._directory_numbers]
-            if any(changed):
+            if root.sync_directories():
                 self.engine.flush_tlb()
-                self._tell_flushed_all()  # and of 4 MiB, not of this page alone
-            table = root.tables.get(gva >> self.span_shift)
+                self.tell_flushed_all()  # and of 4 MiB, not of this page alone
+            table = root.table_at(gva)
             if table is not None and table.page_table >= 0:
-                index = table.base + (gva >> 12 & self._span_last)
-                if self._sptes[index]:
-                    self._sptes[index] = 0
+                index = table.base + (gva >> 12 & self.span_last)
+                if self.sptes[index]:
+                    self.sptes[index] = 0
                     self.stats.drops += 1
                     if len(table.starts) > 1:  # INVLPG of another finds no entry
-                        self._flush([(index, table)])
+                        self.flush([(index, table)])
                     else:
-                        self.engine.flush_page(gva & x86.PAGE_MASK)
+                        self.engine.flush_page(gva & ~0xFFF)
         for tell in self.listeners.flushed_page:
             tell(gva)
 
@@ -311,18 +290,14 @@ class ShadowMmu:
         if code is not None:
             self.fault = code
             return GUEST_FAULT
-        _mapped, _fault, page, rights, pde, pte, _pde_at, _pte_at, large, above = found
+        _mapped, _fault, page, rights, pde, pte, _pde_at, _pte_at, _large, above = found
         wanted = x86.PTE_A | x86.PTE_D if write else x86.PTE_A
         if pte & wanted != wanted or not pde & x86.PTE_A or above:
             pde, pte = touch(self.ram, found, write=bool(write))
-        slot = gva >> self.span_shift
-        root = self.root
-        table = root.tables.get(slot)
-        if table is None or root.gptes[slot] != pde:
-            table = self._link(slot, pde, page, rights, large=bool(large))
-        at = gva >> 12 & self._span_last
+        table = self.root.leaf(gva, found, pde)
+        at = gva >> 12 & self.span_last
         index = table.base + at
-        rights &= _RIGHTS
+        rights &= RIGHTS
         if not pte & x86.PTE_D:
             rights &= ~x86.PTE_RW
         elif write and not rights & x86.PTE_RW:
@@ -331,22 +306,22 @@ class ShadowMmu:
         use = self.use
         if page < self.ram.pages and use.state[page] != UNBACKED:
             if use.state[page] == DATA and not error & x86.PF_I:
-                entry = page << x86.PAGE_SHIFT | _LEAF | rights | _NX
+                entry = page << x86.PAGE_SHIFT | LEAF | rights | _NX
             else:
                 entry = self._backed_spte(page, rights, index, error)
-            self._rmap.add(page, index)
+            self.rmap.add(page, index)
         else:
             entry = 0 if write else self._unbacked_spte(page)
             if entry == 0:
                 return NO_BACKING
             entry |= rights & (x86.PTE_US | _NX)
-        was = self._sptes[index]
-        self._sptes[index] = entry
+        was = self.sptes[index]
+        self.sptes[index] = entry
         if takes_away(was, entry):
             # What a switch of roots keeps in the TLB is what the shadow has.
-            self._flush([(index, table)])
+            self.flush([(index, table)])
         self.stats.fills += 1
-        self._rmap.make_room()
+        self.rmap.make_room()
         if table.page_table >= 0:
             table.gptes[at] = pte
             if pte & self._global:
@@ -364,11 +339,11 @@ class ShadowMmu:
         """
         if not self.ram.holds(table.page_table):
             return
-        sptes, base, copy = self._sptes, table.base, table.gptes
+        sptes, base, copy = self.sptes, table.base, table.gptes
         gptes, mask = self._gptes, self._frame
         used = _USED | self.format.reserved_page
         state, pages = self.use.state, self.ram.pages
-        add = self._rmap.add
+        add = self.rmap.add
         first = at & ~(_AROUND - 1)
         start = table.page_table // self.format.entry_size + first
         for j in range(first, first + _AROUND):
@@ -381,11 +356,11 @@ class ShadowMmu:
                 continue
             use = state[page]
             if use == DATA:
-                entry = frame | _LEAF | _NX
+                entry = frame | LEAF | _NX
                 if pte & x86.PTE_D:
                     entry |= pte & table.rights & x86.PTE_RW
             elif use == CODE:
-                entry = frame | _LEAF | (pte | table.rights) & _NX
+                entry = frame | LEAF | (pte | table.rights) & _NX
             else:
                 continue
             sptes[base + j] = entry | pte & table.rights & x86.PTE_US
@@ -405,19 +380,20 @@ class ShadowMmu:
             start = self.fetch_gpa(gva)
             ones = start >= self.ram.size
             out += b"\xff" * part if ones else self.ram.map[start : start + part]
-            gva = (gva + part) & x86.MASK32
+            gva = (gva + part) & self._linear
             size -= part
         return out
 
     def fetch_gpa(self, gva: int) -> int:
         """Return the GPA that the engine fetches from at `gva`; beyond RAM for ones."""
-        entry = self._sptes[self.spte_index(gva)] & x86.LONG_FRAME
+        entry = self.sptes[self.spte_index(gva)] & x86.LONG_FRAME
         return entry | gva & 0xFFF
 
     def spte_index(self, gva: int) -> int:
         """Return the index of the shadow entry of a page whose table is linked."""
-        table = self.root.tables[gva >> self.span_shift]
-        return table.base + (gva >> 12 & self._span_last)
+        table = self.root.table_at(gva)
+        assert table is not None
+        return table.base + (gva >> 12 & self.span_last)
 
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
@@ -448,7 +424,7 @@ class ShadowMmu:
         elif state in (DATA, TABLE) and error & x86.PF_I:
             use.execute(page)
         state = use.state[page]
-        entry = page << x86.PAGE_SHIFT | _LEAF | rights
+        entry = page << x86.PAGE_SHIFT | LEAF | rights
         if state == DATA:
             return entry | _NX
         if state == CODE:
@@ -460,80 +436,7 @@ class ShadowMmu:
         use.take_over(page, index)
         return entry
 
-    # -- what the use of pages asks for ------------------------------------------------
-
-    def write_protect(self, page: int) -> None:
-        """Make every mapping of a guest page read-only."""
-        self._change(page, x86.PTE_RW, 0)
-
-    def forbid_execution(self, page: int) -> None:
-        """Make every mapping of a guest page not executable."""
-        self._change(page, 0, _NX)
-
-    def _change(self, page: int, clear: int, set_: int) -> None:
-        """Clear and set bits of every mapping."""
-        sptes = self._sptes
-        changed = []
-        for index, table in self._rmap.entries(page):
-            entry = sptes[index]
-            narrow = (entry & ~clear) | set_
-            if narrow != entry:
-                sptes[index] = narrow
-                changed.append((index, table))
-        self._flush(changed)
-
-    def drop_mappings(self, page: int, keep: int = -1) -> None:
-        """Remove every mapping of a guest page but the entry at index `keep`."""
-        dropped = [entry for entry in self._rmap.entries(page) if entry[0] != keep]
-        for index, _table in dropped:
-            self._sptes[index] = 0
-        self._rmap.keep(page, keep)
-        self._flush(dropped)
-
-    def _flush(self, entries: list[tuple[int, LeafTables]]) -> None:
-        """Drop what the TLB has of these entries, of which there may be a million."""
-        if sum(len(table.starts) for _index, table in entries) > _MANY:
-            self.engine.flush_tlb()
-        else:
-            flush = self.engine.flush_page
-            for index, table in entries:
-                for start in table.starts:
-                    flush(start + (index - table.base << x86.PAGE_SHIFT))
-        for tell in self.listeners.rights_lost:
-            tell()
-
-    def is_mapped_elsewhere(self, page: int, index: int) -> bool:
-        """Tell whether an entry other than the one at `index` maps a guest page."""
-        return self._rmap.has_other(page, index)
-
-    # -- windows on devices' memory ----------------------------------------------------
-
-    def open_window(self, index: int, gva: int, page: int, *, write: bool) -> None:
-        """Have the entry at `index`, which maps `gva`, map a page of the VMM's own."""
-        rights = x86.PTE_RW if write else 0
-        self._sptes[index] = VmmMemory.hpa(page) | _WINDOW | rights
-        self.engine.flush_page(gva & x86.PAGE_MASK)
-
-    def close_window(self, index: int, gva: int) -> None:
-        """Undo `open_window`: the next access misses."""
-        self._sptes[index] = 0
-        self.engine.flush_page(gva & x86.PAGE_MASK)
-
-    # -- tables ------------------------------------------------------------------------
-
-    def _new_root(self) -> Root:
-        base = self._allocate(6)
-        sptes, hpa = self._sptes, VmmMemory.hpa
-        sptes[base * 512] = hpa(base + 1) | _LINK
-        top = hpa(VmmMemory.PDPT) | x86.PTE_P | x86.PTE_RW | x86.PTE_A
-        sptes[base * 512 + VmmMemory.PML4_SLOT] = top
-        for i in range(4):
-            sptes[(base + 1) * 512 + i] = hpa(base + 2 + i) | _LINK
-        root = Root(hpa(base), (base + 2) * 512, self.format, self._directories())
-        self.roots[self.cr3 & self.format.root, self._root_role] = root
-        if self.engine.wraps:
-            self._wrap(root)
-        return root
+    # -- addresses that wrap -----------------------------------------------------------
 
     def wrap(self) -> None:
         """Let addresses from 4 GiB on be those from 0 on, as they are for the guest.
@@ -547,173 +450,9 @@ class ShadowMmu:
             self.engine.control[abi.TABLES_KNOWN] = 0
             self._forget_roots()
             for root in self.roots.values():
-                self._wrap(root)
+                if isinstance(root, FlatRoot):
+                    root.wrap()
 
     def _forget_roots(self) -> None:
         """Have every switch of roots done by Python, until it has done it once."""
         ctypes.memset(ctypes.addressof(self._roots), 0, ctypes.sizeof(self._roots))
-
-    def _wrap(self, root: Root) -> None:
-        pointers = root.pdes - 512
-        for i in range(4):
-            self._sptes[pointers + 4 + i] = self._sptes[pointers + i]
-
-    def _allocate(self, pages: int) -> int:
-        """Take zeroed pages from the pool; when it is full all tables are dropped."""
-        base = self._next
-        self._next = base + pages
-        if self._next > VmmMemory.PAGES:
-            self.reset()
-            base = self._next
-            self._next += pages
-        start, end = base << x86.PAGE_SHIFT, self._next << x86.PAGE_SHIFT
-        self.vmm_memory.bytes[start:end] = bytes(end - start)
-        return base
-
-    def _link(
-        self, slot: int, pde: int, page: int, rights: int, *, large: bool
-    ) -> LeafTables:
-        """Put the leaf tables for `pde` at `slot`, from the cache or new."""
-        if slot in self.root.tables:
-            self._unlink(self.root, slot)
-            self.engine.flush_tlb()
-        paging = self.format
-        dirty = False
-        if large:
-            dirty = bool(pde & x86.PTE_D)
-            rights &= _RIGHTS
-            frame, page_table = page & ~self._span_last, -1
-            made_from = frame << x86.PAGE_SHIFT
-        else:
-            rights = pde & _RIGHTS
-            frame, page_table = 0, pde & paging.frame
-            made_from = page_table
-        key = made_from, Role(paging.name, LEAF_LEVEL, rights, self.wp, large, dirty)
-        table = self.leaves.get(key)
-        if table is None:
-            base = self._allocate(1 << self.span_shift - LEAF_SHIFT)
-            record = self._leaf_records[base]
-            table = LeafTables(base * 512, paging, page_table, frame, rights, record)
-            self.leaves[key] = table
-            self._rmap.add_table(table)
-            if large:
-                self._fill_large(table, dirty=dirty)
-            elif self.ram.holds(page_table):
-                table.copy[:] = self.ram.map[page_table : page_table + x86.PAGE_SIZE]
-        elif not large and self._sync_table(table):
-            self.engine.flush_tlb()
-        if large and pde & x86.PTE_G:
-            table.has_global = True
-        start = slot << self.span_shift
-        table.link(start)
-        root = self.root  # a new one, if the pool was full
-        root.tables[slot] = table
-        if not large:
-            root.paged[slot] = table
-        root.gptes[slot] = pde
-        root.runs |= 1 << (slot >> 5 & 63)
-        self.engine.shared.linked_pdes = root.runs
-        kept = self._roots[abi.root_slot(self.cr3 & paging.root)]
-        if kept.hpa == root.hpa:
-            kept.linked_pdes = root.runs
-        at = root.pdes + (start >> LEAF_SHIFT)
-        for i, leaf in enumerate(table.pages):
-            self._sptes[at + i] = VmmMemory.hpa(leaf) | _LINK
-        return table
-
-    def _fill_large(self, table: LeafTables, *, dirty: bool) -> None:
-        """Make all entries of a large page at once: its A (and D) bit is set."""
-        rights = table.rights if dirty else table.rights & ~x86.PTE_RW
-        first, sptes, base = table.frame, self._sptes, table.base
-        count = min(table.size, max(0, self.ram.pages - first))
-        start = first << x86.PAGE_SHIFT | _LEAF | rights | _NX
-        end = start + (count << x86.PAGE_SHIFT)
-        sptes[base : base + count] = array("Q", range(start, end, x86.PAGE_SIZE))
-        narrow = ~(x86.PTE_RW | (_NX ^ rights & _NX))
-        for i, state in enumerate(self.ram.state[first : first + count], base):
-            if state == CODE:
-                sptes[i] &= narrow
-            elif state == TABLE:
-                sptes[i] &= ~x86.PTE_RW
-            elif state != DATA:
-                sptes[i] = 0
-        self.stats.fills += count
-
-    def _unlink(self, root: Root, slot: int) -> None:
-        table = root.tables.pop(slot)
-        root.paged.pop(slot, None)
-        start = slot << self.span_shift
-        at = root.pdes + (start >> LEAF_SHIFT)
-        for i in range(len(table.pages)):
-            self._sptes[at + i] = 0
-        self.stats.drops += 1
-        if table.has_global:
-            self._tell_flushed_all()
-        if all(other.tables.get(slot) is not table for other in self.roots.values()):
-            table.unlink(start)
-
-    def _sync_root(self, root: Root) -> None:
-        """Drop the links and entries of `root` that differ from the guest's tables."""
-        for number, gpa in enumerate(self._directories()):
-            if root.directories[number] != gpa:  # by another PDPTE
-                for slot in self._slots(number):
-                    if slot in root.tables:
-                        self._unlink(root, slot)
-                root.directories[number] = gpa
-            self._sync_directory(root, number)
-        for table in root.paged.values():
-            if table.has_nonglobal:
-                self._sync_table(table)
-
-    def _sync_directory(self, root: Root, number: int) -> bool:
-        """Drop the links whose PDE has changed; tell whether there were any."""
-        start = root.directories[number]
-        if start < 0 or not self.ram.holds(start):
-            return False
-        at = number << x86.PAGE_SHIFT
-        now = self.ram.map[start : start + x86.PAGE_SIZE]
-        known = root.copy[at : at + x86.PAGE_SIZE]
-        if now == known:
-            return False
-        slots = self._slots(number)
-        stale = self._changed(now, known, root.gptes[slots.start : slots.stop])
-        linked = [slots[i] for i in stale if slots[i] in root.tables]
-        for slot in linked:
-            self._unlink(root, slot)
-        root.copy[at : at + x86.PAGE_SIZE] = now
-        return bool(linked)
-
-    def _slots(self, number: int) -> range:
-        """Return the numbers of a directory's PDEs."""
-        return range(number << self._slot_bits, number + 1 << self._slot_bits)
-
-    def _changed(
-        self, now: bytes, copy: bytearray, entries: "memoryview[int]"
-    ) -> list[int]:
-        """Return which entries of a guest table differ from its copy's."""
-        changed = memoryview(now).cast(self.format.typecode)
-        size = self.format.entry_size
-        return [
-            i
-            for at in range(0, x86.PAGE_SIZE, _PART)
-            if now[at : at + _PART] != copy[at : at + _PART]
-            for i in range(at // size, (at + _PART) // size)
-            if changed[i] != entries[i]
-        ]
-
-    def _sync_table(self, table: LeafTables) -> bool:
-        """Drop the entries whose guest entry changed; tell whether there were any."""
-        start = table.page_table
-        if not self.ram.holds(start):
-            return False
-        now = self.ram.map[start : start + x86.PAGE_SIZE]
-        if now == table.copy:
-            return False
-        stale = self._changed(now, table.copy, table.gptes)
-        for i in stale:
-            self._sptes[table.base + i] = 0
-        if any(table.gptes[i] & x86.PTE_G for i in stale):
-            self._tell_flushed_all()
-        table.copy[:] = now
-        self.stats.resynced += len(stale)
-        return True

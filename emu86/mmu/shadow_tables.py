@@ -1,13 +1,16 @@
 """What the VMM remembers of its shadow page tables: what each was made from."""
 
-import ctypes
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from emu86.mmu.paging import LEAF_SHIFT, Format
 from emu86.native import abi
 from emu86.spec import x86
 
 LEAF_LEVEL: Final = 1  # levels, from the bottom, as KVM counts them
+PD_LEVEL: Final = 2
+PML4_LEVEL: Final = 4
+_UPPER_HALF: Final = 256  # the first entry of a PML4 that is in it
+_SIGN: Final = -(1 << 48) & x86.MASK64  # of linear addresses in the upper half
 
 
 class Role(NamedTuple):
@@ -60,7 +63,7 @@ class LeafTables:
         self.page_table = page_table
         self.frame = frame
         self.rights = rights
-        self.starts: set[int] = set()
+        self.starts: dict[int, int] = {}
         self._record = record
         record.page_table = page_table
         record.rights = rights
@@ -89,13 +92,15 @@ class LeafTables:
         self._record.has_nonglobal = value
 
     def link(self, start: int) -> None:
-        """Learn that they are linked at a linear address, too."""
-        self.starts.add(start)
+        """Learn of one more link at a linear address."""
+        self.starts[start] = self.starts.get(start, 0) + 1
         self._record.is_shared = len(self.starts) > 1
 
     def unlink(self, start: int) -> None:
-        """Learn that they are linked there no longer; what the TLB has is dropped."""
-        self.starts.discard(start)
+        """Learn that such a link is gone; what the TLB has is dropped."""
+        count = self.starts.pop(start) - 1
+        if count:
+            self.starts[start] = count
         self._record.is_shared = len(self.starts) > 1
 
     @property
@@ -105,31 +110,57 @@ class LeafTables:
         return range(first, first + (self.size >> LEAF_SHIFT - x86.PAGE_SHIFT))
 
 
-class Root:
-    """A shadow root: one guest CR3 (or none, without paging).
+class UpperTable:
+    """A shadow PML4, PDPT or page directory.
 
-    hpa: of its PML4; pdes: index of its 2048 shadow PDEs, of 2 MiB each; directories:
-    GPAs of the guest's tables of PDEs, one (32-bit paging, or none) or one for each
-    PDPTE, -1 where there is none. What is linked goes by the number of the guest's PDE,
-    counted through all directories. tables: what there is; paged: what of it is made
-    from a guest page table; copy: the directories as they were when it was linked, or
-    later; gptes: their entries; runs: a bit for each 32 PDEs of which some have been.
+    base: index of its first entry; level: 4, 3 or 2; page_table: GPA of the guest's, or
+    -1 for the directory of a page of 1 GiB; rights: RW, US and NX of the entries above;
+    children: the tables that are linked, by the number of the entry; paged: of a
+    directory's those that are made from a guest page table; copy: the guest's table as
+    it was when last compared; gptes: its entries; starts: the linear addresses at which
+    the table begins, with how many links are there.
     """
 
     __slots__ = (
-        "copy", "copy_address", "directories", "gptes", "hpa", "paged", "pdes", "runs",
-        "tables",
+        "base", "children", "copy", "gptes", "level", "page_table", "paged", "rights",
+        "shift", "starts",
     )  # fmt: skip
 
-    def __init__(
-        self, hpa: int, pdes: int, paging: Format, directories: list[int]
-    ) -> None:
-        self.hpa = hpa
-        self.pdes = pdes
-        self.directories = directories
-        self.tables: dict[int, LeafTables] = {}
+    def __init__(self, base: int, level: int, page_table: int, rights: int) -> None:
+        self.base = base
+        self.level = level
+        self.shift = 3 + 9 * level  # the lowest bit of an address that is its index's
+        self.page_table = page_table
+        self.rights = rights
+        self.children: dict[int, Any] = {}
         self.paged: dict[int, LeafTables] = {}
-        self.runs = 0
-        self.copy = bytearray(len(directories) * x86.PAGE_SIZE)
-        self.gptes = memoryview(self.copy).cast(paging.typecode)
-        self.copy_address = ctypes.addressof(ctypes.c_char.from_buffer(self.copy))
+        self.starts: dict[int, int] = {}
+        self.copy = bytearray(x86.PAGE_SIZE)
+        self.gptes = memoryview(self.copy).cast("Q")
+
+    def place(self, i: int) -> int:
+        """Return the index of the shadow entry for the guest's entry `i`."""
+        halves = self.level == PML4_LEVEL and i >= _UPPER_HALF
+        return self.base + i + (512 if halves else 0)
+
+    def start(self, first: int, i: int) -> int:
+        """Return where what entry `i` leads to begins, if the table does at `first`."""
+        sign = _SIGN if self.level == PML4_LEVEL and i >= _UPPER_HALF else 0
+        return first + (i << self.shift) | sign
+
+    def link(self, start: int) -> None:
+        """Learn of one more link by which the table begins at a linear address."""
+        count = self.starts.get(start, 0)
+        self.starts[start] = count + 1
+        if not count:
+            for i, child in self.children.items():
+                child.link(self.start(start, i))
+
+    def unlink(self, start: int) -> None:
+        """Learn that such a link is gone; what the TLB has is dropped."""
+        count = self.starts.pop(start) - 1
+        if count:
+            self.starts[start] = count
+            return
+        for i, child in self.children.items():
+            child.unlink(self.start(start, i))

@@ -30,6 +30,7 @@ class VmmMemory:
     ONES: Final = 0  # what is read where no RAM is
     WINDOWS: Final = range(8, 12)  # stand for devices' memory, for one instruction
     # The tables that map the descriptor tables for the engine.
+    PML4: Final = 1
     PDPT: Final = 2
     PD: Final = 3
     PT: Final = 4
@@ -38,9 +39,12 @@ class VmmMemory:
     POOL: Final = 64
     PAGES: Final = 16384  # 64 MiB of address space; the host backs what is touched
 
-    # Where the engine itself reads the shadow GDT (at page GDT) and LDT: linear.
+    # Where the engine itself reads the shadow GDT (at page GDT) and LDT: linear. In
+    # IA-32e mode it has addresses of 57 bits; this is none that the guest may use.
     LINEAR: Final = 0xFFFF800000000000
     PML4_SLOT: Final = 256
+    HIDDEN: Final = 1 << 55
+    PML5_SLOT: Final = HIDDEN >> 48
 
     def __init__(self, engine: Engine) -> None:
         memory = allocate(self.PAGES << x86.PAGE_SHIFT)
@@ -51,10 +55,11 @@ class VmmMemory:
         self.page(self.ONES)[:] = b"\xff" * x86.PAGE_SIZE
         present = x86.PTE_P | x86.PTE_RW | x86.PTE_A
         fixed = self.sptes
+        fixed[self.PML4 * 512] = self.hpa(self.PDPT) | present
         fixed[self.PDPT * 512] = self.hpa(self.PD) | present
         fixed[self.PD * 512] = self.hpa(self.PT) | present
         for page in range(self.GDT, self.LDT + _TABLE_PAGES):
-            entry = self.hpa(page) | present | x86.PTE_D | x86.PTE_NX
+            entry = self.hpa(page) | x86.PTE_P | x86.PTE_A | x86.PTE_D | x86.PTE_NX
             fixed[self.PT * 512 + page] = entry
 
     @classmethod
@@ -63,9 +68,12 @@ class VmmMemory:
         return cls.BASE + (page << x86.PAGE_SHIFT)
 
     @classmethod
-    def linear(cls, page: int) -> int:
-        """Return the linear address of a shadow descriptor table's page."""
-        return cls.LINEAR + (page << x86.PAGE_SHIFT)
+    def linear(cls, page: int, *, ia32e: bool) -> int:
+        """Return the linear address of a shadow descriptor table's page.
+
+        ia32e: the guest has EFER.LMA set.
+        """
+        return (cls.HIDDEN if ia32e else cls.LINEAR) + (page << x86.PAGE_SHIFT)
 
     def page(self, number: int) -> memoryview:
         """Return the bytes of one page."""

@@ -3,7 +3,27 @@
 import pytest
 
 from emu86.mmu.memory import PageFault
-from support.paging import LMA, NXE, PAE, PG, PS, RW, US, WP, A, Bench, D, P
+from emu86.mmu.paging import is_canonical
+from emu86.mmu.vmm_memory import VmmMemory
+from emu86.spec.x86 import LONG_FRAME
+from support.paging import (
+    FETCH,
+    LMA,
+    NX,
+    NXE,
+    PAE,
+    PG,
+    PS,
+    READ,
+    RW,
+    US,
+    WP,
+    WRITE,
+    A,
+    Bench,
+    D,
+    P,
+)
 
 PML4, PDPT, PD, PT = 0x10000, 0x11000, 0x12000, 0x13000
 ALL = P | RW | US | A | D
@@ -75,3 +95,157 @@ def test_invlpg_drops_what_is_kept_of_a_large_page(level):
     bench.ram.map[0x23000] = 0x23
     bench.memory.forget(KERNEL + 0x1000)
     assert bench.memory.read(KERNEL + 0x22000, 1) == 0x23
+
+
+def test_the_engine_walks_what_the_guest_has():
+    bench = bench_of()
+    for gva, page in ((0x20000, 0x20), (KERNEL + 0x21000, 0x21), (TOP, 0x19)):
+        assert bench.access(gva, WRITE) == ("ok", page)
+        assert bench.engine.entry(gva) & (RW | US | NX) == RW | US | NX
+    assert bench.access(KERNEL + 0x21000, FETCH, user=True) == ("ok", 0x21)
+    assert bench.engine.entry(KERNEL + 0x21000) & (RW | NX) == 0
+    assert bench.access(KERNEL + 0x24000, WRITE) == ("fault", 2)
+    # One page table of the guest's has one of the shadow's, wherever it is linked.
+    assert len(bench.mmu.leaves) == 1
+    assert len(bench.mmu.uppers) == 2
+
+
+def test_nothing_of_the_vmms_is_where_the_guest_has_addresses():
+    bench = bench_of()
+    bench.access(0x20000)
+    hidden = VmmMemory.linear(VmmMemory.GDT, ia32e=True)
+    assert not is_canonical(hidden)
+    entry = bench.engine.entry(hidden)
+    assert entry & LONG_FRAME == VmmMemory.hpa(VmmMemory.GDT)
+    assert entry & (P | RW | US | NX) == P | NX
+    for index in range(256, 512):  # as the lower and as the upper half
+        assert not bench.engine.entry(index << 39)
+        assert not bench.engine.entry(index << 39 | 0xFFFF << 48)
+
+
+@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("bit", [RW, US, NX])
+def test_rights_are_those_of_all_entries(index, bit):
+    """Section 4.6."""
+    bench = bench_of()
+    entry = (PML4 + 8 * 511, PDPT + 8 * 510, PD, PT + 8 * 0x20)[index]
+    bench.write64(entry, bench.ram.read64(entry) ^ bit)
+    error = {RW: 1 | 2 | 4, US: 1 | 4, NX: 1 | 4 | 16}[bit]
+    access = {RW: WRITE, US: READ, NX: FETCH}[bit]
+    for gva in (0x20000, KERNEL + 0x20000):
+        allowed = gva < KERNEL and index < 2
+        wanted = ("ok", 0x20) if allowed else ("fault", error)
+        assert bench.access(gva, access, user=True) == wanted
+        assert bench.access(gva) == ("ok", 0x20)
+
+
+def test_a_page_of_1_gib_is_runs_of_leaves():
+    bench = bench_of(pages=0x600)
+    bench.write64(PDPT + 8 * 510, PS | USED)
+    gva = KERNEL + 0x400000
+    assert bench.access(gva, WRITE) == ("ok", 0x400)
+    assert bench.ram.read32(PDPT + 8 * 510) & (A | D) == A | D
+    assert bench.access(KERNEL + 0x5FF000) == ("ok", 0x5FF)
+    (tables,) = bench.mmu.leaves.values()
+    assert (tables.frame, tables.size) == (0x400, 512)
+    assert bench.access(KERNEL + 0x1000, FETCH) == ("ok", 1)
+    assert len(bench.mmu.leaves) == 2
+    # What its pages are used for narrows it, and what it was made from is compared.
+    bench.mmu.use.execute(0x400)
+    assert (0x400, False) not in bench.engine.tlb
+    assert not bench.engine.entry(gva) & RW
+    bench.write64(PDPT + 8 * 510, PD | USED)
+    bench.mmu.invalidate(0x1000)
+    assert bench.access(gva) == ("fault", 0)
+    assert bench.access(KERNEL + 0x20000) == ("ok", 0x20)
+
+
+LEVELS = {
+    "PML4E": (PML4 + 8 * 511, 0x14000), "PDPTE": (PDPT + 8 * 510, 0x15000),
+    "PDE": (PD, 0x16000), "PTE": (PT + 8 * 0x20, 0x21000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("word", ["INVLPG", "MOV to CR3"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_change_counts_from_its_word_on(level, word):
+    """Each level is compared; the copies lead to page 21h."""
+    bench = bench_of()
+    for start, table in ((0x11000, 0x14000), (0x12000, 0x15000), (0x13000, 0x16000)):
+        bench.ram.map[table : table + 0x1000] = bench.ram.map[start : start + 0x1000]
+    bench.write64(0x14000 + 8 * 510, 0x15000 | USED)
+    bench.write64(0x15000, 0x16000 | USED)
+    bench.write64(0x16000 + 8 * 0x20, 0x21000 | USED)
+    gva = KERNEL + 0x20000
+    assert bench.access(gva) == ("ok", 0x20)
+    at, other = LEVELS[level]
+    bench.write64(at, other | USED)
+    assert bench.access(gva) == ("ok", 0x20)
+    if word == "INVLPG":
+        bench.mmu.invalidate(gva + 8)
+    else:
+        bench.switch(PML4)
+    assert bench.access(gva) == ("ok", 0x21)
+
+
+def test_roots_share_what_they_have_in_common():
+    """Processes of Linux: the kernel's half is the same PDPTs."""
+    bench = bench_of()
+    other = 0x17000
+    bench.write64(other + 8 * 511, PDPT | USED)
+    gva = KERNEL + 0x20000
+    assert bench.access(gva) == ("ok", 0x20)
+    uppers, leaves, next_ = [*bench.mmu.uppers], [*bench.mmu.leaves], bench.mmu._next
+    bench.switch(other)
+    assert bench.access(gva + 0x1000) == ("ok", 0x21)
+    assert bench.access(gva) == ("ok", 0x20)
+    assert bench.access(0x20000) == ("fault", 0)
+    assert ([*bench.mmu.uppers], [*bench.mmu.leaves]) == (uppers, leaves)
+    assert bench.mmu._next == next_ + 3
+    (table,) = bench.mmu.leaves.values()
+    assert table.starts == {KERNEL: 1}
+    # A change that one root hears of is one for the other, too.
+    bench.write64(PD, 0)
+    bench.mmu.invalidate(0)
+    assert bench.access(gva) == ("fault", 0)
+    assert table.starts == {}
+    bench.switch(PML4)
+    assert bench.access(gva) == ("fault", 0)
+    assert bench.access(0x20000) == ("fault", 0)
+
+
+def test_a_page_that_becomes_code_is_narrowed_by_all_its_addresses():
+    bench = bench_of()
+    for gva in (0x20000, KERNEL + 0x20000):
+        assert bench.access(gva, WRITE) == ("ok", 0x20)
+    assert bench.access(KERNEL + 0x20000, FETCH) == ("ok", 0x20)
+    for gva in (0x20000, KERNEL + 0x20000):
+        assert not bench.engine.tlb.get((gva >> 12, False), 0) & RW
+    assert bench.access(0x20000, WRITE) == ("ok", 0x20)
+    assert bench.engine.entry(KERNEL + 0x20000) & NX
+
+
+def test_the_pool_may_be_full_at_any_table():
+    bench = bench_of()
+    for room in range(6):
+        assert bench.access(0x20000) == ("ok", 0x20)
+        bench.mmu._next = VmmMemory.PAGES - room
+        assert bench.access(KERNEL + 0x21000) == ("ok", 0x21)
+        assert bench.access(0x20000) == ("ok", 0x20)
+        bench.mmu._next = VmmMemory.PAGES - room
+        bench.switch(0x17000)
+        assert bench.access(0x20000) == ("fault", 0)
+        bench.switch(PML4)
+
+
+def test_a_pml4_that_maps_itself():
+    """Its entry is PML4E, PDPTE, PDE and PTE at once."""
+    bench = bench_of()
+    bench.write64(PML4 + 8 * 256, PML4 | USED)
+    itself = 0xFFFF800000000000 | 256 << 30 | 256 << 21 | 256 << 12
+    assert bench.access(itself, WRITE) == ("ok", PML4 >> 12)
+    assert bench.access(itself) == ("ok", PML4 >> 12)
+    assert bench.ram.read32(PML4 + 8 * 256) & (A | D) == A | D
+    bench.mmu.invalidate(itself)
+    assert bench.access(itself) == ("ok", PML4 >> 12)
+    assert bench.access(itself | 0x1000) == ("fault", 0)

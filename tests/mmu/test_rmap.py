@@ -12,7 +12,7 @@ ROUNDS = 2 * MANY // abi.ADDED_FULL
 def test_entries_that_have_become_others_are_forgotten():
     """A process after the other: the same linear addresses, other pages."""
     bench = Bench(pages=PAGES)
-    rmap, control = bench.mmu._rmap, bench.engine.shared
+    rmap, control = bench.mmu.rmap, bench.engine.shared
     bench.write32(DIRECTORY, TABLE | P | RW | US | A)
     bench.mmu.configure(PG | WP, DIRECTORY, 0)
     for page in (0x20, 0x21):

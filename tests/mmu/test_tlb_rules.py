@@ -15,6 +15,7 @@ from emu86.mmu.vmm_memory import VmmMemory
 from support import paging
 from support.paging import (
     FETCH,
+    LMA,
     NX,
     NXE,
     PAE,
@@ -36,6 +37,10 @@ from support.paging import (
 
 DIRECTORIES = (0x10000, 0x11000)
 DIRECTORIES_2 = (0x15000, 0x16000)  # of PAE's second PDPTE
+# Of 4-level paging; those of the second row are the upper half's.
+PML4S = (0x18000, 0x19000)
+PDPTS, PDPTS_2 = (0x1A000, 0x1B000), (0x1C000, 0x1D000)
+UPPER = 0xFFFFFF8000000000
 TABLES = (0x12000, 0x13000, 0x14000)
 FRAMES = (0x20, 0x21, 0x22, 0x23, 0x12, 0x90)  # pages; one is a table, one has no RAM
 MARKED = (0x20, 0x21, 0x22, 0x23, 0x12, 0, 0x2F)  # with those of the 4 MiB page at 0
@@ -73,7 +78,8 @@ class Guest(RuleBasedStateMachine):
 
     With PAE paging slot 2, of the addresses from 8 MiB on, is that from 1 GiB on; it is
     in a directory of its own, which the second PDPTE has; and CR3 is a PDPT's address.
-    Addresses are what they are with 32-bit paging until they are used.
+    With 4-level paging slot 2 is in the upper half, by a PDPT of its own. Addresses are
+    what they are with 32-bit paging until they are used.
     """
 
     def __init__(self):
@@ -84,13 +90,20 @@ class Guest(RuleBasedStateMachine):
         # Page -> translations a TLB may hold of it since it was last invalidated.
         self.held = {}
         # Slot -> PDEs that a paging-structure cache may hold: what their page tables
-        # say now is then used as well (4.10.3).
+        # say now is then used as well (4.10.3). With 4-level paging those from the
+        # root on, of which some may be held, too.
         self.cached = {}
 
     @initialize(pae=st.booleans())
     def start(self, pae):
         if pae:
-            self.cr4, self.efer = PAE | PGE, NXE
+            self.cr4, self.efer = PAE | PGE, NXE | self.efer
+        for i in range(2):
+            for at, entry in (
+                (PML4S[i], PDPTS[i]), (PML4S[i] + 8 * 511, PDPTS_2[i]),
+                (PDPTS[i], DIRECTORIES[i]), (PDPTS_2[i], DIRECTORIES_2[i]),
+            ):  # fmt: skip
+                self.bench.write64(at, entry | P | RW | US)
         for i, directory in enumerate(DIRECTORIES):
             self.bench.write64(0x17000 + 32 * i, directory | P)
             self.bench.write64(0x17008 + 32 * i, DIRECTORIES_2[i] | P)
@@ -125,13 +138,16 @@ class Guest(RuleBasedStateMachine):
 
     def real(self, cr3):
         """What CR3 holds."""
+        if self.efer & LMA:
+            return PML4S[DIRECTORIES.index(cr3)]
         return 0x17000 + 32 * DIRECTORIES.index(cr3) if self.cr4 & PAE else cr3
 
     def linear(self, gva):
         """What linear address stands for `gva`."""
         if not self.cr4 & PAE:
             return gva
-        return (0, 1 << 21, 1 << 30)[gva >> 22] | gva & (1 << 21) - 1
+        upper = UPPER if self.efer & LMA else 1 << 30
+        return (0, 1 << 21, upper)[gva >> 22] | gva & (1 << 21) - 1
 
     def configure(self):
         self.bench.configure(self.cr0, self.real(self.cr3), self.cr4, self.efer)
@@ -139,7 +155,10 @@ class Guest(RuleBasedStateMachine):
         self.held.clear()
         self.cached.clear()
 
-    def walk(self, read, gva):
+    def walk(self, read, gva, cached=()):
+        if self.efer & LMA:
+            gva, cr3 = self.linear(gva), self.real(self.cr3)
+            return paging.walk_4_level(read, cr3, self.efer, gva, cached)
         if self.cr4 & PAE:
             return paging.walk_pae(read, self.pdptes, self.efer, self.linear(gva))
         return paging.walk(read, self.cr3, self.cr4, gva)
@@ -160,10 +179,7 @@ class Guest(RuleBasedStateMachine):
     def remember(self):
         """Before tables or CR3 change: a TLB may hold any translation of now."""
         for slot in SLOTS:
-            at = self.pde(slot)
-            pde = self.read(at) if at is not None else 0
-            if pde & P and pde & A and not self.large(pde):
-                self.cached.setdefault(slot, set()).add(pde)
+            self.remember_slot(slot)
             for page in PAGES:
                 gva = slot << 22 | page << 12
                 found, used = self.now(gva)
@@ -172,9 +188,32 @@ class Guest(RuleBasedStateMachine):
                     dirty = bool(used[-1][1] & D)
                     self.held.setdefault(gva >> 12, set()).add((found, dirty))
 
+    def remember_slot(self, slot):
+        """What a paging-structure cache may hold of a slot."""
+        cached = self.cached.setdefault(slot, set())
+        if self.efer & LMA:
+            _found, used = self.now(slot << 22)
+            path = ()
+            for _at, entry in used[:3]:
+                if not entry & P or not entry & A or (path and entry & PS):
+                    return
+                path += (entry,)
+                cached.add(path)
+            return
+        at = self.pde(slot)
+        pde = self.read(at) if at is not None else 0
+        if pde & P and pde & A and not self.large(pde):
+            cached.add(pde)
+
     def by_cached(self, gva):
         """The translations that cached PDEs give."""
         slot, read32 = gva >> 22, self.bench.ram.read32
+        if self.efer & LMA:
+            for path in self.cached.get(slot, ()):
+                found, _used = self.walk(read32, gva, path)
+                if not isinstance(found, int):
+                    yield found
+            return
         place = self.pde(slot)
         for pde in self.cached.get(slot, ()):
             halves = {place: pde & 0xFFFFFFFF}
@@ -447,6 +486,33 @@ Guest.TestCase.settings = settings(
     report_multiple_bugs=False,
 )
 TestTlbRules = Guest.TestCase
+
+
+class LongGuest(Guest):
+    """One with 4-level paging."""
+
+    @initialize()
+    def start(self):
+        self.efer = LMA
+        super().start(pae=True)
+
+    @rule(
+        place=st.sampled_from(
+            [*PDPTS, *PDPTS_2, *PML4S, *(at + 8 * 511 for at in PML4S)]
+        ),
+        table=st.sampled_from([*PDPTS, *PDPTS_2, *DIRECTORIES, *DIRECTORIES_2, 0]),
+        bits=BITS,
+        large=st.sampled_from([0, 0, PS]),
+    )
+    def write_above(self, place, table, bits, large):
+        """Any table may be one of any level; one at 0 is not present."""
+        self.remember()
+        where = 0 if large else table
+        self.bench.write64(place, where | bits | large | P if table else 0)
+
+
+LongGuest.TestCase.settings = Guest.TestCase.settings
+TestTlbRulesOfFourLevels = LongGuest.TestCase
 
 
 def test_invlpg_drops_a_large_page_whole():

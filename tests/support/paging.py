@@ -99,12 +99,17 @@ def walk_pae(read, pdptes, efer, gva):
     return Translation(page, *rights, 0, not either & NX), used
 
 
-def walk_4_level(read, cr3, efer, gva):
-    """Section 4.5: MAXPHYADDR is 36, and there are PAT and pages of 1 GiB."""
+def walk_4_level(read, cr3, efer, gva, cached=()):
+    """Section 4.5: MAXPHYADDR is 36, and there are PAT and pages of 1 GiB.
+
+    cached: the first entries, as a paging-structure cache has them.
+    """
     at = (cr3 & 0xFFFFFF000) + 8 * (gva >> 39 & 511)
     used, shift = [], 39
     while True:
         entry = read(at) | read(at + 4) << 32
+        if len(used) < len(cached):
+            entry = cached[len(used)]
         used.append((at, entry))
         if not entry & P:
             return 0, used
@@ -165,6 +170,7 @@ class FakeEngine:
         self.control[abi.STOP_AT] = abi.NEVER
         self.cpu = abi.Cpu()
         self.wraps = False
+        self.la57 = False
         self.tlb = {}  # by page and whether for users, as the engine's
         self.parts = abi.Tlb()
         self.entries = (abi.TlbEntry * 64)()
@@ -213,7 +219,7 @@ class FakeEngine:
         """Walk the shadow tables: the leaf entry for `gva` with the rights of all."""
         table = self.q[CR + 3]
         rights = RW | US
-        for shift in (39, 30, 21, 12):
+        for shift in (48, 39, 30, 21, 12) if self.la57 else (39, 30, 21, 12):
             entry = self.read((table & 0xFFFFFFFFFF000) + 8 * (gva >> shift & 511))
             if not entry & P:
                 return 0
@@ -251,6 +257,7 @@ class Bench:
         """Have the registers hold this, and the PDPTE registers what memory does."""
         loaded = pdptes(self.ram.read32, cr3) if cr4 & PAE else (0,) * 4
         self.mmu.configure(cr0, cr3, cr4, efer, loaded)
+        self.engine.la57 = bool(self.mmu.host_cr4)
 
     def write64(self, gpa, value):
         """Write guest RAM behind everybody's back, as the guest's own stores do."""
@@ -298,15 +305,30 @@ class Bench:
         for root in self.mmu.roots.values():
             saved = self.engine.q[CR + 3]
             self.engine.q[CR + 3] = root.hpa
-            for slot in root.tables:
-                for i in range(min(self.ram.pages, self.mmu._span_last + 1)):
-                    gva = slot << self.mmu.span_shift | i << 12
+            for start in self.spans(root):
+                for i in range(min(self.ram.pages, self.mmu.span_last + 1)):
+                    gva = start | i << 12
                     entry = self.engine.entry(gva)
                     if entry & P:
                         yield root, gva, entry
             self.engine.q[CR + 3] = saved
 
+    def spans(self, root):
+        """Where leaf tables are linked in a root."""
+        if not self.engine.la57:
+            return [slot << self.mmu.span_shift for slot in root.tables]
+        found = [(0, root._top)]
+        for _ in range(3):
+            found = [
+                (table.start(start, i), child)
+                for start, table in found
+                for i, child in table.children.items()
+            ]
+        for start, table in found:
+            assert start in table.starts
+        return [start for start, _table in found]
+
     def place(self, root, gva):
         """The pool index of the leaf entry for `gva`."""
-        table = root.tables[gva >> self.mmu.span_shift]
-        return table.base + (gva >> 12 & self.mmu._span_last)
+        table = root.table_at(gva)
+        return table.base + (gva >> 12 & self.mmu.span_last)

@@ -15,7 +15,7 @@ from emu86.cpu.state import ATTRIBUTES, RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu, VCpuState
 from emu86.mmu.paging import format_of, read_pdptes
 from emu86.mmu.ram import Ram
-from emu86.mmu.shadow import ShadowStats
+from emu86.mmu.shadow_leaves import ShadowStats
 from emu86.native import abi
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn

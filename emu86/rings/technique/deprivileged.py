@@ -26,8 +26,8 @@ from emu86.mmu.shadow import (
     PAGING_CR4,
     RELOADING_CR0,
     ShadowMmu,
-    ShadowStats,
 )
+from emu86.mmu.shadow_leaves import ShadowStats
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.rings.cpu import MODE_BITS
@@ -812,7 +812,7 @@ class Deprivileged(Technique):
         self.engine.set_control(
             _HOST_CR0 | vcpu.cr0 & _MIRRORED_CR0,
             self.mmu.root.hpa,
-            x86.CR4_PAE | vcpu.cr4 & _MIRRORED_CR4,
+            x86.CR4_PAE | vcpu.cr4 & _MIRRORED_CR4 | self.mmu.host_cr4,
         )
 
     def invalidate(self, gva: int) -> None:

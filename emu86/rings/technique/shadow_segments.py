@@ -39,7 +39,7 @@ class ShadowTable:
     def __init__(self, cpu: "ShadowCpu", page: int, register: int) -> None:
         self._cpu = cpu
         self.entries = cpu.mmu.vmm_memory.descriptors(page)
-        self.linear = VmmMemory.linear(page)
+        self._page = page
         self.register = register
         self._indicator = 4 if register == offsets.LDTR else 0
         self.base = self.limit = 0
@@ -60,7 +60,8 @@ class ShadowTable:
         self.known.clear()
         self._cpu.plans.forget()
         self.renew()
-        self._cpu.state.set_table(self.register, self.linear, max(limit, 0))
+        linear = VmmMemory.linear(self._page, ia32e=self._cpu.state.ia32e)
+        self._cpu.state.set_table(self.register, linear, max(limit, 0))
 
     def written(self, page: int) -> None:
         """Empty the table: the guest is writing to a page of its own."""
