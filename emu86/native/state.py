@@ -15,7 +15,7 @@ _DERIVED = (
     | offsets.HF_CS64 | offsets.HF_INHIBIT_IRQ
 )  # fmt: skip
 _MODE = offsets.HF_PE | offsets.HF_LMA
-_LEVELS = 4  # of tables, of which each entry maps 4 KiB
+_LEVELS = 5  # of tables: `mmu.shadow_tree`
 NOWHERE = 0
 
 
@@ -110,7 +110,7 @@ def spte_of_64(control: Control, linear: u64) -> u64:
     for level in range(_LEVELS):
         if not entry & x86.PTE_P:
             return 0
-        index = linear >> 39 - 9 * level & 511
+        index = linear >> 48 - 9 * level & 511
         table = (entry & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
         entry = ctypes.c_uint64.from_address(table + 8 * index & x86.MASK64).value
     return entry if entry & x86.PTE_P else 0

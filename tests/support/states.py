@@ -733,13 +733,13 @@ INSNS64 = [
 
 
 def map_page_64(world, pick, linear, page):
-    """Have the four levels of tables map a linear address to a page of RAM."""
+    """Have the five levels of tables map a linear address to a page of RAM."""
     bias = world.control.vmm_memory_bias
     at = [ctypes.addressof(table) - bias & x86.MASK64 for table in world.tables]
     at = [place & x86.LONG_FRAME for place in at]
     world.cpu.cr3 = at[0]
     for level, entry in enumerate((*at[1:], page << 12)):
-        index = linear >> 39 - 9 * level & 511
+        index = linear >> 48 - 9 * level & 511
         world.tables[level][index] = entry | pick.odd(0x25, 0)
 
 

@@ -9,7 +9,7 @@ from emu86.native.records import ctype, is_kind
 
 PAGE = 4096
 SIZE = 337 * PAGE
-TABLES = 4
+TABLES = 5
 RAM_PAGES = 16
 # What handlers call, and what that returns if not 0.
 KINDS = {
