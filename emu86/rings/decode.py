@@ -72,14 +72,14 @@ class Insn:
     operand-size prefix (66h) does; rex: the REX prefix that counts, or 0; spec: what
     the opcode table says; code: its bytes.
 
-    invalid: 64-bit code does not have it (#UD). That is so of AVX and AVX-512, too: to
-    no CPU model is VEX or EVEX anything else than the opcode C4h, C5h or 62h. Of theirs
-    the length alone is right.
+    code64: it stands in 64-bit code. invalid: that does not have it (#UD). That is so
+    of AVX and AVX-512, too: to no CPU model is VEX or EVEX anything else than the
+    opcode C4h, C5h or 62h. Of theirs the length alone is right.
     """
 
     __slots__ = (
-        "address_size", "base", "code", "displacement", "immediate", "index", "invalid",
-        "length",
+        "address_size", "base", "code", "code64", "displacement", "immediate", "index",
+        "invalid", "length",
         "lock", "memory", "modrm", "opcode", "override", "record", "reg", "rep", "rex",
         "rm", "scale", "segment", "selector", "size", "size_prefix", "spec",
     )  # fmt: skip
@@ -96,7 +96,7 @@ class Insn:
         self.scale = 0
         self.displacement = self.immediate = self.selector = 0
         self.rep = self.rex = 0
-        self.lock = self.size_prefix = self.invalid = False
+        self.lock = self.size_prefix = self.code64 = self.invalid = False
         self.length = 0
         self.code = b""
         self.record: object = None
@@ -156,6 +156,7 @@ def decode(code: bytes, bits: int) -> Insn | None:
             at += 2 if opcode in ESCAPES3 else 1
         insn.opcode = opcode
         if long:
+            insn.code64 = True
             insn.rex = rex
             if rex & REX_W:
                 insn.size = 8

@@ -16,6 +16,7 @@ MASK64: Final = (1 << 64) - 1
 # EFLAGS: Vol. 1 section 3.4.3
 CF: Final = 1 << 0
 PF: Final = 1 << 2
+AF: Final = 1 << 4
 ZF: Final = 1 << 6
 SF: Final = 1 << 7
 OF: Final = 1 << 11

@@ -25,9 +25,10 @@ class Record:
     refuse it) or io; traps: how it reaches the VMM ("#UD" first: the engine does not
     have it); patched: at which of the engine's rings (1: the guest's kernel, 3: its
     users) its sites are patched before they first run; memory: only with a memory
-    operand, with a register it runs natively; anew: it is not emulated, but run
-    natively as the first of a block; sdm: where it is described; doc: what is done and
-    why.
+    operand, with a register it runs natively; registers: the reverse; narrow: only
+    behind 66h; only: what else tells those that are meant from others; modes: bits of
+    the code that has them; anew: it is not emulated, but run natively as the first of a
+    block; sdm: where it is described; doc: what is done and why.
     """
 
     mnemonic: str
@@ -43,4 +44,8 @@ class Record:
     patched: tuple[int, ...] = ()
     ring0_only: bool = False
     memory: bool = False
+    registers: bool = False
+    narrow: bool = False
+    only: Callable[[Insn], bool] | None = None
+    modes: tuple[int, ...] = (16, 32, 64)
     anew: bool = False

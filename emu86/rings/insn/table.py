@@ -9,6 +9,7 @@ from typing import Final
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
 from emu86.rings.insn import (
+    code64,
     lazy_flags,
     msr,
     port_io,
@@ -28,6 +29,7 @@ RECORDS: Final = (
     *sensitive.RECORDS,
     *system_calls.RECORDS,
     *lazy_flags.RECORDS,
+    *code64.RECORDS,
     *segment_loads.RECORDS,
     *port_io.RECORDS,
 )
@@ -93,5 +95,7 @@ def find(insn: Insn) -> Record | None:
     found = found or _BY_OPCODE.get((insn.opcode, insn.reg))
     found = found or _BY_OPCODE.get((insn.opcode, _ANY))
     if found is None or (found.memory and not insn.memory) or needs(insn) & LATER:
+        return None
+    if found.only is not None and not found.only(insn):
         return None
     return found

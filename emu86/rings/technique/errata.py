@@ -16,7 +16,14 @@ from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
 from emu86.rings.events.protection import check
 from emu86.rings.fault import GuestFault, gp, undefined
-from emu86.rings.insn import lazy_flags, msr, port_io, segment_loads, sse_operands
+from emu86.rings.insn import (
+    code64,
+    lazy_flags,
+    msr,
+    port_io,
+    segment_loads,
+    sse_operands,
+)
 from emu86.rings.insn.flag_states import SETCC
 from emu86.rings.insn.privileged import read_dr, write_dr
 from emu86.rings.insn.segment_loads import is_wide_pointer, loaded_by
@@ -290,6 +297,17 @@ def _wide_pointer(cpu: Cpu, insn: Insn) -> bool:
     return _done(cpu, insn)
 
 
+def _code64(cpu: Cpu, insn: Insn) -> bool:
+    record = find(insn)
+    loops = code64.is_narrowed(insn)  # LOOPE and LOOPNE, which have a record already
+    if record is None or not (loops or record in code64.RECORDS):
+        return False
+    if record.handler(cpu, insn):
+        cpu.d[HFLAGS] &= ~offsets.HF_INHIBIT_IRQ
+        return True
+    return _done(cpu, insn)
+
+
 def _null_stack(cpu: Cpu, insn: Insn) -> bool:
     record = find(insn)
     if record is None or cpu.code_bits != 64 or loaded_by(insn) != x86.SS:
@@ -406,6 +424,15 @@ ERRATA: Final = (
         frozenset({0x8E, _LSS}),
         "64-bit code at CPL 0 to 2 takes a null SS of any RPL, and has CPL 0 then",
         "#GP(0) if RPL is not CPL", "Vol. 2B MOV", _null_stack,
+    ),
+    Erratum(
+        frozenset(
+            opcode
+            for record in (*code64.RECORDS, *lazy_flags.RECORDS)
+            for opcode in record.opcodes
+        ),
+        "in 64-bit code some do what a CPU does not: see `rings.insn.code64`", "",
+        "Vol. 2", _code64,
     ),
     Erratum(
         frozenset({0xF1}), "INT1 is #UD", "#DB, as a trap", "Vol. 2A INT n", _icebp,

@@ -128,6 +128,8 @@ def prefilter(ring: int, skip: tuple[str, ...], lacks: int) -> re.Pattern[bytes]
     """
     sites = set(_native_mistakes(ring, lacks))
     for record in RECORDS:
+        if 32 not in record.modes:
+            continue
         members = slice(None) if record.reg < 0 else slice(record.reg, record.reg + 1)
         regs = range(8)[members]
         told = record.reg >= 0 or record.memory
@@ -196,7 +198,7 @@ def _entry(number: int, group: Group, bits: int) -> int:
     entry |= abi.OPCODE_MODRM if rm else 0
     entry |= abi.OPCODE_REGISTERS if rm == "r" else 0
     if bits == 64:
-        odd = any(member.operands64 == "f64" for member in group)
+        odd = any(record.narrow and number in record.opcodes for record in RECORDS)
     else:
         odd = number == _PUSHF
     entry |= abi.OPCODE_USER_66 if odd else 0
@@ -226,7 +228,9 @@ def _wanted(
             found |= bool(features & lacks) << form
     for record in RECORDS:
         wanted = ring in record.patched and record.mnemonic not in skip
+        wanted = wanted and bits in record.modes and not record.narrow
         if wanted and number in record.opcodes:
             regs = 0xFF if record.reg < 0 else 1 << record.reg
-            found |= regs if record.memory else regs | regs << 8
+            found |= 0 if record.registers else regs
+            found |= 0 if record.memory else regs << 8
     return found

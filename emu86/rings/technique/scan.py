@@ -21,6 +21,7 @@ from emu86.native.scan import PYTHON, load_slot
 from emu86.rings.decode import Insn, decode
 from emu86.rings.events.protection import checks_alignment, segments, stores_to_code
 from emu86.rings.insn import flag_states, sse_operands
+from emu86.rings.insn.code64 import is_narrowed
 from emu86.rings.insn.segment_loads import is_wide_pointer, loaded_by, loads_ss
 from emu86.rings.insn.table import find, needs
 from emu86.rings.technique.null_selectors import NullSelectors, may_matter
@@ -220,6 +221,11 @@ class Scanner:
             self._guard = null.guard
         while offset < end:
             insn = decode(code[offset : offset + x86.LONGEST_INSN], bits)
+            if (
+                insn is None and bits == 64
+            ):  # to the engine a branch with 66h is shorter
+                insn = decode(code[offset:] + bytes(4), bits)
+                insn = insn if insn is not None and is_narrowed(insn) else None
             if insn is None:
                 break
             record = find(insn)
