@@ -86,6 +86,34 @@ def test_there_is_no_avx(code):
         assert str(outcome.events[0]).startswith(f"#UD at 8h:{stage.CODE:016X}")
 
 
+@pytest.mark.parametrize("ring", [0, 3])
+@pytest.mark.parametrize("base", [0xFFFFFFFF_80000000, 0xFFFFFF80_00000000])
+def test_patches_in_the_upper_half(base, ring):
+    """What is patched runs at addresses of 64 bits, over the end of a page too."""
+    start = stage.CODE + 0xFF9
+    program = asm(
+        f"mov rax, {base + start}\njmp rax\ntimes {0xFF9 - 12} nop\n"
+        "str r8\nsldt r9d\nsgdt [rsp - 16]\nlea rbx, [rel $]\nstr eax\nud2",
+        bits=64,
+    )
+    outcome = run(program, long(ring=ring), "patch")
+    assert outcome.registers["r8"] == stage.TSS_SELECTOR
+    assert outcome.registers["rbx"] >> 32 == base >> 32
+    assert_equivalent(program, long(ring=ring), ("patch", "iopl"))
+
+
+def test_patches_at_the_end_of_the_address_space():
+    """The last page of the stage's upper half is its page directory."""
+    last = asm("str r8\nsldt r9\nret", bits=64)
+    at = 0xFE0
+    program = asm(f"mov rax, {at - 0x1000}\ncall rax\nud2", bits=64)
+    state = State(mode="long", limit=3, patches=((stage.PD + at, last),))
+    outcome = run(program, state, "patch")
+    assert outcome.registers["r8"] == stage.TSS_SELECTOR
+    assert outcome.events[0].what == "#UD"
+    assert_equivalent(program, state, ("patch", "iopl"))
+
+
 def test_trap_patches_loads_of_the_stack_segment_alone():
     program = asm("xor ecx, ecx\nmov ss, ecx\nstr eax\nsmsw ebx\nhlt", bits=64)
     outcome = run(program, long(), "trap")
