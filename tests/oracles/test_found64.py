@@ -26,6 +26,15 @@ FOUND = {
             patches=((0x40100, bytes.fromhex("8ce0 648b0c2500000000")),),
         ),
     ),
+    "an address beyond 48 bits is #GP(0)": (
+        "48b800000000008000004889084889c4588f00",
+        State(mode="long", skip=3),
+    ),
+    "an access over the end of 48 bits is #GP(0), by RSP and RBP #SS(0)": (
+        # mov rax, 7FFFFFFFFFFEh; mov [rax], ecx; mov rbp, rax; mov [rbp], ecx
+        "48b8feffffffff7f0000 8908 4889c5 894d00 90 4889c4 51 90 59",
+        State(mode="long", skip=3),
+    ),
 }
 
 

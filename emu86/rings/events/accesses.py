@@ -73,6 +73,20 @@ def accesses(cpu: Cpu, insn: Insn) -> Iterator[Access]:
     yield from _stack(cpu, insn)
 
 
+def check_canonical(cpu: Cpu, insn: Insn) -> None:
+    """Raise #GP(0) or #SS(0) for the first access of 64-bit code that needs it."""
+    for access in accesses(cpu, insn):
+        operand.check_canonical(cpu, access.linear, access.size, access.segment)
+
+
+def may_not_be_canonical(linear: int) -> bool:
+    """Tell whether an access at a linear address may have bytes that are not canonical.
+
+    Such an access is no page fault, wherever its first bytes are.
+    """
+    return (linear + _FXSAVE[0] >> 47) + 1 & 0x1FFFF > 1
+
+
 def _access(cpu: Cpu, segment: int, linear: int, size: int, *, write: bool) -> Access:
     return Access(linear & cpu.address_mask, size, write, segment, size)
 

@@ -34,10 +34,12 @@ from emu86.native import abi
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn, decode
+from emu86.rings.events.accesses import check_canonical, may_not_be_canonical
 from emu86.rings.events.inject import as_fault
 from emu86.rings.fault import GuestFault
 from emu86.rings.insn.segment_loads import loads_ss
 from emu86.rings.insn.system_calls import SYSCALL, SYSRET
+from emu86.rings.insn.table import find
 from emu86.rings.technique.bare_guest import BareCpu, BareMemory
 from emu86.rings.technique.base import (
     Policy,
@@ -513,9 +515,31 @@ class Bare(Technique):
                 error = (error or 0) | x86.PF_W  # the engine reads first
             if vector == x86.VEC_GP and self._called_beyond():
                 error = 0
+            if self.cpu.code_bits == 64 and insn is not None:
+                vector, error = self._by_canonical(insn, vector, error)
             if vector == x86.VEC_TS and self._to_local_tss():
                 vector = x86.VEC_GP
             self._deliver(vector, error)
+
+    def _by_canonical(
+        self, insn: Insn, vector: int, error: int | None
+    ) -> tuple[int, int | None]:
+        """Return what an access raises that is not canonical.
+
+        The engine has #GP(0) for a stack, too, and looks at each page by itself.
+        """
+        record = find(insn)
+        if vector == x86.VEC_PF:
+            may_be = may_not_be_canonical(self.q[CR + 2])
+        else:
+            may_be = vector == x86.VEC_GP and not error
+        if may_be and not (record and record.ring0_only and self.cpu.cpl):
+            try:
+                check_canonical(self.cpu, insn)
+            except GuestFault as raised:
+                self.vcpu.cr2 = self._cr2
+                return raised.vector, raised.error
+        return vector, error
 
     def _looked_ahead(self, vector: int) -> bool:
         """Tell of a page that the next instruction is not on: this one is done."""

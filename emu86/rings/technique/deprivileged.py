@@ -18,6 +18,7 @@ from emu86.cpu.models import CpuModel
 from emu86.cpu.state import BASE, CR, ERROR_CODE, HFLAGS, IS_INT, RFLAGS, RIP, SELECTOR
 from emu86.cpu.vcpu import SHARED, VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
+from emu86.mmu.paging import is_canonical
 from emu86.mmu.ram import Ram
 from emu86.mmu.shadow import (
     FILLED,
@@ -33,6 +34,7 @@ from emu86.native import abi
 from emu86.rings.cpu import MODE_BITS
 from emu86.rings.decode import Insn
 from emu86.rings.events import protection
+from emu86.rings.events.accesses import check_canonical, may_not_be_canonical
 from emu86.rings.events.inject import as_fault
 from emu86.rings.events.single_step import SingleStep
 from emu86.rings.fault import GuestFault, gp, undefined
@@ -540,6 +542,13 @@ class Deprivileged(Technique):
             if not self.cpu.state.ia32e:
                 gva &= x86.MASK32
                 self.mmu.wrap()
+        if may_not_be_canonical(gva) and self.cpu.state.ia32e:
+            # To the engine addresses of 57 bits are canonical.
+            self._reason = "#GP"
+            if not error & x86.PF_I:
+                check_canonical(self.cpu, self.instructions.at_eip())
+            if not is_canonical(gva):
+                raise gp(0)
         outcome = self.mmu.miss(gva, error)
         if outcome is not FILLED and error & x86.PF_I and self._is_ahead(gva):
             self._reason = "#PF ahead"
