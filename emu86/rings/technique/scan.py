@@ -83,6 +83,8 @@ class Scanner:
         mmu.listeners.checks_changed.append(self.scan_again)
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
         self._skip = {1: kernel_skip, 3: ()}
+        # The engine's IRETQ looks at no RIP.
+        self._skip64 = {1: kernel_skip[:1], 3: ()}
         shared = engine.shared
         self._scans = scans
         shared.scans = self._has_table = scans and engine.can.inline
@@ -97,7 +99,7 @@ class Scanner:
         self._filters.clear()
         if self._has_table:
             self._engine.shared.opcodes[:] = opcode_table(32, self._skip, lacks)
-            self._opcodes64[:] = opcode_table(64, self._skip, lacks)  # type: ignore[assignment]
+            self._opcodes64[:] = opcode_table(64, self._skip64, lacks)  # type: ignore[assignment]
 
     def on_block(self, linear: int, size: int) -> int:
         """Take a block that the engine has translated and not yet run.
@@ -206,7 +208,8 @@ class Scanner:
         """Return the offset of the first instruction to patch."""
         bits = self._cpu.code_bits
         virtual_8086 = self._cpu.is_virtual_8086
-        skip, lacks = self._skip[ring], self._lacks
+        skips = self._skip64 if bits == 64 else self._skip
+        skip, lacks = skips[ring], self._lacks
         state = flag_states.CAME
         checks = aligned = self._is_aligned()
         offset = 0
