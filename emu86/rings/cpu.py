@@ -117,7 +117,7 @@ class Services(Protocol):
         ...
 
     def write_dr(self, number: int, value: int) -> None:
-        """MOV to DR, 32 bits: raises #UD and #DB."""
+        """MOV to DR, 64 bits: raises #UD, #GP(0) and #DB."""
         ...
 
     def invalidate(self, gva: int) -> None:

@@ -10,7 +10,7 @@ from emu86.cpu.state import RIP
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
 from emu86.rings.events.accesses import accesses
-from emu86.rings.fault import GuestFault, undefined
+from emu86.rings.fault import GuestFault, gp, undefined
 from emu86.spec import x86
 
 ENABLED: Final = 0xFF  # L0 to G3 of DR7
@@ -24,8 +24,8 @@ _SIZES: Final = (1, 2, 8, 4)  # by LEN of DR7
 
 
 def held(number: int, value: int) -> int:
-    """Return what a debug register holds that has been given a value, 32 bits."""
-    return value & _FREE.get(number, x86.MASK32) | _SET.get(number, 0)
+    """Return what a debug register holds that has been given a value, 64 bits."""
+    return value & _FREE.get(number, x86.MASK64) | _SET.get(number, 0)
 
 
 class Breakpoints:
@@ -53,13 +53,17 @@ class Breakpoints:
         return self._cpu.vcpu.dr[self._meant(number)]
 
     def write(self, number: int, value: int) -> None:
-        """MOV to DR, 32 bits: raises what `read` does."""
+        """MOV to DR, 64 bits: raises what `read` does, and #GP(0): Vol. 3B 17.2.6."""
         number = self._meant(number)
+        if number in _FREE and value > x86.MASK32:
+            raise gp(0)
         self._cpu.vcpu.dr[number] = held(number, value)
 
     def _meant(self, number: int) -> int:
         """Return the register meant: DR4 and DR5 are DR6 and DR7 unless CR4.DE."""
         vcpu = self._cpu.vcpu
+        if number >= len(vcpu.dr):  # by a REX prefix
+            raise undefined()
         if number in (4, 5):
             if vcpu.cr4 & x86.CR4_DE:
                 raise undefined()

@@ -57,7 +57,7 @@ def _read_cr(cpu: Cpu, insn: Insn) -> None:
         return
     else:
         raise undefined()
-    cpu.q[insn.rm] = value
+    cpu.q[insn.rm] = value & cpu.address_mask
     kind = abi.SITE_READ_CR | insn.rm << 4 | number << 8
     cpu.services.compile_site(insn, kind)
 
@@ -86,12 +86,12 @@ def _write_cr(cpu: Cpu, insn: Insn) -> None:
 
 def read_dr(cpu: Cpu, insn: Insn) -> None:
     """Do MOV from DR; #UD or #DB as `Breakpoints.read`."""
-    cpu.q[insn.rm] = cpu.services.read_dr(insn.reg)
+    cpu.q[insn.rm] = cpu.services.read_dr(insn.reg) & cpu.address_mask
 
 
 def write_dr(cpu: Cpu, insn: Insn) -> None:
-    """Do MOV to DR; #UD or #DB as `Breakpoints.write`."""
-    cpu.services.write_dr(insn.reg, cpu.q[insn.rm] & x86.MASK32)
+    """Do MOV to DR; #UD, #GP(0) or #DB as `Breakpoints.write`."""
+    cpu.services.write_dr(insn.reg, cpu.q[insn.rm] & cpu.address_mask)
 
 
 def _table_operand(cpu: Cpu, insn: Insn) -> tuple[int, int]:

@@ -448,7 +448,7 @@ class Technique:
         return self.breakpoints.read(number)
 
     def write_dr(self, number: int, value: int) -> None:
-        """MOV to DR, 32 bits: raises #UD and #DB."""
+        """MOV to DR, 64 bits: raises #UD, #GP(0) and #DB."""
         self.breakpoints.write(number, value)
 
     def port_read(self, port: int, width: int) -> int:

@@ -5,6 +5,7 @@
 import pytest
 
 from support.cases import Case, check, image, machine, on_emu86
+from support.flat import guest64
 
 # R/W and LEN of DR7.
 EXECUTED, WRITTEN, PORT, TOUCHED = 0, 1, 2, 3
@@ -148,3 +149,38 @@ def test_they_are_left_when_they_are_off():
         counts.append(sum(one.count for one in built.stats.exits.values()))
     bare, on, off = counts
     assert on > bare + 300 > off
+
+
+def faults(code, technique="patch"):
+    """How many bytes of this 64-bit code run, and what fault ends it; its machine."""
+    ran = guest64(code, technique=technique)
+    assert ran.run(timeout=20).reason == "triple fault"
+    event = ran.vmm.history.events[0]
+    return event.eip - 0x100000, event.vector, event.error, ran
+
+
+@pytest.mark.parametrize("technique", ["patch", "bare"])
+def test_debug_registers_of_64_bits(technique):
+    """DR0 to DR3 hold addresses; DR6 and DR7 have 32 bits; REX.R names none."""
+    keep = "mov rax, 0xffffffff81000000\nmov dr3, rax\nmov rbx, dr3\nud2"
+    length, vector, _error, ran = faults(keep, technique)
+    assert (length, vector) == (16, 6)
+    assert ran.registers["rbx"] == 0xFFFFFFFF81000000
+    for name in ("dr6", "dr7"):
+        code = f"mov rax, 0x100000400\nmov {name}, rax"
+        assert faults(code, technique)[:3] == (10, 13, 0)
+    for code in ("db 0x44, 0x0f, 0x23, 0xc0", "db 0x44, 0x0f, 0x21, 0xf8"):
+        assert faults(code, technique)[:3] == (0, 6, None)
+
+
+@pytest.mark.parametrize("technique", ["patch", "bare"])
+def test_a_breakpoint_above_4_gib(technique):
+    """The PML4's last entry maps the first 512 GiB once more."""
+    code = (
+        "mov rax, cr3\nmov rbx, [rax]\nmov [rax + 8 * 511], rbx\nmov cr3, rax\n"
+        "mov rax, 0xffffff8000108000\nmov dr0, rax\nmov ecx, 0xd0002\nmov dr7, rcx\n"
+        "mov [0x108000], ecx\nmov esi, 1\nmov [rax], ecx\nmov esi, 2"
+    )
+    _length, vector, _error, ran = faults(code, technique)
+    assert (vector, ran.registers["rsi"]) == (1, 1)
+    assert ran.vcpu.dr[6] & 1
