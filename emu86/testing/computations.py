@@ -8,6 +8,7 @@ them. The strategies shrink like those of `emu86.testing.strategies`. They leave
 what the engine is known to have wrong: see docs/testing.md.
 """
 
+import operator
 import struct
 from dataclasses import dataclass
 from functools import cache
@@ -369,9 +370,24 @@ def _narrow() -> tuple[Code, ...]:
     return lea, st.sampled_from([mov_esp + code for code in all_of_them])
 
 
-def _wide() -> tuple[Code, ...]:
-    """LAHF and SAHF: with a REX prefix the engine takes AH for SPL."""
-    return (st.sampled_from((b"\x9e", b"\x9f")),)
+def _wide(*, engine: bool) -> tuple[Code, ...]:
+    """What 64-bit code does otherwise in the engine; for it alone, LAHF and SAHF.
+
+    With a REX prefix it takes AH for SPL. SHLD and SHRD are relative to RIP, too,
+    CMPXCHG is of registers of 32 bits, too.
+    """
+    moves = st.sampled_from((b"\x9e", b"\x9f"))
+    if engine:
+        return (moves,)
+    rexes = st.integers(0x40, 0x4F).map(lambda rex: bytes([rex]))
+    shifts = Form(("0fa4", "0fac"), rm="m", size="y")
+    exchanges = Form(("0fb1",), rm="r", size="y")
+    return (
+        moves,
+        st.builds(operator.add, rexes, moves),
+        encodings(shifts, 64),
+        encodings(exchanges, 64),
+    )
 
 
 def _losing_flags(bits: int, *, engine: bool) -> tuple[Code, ...]:
@@ -402,7 +418,7 @@ def computations(bits: int = 32, *, engine: bool = False) -> Code:
         _compares(bits),
         *_losing_flags(bits, engine=engine),
         _jumps(),
-        *_narrow() if bits == 32 else _wide(),
+        *_narrow() if bits == 32 else _wide(engine=engine),
         simd.operations(),
     )
 

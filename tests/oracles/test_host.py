@@ -242,6 +242,21 @@ def test_lahf_and_sahf_with_a_rex_prefix():
     assert (engine.registers["flags"], host.registers["flags"]) == (0, 0xD5)
 
 
+@pytest.mark.parametrize(
+    ("code", "registers"),
+    [
+        ("409f", {"rax": 0x1200}), ("4f9e", {"rax": 0xD500}),
+        ("0fb1d1", {"rax": 1, "rcx": 2 << 32 | 2}), ("0fb1d1", {"rcx": 5 << 32}),
+        ("8b0414", {"rdx": 1 << 63}), ("8b0414", {"rdx": 1 << 50}),
+        ("480fa41df7ff00000d", {"rbx": 0x8123456789ABCDEF}),
+        ("0fac1df8ff000001", {"rbx": 0x80000001}),
+    ],
+)  # fmt: skip
+def test_emu86_has_right_what_the_engine_has_wrong(code, registers):
+    user = User(registers=registers, flags=3, data=bytes(range(1, 65)))
+    assert compare_with_host(bytes.fromhex(code), user) == []
+
+
 @pytest.mark.parametrize("opcode", ["0fa4", "0fac"])
 def test_shld_relative_to_rip(opcode):
     # The engine's RIP is that of the immediate byte.

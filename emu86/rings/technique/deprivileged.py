@@ -603,6 +603,8 @@ class Deprivileged(Technique):
         record = insn.record
         if not isinstance(record, Record) or record.anew:
             self._reason = x86.VECTOR_NAMES[vector]
+            if insn.code64 and vector == x86.VEC_GP and not error:
+                check_canonical(self.cpu, insn)  # by the stack it is #SS(0)
             raise GuestFault(vector, error)
         self.emulate(insn)
 

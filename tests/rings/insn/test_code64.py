@@ -109,3 +109,21 @@ def test_near_branches_ignore_66h(code, ring):
 def test_a_branch_with_66h_to_what_is_not_canonical_faults_where_it_is():
     found = outcome(b"\x66\xff\xe3", rbx=1 << 47)
     assert (found.what, found.registers["rip"]) == ("#GP", stage.CODE)
+
+
+@pytest.mark.parametrize("at", [1 << 47, 1 << 57, 1 << 63])
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("mov eax, [rsp + rdx]", "#SS"), ("mov eax, [rbp + rdx]", "#SS"),
+        ("mov eax, [rdx]", "#GP"), ("mov eax, [r12 + rdx]", "#GP"),
+        ("fs mov eax, [rsp + rdx]", "#GP"), ("lea rsp, [rdx + 8]\npush rax", "#SS"),
+        ("mov rsp, rdx\npop rax", "#SS"), ("mov rsp, rdx\nret", "#SS"),
+        ("lea rsp, [rdx + 8]\npushfq", "#SS"), ("push qword [rdx]", "#GP"),
+        ("mov rsp, rdx\nsub rsp, 4\npop rax", "#SS"), ("mov rbp, rdx\nleave", "#SS"),
+    ],
+)  # fmt: skip
+def test_what_is_not_canonical(text, what, at):
+    """To the engine, of a deprivileged guest, only from 57 bits on."""
+    found = outcome(asm(f"{text}\nud2", bits=64), rdx=at)
+    assert (found.what, found.value) == (what, 0)
