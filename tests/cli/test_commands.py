@@ -287,6 +287,38 @@ def test_what_cannot_be_explained(emu86, code, mistake):
 @pytest.mark.parametrize(
     ("text", "first"),
     [
+        ("mov rax, cr8", "MOV from CR"), ("swapgs", "SWAPGS"), ("popfq", "POPF"),
+        ("iretq", "IRET"), ("mov ss, r9", "MOV to SS"), ("sgdt [r12]", "SGDT"),
+    ],
+)  # fmt: skip
+def test_explain_takes_text_of_64_bits_for_what_it_is(text, first):
+    assert next(explain_text(text)).startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        ("0f 05", ["syscall", "SYSCALL (0F 05)"]), ("48 cf", ["iretq", "IRET (CF)"]),
+        ("c5 f8 77", ["vzeroupper", "Needs later CPUs: #UD on"]),
+        ("66 e8 00 00 00 00", ["near branch with 66h"]), ("48 c3", ["Runs natively"]),
+        ("44 0f 20 c0", ["cr8", "MOV from CR"]), ("0f 20 c8", ["there is no CR1"]),
+    ],
+)  # fmt: skip
+def test_explain_of_64_bit_code(emu86, code, parts):
+    shown = emu86("explain", "--bits", "64", *code.split()).stdout
+    assert all(part in shown for part in parts)
+
+
+def test_what_is_in_no_64_bit_code(emu86):
+    result = emu86("explain", "--bits", "64", "06")
+    assert (result.returncode, result.stderr) == (
+        2, "emu86: explain: 06 is no instruction\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
         ("popf", "POPF"), ("POPFD", "POPF"), ("iret", "IRET"), ("pop ds", "POP Sreg"),
         ("pop ss", "POP SS"), ("mov ss, ax", "MOV to SS"), ("mov ds, [x]", "MOV to S"),
         ("mov dr7, ecx", "MOV to DR"), ("mov edx, cr4", "MOV from CR"),
@@ -324,8 +356,20 @@ def test_what_raises_an_event(text):
     assert list(explain_text(text))[1].startswith("Raises an event")
 
 
+# Those of 64-bit code alone, by their encodings' first words.
+OF_64_BITS = {
+    "LAHF/SAHF with REX": "409f", "SHLD/SHRD relative to RIP": "0fa4050000000000",
+    "CMPXCHG of registers": "0fb1c8", "MOVSXD of 16 bits": "6663c0",
+    "near branch with 66h": "66e800000000", "SWAPGS": "0f01f8",
+}  # fmt: skip
+
+
 def test_every_record_explains_itself():
     for record in RECORDS:
+        if record.mnemonic in OF_64_BITS:
+            lines = explain(bytes.fromhex(OF_64_BITS[record.mnemonic]), 64)
+            assert any(line.startswith(f"{record.mnemonic} (") for line in lines)
+            continue
         opcode = record.opcodes[0]
         code = opcode.to_bytes(2, "big").lstrip(b"\0")
         modrm = bytes([(record.reg & 7 if record.reg >= 0 else 0) << 3])
@@ -341,7 +385,8 @@ def test_every_record_explains_itself():
         assert next(explain_text(record.mnemonic)).startswith(f"{record.mnemonic} (")
 
 
-EVERY = "pentium, pentium2, pentium3, pentium3-pae, pentium4"
+OF_32_BITS = "pentium, pentium2, pentium3, pentium3-pae, pentium4"
+EVERY = f"{OF_32_BITS}, atom"
 
 
 @pytest.mark.parametrize(
@@ -382,7 +427,7 @@ def test_what_a_model_lacks_is_explained(code, needs, lacking):
             "movsd xmm0, xmm1",
             ["Needs SSE2: #UD on pentium, pentium2, pentium3, pentium3-pae"],
         ),
-        ("popcnt", [f"Needs later CPUs: #UD on {EVERY},"]),
+        ("popcnt", [f"Needs later CPUs: #UD on {OF_32_BITS},"]),
         ("movsd", []),
         ("nop", []),
         ("mov eax, ebx", []),
