@@ -17,7 +17,13 @@ from emu86.mmu.page_use import PageUse
 from emu86.mmu.paging import LEAF_SHIFT, NO_PAGING, Format, Walk
 from emu86.mmu.ram import CODE, DATA, TABLE, Ram
 from emu86.mmu.rmap import ReverseMap
-from emu86.mmu.shadow_tables import LEAF_LEVEL, LeafTables, Role, UpperTable
+from emu86.mmu.shadow_tables import (
+    LEAF_LEVEL,
+    MOST_STARTS,
+    LeafTables,
+    Role,
+    UpperTable,
+)
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.spec import x86
@@ -27,7 +33,6 @@ LEAF: Final = x86.PTE_P | x86.PTE_A | x86.PTE_D
 RIGHTS: Final = x86.PTE_RW | x86.PTE_US | x86.PTE_NX
 _NX: Final = x86.PTE_NX
 _PART: Final = 128  # bytes of a table that are compared at once
-_MANY: Final = 64  # pages, from which one flush of the whole TLB is cheaper
 _WINDOW: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D
 
 
@@ -245,8 +250,8 @@ class ShadowLeaves:
         self.flush(dropped)
 
     def flush(self, entries: list[tuple[int, LeafTables]]) -> None:
-        """Drop what the TLB has of these entries, of which there may be a million."""
-        if sum(len(table.starts) for _index, table in entries) > _MANY:
+        """Drop what the TLB has of these entries, or all it has if they are many."""
+        if sum(len(table.starts) for _index, table in entries) > MOST_STARTS:
             self.engine.flush_tlb()
         else:
             flush = self.engine.flush_page

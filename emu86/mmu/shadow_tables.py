@@ -9,6 +9,9 @@ from emu86.spec import x86
 LEAF_LEVEL: Final = 1  # levels, from the bottom, as KVM counts them
 PD_LEVEL: Final = 2
 PML4_LEVEL: Final = 4
+# Of a table, addresses that are known one by one. More than that are flushed with all
+# others, and a guest of four tables can have 134 million.
+MOST_STARTS: Final = 64
 _UPPER_HALF: Final = 256  # the first entry of a PML4 that is in it
 _SIGN: Final = -(1 << 48) & x86.MASK64  # of linear addresses in the upper half
 
@@ -40,8 +43,9 @@ class LeafTables:
     base: index of the first entry; size: number of entries; page_table: GPA of the
     guest's page table, or -1 for a large page (or no paging); frame: first guest page
     then; rights: RW, US and NX of the PDE; copy: the page table when last compared;
-    gptes: its entries; starts: linear addresses at which they are linked. What the
-    compiled handlers need of it too is in `record`.
+    gptes: its entries; starts: linear addresses at which they are linked, with how many
+    links are there; once there are more than `MOST_STARTS`, no others are learnt, and
+    none goes. What the compiled handlers need of it too is in `record`.
     """
 
     __slots__ = (
@@ -93,11 +97,15 @@ class LeafTables:
 
     def link(self, start: int) -> None:
         """Learn of one more link at a linear address."""
+        if len(self.starts) > MOST_STARTS:
+            return
         self.starts[start] = self.starts.get(start, 0) + 1
         self._record.is_shared = len(self.starts) > 1
 
     def unlink(self, start: int) -> None:
         """Learn that such a link is gone; what the TLB has is dropped."""
+        if len(self.starts) > MOST_STARTS:
+            return
         count = self.starts.pop(start) - 1
         if count:
             self.starts[start] = count
@@ -117,8 +125,8 @@ class UpperTable:
     -1 for the directory of a page of 1 GiB; rights: RW, US and NX of the entries above;
     children: the tables that are linked, by the number of the entry; paged: of a
     directory's those that are made from a guest page table; copy: the guest's table as
-    it was when last compared; gptes: its entries; starts: the linear addresses at which
-    the table begins, with how many links are there.
+    it was when last compared; gptes: its entries; starts: as of `LeafTables`, where the
+    table begins.
     """
 
     __slots__ = (
@@ -150,6 +158,8 @@ class UpperTable:
 
     def link(self, start: int) -> None:
         """Learn of one more link by which the table begins at a linear address."""
+        if len(self.starts) > MOST_STARTS:
+            return  # and so it is with its children
         count = self.starts.get(start, 0)
         self.starts[start] = count + 1
         if not count:
@@ -158,6 +168,8 @@ class UpperTable:
 
     def unlink(self, start: int) -> None:
         """Learn that such a link is gone; what the TLB has is dropped."""
+        if len(self.starts) > MOST_STARTS:
+            return
         count = self.starts.pop(start) - 1
         if count:
             self.starts[start] = count

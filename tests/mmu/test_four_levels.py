@@ -4,6 +4,7 @@ import pytest
 
 from emu86.mmu.memory import PageFault
 from emu86.mmu.paging import is_canonical
+from emu86.mmu.shadow_tables import MOST_STARTS
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.spec.x86 import LONG_FRAME
 from support.paging import (
@@ -249,3 +250,26 @@ def test_a_pml4_that_maps_itself():
     bench.mmu.invalidate(itself)
     assert bench.access(itself) == ("ok", PML4 >> 12)
     assert bench.access(itself | 0x1000) == ("fault", 0)
+
+
+def test_tables_that_lead_to_one_table_cost_little():
+    """All entries of each level to one table: 134 million addresses of one page."""
+    bench = bench_of()
+    for table, below in ((PML4, PDPT), (PDPT, PD), (PD, PT)):
+        for index in range(512):
+            bench.write64(table + 8 * index, below | USED)
+    for shift in (21, 30, 39):
+        for index in range(1, 100):
+            assert bench.access(index << shift | 0x20000) == ("ok", 0x20)
+    (table,) = bench.mmu.leaves.values()
+    assert len(table.starts) == MOST_STARTS + 1
+    # Each of them is flushed all the same, and each link may go.
+    gva = 99 << 39 | 99 << 30 | 99 << 21 | 0x20000
+    assert bench.access(gva, WRITE) == ("ok", 0x20)
+    assert bench.access(0x20000, FETCH) == ("ok", 0x20)
+    assert not bench.engine.tlb.get((gva >> 12, False), 0) & RW
+    for table, index in ((PD, 99), (PDPT, 99), (PML4, 99)):
+        bench.write64(table + 8 * index, 0)
+        bench.mmu.invalidate(0)
+        assert bench.access(gva) == ("fault", 0)
+        assert bench.access(0x20000) == ("ok", 0x20)
