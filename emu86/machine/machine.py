@@ -149,14 +149,19 @@ class Machine:
         *,
         append: str = "",
         initrd: bytes | bytearray | str | PathLike[str] | None = None,
+        bits: int = 64,
     ) -> None:
-        """Load a bzImage, an ELF kernel or a Multiboot kernel (a path, or its bytes).
+        """Load a bzImage, an ELF, PVH or Multiboot kernel (a path, or its bytes).
 
-        append: its command line; initrd: Linux's initial file system or a Multiboot
-        module. Raises ConfigError, one clear line, for anything that cannot be started.
+        append: its command line; initrd: Linux's initial file system or a module; bits:
+        32 to enter a 64-bit bzImage in 32-bit mode, where it has an entry, too. Raises
+        ConfigError, one clear line, for anything that cannot be started.
         """
         self._must_be_new()
         expect("append", append, str)
+        if as_int("bits", bits) not in (32, 64):
+            message = f"bits: {bits} is neither 32 nor 64"
+            raise ConfigError(message)
         image = boot.read("kernel", kernel)
         if self._chooses:
             self._choose_cpu(boot.features_of(image))
@@ -169,6 +174,7 @@ class Machine:
                 cmdline=append,
                 initrds=initrds,
                 features=~self.vcpu.model.lacks,
+                bits=bits,
             )
 
         try:

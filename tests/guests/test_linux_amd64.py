@@ -1,10 +1,12 @@
 """Debian's 64-bit kernel at its prompt, with programs of 64 and of 32 bits."""
 
+import lzma
 import re
 
 import pytest
 
 from emu86 import ConfigError, Machine
+from emu86.machine import boot
 from support.shell import (
     INITRD,
     INITRD_AMD64,
@@ -87,6 +89,30 @@ def test_memory(mib):
     shell = Shell(kernel=KERNEL_AMD64, initrd=INITRD_AMD64, memory=memory)
     total = re.search(r"MemTotal: +(\d+) kB", shell.do("cat /proc/meminfo"))
     assert (mib - 48 - mib // 32) << 10 < int(total[1]) < mib << 10
+    assert shell.do(SUM_COMMAND) == f"{SUM}  -\n"
+
+
+def vmlinux(notes):
+    """The ELF file in the bzImage, with its notes or without."""
+    image = KERNEL_AMD64.read_bytes()
+    # setup_sects, payload_offset and payload_length of the boot protocol
+    start = (image[0x1F1] + 1) * 512 + int.from_bytes(image[0x248:0x24C], "little")
+    payload = image[start:][: int.from_bytes(image[0x24C:0x250], "little")]
+    found = lzma.LZMADecompressor().decompress(payload)
+    return found if notes else found.replace(b"Xen\0", b"Non\0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["32 bits", "PVH", "vmlinux"])
+def test_other_ways_to_start_it(how):
+    """The tests above have taken its 64-bit entry."""
+    kernel = KERNEL_AMD64 if how == "32 bits" else vmlinux(how == "PVH")
+    assert how != "PVH" or boot.sniff(kernel) == "pvh"
+    assert how != "vmlinux" or boot.sniff(kernel) == "elf"
+    bits = 32 if how == "32 bits" else 64
+    shell = Shell(kernel=kernel, initrd=INITRD_AMD64, bits=bits)
+    assert not re.search(WRONG, shell.boot)
+    assert shell.machine.stats.cpu == "atom"
     assert shell.do(SUM_COMMAND) == f"{SUM}  -\n"
 
 

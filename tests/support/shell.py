@@ -43,13 +43,14 @@ class Shell:
         memory=MEMORY,
         kernel=KERNEL,
         initrd=INITRD,
+        bits=64,
         **options,
     ):
         self.machine = Machine(memory=memory, cpu=cpu, technique=technique, **options)
         self.shown = bytearray()
         self.stop = None
         self.machine.on_console(self.shown.extend)
-        self.machine.load_kernel(kernel, append=APPEND, initrd=initrd)
+        self.machine.load_kernel(kernel, append=APPEND, initrd=initrd, bits=bits)
         self.boot = self._until_prompt()
         self.do(QUIETLY)
 

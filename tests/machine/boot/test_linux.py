@@ -189,6 +189,15 @@ def test_the_cpu_is_in_64_bit_mode_then():
         machine.reset()
 
 
+def test_its_32_bit_entry_can_be_taken():
+    machine = Machine(memory=4 * MIB)
+    machine.load_kernel(bzimage(b"\xfa\xf4" * 8, xloadflags=1), bits=32)
+    assert (machine.stats.cpu, machine.vcpu.efer) == ("atom", 0)
+    assert machine.run(timeout=60).detail == "at 0010:00100002, interrupts off"
+    with pytest.raises(ConfigError, match="^bits: 16 is neither 32 nor 64$"):
+        Machine().load_kernel(bzimage(), bits=16)
+
+
 def test_a_kernel_of_64_bits_needs_such_a_cpu():
     assert boot.features_of(bzimage(xloadflags=1)) == 1 << 34
     assert boot.features_of(bzimage(xloadflags=1, version=0x020B)) == 0
