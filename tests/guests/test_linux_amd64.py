@@ -8,10 +8,12 @@ import pytest
 from emu86 import ConfigError, Machine
 from emu86.machine import boot
 from support.shell import (
+    APPEND,
     INITRD,
     INITRD_AMD64,
     KERNEL_AMD64,
     KERNEL_CLOUD,
+    PATIENCE,
     Qemu,
     Shell,
 )
@@ -74,12 +76,22 @@ def test_programs_of_64_bits(shell):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("technique", ["trap", "iopl"])
-def test_other_techniques(technique):
-    shell = Shell(technique, kernel=KERNEL_AMD64, initrd=INITRD_AMD64)
+def test_with_iopl_raised():
+    shell = Shell("iopl", kernel=KERNEL_AMD64, initrd=INITRD_AMD64)
     assert not re.search(WRONG, shell.boot)
     assert shell.do(SUM_COMMAND) == f"{SUM}  -\n"
     assert shell.do("ldt; sigs; fpu") == "ldt-ok\ntls-ok\nsignals-ok\nfpu-ok\n"
+
+
+@pytest.mark.slow
+def test_what_does_not_trap_goes_wrong():
+    """POPF loses IF under `trap`: the kernel finds interrupts off, and panics."""
+    machine = Machine(memory=256 << 20, technique="trap")
+    shown = bytearray()
+    machine.on_console(shown.extend)
+    machine.load_kernel(KERNEL_AMD64, append=APPEND, initrd=INITRD_AMD64)
+    assert machine.run(timeout=PATIENCE, panics=True).reason == "panic"
+    assert b"cpa_flush" in shown
 
 
 @pytest.mark.slow
