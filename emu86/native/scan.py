@@ -1,8 +1,8 @@
 """The blocks that hold nothing to patch, which is most: what `technique.scan` asks.
 
 A block is decoded as far as lengths, by a table that `rings.technique.scan` has made.
-Python's are: 16-bit code, compatibility mode, blocks on two pages, what has to be
-decoded to be judged, and all blocks while accesses are checked.
+Python's are: 16-bit code, blocks on two pages, what has to be decoded to be judged, and
+all blocks while accesses are checked.
 """
 
 import ctypes
@@ -35,6 +35,8 @@ def load_slot(linear: u32) -> u32:
 
 def fetched_by(control: Control, linear: u32) -> u64:
     """Return the shadow entry by which code is fetched; one that would do; or 0."""
+    if control.efer & x86.EFER_LMA:
+        return spte_of_64(control, linear)
     if control.shadow_pdes:
         return spte_of(control, linear)
     if linear >= control.ram_size:
@@ -56,7 +58,7 @@ def guard_of(control: Control, linear: u64, size: u32) -> i64:
         return guard_of_64(control, linear, size)
     if linear > x86.MASK32:
         return PYTHON
-    if control.efer & x86.EFER_LMA or control.unguarded or control.inner:
+    if control.unguarded or control.inner:
         return PYTHON
     if control.armed[1] or control.armed[3]:
         return PYTHON

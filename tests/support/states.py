@@ -637,17 +637,19 @@ def blocks(world, pick):
     control.opcodes[:], world.opcodes64[:] = OPCODES
     world.point_at(opcodes64=world.opcodes64)
     cpu.rflags = cpu.rflags & ~x86.AC | pick.odd(0, x86.AC)
-    is_64 = pick.randrange(3) == 0
+    is_64 = pick.randrange(5) < 2
+    if not is_64:
+        control.efer = pick.odd(0, x86.EFER_LMA, once=5)  # compatibility mode
     cpu.hflags &= ~(3 | offsets.HF_CS64)
     cpu.hflags |= pick.few(1, 3)
     cpu.hflags |= offsets.HF_CS64 if is_64 else offsets.HF_CS32 * pick.odd(1, 0)
     insns = INSNS64 if is_64 else INSNS
-    parts = [pick.choice(insns) for _ in range(pick.randrange(1, 6))]
+    parts = [pick.choice(insns) for _ in range(pick.randrange(1, 5))]
     code = b"".join(parts)
-    code = code[: len(code) - pick.odd(0, 1, 2, 4)]
+    code = code[: len(code) - pick.odd(0, 1, 2, 4, once=8)]
     linear = pick.word() & ~0xFFF | pick.odd(0x100, 0xFF0)
     if not control.shadow_pdes:
-        linear = linear & 0xFFF | pick.odd(CODE, RAM_PAGES, once=4) << 12
+        linear = linear & 0xFFF | pick.odd(CODE, RAM_PAGES, once=2) << 12
     slot = (linear ^ linear >> 12) & 0xFFF
     control.behind_load[slot >> 6] = pick.odd(0, 1) << (slot & 63)
     where = (CODE << 12) + min(linear & 0xFFF, 0xF00)
@@ -656,6 +658,7 @@ def blocks(world, pick):
     block.pc = linear + pick.odd(0, 1 << 32)
     if is_64:
         block.pc = linear | pick.few(0, -1 << 32, 0x7F8100000000) & x86.MASK64
+    if is_64 or control.efer & x86.EFER_LMA:
         map_page_64(world, pick, block.pc, CODE)
     else:
         map_page(world, linear, CODE, pick.odd(0x25, 0))
