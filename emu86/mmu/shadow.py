@@ -158,6 +158,8 @@ class ShadowMmu(ShadowLeaves):
         """
         shared = self.engine.shared
         count = shared.held_count
+        if self._is_tree:
+            count = abi.HELD_MOST  # it does not look
         for i in range(min(count, abi.HELD_MOST)):
             if shared.held[i].page == page:
                 shared.held[i].frame = frame
@@ -180,7 +182,7 @@ class ShadowMmu(ShadowLeaves):
         root: Root
         at = self.cr3 & self.format.root
         if self._is_tree:
-            root = TreeRoot(self, at)
+            root = TreeRoot(self, at, self._roots[abi.root_slot(at)])
         else:
             root = FlatRoot(self, self._directories(), self._roots[abi.root_slot(at)])
         self.roots[at, self._root_role] = root
@@ -206,7 +208,7 @@ class ShadowMmu(ShadowLeaves):
         self.stats.resets += 1
         self.roots.clear()
         self.drop_tables()
-        self._forget_roots()
+        self.forget_roots()
         self.root = self._new_root()
         self._load(self.root)
         self.engine.flush_tlb()
@@ -222,9 +224,11 @@ class ShadowMmu(ShadowLeaves):
         """Have the engine, and its compiled INVLPG, walk `root`."""
         self.engine.q[_HOST_CR3] = root.hpa
         control, paging = self.engine.control, self.format
-        if not isinstance(root, FlatRoot):
+        if isinstance(root, TreeRoot):
             control[abi.SHADOW_PDES] = control[abi.TABLES_KNOWN] = 0
+            root.publish()
             return
+        assert isinstance(root, FlatRoot)
         # A page has two addresses where they wrap.
         walked = not (paging.direct or self.engine.wraps)
         pdes = self.vmm_memory.address + 8 * root.pdes if walked else 0
@@ -448,11 +452,7 @@ class ShadowMmu(ShadowLeaves):
             self.engine.wraps = True
             self.engine.control[abi.SHADOW_PDES] = 0
             self.engine.control[abi.TABLES_KNOWN] = 0
-            self._forget_roots()
+            self.forget_roots()
             for root in self.roots.values():
                 if isinstance(root, FlatRoot):
                     root.wrap()
-
-    def _forget_roots(self) -> None:
-        """Have every switch of roots done by Python, until it has done it once."""
-        ctypes.memset(ctypes.addressof(self._roots), 0, ctypes.sizeof(self._roots))

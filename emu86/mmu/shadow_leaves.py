@@ -7,6 +7,7 @@ guest page changes its use. Nobody else writes shadow entries but `mmu.shadow`, 
 roots (`shadow_roots`, `shadow_tree`), and compiled handlers (`native`).
 """
 
+import ctypes
 from array import array
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -104,6 +105,11 @@ class ShadowLeaves:
     def reset(self) -> None:
         """Drop every shadow table and start again from the current registers."""
         raise NotImplementedError
+
+    def forget_roots(self) -> None:
+        """Have every switch of roots done by Python, until it has done it once."""
+        roots = self.engine.shared.roots
+        ctypes.memset(ctypes.addressof(roots), 0, ctypes.sizeof(roots))
 
     def drop_tables(self) -> None:
         """Forget all tables: their memory is free."""

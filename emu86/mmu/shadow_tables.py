@@ -130,12 +130,16 @@ class UpperTable:
     """
 
     __slots__ = (
-        "base", "children", "copy", "gptes", "level", "page_table", "paged", "rights",
-        "shift", "starts",
+        "_record", "base", "children", "copy", "gptes", "level", "page_table", "paged",
+        "rights", "shift", "starts",
     )  # fmt: skip
 
-    def __init__(self, base: int, level: int, page_table: int, rights: int) -> None:
+    def __init__(
+        self, base: int, level: int, page_table: int, rights: int, record: abi.Leaf
+    ) -> None:
         self.base = base
+        self._record = record
+        record.level, record.page_table, record.runs = level, page_table, 0
         self.level = level
         self.shift = 3 + 9 * level  # the lowest bit of an address that is its index's
         self.page_table = page_table
@@ -145,6 +149,15 @@ class UpperTable:
         self.starts: dict[int, int] = {}
         self.copy = bytearray(x86.PAGE_SIZE)
         self.gptes = memoryview(self.copy).cast("Q")
+        record.copy.contents = abi.GuestTable.from_buffer(self.copy)
+
+    def put(self, i: int, entry: int, child: "UpperTable | LeafTables") -> None:
+        """Learn that entry `i`, which is `entry` in the guest's, leads to a table."""
+        self.children[i] = child
+        self.gptes[i] = entry
+        if isinstance(child, LeafTables) and child.page_table >= 0:
+            self.paged[i] = child
+            self._record.runs |= 1 << (i >> 3)
 
     def place(self, i: int) -> int:
         """Return the index of the shadow entry for the guest's entry `i`."""

@@ -10,6 +10,7 @@ to the upper half of the guest's PML4. So the VMM's own tables have an address o
 bits, which is none for the guest, and of the guest's 512 PML4 entries none is taken.
 """
 
+import ctypes
 from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
@@ -23,6 +24,7 @@ from emu86.mmu.shadow_tables import (
     UpperTable,
 )
 from emu86.mmu.vmm_memory import VmmMemory
+from emu86.native import abi
 from emu86.spec import x86
 
 _ROOT_PAGES: Final = 3  # the engine's PML5, and the two halves of the PML4
@@ -34,19 +36,40 @@ Table: TypeAlias = UpperTable | LeafTables
 class TreeRoot:
     """A shadow root: one guest PML4, and what can be reached from it."""
 
-    def __init__(self, shadow: ShadowLeaves, pml4: int) -> None:
+    def __init__(self, shadow: ShadowLeaves, pml4: int, record: abi.Root) -> None:
         self._shadow = shadow
+        self._record = record
+        self._numbers = abi.Uppers()
+        self._is_published = False
         base = shadow.allocate(_ROOT_PAGES)
         self.hpa = VmmMemory.hpa(base)
-        self._top = UpperTable(
-            (base + 1) * 512, PML4_LEVEL, pml4, x86.PTE_RW | x86.PTE_US
-        )
+        rights, known = x86.PTE_RW | x86.PTE_US, shadow.leaf_records[base + 1]
+        self._top = UpperTable((base + 1) * 512, PML4_LEVEL, pml4, rights, known)
         self._top.link(0)
         entries = shadow.sptes
         entries[base * 512] = VmmMemory.hpa(base + 1) | LINK
         entries[base * 512 + 511] = VmmMemory.hpa(base + 2) | LINK
         hidden = VmmMemory.hpa(VmmMemory.PML4) | x86.PTE_P | x86.PTE_RW | x86.PTE_A
         entries[base * 512 + VmmMemory.PML5_SLOT] = hidden
+
+    def publish(self) -> None:
+        """Have compiled handlers know of this root, which the engine walks now."""
+        shadow, top = self._shadow, self._top
+        pages = [
+            table.base >> 9
+            for table in self._uppers(top)
+            if table.page_table >= 0 and shadow.ram.holds(table.page_table)
+        ]
+        count = len(pages) if len(pages) < abi.UPPERS_MOST else 0
+        for i, page in enumerate(pages[:count]):
+            self._numbers[i] = page
+        shared, known = shadow.engine.shared, self._record
+        known.at = top.page_table + 1 if count else 0
+        known.hpa = self.hpa
+        known.shadow_pdes = shared.uppers = ctypes.addressof(self._numbers)
+        known.linked_pdes = shared.upper_count = count
+        known.known_pdes = shared.top_page = top.base >> 9
+        self._is_published = True
 
     def table_at(self, gva: int) -> LeafTables | None:
         """Return the leaf tables that are linked at an address."""
@@ -105,6 +128,8 @@ class TreeRoot:
                     child = self._upper(table.level - 1, entry, rights, huge=huge)
                 self._put(table, i, entry, child)
             table = child
+        if not self._is_published:
+            self.publish()
         leaf: LeafTables = table
         return leaf
 
@@ -120,7 +145,9 @@ class TreeRoot:
         table = shadow.uppers.get((made_from, role))
         if table is None:
             base = shadow.allocate(1) * 512
-            table = UpperTable(base, level, -1 if huge else made_from, rights)
+            at = -1 if huge else made_from
+            record = shadow.leaf_records[base >> 9]
+            table = UpperTable(base, level, at, rights, record)
             shadow.uppers[made_from, role] = table
             if not huge and shadow.ram.holds(made_from):
                 table.copy[:] = shadow.ram.map[made_from : made_from + x86.PAGE_SIZE]
@@ -129,12 +156,14 @@ class TreeRoot:
         return table
 
     def _put(self, table: UpperTable, i: int, entry: int, child: Table) -> None:
-        table.children[i] = child
-        table.gptes[i] = entry
-        if isinstance(child, LeafTables) and child.page_table >= 0:
-            table.paged[i] = child
+        table.put(i, entry, child)
         page = child.base >> 9
         self._shadow.sptes[table.place(i)] = VmmMemory.hpa(page) | LINK
+        if isinstance(child, UpperTable):
+            self._is_published = False
+            # By a PDPT of theirs it can be reached from other roots, too.
+            if table is not self._top and sum(table.starts.values()) > 1:
+                self._shadow.forget_roots()
         for first in table.starts:
             child.link(table.start(first, i))
 

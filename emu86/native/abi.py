@@ -45,6 +45,7 @@ ROOTS: Final = 256
 DIRECTORIES: Final = 4  # of PDEs that a root has at most
 PAGES_MOST: Final = 1 << 24  # of guest-physical memory: MAXPHYADDR is 36
 HELD_MOST: Final = 32
+UPPERS_MOST: Final = 256  # shadow tables of a root above its leaf tables, less one
 GDT_MOST: Final = 64  # descriptors of a GDT that compiled handlers may read again
 PORTS: Final = 1024  # from 0 on, of which compiled code may do some
 SENT_MOST: Final = 256  # bytes sent on a serial line that Python has not heard of
@@ -168,6 +169,7 @@ Opcodes = ctypes.c_uint64 * 512
 ShadowTable = ctypes.c_uint64 * 512
 LeafTable = ctypes.c_uint64 * 1024  # two shadow tables: what one guest table spans
 LeafEntries: TypeAlias = Annotated[Array, LeafTable]
+Uppers = ctypes.c_uint32 * UPPERS_MOST
 ReturnFrame = ctypes.c_uint32 * 5  # EIP, CS, EFLAGS, ESP, SS
 EventFrame = ctypes.c_uint32 * 6  # an error code before them
 Table: TypeAlias = Annotated[Pointer[Array], ctypes.POINTER(GuestTable)]
@@ -297,6 +299,9 @@ class Root(ctypes.Structure):
     at: where CR3 says that the guest's tables begin, plus 1; directories: the page of
     each page directory, plus 1, or 0; hpa: what the engine's CR3 is then; known_pdes:
     where the VMM's copies of them are, one behind the other; the others: see `Control`.
+
+    With 4-level paging shadow_pdes and linked_pdes are `uppers` and `upper_count`, and
+    known_pdes is `top_page`.
     """
 
     at: u64
@@ -309,11 +314,12 @@ class Root(ctypes.Structure):
 
 @record
 class Leaf(ctypes.Structure):
-    """What the VMM knows of the shadow tables of one guest page table.
+    """What the VMM knows of the shadow tables of one guest page table; or of one above.
 
     copy: the guest's table when last compared; page_table: its GPA; rights: RW, US and
     NX of its PDE; has_global, has_nonglobal: what kinds of entries they hold;
-    is_shared: they are linked at several linear addresses.
+    is_shared: they are linked at several linear addresses. Of a shadow table above leaf
+    tables: level: 4, 3 or 2; runs: a bit for each 8 entries of which some were linked.
     """
 
     copy: Table
@@ -322,6 +328,8 @@ class Leaf(ctypes.Structure):
     has_global: u32
     has_nonglobal: u32
     is_shared: u32
+    level: u32
+    runs: u64
 
 
 @record
@@ -530,12 +538,15 @@ class Control(ctypes.Structure):
     of the guest's page directories, one or four (0: there is none), and of the VMM's
     copies of those; vmm_memory_bias: what to add to a host-physical address to get one
     of this process; linked_pdes: a bit for each 32 PDEs of which some are linked;
-    roots: those to switch to, by `root_slot`; flush_tlb: the engine's flush of its
-    whole TLB; tlb, jumps: addresses of its TLB and of its cache of jumps, or 0; cr0,
-    cr2, cr3, cr4, pdptes, efer: the guest's, and so star, lstar, cstar, fmask and
-    kernel_gs_base, its MSRs of SYSCALL and SWAPGS; kernel_iopl: the IOPL that its ring
-    0 has in the engine at least; write_protect: its CR0.WP is set;
-    mmio: pages without RAM may be devices'.
+    uppers: address of the numbers of the pages, in the VMM's memory, of the shadow
+    tables above leaf tables that can be reached by 4-level paging, as `Uppers`;
+    upper_count: how many there are, 0 if compiled code may not use them; top_page: that
+    of the PML4; roots: those to switch to, by `root_slot`; flush_tlb: the engine's
+    flush of its whole TLB; tlb, jumps: addresses of its TLB and of its cache of jumps,
+    or 0; cr0, cr2, cr3, cr4, pdptes, efer: the guest's, and so star, lstar, cstar,
+    fmask and kernel_gs_base, its MSRs of SYSCALL and SWAPGS; kernel_iopl: the IOPL that
+    its ring 0 has in the engine at least; write_protect: its CR0.WP is set; mmio: pages
+    without RAM may be devices'.
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
@@ -622,6 +633,9 @@ class Control(ctypes.Structure):
     known_pdes: Annotated[Array, Word * DIRECTORIES]
     vmm_memory_bias: u64
     linked_pdes: u64
+    uppers: u64
+    upper_count: i64
+    top_page: i64
     count_dropped: i64
     check_exit: CheckExit
     count_split: i64
@@ -763,6 +777,7 @@ CHANGES: Final = _word("changes")
 ENGINE_CPU: Final = _word("engine_cpu")
 SHADOW_PDES: Final = _word("shadow_pdes")
 TABLES_KNOWN: Final = _word("tables_known")
+UPPER_COUNT: Final = _word("upper_count")
 VMM_MEMORY_BIAS: Final = _word("vmm_memory_bias")
 COUNT_DROPPED: Final = _word("count_dropped")
 CHECK_EXIT: Final = _word("check_exit")

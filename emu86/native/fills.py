@@ -81,7 +81,6 @@ def fill(control: Control, cpu: Cpu) -> bool:
     if control.added_count > abi.ADDED_FULL:
         return False
     linear = cpu.cr2 & x86.MASK32
-    error = cpu.error_code
     directory = directory_of(control, linear)
     pdes = control.guest_pdes[directory & 3]
     if pdes == NOWHERE:
@@ -100,9 +99,22 @@ def fill(control: Control, cpu: Cpu) -> bool:
     if where == pdes:
         return False  # a directory that maps itself
     at = pte_index(control, linear) & 1023
+    return fill_entry(control, cpu, where, at, shadow_pde, pde & control.frame, pde)
+
+
+def fill_entry(
+    control: Control, cpu: Cpu, where: u64, at: u32, shadow_pde: u64, gpa: u64,
+    above: u64,
+) -> bool:  # fmt: skip
+    """Fill entry `at` of the leaf tables that `shadow_pde` links.
+
+    where: address in this process of the guest's page table, at `gpa`; above: the
+    rights of the entries above it.
+    """
+    error = cpu.error_code
     pte: u64 = entry_at(control, where, at)
-    rights = pde & pte
-    never = (pde | pte) & x86.PTE_NX
+    rights = above & pte
+    never = (above | pte) & x86.PTE_NX
     writes = error & x86.PF_W
     if not pte & x86.PTE_P or pte & control.reserved_page:
         return False
@@ -118,7 +130,7 @@ def fill(control: Control, cpu: Cpu) -> bool:
         return False
     first = shadow_pde >> 12 & abi.LEAF_PAGES - 1  # its memory is aligned to its size
     leaf = control.leaves.contents[first]
-    if leaf.page_table & x86.MASK64 != pde & control.frame:
+    if leaf.page_table & x86.MASK64 != gpa:
         return False
     entries = LeafTable.from_address(
         (shadow_pde & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
@@ -132,7 +144,7 @@ def fill(control: Control, cpu: Cpu) -> bool:
     entry: u64 = entry_of(control, used, rights, never)
     if state == abi.UNBACKED and not control.mmio:
         entry = _ONES | rights & x86.PTE_US | never
-    if not entry or takes_away(entries[at], entry):
+    if not entry or takes_away(entries[at & 1023], entry):
         return False  # the TLB may have what was there
     if pte != used:
         use_entry(control, where, at, used)

@@ -21,6 +21,7 @@ from emu86.native.state import (
     spte_of_64,
 )
 from emu86.native.transfers import note_ring
+from emu86.native.tree import fill_64, invlpg_64, write_cr3_64
 from emu86.spec import x86
 
 _MODE = (
@@ -33,6 +34,7 @@ _FLAT = x86.DESC_P | x86.DESC_S | x86.DESC_G | x86.DESC_RW | x86.DESC_A | 0xF000
 _ATTRIBUTES = _FLAT & x86.DESC_ATTRIBUTES
 _CODE = _ATTRIBUTES | x86.DESC_CODE | x86.DESC_L
 _DATA = _ATTRIBUTES | x86.DESC_B
+_NOT_A_REGISTER = (4, 5)  # as ModRM.rm of an operand without displacement
 _RETURNED = 0x3C7FD7  # what SYSRET takes of R11
 _NOT_HELD = x86.RF | x86.VM | x86.VIF | x86.VIP  # of RFLAGS, by the engine
 
@@ -163,6 +165,14 @@ def privileged(control: Control, cpu: Cpu) -> bool:
     if start == NOWHERE:
         return False
     word = ctypes.c_uint32.from_address(start).value
+    if word & 0xF8FFFF == 0x38010F and word >> 16 & 7 not in _NOT_A_REGISTER:
+        return invlpg_64(control, cpu, word >> 16 & 7, 3)
+    if word & 0xF8FFFF == 0xD8220F:
+        return write_cr3_64(control, cpu, word >> 16 & 7, 3)
+    if word & 0xF8FFFFFF == 0x38010F41 and word >> 24 & 7 not in _NOT_A_REGISTER:
+        return invlpg_64(control, cpu, word >> 24 & 7 | 8, 4)
+    if word & 0xF8FFFFFF == 0xD8220F41:
+        return write_cr3_64(control, cpu, word >> 24 & 7 | 8, 4)
     if word & 0xFFFFFF == 0xF8010F:
         return swapgs(control, cpu)
     if word & 0xFFFFFF == 0x070F48:
@@ -176,6 +186,8 @@ def privileged(control: Control, cpu: Cpu) -> bool:
 
 def handled64(control: Control, cpu: Cpu, vector: u32) -> bool:
     """Handle an exception in IA-32e mode here, if that can be."""
+    if vector == x86.VEC_PF and not cpu.is_int:
+        return fill_64(control, cpu)
     if vector != x86.VEC_GP or cpu.is_int or cpu.error_code:
         return False
     mode = cpu.hflags & (offsets.HF_CPL | offsets.HF_CS64)

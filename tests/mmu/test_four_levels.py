@@ -94,7 +94,7 @@ def test_invlpg_drops_what_is_kept_of_a_large_page(level):
     bench.write64(entry, (PD if level == PDPT else PT) | USED)
     bench.write64(PT + 8 * 0x22, 0x23000 | ALL)
     bench.ram.map[0x23000] = 0x23
-    bench.memory.forget(KERNEL + 0x1000)
+    bench.invalidate(KERNEL + 0x1000)
     assert bench.memory.read(KERNEL + 0x22000, 1) == 0x23
 
 
@@ -156,7 +156,7 @@ def test_a_page_of_1_gib_is_runs_of_leaves():
     assert (0x400, False) not in bench.engine.tlb
     assert not bench.engine.entry(gva) & RW
     bench.write64(PDPT + 8 * 510, PD | USED)
-    bench.mmu.invalidate(0x1000)
+    bench.invalidate(0x1000)
     assert bench.access(gva) == ("fault", 0)
     assert bench.access(KERNEL + 0x20000) == ("ok", 0x20)
 
@@ -183,7 +183,7 @@ def test_a_change_counts_from_its_word_on(level, word):
     bench.write64(at, other | USED)
     assert bench.access(gva) == ("ok", 0x20)
     if word == "INVLPG":
-        bench.mmu.invalidate(gva + 8)
+        bench.invalidate(gva + 8)
     else:
         bench.switch(PML4)
     assert bench.access(gva) == ("ok", 0x21)
@@ -207,7 +207,7 @@ def test_roots_share_what_they_have_in_common():
     assert table.starts == {KERNEL: 1}
     # A change that one root hears of is one for the other, too.
     bench.write64(PD, 0)
-    bench.mmu.invalidate(0)
+    bench.invalidate(0)
     assert bench.access(gva) == ("fault", 0)
     assert table.starts == {}
     bench.switch(PML4)
@@ -247,7 +247,7 @@ def test_a_pml4_that_maps_itself():
     assert bench.access(itself, WRITE) == ("ok", PML4 >> 12)
     assert bench.access(itself) == ("ok", PML4 >> 12)
     assert bench.ram.read32(PML4 + 8 * 256) & (A | D) == A | D
-    bench.mmu.invalidate(itself)
+    bench.invalidate(itself)
     assert bench.access(itself) == ("ok", PML4 >> 12)
     assert bench.access(itself | 0x1000) == ("fault", 0)
 

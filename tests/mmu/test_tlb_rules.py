@@ -262,7 +262,7 @@ class Guest(RuleBasedStateMachine):
 
     @rule(gva=GVAS)
     def invlpg(self, gva):
-        self.bench.mmu.invalidate(self.linear(gva))
+        self.bench.invalidate(self.linear(gva))
         self.remember_not(gva)
 
     def remember_not(self, gva):

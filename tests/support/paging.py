@@ -16,6 +16,7 @@ from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.native.fills import fill
 from emu86.native.roots import write_cr3
+from emu86.native.tree import fill_64, invlpg_64, write_cr3_64
 
 P, RW, US, A, D, PS, G = 1, 2, 4, 32, 64, 128, 256
 NX = 1 << 63
@@ -181,6 +182,9 @@ class FakeEngine:
         self.parts.tables[0].first = ctypes.addressof(self.entries)
         self.parts.dirty = 1
         self.shared.flush_tlb = type(self.shared.flush_tlb)(lambda _: self.flush_tlb())
+        self.shared.flush_page = type(self.shared.flush_page)(
+            lambda _, gva: self.flush_page(gva)
+        )
         self.memory = None
         self.dropped = []
 
@@ -200,11 +204,15 @@ class FakeEngine:
         for entry, (page, _user) in zip(self.entries, self.tlb, strict=False):
             entry[0] = page << 12
         self.cpu.gpr[0], self.cpu.cr3 = cr3, self.q[CR + 3]
-        if not write_cr3(self.shared, self.cpu, 0):
+        if self.la57:
+            done = write_cr3_64(self.shared, self.cpu, 0, 3)
+        else:
+            done = write_cr3(self.shared, self.cpu, 0)
+        if not done:
             return False
         self.q[CR + 3] = self.cpu.cr3
         for entry, key in zip(self.entries, [*self.tlb], strict=False):
-            if entry[0] >> 63:
+            if entry[0] == (1 << 64) - 1:
                 del self.tlb[key]
         return True
 
@@ -294,10 +302,22 @@ class Bench:
         else:
             self.mmu.switch(cr3, loaded)
 
+    def invalidate(self, gva):
+        """INVLPG; by the handler in `native`, where it can and walks 4 levels."""
+        self.engine.cpu.gpr[0] = gva
+        shared = self.engine.shared
+        if self.fills and self.engine.la57 and invlpg_64(shared, self.engine.cpu, 0, 3):
+            shared.behind = 0
+            self.mmu.catch_up(abi.DROPPED, 0, ())
+        else:
+            self.mmu.invalidate(gva)
+
     def filled(self, gva, code):
         """What the native handler makes of a miss, in CPython."""
         cpu = self.engine.cpu
         cpu.cr2, cpu.error_code = gva, code
+        if self.engine.la57:
+            return fill_64(self.engine.shared, cpu)
         return fill(self.engine.shared, cpu)
 
     def leaves(self):

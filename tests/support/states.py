@@ -17,7 +17,7 @@ from emu86.native.state import site_index
 from emu86.native.transfers import gate_slot, return_slot
 from emu86.rings.technique.prefilter import opcode_table
 from emu86.spec import x86
-from support.world import RAM_PAGES
+from support.world import RAM_PAGES, VMM_MEMORY
 
 STACK = 3  # the page of RAM that the stack is in; behind the end of page 2
 TSS = 5
@@ -26,6 +26,7 @@ DIRECTORY = 9  # that CR3 is to be, with a page table
 OTHER_TABLE = 10
 GDT = 11
 CODE = 12
+PML4 = 8
 PDPT = 13
 HELD_TABLE = 14
 KERNEL, USER = 0x60, 0x73
@@ -94,9 +95,12 @@ def setcc(pick):
     )  # fmt: skip
 
 
+REGISTER64 = {"38": x86.EAX, "3f": x86.EDI, "d8": x86.EAX, "df": x86.EDI}
 CODES64 = {
     "CLI": ("fa",), "STI": ("fb",), "SWAPGS": ("0f01f8",), "SYSRET": ("480f07",),
     "MOV from CR": ("0f20d3", "410f20d1"), "SYSCALL": ("0f05",), "others": ("0f09",),
+    "INVLPG": ("0f0138", "0f013f", "410f0138", "410f013f", "0f013c", "410f013d"),
+    "MOV to CR3": ("0f22d8", "0f22df", "410f22d8", "410f22df"), "#PF": ("90",),
 }  # fmt: skip
 # Of each kind of exit: a vector, and the kind of the site there.
 AIMS = {
@@ -136,6 +140,7 @@ AIMS = {
     "#PF of the GDT": lambda _pick: (x86.VEC_PF, 0),
     "#PF of the guest's": lambda _pick: (x86.VEC_PF, 0),
     **{f"64-bit {name}": at_general_protection(lambda _pick: 0) for name in CODES64},
+    "64-bit #PF": lambda _pick: (x86.VEC_PF, 0),
 }
 
 
@@ -254,8 +259,11 @@ def code64(world, pick, name):
         cpu.segments[index].limit = pick.odd(x86.MASK32, 0xFFFF)
     offset = pick.odd(0x200, 0xFFF, 0xFFD)
     cpu.rip = pick.few(0xFFFFFFFF81000000, 0x7F0000400000) + offset
+    hexes = pick.odd(pick.few(*CODES64[name]), "9090")
+    if name in ("INVLPG", "MOV to CR3", "#PF"):
+        tree(world, pick, name, hexes)
     map_page_64(world, pick, cpu.rip, pick.odd(CODE, RAM_PAGES))
-    code = bytes.fromhex(pick.odd(pick.few(*CODES64[name]), "9090"))[: 4096 - offset]
+    code = bytes.fromhex(hexes)[: 4096 - offset]
     ctypes.memmove(ctypes.addressof(world.ram) + (CODE << 12) + offset, code, len(code))
     canonical = pick.few(0x7FFFFFFFFFFF, 0xFFFF800000000000, 0)
     cpu.gpr[x86.ECX] = pick.odd(canonical, 1 << 47, 1 << 63)
@@ -263,6 +271,89 @@ def code64(world, pick, name):
     cpu.gpr[x86.R11] |= pick.odd(0, x86.TF, x86.IOPL)
     for field in ("star", "lstar", "fmask", "kernel_gs_base"):
         setattr(control, field, pick.getrandbits(64))
+
+
+def tree(world, pick, name, code):
+    """Tables of 4-level paging, and an address in the 2 MiB that RIP is in."""
+    control, cpu = world.control, world.cpu
+    control.efer = pick.odd(control.efer, 0) | x86.EFER_LMA
+    control.wide = 1
+    control.frame = 0xFFFFFF000
+    control.reserved_page = 0x7FFFFFF0 << 32
+    control.shadow_pdes = 0
+    start = world.base & -VMM_MEMORY
+    control.vmm_memory_bias = start - abi.VMM_BASE & x86.MASK64
+    numbers = [ctypes.addressof(table) - start >> 12 for table in world.tables]
+    linear = (cpu.rip & ~0xFFF) + (pick.odd(1, 2, 3, 64) << 12)
+    guests = (PML4, PDPT, DIRECTORY, PAGE_TABLE)
+    copies = [
+        abi.GuestTable.from_buffer(part)
+        for part in (world.other_known, world.other_copies, world.known_pdes)
+    ] + [world.copies]
+    has_self = not pick.odd(1, 0)
+    for level in range(3):
+        i = linear >> 39 - 9 * level & 511
+        entry = guests[level + 1] << 12 | pick.odd(0x27, 7, 0x26, 0xA7, 0)
+        if level == 2 and has_self:
+            entry = DIRECTORY << 12 | 0x27
+        put(world, world.ram, guests[level], i, entry)
+        put(world, copies[level], 0, i, pick.odd(entry, entry ^ 2))
+        j = i ^ pick.few(1, 3)  # changed, and linked or not
+        put(world, world.ram, guests[level], j, pick.few(0, pick.getrandbits(40)))
+        known = world.leaves[numbers[level + 1]]
+        place = i + (512 if i > 255 and not level else 0)
+        shadow = abi.LeafTable.from_address(ctypes.addressof(world.tables[level + 1]))
+        hpa = abi.VMM_BASE + (numbers[min(level + 2, 4)] << 12)
+        shadow[place] = pick.odd(hpa | 0x27, 0)
+        shadow[place ^ 1] = pick.odd(0, hpa | 0x27)
+        known.page_table = pick.odd(guests[level] << 12, -1, RAM_PAGES << 12)
+        known.level = 4 - level
+        known.runs = pick.odd(1 << (i >> 3), 0, x86.MASK64)
+        known.copy.contents = copies[level]
+    leaf = world.leaves[numbers[4]]
+    leaf.page_table = pick.odd(PAGE_TABLE << 12, -1, RAM_PAGES << 12, once=12)
+    if has_self:
+        leaf.page_table = DIRECTORY << 12
+    leaf.rights = pick.odd(6, 2, 4, 6 | x86.PTE_NX)
+    leaf.has_nonglobal = pick.odd(1, 0)
+    leaf.is_shared = pick.few(0, 1)
+    leaf.copy.contents = world.copies
+    world.page_state[PAGE_TABLE] = pick.odd(abi.DATA, abi.UNBACKED)
+    at = linear >> 12 & 511
+    for i in range(at & ~15, (at & ~15) + 16):
+        bits = pick.few(0x27, 0x67, 0x127, 0x25, 0) | pick.odd(0, 0x80)
+        page = pick.randrange(RAM_PAGES + 1)
+        pte = page << 12 | bits | pick.odd(0, x86.PTE_NX, 1 << 40)
+        put(world, world.ram, PAGE_TABLE, i, pte)
+        known = pick.few(pte, pte, pick.getrandbits(40))
+        put(world, world.copies, 0, i, known & ~pick.odd(0x100, 0))
+        narrow = page << 12 | x86.PTE_P | x86.PTE_NX
+        world.tables[4][i] = pick.few(0, narrow, narrow | 2)
+    listed = (ctypes.c_uint32 * 4).from_buffer(world.looks)
+    listed[:3] = numbers[1:4]
+    control.uppers = ctypes.addressof(world.looks)
+    control.upper_count = pick.odd(3, 0)
+    control.top_page = numbers[1]
+    control.held_count = pick.odd(0, 1)
+    control.dropped_count = pick.odd(0, abi.DROPPED_MOST)
+    cpu.cr2 = pick.odd(linear | 8, 1 << 47, 1 << 63)
+    register = REGISTER64.get(code[-2:], 0) | (8 if code.startswith("41") else 0)
+    cpu.gpr[register] = cpu.cr2
+    if name == "#PF":
+        cpu.error_code = pick.few(0, 2, 4, 6, 16, 20)
+    elif name == "MOV to CR3":
+        if pick.randrange(2):  # page tables that are as they were
+            ctypes.memmove(
+                world.copies, ctypes.addressof(world.ram) + (PAGE_TABLE << 12), 4096
+            )
+        tlb(world, pick)
+        root = control.roots[abi.root_slot(PML4 << 12)]
+        root.at = (PML4 << 12) + pick.odd(1, 0)
+        root.shadow_pdes, root.linked_pdes = control.uppers, 3
+        root.known_pdes = numbers[1]
+        root.hpa = pick.odd(0x5000, ctypes.addressof(world.tables[0]) & 0xFFF)
+        control.top_page = pick.few(numbers[1], numbers[3])
+        cpu.gpr[register] = PML4 << 12 | pick.odd(0x18, 1 << 36)
 
 
 def segments(world, pick):

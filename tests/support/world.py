@@ -10,6 +10,7 @@ from emu86.native.records import ctype, is_kind
 PAGE = 4096
 SIZE = 337 * PAGE
 TABLES = 5
+VMM_MEMORY = abi.LEAF_PAGES * PAGE
 RAM_PAGES = 16
 # What handlers call, and what that returns if not 0.
 KINDS = {
@@ -28,8 +29,13 @@ class World:
     """The memory of a guest's CPU and of the VMM, and a log of what was called."""
 
     def __init__(self):
-        self.memory = mmap.mmap(-1, SIZE)
-        self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        tried = []
+        while True:  # until all is in one stretch that page numbers of leaves count
+            self.memory = mmap.mmap(-1, SIZE)
+            self.base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+            if self.base % VMM_MEMORY + SIZE <= VMM_MEMORY:
+                break
+            tried.append(self.memory)
         self.used = 0
         self.control = self.place(abi.Control)
         self.cpu = self.place(abi.Cpu)

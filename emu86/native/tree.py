@@ -1,0 +1,225 @@
+"""Fills, INVLPG and MOV to CR3 of guests with 4-level paging.
+
+What `mmu.shadow` and `mmu.shadow_tree` do where no link comes or goes. A shadow table
+is found by the number of its page in the VMM's memory; `abi.Leaf` tells what it was
+made from.
+"""
+
+import ctypes
+
+from emu86.cpu import offsets
+from emu86.native import abi
+from emu86.native.abi import Control, Cpu, LeafTable, ShadowTable, Uppers, WideTable
+from emu86.native.fills import fill_entry
+from emu86.native.records import u32, u64
+from emu86.native.roots import differ, sync_wide_leaf
+from emu86.native.state import NOWHERE, leave, waits
+from emu86.native.tables import page_table
+from emu86.native.tlb import drop_unshared_64
+from emu86.spec import x86
+
+_NONE, _SOME, _PYTHON = 0, 1, 2
+_USED = x86.PTE_P | x86.PTE_A
+_ROOT = (1 << x86.MAXPHYADDR) - x86.PAGE_SIZE
+_PD, _PML4 = 2, 4
+
+
+def is_canonical(linear: u64) -> bool:
+    """Tell whether bits 63 to 47 are all alike."""
+    return linear >> 47 in (0, 0x1FFFF)
+
+
+def table_at(control: Control, page: u32) -> u64:
+    """Return where in this process a shadow table is."""
+    hpa = abi.VMM_BASE + (page << x86.PAGE_SHIFT)
+    return hpa + control.vmm_memory_bias & x86.MASK64
+
+
+def entry_place(level: u32, i: u32) -> u32:
+    """Return where in a shadow table the guest's entry `i` is; a PML4 has two pages."""
+    return i + (512 if level == _PML4 and i > 255 else 0) & 1023
+
+
+def sync_upper(control: Control, page: u32) -> bool:
+    """Take entries that have changed and are not linked; False if one that is has."""
+    known = control.leaves.contents[page & abi.LEAF_PAGES - 1]
+    where = known.page_table & x86.MASK64
+    if where >= control.ram_size:
+        return True
+    guest_at = control.ram + where & x86.MASK64
+    copy_at = ctypes.addressof(known.copy.contents)
+    if not differ(guest_at, copy_at):
+        return True
+    guest = WideTable.from_address(guest_at)
+    copy = WideTable.from_address(copy_at)
+    shadow = LeafTable.from_address(table_at(control, page))
+    for i in range(512):
+        if guest[i] != copy[i] and shadow[entry_place(known.level, i) & 1023]:
+            return False
+    for j in range(512):
+        copy[j] = guest[j]
+    return True
+
+
+def sync_leaves(control: Control, page: u32) -> u32:
+    """Drop what differs in the leaf tables of a directory: see `roots.sync`."""
+    known = control.leaves.contents[page & abi.LEAF_PAGES - 1]
+    shadow = ShadowTable.from_address(table_at(control, page))
+    dropped: u32 = _NONE
+    for run in range(64):
+        if not known.runs >> run & 1:
+            continue
+        for i in range(8):
+            pde = shadow[8 * run + i]
+            leaf = control.leaves.contents[pde >> 12 & abi.LEAF_PAGES - 1]
+            if not pde or leaf.page_table < 0 or not leaf.has_nonglobal:
+                continue
+            where = leaf.page_table & x86.MASK64
+            if where >= control.ram_size:
+                continue
+            table = control.ram + where & x86.MASK64
+            if not differ(table, ctypes.addressof(leaf.copy.contents)):
+                continue
+            entries = (pde & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
+            if not sync_wide_leaf(control, leaf, table, entries):
+                return _PYTHON
+            dropped = _SOME
+    return dropped
+
+
+def sync_tree(control: Control, list_at: u64, count: u64) -> u32:
+    """Drop all entries that can be reached and differ: _NONE, _SOME or _PYTHON."""
+    uppers = Uppers.from_address(list_at)
+    result: u32 = _NONE
+    for n in range(abi.UPPERS_MOST):
+        if n >= count:
+            break
+        page = uppers[n]
+        if not sync_upper(control, page):
+            return _PYTHON
+        if control.leaves.contents[page & abi.LEAF_PAGES - 1].level == _PD:
+            dropped = sync_leaves(control, page)
+            if dropped == _PYTHON:
+                return _PYTHON
+            result |= dropped
+    return result
+
+
+def write_cr3_64(control: Control, cpu: Cpu, register: u32, length: u32) -> bool:
+    """Do a MOV to CR3 from a register."""
+    if control.told or not control.upper_count or not control.tlb:
+        return False
+    value = cpu.gpr[register & 15]
+    if value >> x86.MAXPHYADDR or control.held_count:
+        return False
+    root = value & _ROOT
+    known = control.roots[(root >> 12 ^ root >> 5) & abi.ROOTS - 1]
+    if known.at != root + 1:
+        return False
+    dropped = sync_tree(control, known.shadow_pdes, known.linked_pdes)
+    if dropped == _PYTHON:
+        return False
+    top: u32 = known.known_pdes & abi.LEAF_PAGES - 1
+    if dropped:
+        control.flush_tlb(control.engine_cpu)
+    elif cpu.cr3 != known.hpa:
+        old = table_at(control, control.top_page & abi.LEAF_PAGES - 1)
+        drop_unshared_64(control, old, table_at(control, top))
+    cpu.cr3 = known.hpa
+    control.uppers = known.shadow_pdes
+    control.upper_count = known.linked_pdes & abi.UPPERS_MOST - 1
+    control.top_page = top
+    control.cr3 = value
+    control.behind |= abi.SWITCHED
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_switched += 1
+    control.count_write_cr += 1
+    leave(control, cpu, length)
+    return True
+
+
+def shadow_pde_of(control: Control, linear: u64) -> u64:
+    """Return the shadow entry that links the leaf table of an address, or 0."""
+    top = LeafTable.from_address(
+        table_at(control, control.top_page & abi.LEAF_PAGES - 1)
+    )
+    entry: u64 = top[entry_place(_PML4, linear >> 39 & 511) & 1023]
+    for level in range(2):
+        if not entry & x86.PTE_P:
+            return 0
+        table = (entry & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
+        entry = ShadowTable.from_address(table)[linear >> 30 - 9 * level & 511]
+    return entry
+
+
+def invlpg_64(control: Control, cpu: Cpu, register: u32, length: u32) -> bool:
+    """Drop the shadow entry of the page that a register points into.
+
+    Python's is what is unusual: see `handlers.invlpg`.
+    """
+    linear = cpu.gpr[register & 15]
+    page = linear >> 12
+    guarded = control.guarded[page >> 6 & abi.GUARDED_WORDS - 1] >> (page & 63) & 1
+    count = control.dropped_count
+    if guarded or control.told or not control.upper_count:
+        return False
+    if not is_canonical(linear) or count >= abi.DROPPED_MOST:
+        return False
+    uppers = Uppers.from_address(control.uppers)
+    for n in range(abi.UPPERS_MOST):
+        if n < control.upper_count and not sync_upper(control, uppers[n]):
+            return False
+    pde = shadow_pde_of(control, linear)
+    leaf = control.leaves.contents[pde >> 12 & abi.LEAF_PAGES - 1]
+    if pde & x86.PTE_P and leaf.page_table >= 0:
+        at = (pde & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
+        entries = ShadowTable.from_address(at)
+        if entries[page & 511]:
+            entries[page & 511] = 0
+            control.count_dropped += 1
+            if leaf.is_shared:
+                control.flush_tlb(control.engine_cpu)  # INVLPG of another finds 0
+            else:
+                control.flush_page(control.engine_cpu, linear & ~0xFFF)
+    control.dropped[max(min(count, abi.DROPPED_MOST - 1), 0)] = page
+    control.dropped_count = count + 1
+    control.behind |= abi.DROPPED
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_invlpg += 1
+    leave(control, cpu, length)
+    return True
+
+
+def fill_64(control: Control, cpu: Cpu) -> bool:
+    """Do what `fills.fill` does, by tables of four levels."""
+    linear = cpu.cr2
+    if control.told or waits(control, cpu) or not control.upper_count:
+        return False
+    if control.added_count > abi.ADDED_FULL or not is_canonical(linear):
+        return False
+    page: u32 = control.top_page & abi.LEAF_PAGES - 1
+    pde: u64 = 0
+    link: u64 = 0
+    table: u64 = 0
+    for level in range(3):
+        known = control.leaves.contents[page & abi.LEAF_PAGES - 1]
+        if known.page_table & x86.MASK64 >= control.ram_size:
+            return False
+        i = linear >> 39 - 9 * level & 511
+        table = control.ram + (known.page_table & x86.MASK64) & x86.MASK64
+        pde = WideTable.from_address(table)[i]
+        if pde != WideTable.from_address(ctypes.addressof(known.copy.contents))[i]:
+            return False
+        if pde & (_USED | x86.PDE_PS) != _USED:
+            return False
+        shadow = LeafTable.from_address(table_at(control, page))
+        link = shadow[entry_place(_PML4 - level, i) & 1023]
+        if not link & x86.PTE_P:
+            return False
+        page = link >> 12 & abi.LEAF_PAGES - 1
+    where = page_table(control, pde)
+    if where in (NOWHERE, table):
+        return False  # or a directory that maps itself
+    above = control.leaves.contents[page & abi.LEAF_PAGES - 1].rights
+    at: u32 = linear >> 12 & 511
+    return fill_entry(control, cpu, where, at, link, pde & control.frame, above)
