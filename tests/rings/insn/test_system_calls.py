@@ -288,3 +288,80 @@ def test_compiled_code_does_them(native):
     q = machine.vmm.q
     assert [one[0] for one in changes[-2:]] == ["SYSRET", "SYSCALL"]
     assert changes[-2][2] == changes[-1][1] == q[x86.ESI]
+
+
+TABLES = """
+    lgdt [gdtr]
+    mov eax, 0x20
+    ltr ax
+    lidt [idtr]
+    jmp go
+align 8
+gdt: dq 0, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x0000891600000067, 0
+gdtr: dw 47
+    dq gdt
+idtr: dw 0xFFF
+    dq 0x170000
+%macro gate 2
+    mov rax, %2
+    mov [0x170000 + 16 * %1], ax
+    mov dword [0x170002 + 16 * %1], 0x8E000010
+%endmacro
+go: mov dword [0x160004], 0x150000
+    gate 1, db
+    mov word [0x170016], 0x10
+    gate 13, gp
+    mov word [0x1700D6], 0x10
+"""
+# Of what is trapped: RSI has where, RDI in which CS; RBP the vector.
+TRAPS = """
+ud2
+db: mov ebp, 1
+pop rsi
+pop rdi
+cli
+hlt
+gp: add rsp, 8
+mov ebp, 13
+pop rsi
+pop rdi
+cli
+hlt
+kernel: mov ebp, 99
+cli
+hlt
+"""
+STEP = "user: push 0x302\npopf\nhere: {}\nud2"
+WITH_TF = "o64 sysret\nuser: nop\nhere: ud2"
+
+
+@pytest.mark.parametrize("technique", ["patch", "iopl", "bare"])
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        # FMASK clears TF: no trap.
+        ("o64 sysret\n" + STEP.format("syscall"), (99, "", 0)),
+        # The TF behind SYSCALL and SYSRET counts.
+        ("FMASK\no64 sysret\n" + STEP.format("syscall"), (1, "kernel", 0x10)),
+        ("mov r11d, 0x302\n" + WITH_TF, (1, "user", 0x33)),
+        # SYSENTER keeps TF.
+        ("o64 sysret\n" + STEP.format("sysenter"), (1, "kernel", 0x10)),
+        # With its fault there is no trap.
+        ("NOCS\no64 sysret\n" + STEP.format("sysenter"), (13, "here", 0x33)),
+    ],
+)
+def test_single_steps(code, found, technique):
+    code = code.replace(
+        "FMASK", "mov ecx, 0xC0000084\nxor eax, eax\nxor edx, edx\nwrmsr"
+    )
+    code = code.replace("NOCS", "mov ecx, 0x174\nxor eax, eax\nxor edx, edx\nwrmsr")
+    code = code.replace("\nwrmsr\n", "\nwrmsr\nmov ecx, user\n")
+    where = "mov r8d, kernel\nmov r9d, user\nmov r10d, here\n"
+    machine = guest64(f"{TABLES}{START}{where}{code}\n{TRAPS}", technique=technique)
+    assert machine.run(timeout=60).reason == "halted"
+    q = machine.vmm.q
+    vector, label, cs = found
+    assert q[x86.EBP] == vector
+    if label:
+        places = {"kernel": q[x86.R8], "user": q[x86.R9], "here": q[x86.R10]}
+        assert (q[x86.ESI], q[x86.EDI]) == (places[label], cs)
