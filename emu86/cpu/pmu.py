@@ -48,7 +48,8 @@ class Pmu:
 
     def turn(self, now: int, where: int | None) -> None:
         """Go on at CPL `where` from virtual time `now` (ns), or halted if None."""
-        self._settle(now)
+        if self.select[0] & _EN:
+            self._settle(now)
         self._where = 0 if where is None else _USR if where else _OS
 
     def read(self, now: int, counter: int) -> int:

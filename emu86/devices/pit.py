@@ -261,6 +261,11 @@ class Pit:
         """Move the interrupt line to where it is at ``now``."""
         self._sync(0, ticks(now))
 
+    def ticked(self) -> None:
+        """Learn that OUT of channel 0 has risen, and the interrupt line knows."""
+        self._line = True
+        self._find_deadline()
+
     def out(self, channel: int, now: int) -> bool:
         """Level of the OUT pin of ``channel`` (0..2)."""
         self._sync(channel, ticks(now))

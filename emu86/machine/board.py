@@ -207,6 +207,24 @@ class Board:
                     device.advance(now)
             self.schedule()
 
+    def tick(self, deliver: Callable[[int], bool]) -> bool:
+        """Have `deliver` do all of the timer's interrupt, if nothing else is due.
+
+        deliver: told the time; it tells whether that is done. If not, nothing is.
+        """
+        now, due = self._clock.now, self._next
+        if due is None or now < due:
+            return False
+        for chip in self.timed:
+            at = chip.deadline()
+            if at is not None and now >= at and chip is not self.pit:
+                return False
+        if not deliver(now):
+            return False
+        self.pit.ticked()
+        self.schedule()
+        return True
+
     # -- state -------------------------------------------------------------------------
 
     def save(self) -> BoardState:

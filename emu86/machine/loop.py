@@ -73,6 +73,11 @@ class _Kick:
         """Wait for a call, and forget it."""
         self._held.acquire(timeout=seconds)
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a call that nobody has waited for."""
+        return not self._held.locked()
+
 
 class RunLoop:
     """Runs one virtual CPU with its board and its console.
@@ -234,18 +239,25 @@ class RunLoop:
                     continue
                 board.stop_in_time()
             vmm.run()
-            if vmm.vcpu.halted and self._may_sleep():
-                self._idle(deadline)
+            if self.realtime and vmm.vcpu.halted:
+                self._sleep_through(deadline)
 
-    def _may_sleep(self) -> bool:
-        """Tell whether a halted CPU can sleep at once: there is nothing to look at.
+    def _sleep_through(self, deadline: float | None) -> None:
+        """Sleep, and give the guest its ticks, while there is nothing else to do.
 
-        A kick that has come since the last look ends the sleep as it begins.
+        A kick that has come since the last look ends a sleep as it begins.
         """
-        vmm = self._vmm
-        is_over = vmm.end or self._found or self._error
-        has_work = self._board.pic.intr or self._console.deliverable
-        return self.realtime and not is_over and not has_work
+        vmm, board, kicked = self._vmm, self._board, self._kicked
+        while vmm.vcpu.halted:
+            is_over = vmm.end or self._found or self._error
+            if is_over or board.pic.intr or self._console.deliverable:
+                return
+            self._idle(deadline)
+            # Set first, as in `_run`.
+            self._begin_slice()
+            if kicked.is_set or self._stop_asked or not board.tick(vmm.tick):
+                return
+            vmm.run()
 
     def _begin_slice(self) -> None:
         if self.realtime:

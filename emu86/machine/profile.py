@@ -204,8 +204,9 @@ class Profile:
         """
         control, clock = self._control, self._clock
         at, control[abi.LATE_AT] = control[abi.LATE_AT], _NOWHERE
-        if control[abi.NULL_USED] or control[abi.NOW] < control[abi.STOP_AT]:
-            return True  # for a null register, or an interrupt
+        ends = control[abi.NULL_USED] or control[abi.BEHIND] & abi.HALTED
+        if ends or control[abi.NOW] < control[abi.STOP_AT]:
+            return True  # for a null register, HLT, or an interrupt
         if at == _NOWHERE:
             return clock.is_due  # the end of an exit
         if count := clock.take_samples():

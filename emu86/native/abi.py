@@ -82,6 +82,7 @@ SWITCHED: Final = 2
 WRITTEN: Final = 4
 REREAD: Final = 8
 SENT: Final = 16
+HALTED: Final = 32
 
 # What answers at a port, in 3 bits; from bit 3 on the number of the chip's register.
 PORT_PYTHON: Final = 0
@@ -115,6 +116,7 @@ SITE_WRITE_CR: Final = 9
 SITE_READ_CR: Final = 10
 SITE_SETCC: Final = 11  # see `setcc_kind`
 SITE_CLTS: Final = 12
+SITE_HLT: Final = 13
 NO_REGISTER: Final = 8  # R8, which is 0 for 32-bit guests
 
 # An operand to look at, in a word: its displacement in the low 32 bits, the numbers of
@@ -550,9 +552,10 @@ class Control(ctypes.Structure):
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
-    read again, into `gdt_words`; SENT: the serial line was, `uart.sent`. guarded: a set
-    of linear pages whose INVLPG is Python's, by the low 12 bits of their number; held:
-    pages of descriptors that must be the same behind a MOV to CR3, or it is Python's.
+    read again, into `gdt_words`; SENT: the serial line was, `uart.sent`; HALTED: the
+    CPU is. guarded: a set of linear pages whose INVLPG is Python's, by the low 12 bits
+    of their number; held: pages of descriptors that must be the same behind a MOV to
+    CR3, or it is Python's.
 
     gdt_page: the guest page of the GDT if it is all there, else -1; gdt_at: its address
     in this process; gdt_entries: address of the shadow GDT; gdt_filled: its
@@ -607,6 +610,7 @@ class Control(ctypes.Structure):
     exit_cost: i64
     count_cli: i64
     count_clts: i64
+    count_hlt: i64
     count_sti: i64
     count_rdtsc: i64
     count_invlpg: i64
@@ -758,6 +762,7 @@ TSC_COST: Final = _word("tsc_cost")
 EXIT_COST: Final = _word("exit_cost")
 COUNT_CLI: Final = _word("count_cli")
 COUNT_CLTS: Final = _word("count_clts")
+COUNT_HLT: Final = _word("count_hlt")
 COUNT_STI: Final = _word("count_sti")
 COUNT_RDTSC: Final = _word("count_rdtsc")
 COUNT_INVLPG: Final = _word("count_invlpg")

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 from emu86.cpu import offsets
-from emu86.native import abi, handlers, ia32e, ports, prologue, transfers
+from emu86.native import (
+    abi,
+    handlers,
+    ia32e,
+    ports,
+    prologue,
+    timer,
+    transfers,
+)
 from emu86.native.records import ctype, is_kind
 from emu86.native.state import site_index
 from emu86.spec import x86
@@ -24,7 +32,7 @@ EXPORTS: Final = (
     handlers.on_exception, handlers.on_look, handlers.on_edge,
     ports.on_in, ports.on_out, ports.on_cpuid, ia32e.on_syscall,
     transfers.return_by_plan, transfers.deliver_by_plan, transfers.external,
-    prologue.shorten,
+    prologue.shorten, timer.tick,
 )  # fmt: skip
 _ALIASES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 

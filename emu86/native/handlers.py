@@ -241,6 +241,19 @@ def clts(control: Control, cpu: Cpu) -> bool:
     return True
 
 
+def hlt(control: Control, cpu: Cpu) -> bool:
+    """Halt, and end the engine's run; not if an interrupt waits or none can come."""
+    if control.pending or not cpu.rflags & x86.IF:
+        return False
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.behind |= abi.HALTED
+    control.count_hlt += 1
+    leave(control, cpu, 1)
+    control.limit = 0  # the next block looks whether to stop
+    control.emu_stop(control.uc)
+    return True
+
+
 def split(control: Control, cpu: Cpu) -> bool:
     """Let the instruction under an INT3 run natively, in a block of its own."""
     if waits(control, cpu):
@@ -361,6 +374,8 @@ def at_site(control: Control, cpu: Cpu, vector: u32) -> bool:
         return write_cr(control, cpu, kind >> 4 & 7, kind >> 8 & 7)
     if kind & 15 == abi.SITE_READ_CR:
         return read_cr(control, cpu, kind >> 4 & 7, kind >> 8 & 7)
+    if kind == abi.SITE_HLT:
+        return hlt(control, cpu)
     return kind == abi.SITE_CLTS and clts(control, cpu)
 
 

@@ -10,6 +10,7 @@ from emu86.machine import loop, realtime
 from emu86.machine.realtime import RealTime
 from emu86.native import abi
 from support.flat import flat
+from support.ticks import TICKS
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -190,40 +191,6 @@ def test_sleep_is_no_work(host, guest):
 
 
 # A tick each 10 ms; the 300th ends the run. In between it computes or halts.
-_TICKS = """
-    gate 8, ticked
-    mov al, 0x11
-    out 0x20, al
-    mov al, 8
-    out 0x21, al
-    mov al, 4
-    out 0x21, al
-    mov al, 1
-    out 0x21, al
-    mov al, 0xfe
-    out 0x21, al
-    mov al, 0x34
-    out 0x43, al
-    mov al, 11932 & 255
-    out 0x40, al
-    mov al, 11932 >> 8
-    out 0x40, al
-    xor esi, esi
-    sti
-.wait:
-    {between}
-    jmp .wait
-ticked:
-    inc esi
-    push eax
-    mov al, 0x20
-    out 0x20, al
-    mov eax, esi
-    cmp eax, 300
-    je fin
-    pop eax
-    iret
-"""
 
 
 def hosted(monkeypatch, machine, cost):
@@ -243,7 +210,7 @@ def hosted(monkeypatch, machine, cost):
     ("between", "cost"), [("hlt", 1), ("nop", 90), ("cpuid", 10), ("rdtsc", 20)]
 )
 def test_a_guest_has_a_tick_each_10_ms_of_the_host(monkeypatch, between, cost):
-    machine = flat(_TICKS.format(between=between), realtime=True)
+    machine = flat(TICKS.format(between=between), realtime=True)
     host = hosted(monkeypatch, machine, cost)
     before = host.monotonic_ns()
     assert machine.run() == Stop("debug exit", 300)
@@ -253,7 +220,7 @@ def test_a_guest_has_a_tick_each_10_ms_of_the_host(monkeypatch, between, cost):
 
 
 def test_a_halted_guest_is_looked_at_once_a_tick(monkeypatch):
-    machine = flat(_TICKS.format(between="hlt"), realtime=True)
+    machine = flat(TICKS.format(between="hlt"), "local", realtime=True)
     hosted(monkeypatch, machine, 1)
     looks = []
     pace = machine._loop._pace.pace

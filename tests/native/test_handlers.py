@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu86.native import blob, handlers, ia32e
+from emu86.native.timer import tick
 from support import planted
 from support.arm import Arm
 from support.states import AIMS, randomize
@@ -21,7 +22,11 @@ from support.world import World
 
 WORLD = World()
 STATES = 4  # of one example: they are cheap
-OF = {handlers.on_exception: AIMS, ia32e.on_syscall: ("64-bit SYSCALL",)}
+OF = {
+    handlers.on_exception: AIMS,
+    ia32e.on_syscall: ("64-bit SYSCALL",),
+    tick: ("timer",),
+}
 CASES = [
     (function, aim) for function in blob.EXPORTS for aim in OF.get(function, ("any",))
 ]
@@ -45,6 +50,7 @@ def arguments(name, seed, control, cpu):
         "on_syscall": (uc, control),
         "on_edge": (uc, WORLD.block_at, seed & 15, control),
         "on_exception": (uc, WORLD.vector, control),
+        "tick": (control, cpu, WORLD.time),
         "external": (control, cpu, WORLD.vector & 255),
         "return_by_plan": (control, cpu, seed & 1),
         "shorten": (control, WORLD.block.pc, WORLD.block.size, seed & 1),
@@ -257,6 +263,8 @@ ERRORS = [
         "max(counter.period, 1) - 1\n    if counter.mode == 3",
         "counter.period\n    if counter.mode == 3",
     ),
+    ("timer", "master.lines |= 1", "master.lines |= 2"),
+    ("timer", "elapsed(counter, t) >= counter", "elapsed(counter, t) > counter"),
     ("pic", "chip.isr = isr", "chip.isr = imr"),
     ("pic", "chip.irr & ~chip.imr & 0xFF)", "chip.irr & 0xFF)"),
     ("uart", "uart.empty_pending = 1", "uart.empty_pending = 0"),

@@ -122,6 +122,7 @@ AIMS = {
         )
     ),
     "CLTS": at_general_protection(lambda _pick: abi.SITE_CLTS),
+    "HLT": at_general_protection(lambda _pick: abi.SITE_HLT),
     "MOV to Sreg": at_general_protection(lambda _pick: 0),
     "POP Sreg": at_general_protection(lambda _pick: 0),
     "SETcc": at_int3(setcc),
@@ -139,6 +140,7 @@ AIMS = {
     "#PF": lambda _pick: (x86.VEC_PF, 0),
     "#PF of the GDT": lambda _pick: (x86.VEC_PF, 0),
     "#PF of the guest's": lambda _pick: (x86.VEC_PF, 0),
+    "timer": lambda pick: (8 * pick.randrange(32), 0),
     **{f"64-bit {name}": at_general_protection(lambda _pick: 0) for name in CODES64},
     "64-bit #PF": lambda _pick: (x86.VEC_PF, 0),
 }
@@ -216,6 +218,8 @@ def randomize(world, seed, aim="any"):
         code64(world, Pick(seed), aim.partition(" ")[2])
     elif aim == "SETcc":
         store_flag(world, kind, pick)
+    elif aim == "timer":
+        timer(world, Pick(seed))
     if world.vector == x86.VEC_BP and kind & 15 == abi.SITE_ACCESS:
         limit(world, kind, pick)
     if not aim.startswith("64-bit") and cpu.hflags & offsets.HF_CS64:
@@ -444,6 +448,28 @@ def ports(world, pick):
         # It is accessed at pulse t, or at any time.
         if i == register % 3 and pick.odd(1, 0, once=4):
             control.ns = -(-t * pit.SECOND // pit.FREQUENCY) - passed & x86.MASK64
+
+
+def timer(world, pick):
+    """Counter 0 is about to rise, or has, and the 8259A is as in a PC, or nearly."""
+    ports(world, pick)
+    control, cpu, master = world.control, world.cpu, world.control.pics[0]
+    cpu.rflags |= pick.odd(x86.IF, 0)
+    cpu.hflags &= ~pick.odd(offsets.HF_INHIBIT_IRQ, 0)
+    control.told = control.by_ring = 0
+    counter = control.pit[0]
+    counter.mode, counter.out = pick.odd(2, 3), pick.randrange(2)
+    counter.period = pick.odd(pick.randrange(2, 1 << 16), 0)
+    counter.held = pick.odd(abi.NONE, 5)
+    counter.load_at = pick.odd(abi.NONE, counter.origin)
+    pulse = counter.origin + counter.period * pick.few(1, 1, 3) + pick.few(-1, 0, 1, 9)
+    world.time = -(-max(pulse, 0) * pit.SECOND // pit.FREQUENCY)
+    master.intr, master.special_mask = pick.odd(0, 1), pick.odd(0, 1)
+    master.elcr, master.icw4 = pick.odd(0, 1), pick.odd(1, 3)
+    master.icw2 = world.vector | pick.randrange(8)
+    master.imr &= ~pick.odd(1, 0)
+    master.isr, master.lowest = pick.odd(0, 1, 2), pick.odd(7, 3)
+    master.irr = pick.odd(0, 1, pick.getrandbits(8))
 
 
 def store_flag(world, kind, pick):

@@ -37,8 +37,9 @@ def _sti(cpu: Cpu, insn: Insn) -> None:
     cpu.services.compile_site(insn, abi.SITE_STI)
 
 
-def _hlt(cpu: Cpu, _insn: Insn) -> None:
+def _hlt(cpu: Cpu, insn: Insn) -> None:
     cpu.services.halt()
+    cpu.services.compile_site(insn, abi.SITE_HLT)
 
 
 def _read_cr(cpu: Cpu, insn: Insn) -> None:

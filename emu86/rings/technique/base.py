@@ -54,7 +54,7 @@ COMPILED: Final = {
     "INVLPG": abi.COUNT_INVLPG, "CMPXCHG8B": abi.COUNT_SPLIT, "IRET": abi.COUNT_IRET,
     "MOV to CR": abi.COUNT_WRITE_CR, "MOV from CR": abi.COUNT_READ_CR,
     "CLTS": abi.COUNT_CLTS, "SYSCALL": abi.COUNT_SYSCALL, "SYSRET": abi.COUNT_SYSRET,
-    "SWAPGS": abi.COUNT_SWAPGS,
+    "SWAPGS": abi.COUNT_SWAPGS, "HLT": abi.COUNT_HLT,
     "MOV to Sreg": abi.COUNT_LOAD_SREG, "POP Sreg": abi.COUNT_POP_SREG,
     "SETcc": abi.COUNT_SETCC, "#PF guest": abi.COUNT_PAGE_FAULT,
     "#PF fill": abi.COUNT_FILLED, "POPF": abi.COUNT_POPF, "VERW": abi.COUNT_VERW,
@@ -264,6 +264,13 @@ class Technique:
         """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
         raise NotImplementedError
 
+    def tick(self, _now: int) -> bool:
+        """Do all of a timer's interrupt at virtual time `now` (ns), if that can be.
+
+        The CPU is halted. False: nothing is done.
+        """
+        return False
+
     # -- what only a technique that keeps more than the guest's state has to do --------
 
     def unpatch(self) -> None:
@@ -388,9 +395,12 @@ class Technique:
 
     def halt(self) -> None:
         """HLT: nothing runs until the next interrupt."""
+        self._halted()
+        self.engine.stop()
+
+    def _halted(self) -> None:
         self.vcpu.halted = True
         self.vcpu.pmu.turn(self.clock.now, None)
-        self.engine.stop()
 
     def _wake(self) -> None:
         """Go on after HLT, if that is where the guest is."""
@@ -403,10 +413,13 @@ class Technique:
         self._wake()
         vector = self.pic.acknowledge()
         self.sync_intr()
-        self.exits.setdefault("interrupt", [0, 0])[0] += 1
+        self._count_interrupt()
         if self.on_exit is not None:
             self.on_exit("interrupt")
         self._inject(vector, interrupt=True)
+
+    def _count_interrupt(self) -> None:
+        self.exits.setdefault("interrupt", [0, 0])[0] += 1
 
     def _inject(
         self, vector: int, error: int | None = None, *, interrupt: bool = False

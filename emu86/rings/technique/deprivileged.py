@@ -30,7 +30,7 @@ from emu86.mmu.shadow import (
 )
 from emu86.mmu.shadow_leaves import ShadowStats
 from emu86.mmu.vmm_memory import VmmMemory
-from emu86.native import abi
+from emu86.native import abi, timer
 from emu86.rings.cpu import MODE_BITS
 from emu86.rings.decode import Insn
 from emu86.rings.events import protection
@@ -112,6 +112,7 @@ class Deprivileged(Technique):
         self.mmio_step = MmioStep(
             cpu, mmu, self.instructions, self.single_step, self.breakpoints
         )
+        self._tick = engine.native(timer.tick)
         self._delivered = False  # an event, in this exit
         self._no_trap_at = -1  # where the next #DB is none of the guest's
         self._alone = False  # a shadow is the VMM's, for an instruction to run alone
@@ -451,6 +452,10 @@ class Deprivileged(Technique):
         behind = self._control[abi.BEHIND]
         if behind:
             self._control[abi.BEHIND] = 0
+            if behind & abi.HALTED:
+                self._halted()
+            if behind == abi.HALTED:
+                return  # as most often while the guest is idle
             self.mmu.catch_up(behind, self.vcpu.cr3, self.vcpu.pdptes)
             self.cpu.catch_up(behind)
             if behind & abi.SENT:
@@ -731,6 +736,15 @@ class Deprivileged(Technique):
         self._take_interrupt()
         if not self.engine.stepped:
             self._step_to_breakpoints()
+        return True
+
+    def tick(self, now: int) -> bool:
+        """Do all of a timer's interrupt, if compiled code can."""
+        is_theirs = self.scanner.pending is None and self.cpu.plans.delivers
+        if not is_theirs or self.on_exit is not None or not self._tick(now):
+            return False
+        self._wake()
+        self._count_interrupt()
         return True
 
     # -- what handlers use -------------------------------------------------------------
