@@ -102,10 +102,11 @@ def place_segments(
     """Place the loadable segments at their physical addresses; return the entry's.
 
     physical_entry: in place of the header's. Raises ConfigError if the file is
-    truncated or does not fit.
+    truncated or does not fit, or the entry is not in it.
     """
     found = headers(image)
-    start, entry = found.entry, physical_entry
+    entry = None
+    start = found.entry if physical_entry is None else physical_entry
     for segment in found.segments:
         if segment.kind != LOAD:
             continue
@@ -119,11 +120,13 @@ def place_segments(
         bss = max(segment.memory - segment.size, 0)
         places.put_zeros("kernel", address + segment.size, bss)
         # e_entry is physical in Linux and virtual in others.
-        for base in (address, segment.virtual):
+        virtual = segment.virtual if physical_entry is None else address
+        for base in (address, virtual):
             if entry is None and base <= start < base + segment.memory:
                 entry = start - base + address
     if entry is None:
-        raise ConfigError(f"kernel: its ELF entry {start:#x} is in no segment")
+        name = "ELF entry" if physical_entry is None else "entry"
+        raise ConfigError(f"kernel: its {name} {start:#x} is in no segment")
     return entry
 
 

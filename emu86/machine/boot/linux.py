@@ -77,6 +77,9 @@ def load(
     if len(kernel) <= size - 16 or not kernel:
         raise ConfigError(f"kernel: truncated: {len(image)} bytes of {offset + size}")
     kernel = kernel[:size]
+    enters_64 = bits == 64 and is_64_bit(image)
+    if enters_64 and len(kernel) <= _ENTRY64:
+        raise ConfigError("kernel: its 64-bit entry is beyond its end")
 
     places = Placement(ram)
     entry = _u32(params, 0x214)
@@ -95,7 +98,7 @@ def load(
     initrd_max = _u32(params, 0x22C) if version >= 0x0203 else INITRD_ADDR_MAX
     cmdline_max = _u32(params, 0x238) if version >= 0x0206 else 255
     boot_params = place_params(places, params, cmdline, cmdline_max, initrd, initrd_max)
-    if is_64_bit(image) and bits == 64:
+    if enters_64:
         return places.entry64(entry + _ENTRY64, {"esi": boot_params})
     return places.entry(entry, {"esi": boot_params})
 

@@ -23,6 +23,7 @@ _LOADER_MAGIC: Final = 0x36D76289  # in EAX at the kernel's entry
 _END, _REQUEST, _ADDRESS, _ENTRY, _FRAMEBUFFER = 0, 1, 2, 3, 5
 _GRANTED: Final = (4, 6, 7, 8, 9, 10)
 _OPTIONAL: Final = 1 << 0  # of a tag's flags
+_WHOLE_FILE: Final = 0xFFFFFFFF  # load_addr: of a file that is loaded from its start on
 # Tags of the boot information; those up to the last are in the specification.
 _CMDLINE, _LOADER_NAME, _MODULE, _MEMORY, _MMAP = 1, 2, 3, 4, 6
 _LAST_INFORMATION: Final = 21
@@ -60,8 +61,11 @@ def load(
     if address is not None:
         if entry is None:
             raise ConfigError("kernel: has Multiboot 2 load addresses, and no entry")
+        at, start, load_end, bss_end = multiboot.words(address, 0, 4)
+        if start == _WHOLE_FILE:
+            start = (at - header) & 0xFFFFFFFF
         eip = multiboot.place_by_addresses(
-            places, image, header, (*multiboot.words(address, 0, 4), entry)
+            places, image, header, (at, start, load_end, bss_end, entry)
         )
     elif elf.is_elf(image):
         foreign.check_machine(elf.headers(image), image)

@@ -36,7 +36,7 @@ def entry_of(image: bytes) -> int | None:
             notes = image[segment.offset : segment.offset + size]
             for name, kind, content in _notes(notes):
                 if name == _NAME and kind == _PHYS32_ENTRY and len(content) >= 4:
-                    return int.from_bytes(content[:4], "little")
+                    return int.from_bytes(content[:8], "little")
     return None
 
 

@@ -255,6 +255,14 @@ def test_other_notes_are_no_pvh_entry(notes):
     assert boot.sniff(image) == "elf"
 
 
+@pytest.mark.parametrize("content", [bytes(4), b"\0\0\x10\0\1\0\0\0"])
+def test_a_pvh_entry_that_lies(content):
+    """It is in no segment: below, and 4 GiB above."""
+    image = elf64([(0, MIB, DATA, 64)], MIB, notes=note(b"Xen\0", 18, content))
+    with pytest.raises(ConfigError, match=r"^kernel: its entry 0x\w+ is in no segment"):
+        load(image)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 147), st.integers(0, 255)), max_size=6),
     st.integers(0, 200),

@@ -198,6 +198,13 @@ def test_its_32_bit_entry_can_be_taken():
         Machine().load_kernel(bzimage(), bits=16)
 
 
+def test_a_64_bit_entry_beyond_the_kernel():
+    image = bzimage(bytes(ENTRY64), xloadflags=1)
+    with pytest.raises(ConfigError, match="^kernel: its 64-bit entry is beyond"):
+        boot.load(memoryview(bytearray(4 * MIB)), image)
+    assert boot.load(memoryview(bytearray(4 * MIB)), image, bits=32).cr3 == 0
+
+
 def test_a_kernel_of_64_bits_needs_such_a_cpu():
     assert boot.features_of(bzimage(xloadflags=1)) == 1 << 34
     assert boot.features_of(bzimage(xloadflags=1, version=0x020B)) == 0

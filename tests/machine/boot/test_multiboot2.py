@@ -13,6 +13,7 @@ MIB = 1 << 20
 MAGIC, LOADER = 0xE85250D6, 0x36D76289
 CODE = b"\xf4" * 16
 OPTIONAL = 1
+MASK32 = 0xFFFFFFFF
 
 
 def tag(kind, *words, flags=0):
@@ -90,6 +91,15 @@ def test_load_addresses():
     assert ram[MIB : MIB + len(image)] == image
 
 
+def test_a_file_that_is_loaded_from_its_beginning():
+    """load_addr is -1: 3.1.3 "The address tag"."""
+    tags = tag(2, MIB + 8, MASK32, 0, 0), tag(3, MIB)
+    image = CODE[:8] + header(*tags)
+    ram, entry = load(image)
+    assert entry.eip == MIB
+    assert ram[MIB : MIB + len(image)] == image
+
+
 def test_information():
     image = header(*addresses(), tag(1, 1, 2, 3, 4, 6, 14)) + CODE
     ram, entry = load(image, cmdline="a=b", initrds=(b"abc", b"defg"))
@@ -156,6 +166,8 @@ def test_what_it_may_ask_for():
         (header(), "neither ELF nor"),
         (header(*addresses(entry=MIB - 1)), "outside"),
         (header(tag(2, MIB, MIB, MIB + 4096, 0), tag(3, MIB)), "truncated"),
+        (bytes(8) + header(tag(2, 0, MASK32, 0, 0), tag(3, 0)), "do not match"),
+        (elf(header(tag(3, 2 * MIB)) + CODE, entry=MIB), "0x200000 is in no segment"),
         (header(*addresses(8 * MIB, 8 * MIB)), "does not fit"),
     ],
 )
