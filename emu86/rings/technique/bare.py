@@ -132,7 +132,8 @@ class Bare(Technique):
     def set_guest_flags(self, value: int) -> None:
         """Write the guest's EFLAGS; VM stays."""
         kept = self.q[RFLAGS] & x86.VM
-        self.engine.set_flags(value & x86.FLAGS_DEFINED & ~(x86.RF | x86.VM) | kept)
+        absent = x86.RF | x86.VM | x86.VIF | x86.VIP  # or, of RF, elsewhere
+        self.engine.set_flags(value & x86.FLAGS_DEFINED & ~absent | kept)
         self.breakpoints.resume = value & x86.RF if self.breakpoints.armed else 0
 
     def write_cr0(self, value: int) -> None:
