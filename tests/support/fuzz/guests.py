@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from emu86 import Machine, Stop
+from emu86 import Machine, Stop, config
 from emu86.cpu.library import Abilities
 from emu86.mmu.ram import CODE as CODE_PAGE
 from emu86.mmu.ram import DATA, MIXED, TABLE, UNBACKED
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.spec import x86
+from emu86.testing import State, stage
+from emu86.testing.image import ram_image
 
 # Guest-physical layout, within the first 640 KiB.
 IDT, GDT, LDT, TSS, TSS_B, TSS16 = 0x10000, 0x11000, 0x12000, 0x13000, 0x14000, 0x14800
@@ -46,6 +48,7 @@ class Plan:
     ring: int = 0
     paging: bool = False
     kernel: bool = True  # own GDT, IDT and TSS; else as the boot protocol leaves it
+    mode: str = ""  # "long" or "compatibility": on the stage of `emu86.testing`
     at: int = CODE
     flags: int = 2
     cr4: int = 0
@@ -211,10 +214,25 @@ def _boot(plan: Plan) -> bytes:
     return out
 
 
+def _stage(machine: Machine, plan: Plan) -> Machine:
+    """Put the program on the stage of IA-32e mode."""
+    state = State(
+        mode=plan.mode, ring=plan.ring, flags=plan.flags, registers=plan.registers,
+        skip=plan.skip, limit=plan.limit, large=plan.large,
+    )  # fmt: skip
+    image = bytearray(ram_image(plan.code, state))
+    for at, data in plan.damage:
+        image[at : at + len(data)] = data
+    machine.write_physical(0, bytes(image))
+    machine.load_flat(bytes(image[stage.BOOT : stage.BOOT + 0xF00]), stage.BOOT)
+    return machine
+
+
 def build(plan: Plan) -> Machine:
     """Return a machine with the guest loaded."""
     machine = Machine(
         memory=plan.memory,
+        cpu="atom" if plan.mode else config.CPU,
         technique=plan.technique,
         debug_exit=True,
         abilities=Abilities.none() if plan.public else None,
@@ -224,6 +242,8 @@ def build(plan: Plan) -> Machine:
         machine.write_physical(
             0x100000, bytes([plan.filler]) * (plan.memory - 0x100000)
         )
+    if plan.mode:
+        return _stage(machine, plan)
     if not plan.kernel:
         for at, data in plan.ram:
             machine.write_physical(at, data)
@@ -298,21 +318,21 @@ def check(machine: Machine) -> None:
     assert bytes(own.bytes[:4096]) == b"\xff" * 4096, "the page of ones"
     hole = bytes(ram.bytes[0xA0000 : min(0xFF000, ram.size)])
     assert hole.count(0xFF) == len(hole), "the adapter hole was written"
-    _check_descriptors(own)
+    _check_descriptors(own, long=bool(vmm.vcpu.efer & x86.EFER_LMA))
     _check_shadow(machine)
     assert machine.now >= 0
     level = vmm.d[44] & 3
     assert level, "the guest runs at CPL 0"
 
 
-def _check_descriptors(own: VmmMemory) -> None:
-    """Shadow descriptors are code or data, of DPL 1 or 3, and not 64-bit."""
+def _check_descriptors(own: VmmMemory, *, long: bool) -> None:
+    """Shadow descriptors are code or data, of DPL 1 or 3, and of 64 bits if long."""
     entries = np.frombuffer(own.sptes, np.uint64)
     entries = entries[VmmMemory.GDT * 512 : (VmmMemory.LDT + 16) * 512]
     high = (entries[entries != 0] >> np.uint64(32)).astype(np.uint32)
     need = x86.DESC_P | x86.DESC_S | 1 << x86.DESC_DPL_SHIFT
     assert (high & need == need).all(), "a shadow descriptor of DPL 0 or 2"
-    assert not (high & x86.DESC_L).any(), "a 64-bit shadow descriptor"
+    assert long or not (high & x86.DESC_L).any(), "a 64-bit shadow descriptor"
 
 
 def _check_shadow(machine: Machine) -> None:
@@ -323,7 +343,8 @@ def _check_shadow(machine: Machine) -> None:
     sptes = np.frombuffer(own.sptes, np.uint64)
     first = VmmMemory.hpa(0)
     pool = (VmmMemory.hpa(VmmMemory.POOL), VmmMemory.hpa(VmmMemory.PAGES))
-    for root in mmu.roots.values():
+    long = vmm.vcpu.efer & x86.EFER_LMA
+    for root in () if long else mmu.roots.values():
         page = root.hpa - first >> 12
         pml4 = sptes[page * 512 : page * 512 + 512]
         used = set(np.flatnonzero(pml4).tolist())

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from emu86.spec import x86
 from support.fuzz import guests
 from support.fuzz.guests import Plan
 
@@ -423,9 +424,83 @@ def ports(rng: random.Random) -> Plan:
     return _common(rng, Plan(b"\xfb" + code + b"\xf4\xeb\xfd", flags=0x202, limit=400))
 
 
+# MOV SS, LSS of null and others; SYSCALL, SYSRET, SWAPGS, WRMSR; MOV to CR8; VEX; IRETQ
+# and RETFQ, POPFQ; moves of the stack; SGDT to what is not canonical.
+_LONG: Final = tuple(
+    bytes.fromhex(code)
+    for code in (
+        "31c98ed1", "31c9488ed1", "b9010000008ed1", "0fb22425 00000500",
+        "480fb22425 00000500", "b8100000008ed0", "8ec08ed88ee08ee8", "0f05", "0f07",
+        "480f07", "0f01f8", "440f22c0", "440f20c0", "0f22d8", "0f20d8", "0f22e0",
+        "c5f877", "c5f1efc2", "62f17c486fc0", "4889c4", "4831e4", "6a006a00489d48cf",
+        "48cb", "6a00ff3425000005006a0048cf", "9c9d", "4c8b042500000500", "48ab",
+        "48a30000050000000000", "f348a5", "480fc70c2500000500", "0f3001", "0f32",
+        "b9800000c00f32", "b9020100c00f30", "b9010100c031d20f30", "488d0500000000",
+        "ffe0", "48ffe0", "66ffe0", "66e90000", "f490", "fbf4", "0f011c2500000500",
+        "0f01142500000500", "0f010c2500000500", "480f00c8", "4c0f02c0", "cd80", "cc",
+    )
+)  # fmt: skip
+
+
+def _long_code(rng: random.Random) -> bytes:
+    """Instructions of `Assembler`, some behind REX, and those that 64-bit code has."""
+    assembler = Assembler(Source(rng))
+    out = b""
+    for _ in range(rng.randrange(3, 25)):
+        if rng.random() < 0.5:
+            out += rng.choice(_LONG)
+            continue
+        piece = rng.choice(assembler.kinds)()
+        rex = bytes([rng.randrange(0x40, 0x50)]) if rng.random() < 0.4 else b""
+        out += rex + piece
+    return out
+
+
+def _wide(rng: random.Random, code: bytes, mode: str, ring: int) -> Plan:
+    plan = Plan(code, ring=ring, mode=mode, limit=rng.choice((3, 40)))
+    names = x86.GPR_NAMES64 if mode == "long" else x86.GPR_NAMES
+    source = Source(rng)
+    for name in names[:4] + names[5:]:
+        value = source.word()
+        if mode == "long" and rng.random() < 0.4:
+            value |= rng.choice((0xFFFFFFFF80000000, 0xFFFFFF8000000000, 1 << 47))
+            value &= x86.MASK64
+        plan.registers[name] = value
+    plan.skip = rng.choice((1, 1, 2, 3))
+    plan.flags = rng.choice((2, 2, 0x202, 0x102, 0x3202))
+    plan.budget = rng.choice((100_000, 200_000))
+    if rng.random() < 0.2:
+        plan.damage = _damage(rng)
+    return plan
+
+
+def long(rng: random.Random) -> Plan:
+    """64-bit code at every ring: random bytes, or instructions that matter."""
+    code = rng.randbytes(256) if rng.random() < 0.3 else _long_code(rng)
+    return _wide(rng, code, "long", rng.choice((0, 0, 0, 1, 2, 3, 3)))
+
+
+def compatibility(rng: random.Random) -> Plan:
+    """32-bit code under a kernel of 64 bits."""
+    code = rng.randbytes(256)
+    if rng.random() < 0.7:
+        code = Assembler(Source(rng)).program(rng.randrange(3, 20))
+    return _wide(rng, code, "compatibility", rng.choice((0, 3)))
+
+
 KINDS: Final[dict[str, Callable[[random.Random], Plan]]] = {
     function.__name__: function
-    for function in (flat, ring0, damaged, ring3, mix, mix3, ports)
+    for function in (
+        flat,
+        ring0,
+        damaged,
+        ring3,
+        mix,
+        mix3,
+        ports,
+        long,
+        compatibility,
+    )
 }
 
 
