@@ -80,7 +80,7 @@ def summary(stats: "Stats") -> list[str]:
     share = f"{stats.guest_share or 0:.0%} of {stats.wall_s:.2f} s"
     return [
         *(kept if fills else ()),  # the bare machine has neither
-        f"the guest itself ran {share}, on a {stats.cpu}",
+        f"the guest itself ran {share}, on the CPU model {stats.cpu}",
     ]
 
 

@@ -10,7 +10,9 @@ quarter: the rate.
 from typing import Final, NamedTuple
 
 from emu86.native import abi
+from emu86.spec import x86
 
+_SIGN: Final = 1 << 63
 _ONE: Final = 1 << abi.RATE_SHIFT
 USUAL: Final = 1 / abi.QUARTERS
 """The rate of virtual time: nanoseconds for a unit of work."""
@@ -117,8 +119,10 @@ class Clock:
         return self.now + self._control[abi.TSC_OFFSET]
 
     def set_tsc(self, value: int) -> None:
-        """Make the TSC `value` now."""
-        self._control[abi.TSC_OFFSET] = value - self.now
+        """Make the TSC `value`, 64 bits, now."""
+        offset = value - self.now
+        # The word is a signed one.
+        self._control[abi.TSC_OFFSET] = (offset + _SIGN & x86.MASK64) - _SIGN
 
     # -- how long the engine runs ------------------------------------------------------
 

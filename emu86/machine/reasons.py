@@ -280,7 +280,7 @@ class Reasons:
         if bit >= 0:
             vcpu = self._vcpu
             if not vcpu.model.cpuid(1, "")[3] >> bit & 1:
-                return f"not on a {vcpu.model.name}"
+                return f"the CPU model {vcpu.model.name} does not have it"
             if vcpu.cr0 & x86.CR0_EM:
                 return "CR0.EM is 1"
             if bit >= _SSE and not vcpu.cr4 & x86.CR4_OSFXSR:

@@ -211,7 +211,10 @@ class Cpu:
         offset = selector & 0xFFF8
         if offset + 7 > limit:
             raise GuestFault(vector, selector & 0xFFFC)
-        mask = x86.MASK64 if self.state.ia32e else x86.MASK32
+        mask = x86.MASK32
+        if self.state.ia32e:
+            mask = x86.MASK64
+            self.check_canonical(base + offset + 7 & mask)
         read32 = self.memory.read32
         low = read32(base + offset & mask)
         found = Descriptor(low, read32(base + offset + 4 & mask))

@@ -8,7 +8,7 @@ from emu86 import Machine
 from emu86.cpu.models import MODELS
 from emu86.rings.insn import msr
 from support.cases import Case, on_emu86
-from support.flat import guest
+from support.flat import guest, guest64
 
 ATOM = 0x1C  # its model, for a family of its own
 FAMILY = {
@@ -291,3 +291,13 @@ def test_rdpmc_needs_pce_in_ring_3():
         + cases("mov ecx, 1\nrdpmc", "mov ecx, 2\nrdpmc")
     )
     assert [record["vector"] for record in told] == [13, 0x40, 13]
+
+
+@pytest.mark.parametrize("technique", ["patch", "bare"])
+def test_the_tsc_of_64_bits(technique):
+    """All of it can be written, and it wraps."""
+    for high in (7, 0x80000000, 0xFFFFFFFF):
+        code = f"mov ecx, 0x10\nxor eax, eax\nmov edx, {high}\nwrmsr\nrdtsc\nhlt"
+        machine = guest64(code, technique=technique)
+        assert machine.run(timeout=20).reason == "halted"
+        assert machine.registers["rdx"] == high

@@ -114,6 +114,16 @@ def test_the_upper_half_lies_beyond_the_table(cpu):
         cpu.load_ldt(LDT0)
 
 
+def test_tables_that_are_not_canonical(cpu):
+    """They begin right below the hole, and go on in it."""
+    cpu.vcpu.gdt_base = cpu.vcpu.idt_base = NOT_CANONICAL - 8
+    cpu.vcpu.gdt_limit = 0xFF
+    for act in (lambda: cpu.descriptor(DATA0), lambda: deliver(cpu, 13, 0)):
+        with pytest.raises(GuestFault) as raised:
+            act()
+        assert (raised.value.vector, raised.value.error) == (x86.VEC_GP, 0)
+
+
 def test_an_interrupt_in_ring_0_aligns_its_stack(cpu):
     put(cpu, IDT + 0x400, *gate(x86.SYS_INT64, HANDLER, CODE0))
     cpu.state.set_flags(x86.IF)

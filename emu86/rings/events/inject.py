@@ -220,7 +220,8 @@ def _deliver_in_ia32e(
     where = vector << 3 | _IDT | ext
     if vector * 16 + 15 > vcpu.idt_limit:
         raise GuestFault(x86.VEC_GP, where)
-    base = vcpu.idt_base + 16 * vector
+    base = vcpu.idt_base + 16 * vector & x86.MASK64
+    cpu.check_canonical(base + 15 & x86.MASK64)
     gate = Descriptor(read32(base), read32(base + 4), read32(base + 8))
     if gate.system not in _GATES64 or (not ext and gate.dpl < cpl):
         raise GuestFault(x86.VEC_GP, where)

@@ -165,8 +165,8 @@ def write(cpu: Cpu, number: int, value: int) -> None:
     """Write 64 bits to an MSR; raises #GP(0)."""
     vcpu, model = cpu.vcpu, cpu.vcpu.model
     if number == x86.MSR_TSC:
-        # Only the low half is writable before family 0Fh models 3 (Vol. 3B 17.17.3).
-        cpu.clock.set_tsc(value & x86.MASK32)
+        # Before the 64-bit models only the low half is writable (Vol. 3B 17.17.3).
+        cpu.clock.set_tsc(value if model.is_64_bit else value & x86.MASK32)
     elif number == x86.MSR_EFER and model.efer_defined:
         if value & ~model.efer_defined:
             raise gp(0)

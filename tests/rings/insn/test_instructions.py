@@ -250,7 +250,7 @@ CASES = tuple(
 
 
 def test_every_record_is_here():
-    assert set(CODE) == {record.mnemonic for record in RECORDS}
+    assert set(CODE) == {record.mnemonic for record in RECORDS if 32 in record.modes}
 
 
 @pytest.mark.parametrize(
