@@ -30,6 +30,7 @@ CPUS: Final = {
     "pentium3-pae": "with SSE, PAE and NX",
     "pentium4": "with SSE2, too",
     "atom": "64-bit, with CMPXCHG16B; needs no mitigations",
+    "skylake": "as atom, and has the flaws of servers, which systems mitigate",
 }
 """The CPU models: what each has, in a line. All of it, `emu86.cpu.models` has."""
 CPU: Final = "pentium3"

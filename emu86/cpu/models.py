@@ -193,5 +193,17 @@ MODELS: Final = {
             CX16,
             LAHF64,
         ),
+        # What a server has, as far as it works here. Linux keeps its page tables from
+        # users (PTI), has retpolines and clears buffers (VERW), as on such servers.
+        CpuModel(
+            "skylake",
+            0x50654,
+            _ATOM,
+            "emu86 virtual Xeon",
+            _CACHES_OF_ATOM,
+            SYSCALL | NX | LM,
+            CX16,
+            LAHF64,
+        ),
     )
 }

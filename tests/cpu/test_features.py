@@ -17,6 +17,7 @@ FLAGS = {
     "pentium3-pae": {"P6", "CMOV", "MMX", "FXSR", "SSE"},
     "pentium4": {"P6", "CMOV", "MMX", "FXSR", "SSE", "SSE2"},
     "atom": {"P6", "SEP", "CMOV", "MMX", "FXSR", "SSE", "SSE2"},
+    "skylake": {"P6", "SEP", "CMOV", "MMX", "FXSR", "SSE", "SSE2"},
 }
 # One feature a line: what it brings, and by which opcode maps and prefixes.
 FORMS = {

@@ -15,6 +15,7 @@ READ = (
     "mov eax, {leaf}\nmov ecx, 0\ncpuid\nmov [SCRATCH], eax\nmov [SCRATCH + 4], ebx\n"
     "mov [SCRATCH + 8], ecx\nmov [SCRATCH + 12], edx"
 )
+OF_64_BITS = ("atom", "skylake")
 LEAVES = (0, 1, 2, 3, 7, 0x40000000, 0x80000000, 0x80000001, 0x80000002, 0x80000003,
           0x80000004, 0x80000005, 0x80000008, 0xC0000000, 0xFFFFFFFF)  # fmt: skip
 
@@ -50,17 +51,20 @@ def test_cpuid(name):
             for word in told[leaf | 1 << 31]
         )
         highest = told[0x80000000][0]
-        ends = {"pentium3-pae": 0x80000001, "atom": 0x80000008}
+        ends = {"pentium3-pae": 0x80000001, **dict.fromkeys(OF_64_BITS, 0x80000008)}
         assert highest == ends.get(name, 0x80000004)
         if highest >= 0x80000004:
             assert len(brand.rstrip(b"\0")) > 4
         # NX; and LM. SYSCALL is there in IA-32e mode alone: table 3-8.
-        bits = {"pentium3-pae": 1 << 20, "atom": 1 << 20 | 1 << 29}.get(name, 0)
-        assert told[0x80000001][:4] == (0, 0, int(name == "atom"), bits)
-    if name == "atom":
+        bits = {
+            "pentium3-pae": 1 << 20,
+            **dict.fromkeys(OF_64_BITS, 1 << 20 | 1 << 29),
+        }.get(name, 0)
+        assert told[0x80000001][:4] == (0, 0, int(name in OF_64_BITS), bits)
+    if name in OF_64_BITS:
         assert told[0x80000008] == (0x3024, 0, 0, 0)  # bits of addresses
         assert told[0x80000005] == (0, 0, 0, 0)
-    assert told[1][2] == (1 << 13 if name == "atom" else 0)  # CMPXCHG16B
+    assert told[1][2] == (1 << 13 if name in OF_64_BITS else 0)  # CMPXCHG16B
 
 
 def test_syscall_is_told_of_in_long_mode():
@@ -78,7 +82,9 @@ def test_cr4_takes_what_the_features_say(name):
     )  # fmt: skip
     for bit, record in enumerate(on_emu86(cases, options={"cpu": name})):
         has = bit in NEEDS and features >> NEEDS[bit] & 1
-        has = has or (bit == PCE and signature >> 8 & 15 == 6 and name != "atom")
+        has = has or (
+            bit == PCE and signature >> 8 & 15 == 6 and name not in OF_64_BITS
+        )
         assert record["vector"] == (0x40 if has else 13), bit
         assert record["ebx"] == (1 << bit if has else 0xB3B3B3B3)
 

@@ -13,7 +13,7 @@ from support.flat import guest, guest64
 ATOM = 0x1C  # its model, for a family of its own
 FAMILY = {
     "pentium": 5, "pentium2": 6, "pentium3": 6, "pentium3-pae": 6, "pentium4": 15,
-    "atom": ATOM,
+    "atom": ATOM, "skylake": ATOM,
 }  # fmt: skip
 # Which families have which MSRs, with their values at first: SDM Vol. 4 tables 2-2,
 # 2-4 (Atom), 2-41 (Pentium 4), 2-55 (P6 family) and 2-56 (Pentium). Machine checks have
@@ -28,6 +28,7 @@ HAVE = {
     0x1DC: (6, 15), 0x1DD: (6, 15), 0x1DE: (6, 15), 0x1E0: (6,), 0x400: (6, 15),
     0x403: (6, 15), 0x40F: (6, 15), 0x410: (6,), 0x413: (6,),
 }  # fmt: skip
+OF_ATOM_ALONE = (0x40, 0x47, 0x60, 0x67, 0xCD)
 ATOM_HAS = (
     0x0, 0x1, 0x10, 0x17, 0x1B, 0x40, 0x47, 0x60, 0x67, 0x8B, 0xCD, 0x174, 0x175, 0x176,
     0x179, 0x17A, 0x1A0, 0x1C9, 0x1D9, 0x1DB, 0x1DC, 0x1DD, 0x1DE, 0x277, 0x400, 0x403,
@@ -64,8 +65,10 @@ def test_which_there_are(name):
     )
     for number, record in zip(numbers, told, strict=True):
         has = FAMILY[name] in HAVE.get(number, ())
-        if name == "atom":
+        if name in ("atom", "skylake"):
             has = number in ATOM_HAS
+        if name == "skylake":
+            has = has and number not in OF_ATOM_ALONE
         has = has or (number == 0xC0000080 and name == "pentium3-pae")
         assert (record["vector"], hex(number)) == (0x40 if has else 13, hex(number))
         if has and number != 0x10:

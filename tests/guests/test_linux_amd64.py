@@ -38,7 +38,7 @@ def test_it_gets_the_cpu_that_it_needs(shell):
 
 def test_a_cpu_of_32_bits_is_refused():
     machine = Machine(memory=256 << 20, cpu="pentium3-pae")
-    refusal = "needs 64-bit mode, which this CPU model has not: take atom$"
+    refusal = "needs 64-bit mode, which this CPU model has not: take atom or skylake$"
     with pytest.raises(ConfigError, match=refusal):
         machine.load_kernel(KERNEL_AMD64, initrd=INITRD_AMD64)
 
@@ -73,6 +73,17 @@ def test_programs_of_64_bits(shell):
     assert shell.do(
         "i=0; while [ $i -lt 20 ]; do i=$((i+1)); (true); done; echo $i"
     ) == ("20\n")
+
+
+@pytest.mark.slow
+def test_a_server_is_mitigated():
+    """The same kernel with PTI, retpolines and VERW."""
+    shell = Shell(cpu="skylake", kernel=KERNEL_AMD64, initrd=INITRD_AMD64)
+    told = shell.do("grep -r . /sys/devices/system/cpu/vulnerabilities")
+    assert "/meltdown:Mitigation: PTI\n" in told
+    assert "/spectre_v2:Mitigation: Retpolines" in told
+    assert shell.do(SUM_COMMAND) == f"{SUM}  -\n"
+    assert shell.do("ldt; sigs; fpu") == "ldt-ok\ntls-ok\nsignals-ok\nfpu-ok\n"
 
 
 @pytest.mark.slow

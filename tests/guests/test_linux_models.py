@@ -32,7 +32,12 @@ pytestmark = pytest.mark.guest
 
 
 def test_every_model_is_here():
-    assert MODELS.keys() == SHOWN.keys() | {"pentium", "pentium3-pae", "atom"}
+    assert MODELS.keys() == SHOWN.keys() | {
+        "pentium",
+        "pentium3-pae",
+        "atom",
+        "skylake",
+    }
 
 
 @pytest.mark.slow

@@ -1,9 +1,10 @@
 """RDMSR, WRMSR and RDPMC: the model-specific registers of each CPU model.
 
 An MSR that the model does not have is #GP(0), and so is a value that it does not take.
-Source: SDM Vol. 4 tables 2-2 (architectural), 2-4 (Atom), 2-41 (Pentium 4), 2-55 (P6
-family), 2-56 (Pentium). What comes with a feature that CPUID denies is not there: no
-MTRRs (FEh, 200h and up), no debug store, and on 32-bit models no PAT and no SYSENTER.
+Source: SDM Vol. 4 tables 2-2 (architectural), 2-4 (Atom), 2-20 (Skylake), 2-41 (Pentium
+4), 2-55 (P6 family), 2-56 (Pentium). What comes with a feature that CPUID denies is not
+there: no MTRRs (FEh, 200h and up), no debug store, and on 32-bit models no PAT and no
+SYSENTER.
 
 IA32_APIC_BASE is there on the P6 and the Pentium 4, for all that there is no APIC. It
 tells of a local APIC that is disabled, which is "functionally equivalent to an IA-32
@@ -109,8 +110,7 @@ _PENTIUM4: Final = _SINCE_P6 | {
     0x1D9: Register(ignored=_bits(range(7))),  # MSR_DEBUGCTLA
     0x1DA: _READ_ONLY,  # MSR_LASTBRANCH_TOS
 }
-_ATOM: Final = _SINCE_P6 | {
-    0xCD: Register(5),  # MSR_FSB_FREQ: 100 MHz, as the Pentium 4's above
+_INTEL64: Final = _SINCE_P6 | {
     # SYSENTER's CS, ESP and EIP. Of CS, the selector counts.
     x86.MSR_SYSENTER_CS: Register(0, _bits(range(16)), _bits(range(16, 64))),
     x86.MSR_SYSENTER_ESP: Register(writable=x86.MASK64, address=True),
@@ -123,9 +123,13 @@ _ATOM: Final = _SINCE_P6 | {
     ),
     0x1C9: _READ_ONLY,  # MSR_LASTBRANCH_TOS
     0x1D9: Register(ignored=_bits(range(7))),  # IA32_DEBUGCTL
+}
+_ATOM: Final = _INTEL64 | {
+    0xCD: Register(5),  # MSR_FSB_FREQ: 100 MHz, as the Pentium 4's above
     **dict.fromkeys((*range(0x40, 0x48), *range(0x60, 0x68)), _READ_ONLY),
 }
 _OF_FAMILY: Final = {5: _PENTIUM, 6: _P6, 15: _PENTIUM4}
+_OF_MODEL: Final = {"atom": _ATOM, "skylake": _INTEL64}
 _PAT_AT_FIRST: Final = 0x0007040600070406
 _MEMORY_TYPES: Final = (0, 1, 4, 5, 6, 7)  # that an entry of the PAT can hold
 # Of FS and GS, of which the CPU's state has the bases.
@@ -133,7 +137,7 @@ _BASES: Final = {x86.MSR_FS_BASE: BASE[x86.FS], x86.MSR_GS_BASE: BASE[x86.GS]}
 
 
 def _registers(model: CpuModel) -> dict[int, Register]:
-    return _ATOM if model.is_64_bit else _OF_FAMILY[model.family]
+    return _OF_MODEL.get(model.name) or _OF_FAMILY[model.family]
 
 
 def read(cpu: Cpu, number: int) -> int:

@@ -206,7 +206,9 @@ def test_a_kernel_of_64_bits():
         assert ram[params + 0x202 : params + 0x206] == b"HdrS"
     with pytest.raises(ConfigError, match=r"^kernel: .* entry 0x123 is in no segment"):
         load(elf64(segments, 0x123))
-    with pytest.raises(ConfigError, match=r"^kernel: needs 64-bit mode.* take atom$"):
+    with pytest.raises(
+        ConfigError, match=r"^kernel: needs 64-bit mode.* take atom or skylake$"
+    ):
         load(elf64(segments, MIB), features=0)
 
 
