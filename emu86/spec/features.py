@@ -33,6 +33,7 @@ CX16: Final = 1 << 13
 # CPUID.80000001h:EDX, and ECX: LAHF and SAHF in 64-bit mode
 SYSCALL: Final = 1 << 11
 NX: Final = 1 << 20
+PDPE1GB: Final = 1 << 26
 LM: Final = 1 << 29
 LAHF64: Final = 1 << 0
 # In no flag of CPUID.1:EDX: the hint NOPs, which the P6 family brought (Vol. 2B NOP);

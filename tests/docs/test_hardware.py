@@ -212,6 +212,24 @@ def test_a_physical_address_has_40_bits(bit):
     assert bare.cpu.d[ERROR_CODE] == x86.PF_P | x86.PF_RSVD
 
 
+def test_a_descriptor_table_at_an_address_of_57_bits():
+    """By CR4 alone; with 48 bits the engine raises #GP."""
+    table = DATA + 8 >> 3
+    for la57, events in ((x86.CR4_LA57, []), (0, [(x86.VEC_GP, 0)])):
+        bare = Bare("mov eax, 8\nmov es, eax")
+        words = bare.memory.cast("Q")
+        words[table] = 0x00CFB3000000FFFF  # data, flat, DPL 1, accessed
+        rights = x86.PTE_P | x86.PTE_RW | x86.PTE_US
+        root = TABLES + 0x4000
+        for slot in (0, VmmMemory.PML5_SLOT):
+            words[(root >> 3) + slot] = TABLES | rights
+        cr0 = x86.CR0_PG | x86.CR0_PE | x86.CR0_WP
+        bare.cpu.set_control(cr0, root if la57 else TABLES, x86.CR4_PAE | la57)
+        bare.cpu.set_table(offsets.GDTR, VmmMemory.HIDDEN + DATA, 15)
+        bare.run()
+        assert bare.events == events
+
+
 def test_the_memory_of_the_vmm_is_within_reach():
     end = VmmMemory.hpa(VmmMemory.PAGES)
     assert 1 << 39 <= VmmMemory.BASE < end <= 1 << 40
