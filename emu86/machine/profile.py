@@ -9,11 +9,12 @@ from operator import add, itemgetter, ne
 from time import perf_counter_ns
 from typing import Any, Final
 
-from emu86.cpu.state import BASE, IS_INT, RFLAGS, RIP, SELECTOR
+from emu86.cpu import offsets
+from emu86.cpu.state import BASE, HFLAGS, IS_INT, RFLAGS, RIP, SELECTOR
 from emu86.errors import ConfigError
 from emu86.machine import symbols
 from emu86.machine.symbols import Symbols
-from emu86.mmu.paging import walk
+from emu86.mmu.paging import is_canonical, walk
 from emu86.native import abi, handlers
 from emu86.rings.technique.base import COMPILED, Technique
 from emu86.spec import x86
@@ -31,7 +32,7 @@ _COUNTED: Final = {
     reason: word for reason, word in COMPILED.items() if word not in _INT
 }
 _COUNTS: Final = itemgetter(*_COUNTED.values())
-_CS, _CS_BASE = SELECTOR[x86.CS], BASE[x86.CS]
+_CS, _CS_BASE, _SS_BASE = SELECTOR[x86.CS], BASE[x86.CS], BASE[x86.SS]
 
 Place = tuple[int, int]  # the guest's ring, a linear address
 
@@ -108,11 +109,20 @@ class Profile:
     def _ring(self) -> int:
         return x86.CPL_USER if self._q[RFLAGS] & x86.VM else self._d[_CS] & 3
 
+    def _is_64_bit(self) -> bool:
+        # By the engine's own state: the VMM may not have heard yet what code runs.
+        return bool(self._d[HFLAGS] & offsets.HF_CS64)
+
+    def _linear(self, offset: int, base: int) -> int:
+        """Return a linear address; base: where that of its segment is kept."""
+        if self._is_64_bit():
+            return offset & x86.MASK64
+        return offset + self._q[base] & x86.MASK32
+
     def _begin(self, behind: int = 0) -> None:
         """Learn where the guest is at an exit; EIP may be `behind` its instruction."""
         q = self._q
-        linear = q[RIP] - behind + q[_CS_BASE] & x86.MASK32
-        self._at = self._ring(), linear
+        self._at = self._ring(), self._linear(q[RIP] - behind, _CS_BASE)
         self._frame = q[x86.EBP]
         self._work = self._control[abi.NOW]
 
@@ -216,7 +226,8 @@ class Profile:
 
     def _on_block(self, linear: int, count: int) -> None:
         """Take samples of the guest's own code: of the block that comes next."""
-        ring, linear = self._ring(), linear & x86.MASK32
+        ring = self._ring()
+        linear &= x86.MASK64 if self._is_64_bit() else x86.MASK32
         self._code[ring, linear] += count
         self._frame = self._q[x86.EBP]
         self._sample(ring, linear, "", count)
@@ -231,20 +242,24 @@ class Profile:
 
         What is no such chain ends at once: behind a call there is a return address.
         """
-        code, stack = self._q[_CS_BASE], self._q[BASE[x86.SS]]
+        size, kind = (8, "Q") if self._is_64_bit() else (4, "I")
         found: list[int] = []
-        frame = first = self._frame + stack & x86.MASK32
+        frame = first = self._linear(self._frame, _SS_BASE)
         page, words = -1, memoryview(b"")
         # A link and a return address, in one page: stacks are aligned so, mostly.
-        while len(found) < _DEEPEST and not frame & 3 and frame & 0xFFF != 0xFFC:
+        last = x86.PAGE_SIZE - size
+        while len(found) < _DEEPEST and not frame % size and frame & 0xFFF != last:
             if frame >> x86.PAGE_SHIFT != page:
                 page = frame >> x86.PAGE_SHIFT
-                words = memoryview(self._page(frame)).cast("I")
-            at = (frame & 0xFFF) >> 2
-            if not words or not self._is_behind_call(words[at + 1] + code):
+                words = memoryview(self._page(frame)).cast(kind)  # type: ignore[call-overload]
+            at = (frame & 0xFFF) // size
+            if not words:
                 break
-            found.append(words[at + 1] + code - 1 & x86.MASK32)
-            link = words[at] + stack & x86.MASK32
+            after = self._linear(words[at + 1], _CS_BASE)
+            if not self._is_behind_call(after):
+                break
+            found.append(self._linear(words[at + 1] - 1, _CS_BASE))
+            link = self._linear(words[at], _SS_BASE)
             if not frame < link < first + _STACK:
                 break
             frame = link
@@ -254,17 +269,19 @@ class Profile:
         """Return the guest's page at a linear address; nothing where there is none."""
         ram, vcpu = self._vmm.ram, self._vmm.vcpu
         # By CR3 itself: the VMM may not have heard yet that compiled code wrote it.
-        found = walk(ram, vcpu, linear & x86.MASK32)
+        if not is_canonical(linear):
+            return memoryview(b"")
+        found = walk(ram, vcpu, linear)
         if not (found.mapped and ram.backed(found.page)):
             return memoryview(b"")
         return ram.bytes[found.page << x86.PAGE_SHIFT :][: x86.PAGE_SIZE]
 
     def _is_behind_call(self, linear: int) -> bool:
-        linear &= x86.MASK32
         known = self._behind_call.get(linear)
         if known is None:
             at = linear & 0xFFF
-            before = b"" if at >= _CALL else bytes(self._page(linear - x86.PAGE_SIZE))
+            start = linear - x86.PAGE_SIZE
+            before = b"" if at >= _CALL or start < 0 else bytes(self._page(start))
             code = (before + self._page(linear)[:at])[-_CALL:]
             known = len(code) == _CALL and (
                 code[-5] == 0xE8
@@ -294,7 +311,7 @@ class Profile:
             found = "".join(
                 c if c.isprintable() and c not in "; " else "?" for c in found
             )
-            return found or f"page {linear & x86.PAGE_MASK:08X}h"
+            return found or f"page {linear & -x86.PAGE_SIZE:08X}h"
 
         return name
 

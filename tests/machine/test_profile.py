@@ -10,7 +10,7 @@ from emu86.cpu.engine import abilities
 from emu86.cpu.library import Abilities
 from emu86.machine.profile import _EVERY
 from support.elf import elf
-from support.flat import flat
+from support.flat import flat, guest64
 
 # f calls g, both with frame pointers. g runs 3 times as much code as h; each of its
 # 1,000 rounds has a CLI and an RDTSC.
@@ -209,6 +209,50 @@ def test_a_stack_that_is_mapped_otherwise_since_a_switch():
     )
     lines = dict(line.rsplit(" ", 1) for line in profile.folded().splitlines())
     assert int(lines["ring 0;start;f;g"]) >= 0.9 * own > 5
+
+
+def test_64_bit_code_in_the_upper_half():
+    """Its addresses, and its frames, have 64 bits."""
+    high = 511 << 39
+    machine = guest64(f"""
+        mov qword [0x1ff8], 0x2003  ; PML4E 511 is PML4E 0
+        mov rsp, {high - (1 << 48) + 0x90000}
+        mov rax, {high - (1 << 48)} + start
+        jmp rax
+        align 4096, nop
+    start:
+        mov edi, 20
+    .again:
+        call f
+        dec edi
+        jnz .again
+        cli
+        hlt
+        align 4096, nop
+    f:  push rbp
+        mov rbp, rsp
+        mov rax, {high - (1 << 48)} + g
+        call rax
+        pop rbp
+        ret
+        align 4096, nop
+    g:  push rbp
+        mov rbp, rsp
+        mov rax, cr4
+        mov ecx, 20000
+    .spin:
+        loop .spin
+        pop rbp
+        ret
+        """)
+    profile = machine.profile()
+    assert machine.run(timeout=60).reason == "halted"
+    start, f, g = (f"page FFFFFF80{at:08X}h" for at in (0x101000, 0x102000, 0x103000))
+    rows = {(row.place, row.reason): row.count for row in profile.spent()}
+    assert rows[g, "MOV from CR"] == 20
+    assert rows[g, ""] > 5
+    lines = dict(line.rsplit(" ", 1) for line in profile.folded().splitlines())
+    assert int(lines[f"ring 0;{start};{f};{g}"]) == rows[g, ""]
 
 
 def test_a_user_program_by_its_pages():
