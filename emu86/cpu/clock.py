@@ -68,12 +68,13 @@ class Clock:
         ahead = ns - control[abi.NS] << abi.RATE_SHIFT
         return control[abi.SINCE] - -ahead // control[abi.RATE]
 
-    def advance_to(self, ns: int) -> None:
-        """Let time pass until a moment that may have been already."""
+    def advance_to(self, ns: int) -> int:
+        """Let time pass until a moment that may have been already; return the work."""
         control = self._control
         skipped = max(self._work_at(ns) - control[abi.NOW], 0)
         control[abi.NOW] += skipped
         self.sample_at += skipped
+        return skipped
 
     @property
     def work(self) -> int:

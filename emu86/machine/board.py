@@ -215,14 +215,19 @@ class Board:
         now, due = self._clock.now, self._next
         if due is None or now < due:
             return False
+        others: int | None = None  # when the first of the others is due
         for chip in self.timed:
-            at = chip.deadline()
-            if at is not None and now >= at and chip is not self.pit:
-                return False
-        if not deliver(now):
+            at = None if chip is self.pit else chip.deadline()
+            if at is not None and (others is None or at < others):
+                others = at
+        if (others is not None and now >= others) or not deliver(now):
             return False
         self.pit.ticked()
-        self.schedule()
+        due = self.pit.deadline()
+        if due is None or (others is not None and others < due):
+            due = others
+        self._next = due
+        self.stop_in_time()
         return True
 
     # -- state -------------------------------------------------------------------------

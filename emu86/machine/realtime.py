@@ -60,9 +60,7 @@ class RealTime:
 
     def slept(self, due: int | None) -> None:
         """Let the time pass that was slept, up to virtual time `due` at most."""
-        clock = self._clock
         now = monotonic_ns() - self._zero
-        before = clock.work
-        clock.advance_to(now if due is None else min(now, due))
+        passed = self._clock.advance_to(now if due is None or now < due else due)
         cpu, work = self._seen
-        self._seen = cpu, work + clock.work - before  # that was no work
+        self._seen = cpu, work + passed  # that was no work

@@ -50,8 +50,9 @@ class Host:
     def skip(self, to):
         """Advance the guest's clock for no work at all."""
         self.monotonic_ns()
-        Clock.advance_to(self.clock, to)
+        passed = Clock.advance_to(self.clock, to)
         self._seen = self.clock.work
+        return passed
 
     def wait(self, seconds):
         self.pass_(seconds * SECOND + self.late)
