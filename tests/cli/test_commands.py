@@ -12,6 +12,7 @@ import pytest
 
 from emu86 import ConfigError, cli, config
 from emu86.cli.explain import explain, explain_text
+from emu86.cpu.models import MODELS
 from emu86.rings.insn.table import RECORDS
 
 pytestmark = pytest.mark.not_quick
@@ -166,7 +167,7 @@ def test_nobody_reads(arguments):
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EINVAL, errno.ENOSPC])
 def test_an_error_that_is_not_of_standard_output(emu86, monkeypatch, number):
-    def fail(_code):
+    def fail(*_arguments):
         raise OSError(number, "words")
 
     monkeypatch.setattr(cli.explain, "explain", fail)
@@ -386,7 +387,7 @@ def test_every_record_explains_itself():
 
 
 OF_32_BITS = "pentium, pentium2, pentium3, pentium3-pae, pentium4"
-EVERY = f"{OF_32_BITS}, atom"
+EVERY = ", ".join(MODELS)
 
 
 @pytest.mark.parametrize(
