@@ -179,7 +179,7 @@ class Deprivileged(Technique):
             return False
         try:
             insn = self.instructions.at_eip()
-        except PageFault:
+        except (GuestFault, PageFault):
             return False  # the fetch's own
         if needs(insn) & self.vcpu.model.lacks:
             return False  # #UD
@@ -309,7 +309,7 @@ class Deprivileged(Technique):
             return True
         try:
             insn = self.instructions.at_eip()
-        except PageFault:
+        except (GuestFault, PageFault):
             return False  # the fetch's own
         self.breakpoints.reach(insn)
         shows = insn.opcode in _SHOW_TF or loads_ss(insn)

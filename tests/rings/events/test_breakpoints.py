@@ -184,3 +184,10 @@ def test_a_breakpoint_above_4_gib(technique):
     _length, vector, _error, ran = faults(code, technique)
     assert (vector, ran.registers["rsi"]) == (1, 1)
     assert ran.vcpu.dr[6] & 1
+
+
+@pytest.mark.parametrize("technique", ["patch", "bare"])
+def test_breakpoints_and_a_jump_to_what_is_not_canonical(technique):
+    """Nothing can be looked at there; the fetch is #GP(0)."""
+    code = "mov eax, 2\nmov dr7, rax\nmov rax, 0x800000000000\njmp rax"
+    assert faults(code, technique)[1:3] == (13, 0)
