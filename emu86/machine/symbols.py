@@ -22,8 +22,12 @@ from emu86.spec import x86
 _LINE: Final = re.compile(rb"^([0-9a-fA-F]{8,16}) ([A-Za-z]) (\S+)", re.MULTILINE)
 _CODE: Final = "tTwW"
 _ABSOLUTE: Final = "aA"
-_SECTION: Final = struct.Struct("<10I")
-_SYMBOL: Final = struct.Struct("<IIIBBH")
+# By whether the file is one of 64 bits.
+_SECTIONS_AT: Final = ("<I", 32), ("<Q", 40)
+_SECTION_COUNT_AT: Final = 46, 58
+_SECTION: Final = struct.Struct("<10I"), struct.Struct("<IIQQQQIIQQ")
+_SYMBOL: Final = struct.Struct("<IIIBBH"), struct.Struct("<IBBHQQ")
+_CLASS_64: Final = 2
 _SYMTAB: Final = 2  # sh_type
 _EXECINSTR: Final = 4  # sh_flags
 _NOTYPE, _OBJECT, _FUNC = 0, 1, 2  # the type of a symbol, in st_info
@@ -74,7 +78,7 @@ def read(source: bytes | bytearray | str | PathLike[str]) -> Symbols:
     """Read an ELF file, a System.map, or what /proc/kallsyms says, in a log or alone.
 
     source: a path, or the file's bytes. Raises ConfigError, one clear line, for a file
-    that cannot be read or names no code of a 32-bit guest.
+    that cannot be read or names no code.
     """
     data = boot.read("symbols", source)
     try:
@@ -97,19 +101,17 @@ def _of_text(data: bytes) -> Symbols:
     found = Symbols(
         Symbol(address, 0, letter in _CODE, name)
         for address, letter, name in lines
-        if letter not in _ABSOLUTE and address <= x86.MASK32
+        if letter not in _ABSOLUTE
     )
     if not found.has_code:
         first = data.partition(b"\n")[0].decode("utf-8", "replace").strip()
-        raise ConfigError(
-            f"symbols: no code below 4 GiB is named in it: {first!r:.120}"
-        )
+        raise ConfigError(f"symbols: no code is named in it: {first!r:.120}")
     return found
 
 
 def _of_elf(data: bytes) -> Symbols:
-    if data[4:6] != b"\1\1":
-        raise ConfigError("symbols: this ELF file is not of a 32-bit x86")
+    if data[4:6] not in (b"\1\1", b"\2\1"):
+        raise ConfigError("symbols: this ELF file is not of an x86")
     try:
         found = Symbols(_elf_symbols(data))
     except (struct.error, IndexError, ValueError):
@@ -121,18 +123,23 @@ def _of_elf(data: bytes) -> Symbols:
 
 def _elf_symbols(data: bytes) -> Iterator[Symbol]:
     """Read the symbol tables of an ELF file; ValueError and others: it is damaged."""
+    wide = data[4] == _CLASS_64
     start, size, count = (
-        *struct.unpack_from("<I", data, 32),
-        *struct.unpack_from("<HH", data, 46),
+        *struct.unpack_from(_SECTIONS_AT[wide][0], data, _SECTIONS_AT[wide][1]),
+        *struct.unpack_from("<HH", data, _SECTION_COUNT_AT[wide]),
     )
-    sections = [_SECTION.unpack_from(data, start + i * size) for i in range(count)]
+    header = _SECTION[wide]
+    sections = [header.unpack_from(data, start + i * size) for i in range(count)]
     for section in sections:
         if section[1] != _SYMTAB:
             continue
         at, length, link = section[4:7]
         names = sections[link][4]
-        for row in _SYMBOL.iter_unpack(data[at : at + length]):
-            name, address, length, info, _, home = row
+        for row in _SYMBOL[wide].iter_unpack(data[at : at + length]):
+            if wide:
+                name, info, _, home, address, length = row
+            else:
+                name, address, length, info, _, home = row
             kind = info & 0xF
             if not name or home == 0 or kind not in (_NOTYPE, _OBJECT, _FUNC):
                 continue

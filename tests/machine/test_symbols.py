@@ -76,6 +76,24 @@ def test_an_elf_file(tmp_path):
     assert symbols.ours(elf([], stripped=True)) is None
 
 
+HIGH = 0xFFFFFFFF81000000
+ELF64 = elf([("f", HIGH, 0x100, 2, 1), ("data", HIGH + 0x100, 8, 1, 2)], wide=True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"0000000000000000 D percpu\nffffffff81000000 T f\nffffffff81000100 D data\n",
+        ELF64,
+    ],
+    ids=["System.map", "ELF"],
+)
+def test_addresses_of_64_bits(data):
+    known = symbols.read(data)
+    at = (HIGH - 1, HIGH, HIGH + 0xFF, HIGH + 0x100, HIGH & 0xFFFFFFFF)
+    assert [known.name(address) for address in at] == ["", "f", "f", "", ""]
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -83,10 +101,11 @@ def test_an_elf_file(tmp_path):
         (b"\0\xff" * 99, "neither an ELF file nor lines as System.map has"),
         (b"00000000 T _stext\n00000000 t f\n", "all its addresses are 0"),
         (b"ffffffffffffffff B The real System.map is elsewhere\n", "The real System"),
-        (b"c1000000 D data\n", "no code below 4 GiB is named"),
+        (b"c1000000 D data\n", "no code is named"),
         (elf([]), "stripped"),
         (elf([], stripped=True), "stripped"),
-        (b"\x7fELF\2\1\1" + bytes(60), "not of a 32-bit x86"),
+        (b"\x7fELF\2\1\1" + bytes(60), "stripped"),
+        (b"\x7fELF\2\2\1" + bytes(60), "not of an x86"),
         (ELF[:60], "truncated or damaged"),
         (b"\x7fELF\1\1", "truncated or damaged"),
     ],
@@ -100,7 +119,8 @@ def test_what_names_nothing_is_told_in_one_line(data, why):
 
 @given(st.data())
 def test_a_damaged_elf_file_raises_nothing_else(data):
-    damaged = bytearray(ELF[: data.draw(st.integers(5, len(ELF)))])
+    whole = data.draw(st.sampled_from((ELF, ELF64)))
+    damaged = bytearray(whole[: data.draw(st.integers(5, len(whole)))])
     for at in data.draw(st.lists(st.integers(4, len(damaged) - 1), max_size=8)):
         damaged[at] = data.draw(st.integers(0, 255))
     try:
