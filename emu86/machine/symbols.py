@@ -114,7 +114,7 @@ def _of_elf(data: bytes) -> Symbols:
         raise ConfigError("symbols: this ELF file is not of an x86")
     try:
         found = Symbols(_elf_symbols(data))
-    except (struct.error, IndexError, ValueError):
+    except (struct.error, IndexError, OverflowError, ValueError):
         raise ConfigError("symbols: truncated or damaged: an ELF file") from None
     if not found.has_code:
         raise ConfigError("symbols: this ELF file is stripped: it names no code")

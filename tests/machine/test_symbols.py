@@ -107,6 +107,7 @@ def test_addresses_of_64_bits(data):
         (b"\x7fELF\2\1\1" + bytes(60), "stripped"),
         (b"\x7fELF\2\2\1" + bytes(60), "not of an x86"),
         (ELF[:60], "truncated or damaged"),
+        (ELF64[:40] + b"\xff" * 8 + ELF64[48:], "truncated or damaged"),
         (b"\x7fELF\1\1", "truncated or damaged"),
     ],
 )
