@@ -765,6 +765,7 @@ def blocks(world, pick):
     code = b"".join(parts)
     code = code[: len(code) - pick.odd(0, 1, 2, 4, once=8)]
     linear = pick.word() & ~0xFFF | pick.odd(0x100, 0xFF0)
+    control.shadow_pdes *= pick.odd(1, 0, once=10)  # no paging
     if not control.shadow_pdes:
         linear = linear & 0xFFF | pick.odd(CODE, RAM_PAGES, once=2) << 12
     slot = (linear ^ linear >> 12) & 0xFFF
