@@ -21,14 +21,15 @@ from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.equivalence import HIDDEN
 from emu86.testing.forms import AT, FORMS, HERE, NAMES, Form
+from emu86.testing.forms64 import FORMS64, NAMES64
 from emu86.testing.outcome import Event, Outcome, differences
 from emu86.testing.replay import NO_CHANGE, BareReplay, Change, Replay
 from emu86.testing.run import run
 from emu86.testing.stage import State
 
 __all__ = [
-    "FORMS", "LEFT_OUT", "NAMES", "ROBIN_IRVINE", "TECHNIQUES", "Class", "classify",
-    "table",
+    "FORMS", "FORMS64", "LEFT_OUT", "NAMES", "NAMES64", "ROBIN_IRVINE", "TECHNIQUES",
+    "Class", "classify", "table",
 ]  # fmt: skip
 
 TECHNIQUES: Final = DEPRIVILEGED
@@ -51,6 +52,7 @@ LEFT_OUT: Final = frozenset(
 _HALTING: Final = (stage.HANDLERS, b"\xf4" * 0x80)
 # One privileged resource at a time, by the name of what it changes in `observe`.
 _BASE: Final = {"tr": stage.TSS_B_SELECTOR}
+_BASE64: Final = {"tr": stage.TSS_B64_SELECTOR}
 _VARIED: Final[tuple[tuple[str, dict[str, Any], Change], ...]] = (
     ("IF", {"flags": 0x202}, NO_CHANGE),
     ("IOPL", {"flags": 0x3002}, NO_CHANGE),
@@ -73,14 +75,30 @@ _VARIED: Final[tuple[tuple[str, dict[str, Any], Change], ...]] = (
     ("MSR", {}, Change(counter=7)),
     ("TSC", {}, Change(tsc=1 << 20)),
 )  # fmt: skip
+# In IA-32e mode: its tables stay, and the CPU model has no performance counters.
+_VARIED64: Final = (
+    *(one for one in _VARIED if one[0] not in ("CR3", "CR4")),
+    ("CR3", {}, Change(cr=((3, stage.PML4 | 8),))),
+    ("CR4", {"cr4": x86.CR4_DE}, NO_CHANGE),
+    ("CR4", {"cr4": x86.CR4_TSD}, NO_CHANGE),
+    ("CR4", {"cr4": x86.CR4_OSFXSR}, NO_CHANGE),
+)
 _RESOURCES: Final = {
     "cr0": "CR0", "cr2": "CR2", "cr3": "CR3", "cr4": "CR4", "gdtr.base": "GDTR",
     "gdtr.limit": "GDTR", "idtr.base": "IDTR", "idtr.limit": "IDTR", "ldtr": "LDTR",
     "tr": "TR", "dr0": "DR", "dr1": "DR", "dr2": "DR", "dr3": "DR", "dr6": "DR",
-    "dr7": "DR", "msr": "MSR", "pmu": "MSR", "tsc": "TSC",
+    "dr7": "DR", "msr": "MSR", "pmu": "MSR", "tsc": "TSC", "efer": "MSR",
+    "star": "MSR", "lstar": "MSR", "kernel_gs_base": "GS", "cr8": "CR8",
 }  # fmt: skip
 _IF_IOPL: Final = {x86.IF: "IF", x86.IOPL: "IOPL"}
-_SEEN: Final = ("eax", "ecx", "edx", "ebx", "ebp", "esi", "edi")
+# General registers that tell of an effect: all but the stack pointer.
+_SEEN: Final = {
+    "protected": [name for name in x86.GPR_NAMES if name != "esp"],
+    "long": [name for name in x86.GPR_NAMES64 if name != "rsp"],
+}
+_NAMES: Final = {
+    "protected": ("eip", "eflags", "esp"), "long": ("rip", "rflags", "rsp"),
+}  # fmt: skip
 _FAULTS: Final = ("#GP", "#NP", "#SS", "#UD", "#NM", "#TS", "#PF")
 # Where a technique is held against the bare machine: ring, EFLAGS.
 _STATES: Final = (
@@ -134,14 +152,14 @@ class Class:
 
 
 @cache
-def _replay(technique: str) -> Replay:
-    return Replay(technique)
+def _replay(technique: str, mode: stage.Mode) -> Replay:
+    return Replay(technique, mode)
 
 
 @cache
-def _engine(erratum: Erratum | None) -> BareReplay:
+def _engine(erratum: Erratum | None, mode: stage.Mode) -> BareReplay:
     """The engine as it is, or with one erratum put right."""
-    return BareReplay(raw=erratum is None, erratum=erratum)
+    return BareReplay(mode, raw=erratum is None, erratum=erratum)
 
 
 _bare_replay: Final = cache(BareReplay)
@@ -167,8 +185,9 @@ def _start(form: Form, ring: int, varied: dict[str, Any]) -> tuple[bytes, State]
         for place, data in form.patches
         if place in range(stage.GDT, stage.LDT)
     )
-    fields = _BASE | form.state | varied | {"flags": flags, "patches": patches}
-    return program, State(ring=ring, **fields)
+    base = _BASE64 if form.mode == "long" else _BASE
+    fields = base | form.state | varied | {"flags": flags, "patches": patches}
+    return program, State(mode=form.mode, ring=ring, **fields)
 
 
 def _play(
@@ -187,7 +206,7 @@ def _play(
 def _played(
     form: Form, ring: int, change: Change, varied: tuple[tuple[str, Any], ...]
 ) -> Outcome:
-    return _bare_replay().play(*_start(form, ring, dict(varied)), change)
+    return _bare_replay(form.mode).play(*_start(form, ring, dict(varied)), change)
 
 
 def _told(outcome: Outcome) -> Event | None:
@@ -202,7 +221,8 @@ def _fault(form: Form, outcome: Outcome, *, virtual_8086: bool = False) -> str:
         return ""
     start = _program(form, virtual_8086=virtual_8086)[1]
     at = start if virtual_8086 else stage.CODE + start
-    return event.what if event.registers["eip"] == at else ""
+    eip, _, _ = _NAMES[form.mode]
+    return event.what if event.registers[eip] == at else ""
 
 
 def _effect(form: Form, outcome: Outcome, ignore: int = 0) -> tuple[object, ...]:
@@ -217,16 +237,17 @@ def _effect(form: Form, outcome: Outcome, ignore: int = 0) -> tuple[object, ...]
     if event is None:
         return (outcome.end, len(outcome.events))
     registers = event.registers
-    seen: list[object] = [event.what, event.value, registers["eip"]]
-    seen += [registers[name] for name in _SEEN]
-    seen.append(registers["eflags"] & ~ignore)
+    eip, eflags, esp = _NAMES[form.mode]
+    seen: list[object] = [event.what, event.value, registers[eip]]
+    seen += [registers[name] for name in _SEEN[form.mode]]
+    seen.append(registers[eflags] & ~ignore)
     seen.append(outcome.memory[AT : AT + 16])
     top = stage.STACK3 if registers["cs"] & 3 else stage.STACK0
-    if registers["esp"] < top and form.name.startswith(("PUSH", "CALL")):
-        place = registers["esp"]
+    if registers[esp] < top and form.name.startswith(("PUSH", "CALL")):
+        place = registers[esp]
         pushed = int.from_bytes(outcome.memory[place : place + 4], "little")
         seen.append(pushed & ~ignore if form.name == "PUSHF" else pushed)
-    started = stage.CODE_OF
+    started = stage.CODE64_OF if form.mode == "long" else stage.CODE_OF
     if registers["cs"] not in started:
         seen.append(registers["cs"])
     seen.append([e.what for e in outcome.events if not e.registers])
@@ -246,7 +267,7 @@ def _behaviour(form: Form) -> tuple[set[str], set[str]]:
     if inner != outer and not inner[0] == outer[0] == "traps":
         found.add("CPL")
         leaked.add("CPL")
-    for name, varied, change in _VARIED:
+    for name, varied, change in _VARIED64 if form.mode == "long" else _VARIED:
         # What is varied shows in EFLAGS at any rate, but for what PUSHF has pushed.
         ignore = 0 if form.name == "PUSHF" else varied.get("flags", 2) ^ 2
         for ring in (0, 3):
@@ -259,13 +280,18 @@ def _behaviour(form: Form) -> tuple[set[str], set[str]]:
     return found, leaked
 
 
-_NOP: Final = Form("NOP", b"\x90")
+_NOP: Final = {
+    "protected": Form("NOP", b"\x90"), "long": Form("NOP", b"\x90", mode="long"),
+}  # fmt: skip
 
 
 @lru_cache(maxsize=16)
-def _before(**fields: Any) -> dict[str, int]:  # noqa: ANN401 - fields of State
+def _before(
+    mode: str,
+    **fields: Any,  # noqa: ANN401 - fields of State
+) -> dict[str, int]:
     """What registers hold where a form changes nothing."""
-    outcome = _play(_NOP, 0, **fields)
+    outcome = _play(_NOP[mode], 0, **fields)
     told = _told(outcome)
     assert told is not None
     return outcome.registers | told.registers
@@ -273,22 +299,23 @@ def _before(**fields: Any) -> dict[str, int]:  # noqa: ANN401 - fields of State
 
 def _control(form: Form) -> set[str]:
     """The resources that a form changes at CPL 0."""
+    eip, eflags, _ = _NAMES[form.mode]
     for varied in ({}, {"flags": 0x202}, {"cr0": x86.CR0_TS}):
         outcome = _play(form, 0, NO_CHANGE, **varied)
         if _fault(form, outcome):
             continue
         event = _told(outcome)
-        before = _before(**form.state | varied)
+        before = _before(form.mode, **form.state | varied)
         after = outcome.registers | (event.registers if event else {})
-        if event is None and after["eip"] in range(stage.CODE, HERE):
+        if event is None and after[eip] in range(stage.CODE, HERE):
             return {"the run"}
         found = {
             name
             for register, name in _RESOURCES.items()
-            if after[register] != before[register]
+            if after.get(register) != before.get(register)
         }
         if event is not None:  # a task has flags of its own
-            changed = after["eflags"] ^ before["eflags"]
+            changed = after[eflags] ^ before[eflags]
             found |= {name for bits, name in _IF_IOPL.items() if changed & bits}
         if any(not event.registers for event in outcome.events):
             found.add("ports")
@@ -330,7 +357,9 @@ def _difference(form: Form, technique: str, ring: int, flags: int) -> str:
         bare, other = (_clocked(form, t, ring, flags) for t in ("bare", technique))
     else:
         bare = _play(form, ring, flags=flags)
-        other = _replay(technique).play(*_start(form, ring, {"flags": flags}))
+        other = _replay(technique, form.mode).play(
+            *_start(form, ring, {"flags": flags})
+        )
     if technique == "iopl" and flags & x86.IOPL:
         # That it cannot give its users an IOPL stands in every frame.
         events = list(other.events)
@@ -346,14 +375,14 @@ def _mistake(form: Form, ring: int, flags: int) -> tuple[str, str]:
     """Tell which erratum of the engine shows, and how; both "" if none does."""
     start = _start(form, ring, {"flags": flags})
     bare = _play(form, ring, flags=flags)
-    line = _first(bare, _engine(None).play(*start))
+    line = _first(bare, _engine(None, form.mode).play(*start))
     if not line:
         return "", ""
-    insn = decode(form.code, 32)
+    insn = decode(form.code, 64 if form.mode == "long" else 32)
     for one in ERRATA:
         # The one that, put right, makes it right.
         concerns = insn is not None and insn.opcode in one.opcodes
-        if concerns and not _first(bare, _engine(one).play(*start)):
+        if concerns and not _first(bare, _engine(one, form.mode).play(*start)):
             return one.engine, line
     return "more than one thing", line
 
@@ -374,6 +403,8 @@ class _Observed:
     def compare(self, form: Form) -> None:
         """Hold the techniques and the engine against the bare machine."""
         for ring, flags in _STATES:
+            if flags & x86.VM and form.mode == "long":
+                continue
             if not (form.in_vm86 if flags & x86.VM else ring in form.rings):
                 continue
             where = _where(ring, flags)
@@ -386,7 +417,7 @@ class _Observed:
                 self.engine.setdefault(mistake, f"{where}: {line}")
         if form.cpu is not None:
             ring, what, mistake = form.cpu
-            outcome = _engine(None).play(*_start(form, ring, {}))
+            outcome = _engine(None, form.mode).play(*_start(form, ring, {}))
             if _fault(form, outcome) != what:
                 line = f"CPL {ring}: a CPU raises {what}, but it runs"
                 self.engine.setdefault(mistake, line)
@@ -404,13 +435,17 @@ class _Observed:
         self.control |= _control(form)
 
 
-def classify(name: str) -> Class:
-    """Observe all forms of an instruction of FORMS; ValueError for another."""
-    if name not in NAMES:
-        message = f"instruction: {unknown(name, NAMES)}"
+def classify(name: str, bits: int = 32) -> Class:
+    """Observe all forms of an instruction of FORMS, or in 64-bit code of FORMS64.
+
+    ValueError for another.
+    """
+    forms, names = (FORMS64, NAMES64) if bits == 64 else (FORMS, NAMES)
+    if name not in names:
+        message = f"instruction: {unknown(name, names)}"
         raise ValueError(message)
     seen = _Observed()
-    for form in FORMS:
+    for form in forms:
         if form.name == name:
             seen.compare(form)
             if form.classed:
@@ -431,6 +466,7 @@ def classify(name: str) -> Class:
 
 
 @cache
-def table() -> list[Class]:
+def table(bits: int = 32) -> list[Class]:
     """Observe every instruction."""
-    return [classify(name) for name in NAMES]
+    names = NAMES64 if bits == 64 else NAMES
+    return [classify(name, bits) for name in names]

@@ -1,8 +1,9 @@
 """The system instructions of x86, in all their forms.
 
-A form is 32-bit code. In virtual-8086 mode it is given 66h and 67h prefixes, or has
-code of its own where these do not make it the same: there a selector is a paragraph,
-and data are within 64 KiB of DS. Source: SDM Vol. 2 and Vol. 3A table 5-1, section 5.9.
+A form is 32-bit code; `forms64` has 64-bit code. In virtual-8086 mode it is given 66h
+and 67h prefixes, or has code of its own where these do not make it the same: there a
+selector is a paragraph, and data are within 64 KiB of DS. Source: SDM Vol. 2 and Vol.
+3A table 5-1, section 5.9.
 """
 
 import struct
@@ -34,7 +35,8 @@ class Form:
     at the time; rings: at which CPL techniques are held against the bare machine;
     classed: the instruction's class is told from it, or else techniques and engine
     alone are tried with it; cpu: a CPL, what a CPU raises there by the SDM, and what
-    the engine, which does not, has wrong, where the bare machine has it wrong, too.
+    the engine, which does not, has wrong, where the bare machine has it wrong, too;
+    mode: of the code (`forms64` has "long").
     """
 
     name: str
@@ -49,6 +51,7 @@ class Form:
     rings: tuple[int, ...] = (0, 1, 2, 3)
     classed: bool = True
     cpu: tuple[int, str, str] | None = None
+    mode: stage.Mode = "protected"
 
     @property
     def in_vm86(self) -> tuple[bytes, ...]:

@@ -9,17 +9,16 @@ again, and the registers are those of the start, while the VMM goes on.
 from dataclasses import dataclass, replace
 from typing import Final
 
-from emu86 import config
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
 from emu86.cpu.models import MODELS
-from emu86.cpu.state import BASE, CR, RFLAGS, RIP
+from emu86.cpu.state import ATTRIBUTES, BASE, CR, RFLAGS, RIP
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.ram import Ram
 from emu86.rings.events.breakpoints import Breakpoints, held
 from emu86.rings.technique.bare import Bare, acts
 from emu86.rings.technique.base import Policy, Technique, TechniqueState
-from emu86.rings.technique.errata import Erratum
+from emu86.rings.technique.errata import ERRATA, Erratum
 from emu86.rings.technique.registry import build
 from emu86.spec import x86
 from emu86.testing import stage
@@ -34,9 +33,10 @@ from emu86.testing.run import (
     Recorder,
     at_boot,
     by_block,
+    cpu_of,
     observe,
 )
-from emu86.testing.stage import State
+from emu86.testing.stage import Mode, State
 
 _DR: Final = offsets.DR // 8
 _DRS: Final = (0, 1, 2, 3, 6, 7)
@@ -60,7 +60,6 @@ class Raw(Bare):
     ) -> None:
         super().__init__(name, policy, engine, ram, vcpu)
         self.breakpoints = _Unarmed(self.cpu)
-        self.acts = {}
 
     def _pull(self) -> None:
         super()._pull()
@@ -112,18 +111,27 @@ def _with(image: bytes, program: bytes, state: State) -> bytearray:
 class BareReplay:
     """The bare machine, booted once for a state.
 
-    raw: it has the engine's mistakes; erratum: it has all but this one.
+    mode: of the programs; raw: it has the engine's mistakes; erratum: it has all but
+    this one. (To boot it has none.)
     """
 
-    def __init__(self, *, raw: bool = False, erratum: Erratum | None = None) -> None:
+    def __init__(
+        self,
+        mode: Mode = "protected",
+        *,
+        raw: bool = False,
+        erratum: Erratum | None = None,
+    ) -> None:
         self._technique = "raw" if raw else "bare"
         kind = Raw if raw else Bare
-        bare = build("bare", stage.MEMORY, MODELS[config.CPU], kind=kind)
+        bare = build("bare", stage.MEMORY, MODELS[cpu_of(mode)], kind=kind)
         assert isinstance(bare, Bare)
         bare.connect(Ports(), Line())
         self._ram = bare.ram
-        if erratum is not None:
-            bare.acts = acts((erratum,))
+        self._acts = bare.acts
+        if raw or erratum is not None:
+            self._acts = acts(() if erratum is None else (erratum,))
+        self._all = acts(ERRATA)
         self._bare = bare
         at_boot(bare)
         for number in _DRS:
@@ -145,9 +153,10 @@ class BareReplay:
         bare.vcpu.pmu.write(0, 0, change.counter)
         bare.clock.tsc_offset = change.tsc
         bare.bus = Ports()
-        recorder = Recorder(bare, None)
+        recorder = Recorder(bare, None, wide=state.is_long)
         bare.observers.clear()
         bare.subscribe(recorder)
+        bare.acts = self._acts
         end = "budget"
         for _ in range(STEPS):
             bare.step()
@@ -168,6 +177,7 @@ class BareReplay:
             put(bare, _stage(key, state))
             bare.restore(self._first)
             bare.observers.clear()
+            bare.acts = self._all
             for _ in range(_BOOT_STEPS):
                 if bare.q[RIP] + bare.q[BASE[x86.CS]] == state.at:
                     break
@@ -179,8 +189,9 @@ class BareReplay:
 class Replay:
     """A machine under a technique, reset before each program."""
 
-    def __init__(self, technique: str) -> None:
+    def __init__(self, technique: str, mode: Mode = "protected") -> None:
         self._technique = technique
+        self._model = MODELS[cpu_of(mode)]
         self._vmm: Technique | None = None
 
     def play(self, program: bytes, state: State) -> Outcome:
@@ -193,7 +204,7 @@ class Replay:
             put(vmm, image)
             _reset(vmm)
         vmm.bus = Ports()
-        recorder = Recorder(vmm, None)
+        recorder = Recorder(vmm, None, wide=state.is_long)
         vmm.observers.clear()
         vmm.subscribe(recorder)
         end = by_block(vmm)
@@ -203,7 +214,7 @@ class Replay:
         return _outcome(vmm, recorder, self._technique, end)
 
     def _build(self, image: bytearray) -> Technique:
-        vmm = build(self._technique, stage.MEMORY, MODELS[config.CPU])
+        vmm = build(self._technique, stage.MEMORY, self._model)
         vmm.connect(Ports(), Line())
         vmm.ram.bytes[:] = image
         at_boot(vmm)
@@ -216,9 +227,12 @@ def _reset(vmm: Technique) -> None:
     first = VCpu(vmm.vcpu.model)
     vmm.q[RFLAGS] = x86.FLAGS_FIXED
     vmm.cpu.iopl = 0
+    vmm.d[ATTRIBUTES[x86.CS]] &= ~x86.DESC_L  # where IA-32e mode can be left
+    vmm.cpu.update_mode()
     vmm.write_cr0(first.cr0)
     vmm.write_cr4(0)
     vmm.write_cr3(0)
+    vmm.write_efer(0)
     vmm.cpu.load_gdt(first.gdt_base, first.gdt_limit)
     vmm.cpu.load_ldt(0)
     vmm.vcpu.restore(first.save())
@@ -236,7 +250,7 @@ def _outcome(
     end: str,
     tsc: int = 0,
 ) -> Outcome:
-    registers = observe(vmm)
+    registers = observe(vmm, wide=recorder.wide)
     written = vmm.clock.tsc_offset != tsc
     registers["tsc"] = int(written)  # time itself is each technique's own
     detail = vmm.end[1] if vmm.end else ""

@@ -186,12 +186,17 @@ def run(
     expect("program", program, bytes)
     expect("state", state, State)
     config.check_technique(technique)
-    cpu = cpu or (_CPU64 if state.is_long else config.CPU)
+    cpu = cpu or cpu_of(state.mode)
     config.check_cpu(cpu)
     image = ram_image(program, state)
     if technique == "bare":
         return _bare(image, state, trace, instructions, cpu)
     return _deprivileged(image, state, technique, trace, instructions, cpu)
+
+
+def cpu_of(mode: stage.Mode) -> str:
+    """Return the CPU model that programs of a mode have unless one is named."""
+    return config.CPU if mode == "protected" else _CPU64
 
 
 def _outcome(vmm: Technique, recorder: Recorder, technique: str, end: str) -> Outcome:

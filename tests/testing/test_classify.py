@@ -58,7 +58,8 @@ def labs_say_what_the_table_says():
 
 
 def every_erratum_is_seen():
-    seen = {line.split(" (")[0] for one in table() for line in one.engine}
+    both = *table(), *table(64)
+    seen = {line.split(" (")[0] for one in both for line in one.engine}
     left_out = "some take a LOCK prefix", "RCL, RCR, SETcc"  # of no row
     errata = {one.engine for one in ERRATA if not one.engine.startswith(left_out)}
     assert seen - errata == {"IRET of a user takes VM"}
@@ -86,6 +87,22 @@ def test_what_is_observed(name, traps, iopl3, vm86, behaviour, leaks, control):
     assert "".join(word[0] for word in one.traps) == traps
     assert (one.user_iopl3, one.vm86) == (iopl3, vm86)
     assert (one.behaviour, one.leaks, one.control) == (behaviour, leaks, control)
+
+
+@pytest.mark.parametrize(
+    ("name", "traps", "iopl3", "behaviour", "leaks", "control"),
+    [
+        ("SWAPGS", "naaa", "always", (), (), ("GS",)),
+        ("POPF", "nnnn", "never", ("CPL", "IOPL"), ("CPL", "IOPL"), ("IF", "IOPL")),
+    ],
+)
+def test_what_is_observed_in_64_bit_code(name, traps, iopl3, behaviour, leaks, control):
+    one = classify(name, 64)
+    assert "".join(word[0] for word in one.traps) == traps
+    assert one.user_iopl3 == iopl3
+    assert (one.behaviour, one.leaks, one.control) == (behaviour, leaks, control)
+    assert one.wrong["patch"] == ""
+    assert one.hole == (name == "POPF")
 
 
 def of_the_cpu_and_of_flags():
@@ -192,6 +209,16 @@ def test_the_command():
 def test_words_of_names(words, found):
     result = CliRunner().invoke(commands, ["classify", "--json", *words])
     assert [one["name"] for one in json.loads(result.output)] == found
+
+
+def test_the_command_in_64_bit_code():
+    found = CliRunner().invoke(
+        commands, ["classify", "--bits", "64", "--json", "swapgs"]
+    )
+    (swapgs,) = json.loads(found.output)
+    assert (swapgs["name"], swapgs["privileged"]) == ("SWAPGS", True)
+    error = CliRunner().invoke(commands, ["classify", "swapgs"]).exception
+    assert "no 'swapgs'" in str(error)
 
 
 def test_an_unknown_instruction():
