@@ -88,12 +88,10 @@ def load(
             f"kernel: its entry {entry:#x} is below 1 MiB: it starts in real mode (as"
             " iPXE and memory tests do), which there is not"
         )
-    places.put("kernel", entry, kernel)
-    places.reserve(
-        "kernel",
-        entry + len(kernel),
-        max(_memory_needed(params, version, entry) - len(kernel), 0),
-    )
+    # First all that it needs, so that what is told to be missing is all of it.
+    needed = max(_memory_needed(params, version, entry), len(kernel))
+    places.reserve("kernel", entry, needed)
+    places.ram[entry : entry + len(kernel)] = kernel
 
     initrd_max = _u32(params, 0x22C) if version >= 0x0203 else INITRD_ADDR_MAX
     cmdline_max = _u32(params, 0x238) if version >= 0x0206 else 255

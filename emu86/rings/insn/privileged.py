@@ -1,4 +1,4 @@
-"""Privileged instructions of 32-bit protected mode: they trap, and are emulated.
+"""Privileged instructions: they trap, and are emulated.
 
 The engine runs the guest's kernel at CPL 1, so each raises #GP(0) there. At the guest's
 own CPL 1 to 3 that #GP(0) is the guest's, which `ring0_only` says.

@@ -119,6 +119,13 @@ def test_memory_below_the_preferred_address_is_too_small():
         load(bzimage(pref_address=16 * MIB))
 
 
+def test_memory_that_is_missing_is_told_at_once():
+    """Not first what the file needs, and then what the kernel does."""
+    image = bzimage(bytes(2 * MIB), init_size=16 * MIB)
+    with pytest.raises(ConfigError, match="needs 17 MiB of memory, the machine has 2"):
+        boot.load(memoryview(bytearray(2 * MIB)), image)
+
+
 def test_setup_sects_zero_means_four():
     ram, _ = load(bzimage(setup_sects=0))
     assert ram[MIB : MIB + len(CODE)] == CODE
