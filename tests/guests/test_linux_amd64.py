@@ -57,7 +57,7 @@ def test_it_needs_no_mitigation(shell):
     # Linux's own: rep_good, nopl, cpuid; constant_tsc goes by family and model.
     assert flags[1] == (
         "fpu de pse tsc msr pae mce cx8 sep pge mca cmov pat mmx fxsr sse sse2"
-        " syscall nx lm constant_tsc rep_good nopl cpuid cx16 lahf_lm"
+        " syscall nx pdpe1gb lm constant_tsc rep_good nopl cpuid cx16 lahf_lm"
     )
 
 
