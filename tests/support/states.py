@@ -767,6 +767,7 @@ def blocks(world, pick):
     linear = pick.word() & ~0xFFF | pick.odd(0x100, 0xFF0)
     control.shadow_pdes *= pick.odd(1, 0, once=10)  # no paging
     if not control.shadow_pdes:
+        control.tables_known = 0
         linear = linear & 0xFFF | pick.odd(CODE, RAM_PAGES, once=2) << 12
     slot = (linear ^ linear >> 12) & 0xFFF
     control.behind_load[slot >> 6] = pick.odd(0, 1) << (slot & 63)
