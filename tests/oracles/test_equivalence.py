@@ -45,17 +45,52 @@ FEWER = settings(EQUAL, max_examples=40)
 KINDS = ("valid", "half-valid", "hostile")
 
 
-@pytest.mark.parametrize("classes", ANY.values(), ids=ANY)
+WIDTHS = ((32, "protected"), (64, "long"))
+
+
+def of_32_bits(*classes, **fields):
+    """Pairs of a program and its state."""
+    return st.tuples(guests.programs(*classes), guests.states(**fields))
+
+
+def of_both_widths(*classes, **fields):
+    """Pairs of a program and its state: the examples are shared between widths."""
+    return st.one_of(
+        *(
+            st.tuples(
+                guests.programs(*classes, bits=bits), guests.states(mode=mode, **fields)
+            )
+            for bits, mode in WIDTHS
+        )
+    )
+
+
+IN_BOTH = (
+    "moves and arithmetic", "privileged", "sensitive", "segments", "transfers", "ports",
+)  # fmt: skip
+CASES = {
+    name: of_both_widths(*classes) if name in IN_BOTH else of_32_bits(*classes)
+    for name, classes in ANY.items()
+}
+
+
+@pytest.mark.parametrize("name", ANY)
 @EQUAL
-@given(data=st.data(), state=guests.states())
-def test_patch_is_bare(classes, data, state):
-    assert_equivalent(data.draw(guests.programs(*classes), "program"), state)
+@given(data=st.data())
+def test_patch_is_bare(name, data):
+    assert_equivalent(*data.draw(CASES[name], "case"))
 
 
 @FEWER
-@given(guests.programs(), guests.states(rings=(1, 2)))
-def test_in_rings_1_and_2(program, state):
+@given(guests.programs(), guests.states(mode="compatibility"))
+def test_in_compatibility_mode(program, state):
     assert_equivalent(program, state)
+
+
+@FEWER
+@given(of_both_widths(rings=(1, 2)))
+def test_in_rings_1_and_2(case):
+    assert_equivalent(*case)
 
 
 @EQUAL
@@ -64,22 +99,30 @@ def test_in_virtual_8086_mode(program, state):
     assert_equivalent(program, state)
 
 
+def timed(bits):
+    one = st.one_of(guests.timed(bits), guests.instructions(bits=bits))
+    return st.lists(one, max_size=10).map(b"".join)
+
+
 @EQUAL
 @given(
-    st.lists(st.one_of(guests.timed(), guests.instructions()), max_size=10),
-    guests.states(clocked=True),
+    st.one_of(
+        *(
+            st.tuples(timed(bits), guests.states(mode=mode, clocked=True))
+            for bits, mode in WIDTHS[:1]
+        )
+    )
 )
-def test_by_the_clock_with_interrupts(program, state):
-    assert_equivalent(b"".join(program), state)
+def test_by_the_clock_with_interrupts(case):
+    assert_equivalent(*case)
 
 
 @FEWER
 @given(
-    guests.programs("breakpoints", "segment_loads", "sensitive", "accesses"),
-    guests.states(clocked=True),
+    of_32_bits("breakpoints", "segment_loads", "sensitive", "accesses", clocked=True)
 )
-def test_breakpoints_by_the_clock(program, state):
-    assert_equivalent(program, state)
+def test_breakpoints_by_the_clock(case):
+    assert_equivalent(*case)
 
 
 @FEWER
@@ -103,22 +146,21 @@ def executed(program, state):
     """
     trace = []
     outcome = run(program, state, "bare", trace)
-    places = [one.registers["cs.base"] + one.registers["eip"] for one in trace]
+    name = "rip" if state.is_long else "eip"
+    places = [one.registers["cs.base"] + one.registers[name] for one in trace]
     for place in places[places.index(state.at) :]:
         start = place % stage.ALIAS
         for ram in (outcome.start, outcome.memory):
-            insn = decode(ram[start : start + x86.LONGEST_INSN], 32)
+            insn = decode(ram[start : start + x86.LONGEST_INSN], state.bits)
             if insn is not None:
                 yield insn
-
-
-LACKS = MODELS[config.CPU].lacks
 
 
 def needs_a_patch(insn):
     record = find(insn)
     # What is loaded may be null or have a limit.
-    known = insn.lock or needs(insn) & LACKS or loaded_by(insn) >= 0
+    lacks = needs(insn) & MODELS[config.CPU].lacks
+    known = insn.lock or lacks or loaded_by(insn) >= 0
     return known or bool(record and record.patched)
 
 
@@ -127,8 +169,9 @@ def tells_iopl(insn):
 
 
 @EQUAL
-@given(guests.programs(*HARMLESS), guests.states())
-def test_iopl_is_bare_but_for_iopl(program, state):
+@given(of_32_bits(*HARMLESS))
+def test_iopl_is_bare_but_for_iopl(case):
+    program, state = case
     # A handler that returns runs an IRET, which may be to VM86 beyond 64 KiB.
     state = replace(state, flags=state.flags & ~x86.IOPL, limit=1)
     try:
@@ -139,8 +182,9 @@ def test_iopl_is_bare_but_for_iopl(program, state):
 
 
 @EQUAL
-@given(guests.programs(*HARMLESS), guests.states())
-def test_trap_is_bare_where_nothing_sensitive_runs(program, state):
+@given(of_32_bits(*HARMLESS))
+def test_trap_is_bare_where_nothing_sensitive_runs(case):
+    program, state = case
     # A handler that returns runs an IRET, which is.
     state = replace(state, flags=2, limit=1)
     try:
@@ -161,24 +205,54 @@ def test_what_is_executed_is_known():
     assert any(map(tells_iopl, executed(b"\x9c\xf4", State(limit=1))))
 
 
+def with_tables(widths, tables, *classes, **fields):
+    """Pairs of a program and its state, with patches of `tables`, by kind."""
+    return {
+        kind: st.one_of(
+            *(
+                st.tuples(
+                    guests.programs(*classes, bits=bits),
+                    guests.states(mode=mode, patches=tables(kind, bits), **fields),
+                )
+                for bits, mode in widths
+            )
+        )
+        for kind in KINDS
+    }
+
+
+DESCRIPTORS = with_tables(
+    WIDTHS, guests.descriptor_tables, "segment_loads", "transfers", "sensitive"
+)
+PAGES = with_tables(
+    WIDTHS[:1], guests.page_tables, "accesses", "moves", "strings", paging=True
+)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @FEWER
-@given(guests.programs("segment_loads", "transfers", "sensitive"), st.data())
+@given(st.data())
 @pytest.mark.not_quick
-def test_descriptor_tables(kind, program, data):
-    tables = guests.descriptor_tables(kind)
-    assert_equivalent(program, data.draw(guests.states(patches=tables), "state"))
+def test_descriptor_tables(kind, data):
+    assert_equivalent(*data.draw(DESCRIPTORS[kind], "case"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @FEWER
-@given(guests.programs("accesses", "moves", "strings"), st.data())
-def test_page_tables(kind, program, data):
-    states = guests.states(paging=True, patches=guests.page_tables(kind))
-    assert_equivalent(program, data.draw(states, "state"))
+@given(st.data())
+def test_page_tables(kind, data):
+    assert_equivalent(*data.draw(PAGES[kind], "case"))
 
 
 @FEWER
-@given(guests.access_patterns(), guests.states())
-def test_access_patterns(pattern, state):
+@given(
+    st.one_of(
+        *(
+            st.tuples(guests.access_patterns(bits=bits), guests.states(mode=mode))
+            for bits, mode in WIDTHS[:1]
+        )
+    )
+)
+def test_access_patterns(case):
+    pattern, state = case
     assert_equivalent(pattern.code, state)
