@@ -39,6 +39,10 @@ FOUND = {
         "49c7c3ffffffff b900010400 480f07",
         State(mode="long", limit=3),
     ),
+    "an address just below the upper half is #GP(0)": (
+        "48bffeffffffff7fffff c00f30",
+        State(mode="long", skip=3),
+    ),
 }
 
 

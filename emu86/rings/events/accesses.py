@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 
+from emu86.mmu.paging import is_canonical
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
@@ -84,7 +85,8 @@ def may_not_be_canonical(linear: int) -> bool:
 
     Such an access is no page fault, wherever its first bytes are.
     """
-    return (linear + _FXSAVE[0] >> 47) + 1 & 0x1FFFF > 1
+    last = linear + _FXSAVE[0] & x86.MASK64
+    return not (is_canonical(linear) and is_canonical(last))
 
 
 def _access(cpu: Cpu, segment: int, linear: int, size: int, *, write: bool) -> Access:
