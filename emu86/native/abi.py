@@ -174,6 +174,8 @@ LeafEntries: TypeAlias = Annotated[Array, LeafTable]
 Uppers = ctypes.c_uint32 * UPPERS_MOST
 ReturnFrame = ctypes.c_uint32 * 5  # EIP, CS, EFLAGS, ESP, SS
 EventFrame = ctypes.c_uint32 * 6  # an error code before them
+ReturnFrame64 = ctypes.c_uint64 * 5
+EventFrame64 = ctypes.c_uint64 * 6
 Table: TypeAlias = Annotated[Pointer[Array], ctypes.POINTER(GuestTable)]
 
 
@@ -247,17 +249,17 @@ class Plan(ctypes.Structure):
 
     key: what it is found by, `PLANNED` set; cs, ss: what it loads; offset, dpl: of a
     gate; masks_if: an interrupt gate; stack: address in this process of the TSS's
-    `Stack0`; iopl: the least IOPL of the hardware's then, in place. Of a return, not 0
-    if the hardware's is raised, and stays.
+    `Stack0`, or RSP0; iopl: the least IOPL of the hardware's then, in place. Of a
+    return, not 0 if the hardware's is raised, and stays.
     """
 
     key: u64
     cs: Annotated[Segment, Segment]
     ss: Annotated[Segment, Segment]
     stack: u64
-    offset: u32
-    dpl: u32
-    masks_if: u32
+    offset: u64
+    dpl: u16
+    masks_if: u16
     iopl: u32
 
 
@@ -734,6 +736,8 @@ class Control(ctypes.Structure):
     count_syscall: i64
     count_sysret: i64
     count_swapgs: i64
+    count_rdmsr: i64
+    count_wrmsr: i64
     post_code: Annotated[Latch, Latch]
     pit: Annotated[Array, Counter * 3]
     pics: Annotated[Array, Pic * 2]
@@ -834,6 +838,8 @@ ON_SYSCALL: Final = _word("on_syscall")
 COUNT_SYSCALL: Final = _word("count_syscall")
 COUNT_SYSRET: Final = _word("count_sysret")
 COUNT_SWAPGS: Final = _word("count_swapgs")
+COUNT_RDMSR: Final = _word("count_rdmsr")
+COUNT_WRMSR: Final = _word("count_wrmsr")
 
 
 def _counts() -> Iterator[int]:

@@ -20,6 +20,7 @@ from emu86.native import (
     prologue,
     timer,
     transfers,
+    transfers64,
 )
 from emu86.native.records import ctype, is_kind
 from emu86.native.state import site_index
@@ -32,6 +33,7 @@ EXPORTS: Final = (
     handlers.on_exception, handlers.on_look, handlers.on_edge,
     ports.on_in, ports.on_out, ports.on_cpuid, ia32e.on_syscall,
     transfers.return_by_plan, transfers.deliver_by_plan, transfers.external,
+    transfers64.return64, transfers64.deliver64, transfers64.external64,
     prologue.shorten, timer.tick,
 )  # fmt: skip
 _ALIASES: Final = {"amd64": "x86_64", "arm64": "aarch64"}

@@ -17,10 +17,13 @@ from emu86.native.state import (
     host_of,
     knows_flags,
     leave,
+    run_alone,
     set_flags,
     spte_of_64,
+    waits,
 )
 from emu86.native.transfers import note_ring
+from emu86.native.transfers64 import interrupt64, iretq, is_canonical, popfq
 from emu86.native.tree import fill_64, invlpg_64, write_cr3_64
 from emu86.spec import x86
 
@@ -110,8 +113,7 @@ def sysret(control: Control, cpu: Cpu) -> bool:
     """Do a SYSRET to 64-bit code."""
     rip = cpu.gpr[x86.ECX]
     image = cpu.gpr[x86.R11] & _RETURNED
-    high = rip >> 47
-    if high and high != 0x1FFFF:
+    if not is_canonical(rip):
         return False
     if not control.efer & x86.EFER_SCE or image & (x86.TF | x86.IOPL):
         return False
@@ -151,6 +153,60 @@ def read_cr2(control: Control, cpu: Cpu, register: u32, length: u32) -> bool:
     return True
 
 
+def split(control: Control, cpu: Cpu) -> bool:
+    """Let the instruction under an INT3 run natively, in a block of its own."""
+    if waits(control, cpu):
+        return False
+    control.count_split += 1
+    run_alone(control, cpu)
+    return True
+
+
+def write_cr2(control: Control, cpu: Cpu, register: u32) -> bool:
+    """Do a MOV to CR2."""
+    control.cr2 = cpu.gpr[register & 15]
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_write_cr += 1
+    leave(control, cpu, 3)
+    return True
+
+
+def wrmsr(control: Control, cpu: Cpu) -> bool:
+    """Write FS_BASE, GS_BASE or KERNEL_GS_BASE."""
+    number = cpu.gpr[x86.ECX] & x86.MASK32
+    high = cpu.gpr[x86.EDX] & x86.MASK32
+    value = high << 32 | cpu.gpr[x86.EAX] & x86.MASK32
+    if not is_canonical(value):
+        return False
+    if number == x86.MSR_FS_BASE:
+        cpu.segments[x86.FS].base = value
+    elif number == x86.MSR_GS_BASE:
+        cpu.segments[x86.GS].base = value
+    elif number == x86.MSR_KERNEL_GS_BASE:
+        control.kernel_gs_base = value
+    else:
+        return False
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_wrmsr += 1
+    leave(control, cpu, 2)
+    return True
+
+
+def rdmsr(control: Control, cpu: Cpu) -> bool:
+    """Read FS_BASE, GS_BASE or KERNEL_GS_BASE."""
+    number = cpu.gpr[x86.ECX] & x86.MASK32
+    if number not in (x86.MSR_FS_BASE, x86.MSR_GS_BASE, x86.MSR_KERNEL_GS_BASE):
+        return False
+    base = cpu.segments[x86.FS if number == x86.MSR_FS_BASE else x86.GS].base
+    value = control.kernel_gs_base if number == x86.MSR_KERNEL_GS_BASE else base
+    cpu.gpr[x86.EAX] = value & x86.MASK32
+    cpu.gpr[x86.EDX] = value >> 32
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_rdmsr += 1
+    leave(control, cpu, 2)
+    return True
+
+
 def privileged(control: Control, cpu: Cpu) -> bool:
     """Handle #GP(0) at an instruction of the guest's ring 0."""
     at = code_at(control, cpu.rip, 1)
@@ -181,14 +237,52 @@ def privileged(control: Control, cpu: Cpu) -> bool:
         return read_cr2(control, cpu, word >> 16 & 7, 3)
     if word & 0xF8FFFFFF == 0xD0200F41:
         return read_cr2(control, cpu, word >> 24 & 7 | 8, 4)
-    return False
+    if word & 0xF8FFFF == 0xD0220F:
+        return write_cr2(control, cpu, word >> 16 & 7)
+    if word & 0xFFFF == 0x300F:
+        return wrmsr(control, cpu)
+    return word & 0xFFFF == 0x320F and rdmsr(control, cpu)
+
+
+def byte_at(at: u64, offset: u32) -> u32:
+    """Return a byte of code."""
+    return ctypes.c_uint8.from_address(at + offset & x86.MASK64).value
+
+
+def patched(control: Control, cpu: Cpu) -> bool:
+    """Handle what stands in RAM where an INT3 has run: the scanner has patched it.
+
+    RIP is behind the INT3. All but CMPXCHG8B and CMPXCHG16B are the guest's ring 0's.
+    """
+    if not cpu.hflags & offsets.HF_CS64:
+        return False
+    at = code_at(control, cpu.rip - 1 & x86.MASK64, 5)
+    if at == NOWHERE:
+        return False
+    first = byte_at(at, 0)
+    lock = 1 if first == 0xF0 else 0
+    skip = lock + (1 if byte_at(at, lock) & 0xF0 == 0x40 else 0)
+    if byte_at(at, skip) == 0x0F and byte_at(at, skip + 1) == 0xC7:
+        return byte_at(at, skip + 2) >> 3 & 7 == 1 and split(control, cpu)
+    kernel = cpu.hflags & offsets.HF_CPL == 1
+    if not kernel or cpu.segments[x86.CS].selector & 3:
+        return False
+    if first == 0x9D:
+        return popfq(control, cpu)
+    return first == 0x48 and byte_at(at, 1) == 0xCF and iretq(control, cpu)
 
 
 def handled64(control: Control, cpu: Cpu, vector: u32) -> bool:
-    """Handle an exception in IA-32e mode here, if that can be."""
+    """Handle an exception or an INT n in IA-32e mode here, if that can be."""
     if vector == x86.VEC_PF and not cpu.is_int:
         return fill_64(control, cpu)
-    if vector != x86.VEC_GP or cpu.is_int or cpu.error_code:
+    if control.told or cpu.is_int > 1:
+        return False
+    if cpu.is_int and vector != x86.VEC_BP:
+        return vector != x86.VEC_OF and interrupt64(control, cpu, vector)
+    if vector == x86.VEC_BP:
+        return cpu.is_int == 1 and patched(control, cpu)
+    if vector != x86.VEC_GP or cpu.error_code:
         return False
     mode = cpu.hflags & (offsets.HF_CPL | offsets.HF_CS64)
     if mode != 1 | offsets.HF_CS64 or cpu.segments[x86.CS].selector & 3:

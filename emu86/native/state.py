@@ -159,7 +159,8 @@ def run_alone(control: Control, cpu: Cpu) -> None:
 
     In the shadow of an interrupt a block is one instruction, and no patch is in it.
     """
-    cpu.rip = cpu.rip - 1 & x86.MASK32
+    is_64_bit = cpu.hflags & offsets.HF_CS64
+    cpu.rip = cpu.rip - 1 & (x86.MASK64 if is_64_bit else x86.MASK32)
     cpu.hflags |= offsets.HF_INHIBIT_IRQ
     leave(control, cpu, 0)
 

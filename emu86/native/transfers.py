@@ -145,7 +145,7 @@ def deliver_by_plan(
         frame[with_error + 4] = old.selector
         load_segment(old, plan.ss)
     cpu.gpr[x86.ESP] = esp
-    cpu.rip = plan.offset
+    cpu.rip = plan.offset & x86.MASK32
     load_segment(cpu.segments[x86.CS], plan.cs)
     sync_mode(cpu, 1)
     kept = flags & ~(_CLEARED_BY_TRAP | x86.IOPL | (x86.IF if plan.masks_if else 0))

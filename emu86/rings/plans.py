@@ -17,6 +17,7 @@ from emu86.native.transfers import (
     return_by_plan,
     return_slot,
 )
+from emu86.native.transfers64 import deliver64, external64, return64
 from emu86.spec import x86
 
 
@@ -50,9 +51,17 @@ class Plans:
         self.delivers = True
         self._control = engine.shared
         self._cpu = abi.Cpu.from_address(engine.control[abi.CPU])
-        self._return = engine.native(return_by_plan)
-        self._deliver = engine.native(deliver_by_plan)
-        self._interrupt = engine.native(external)
+        native = engine.native
+        # By EFER.LMA: returns, events, interrupts.
+        self._by_mode = (
+            (native(return_by_plan), native(deliver_by_plan), native(external)),
+            (native(return64), native(deliver64), native(external64)),
+        )
+        self.switch(ia32e=False)
+
+    def switch(self, *, ia32e: bool) -> None:
+        """Go by the rules of IA-32e mode from now on, or by the others."""
+        self._return, self._deliver, self._interrupt = self._by_mode[ia32e]
 
     def suspend(self) -> None:
         """Use none before the descriptor tables are read again."""
@@ -131,7 +140,7 @@ class Plans:
             self._control.gdt_used |= 1 << (selector >> 3)
 
     def do_return(self) -> bool:
-        """Do an IRETD for which there is a plan; False: nothing is done."""
+        """Do an IRETD, or IRETQ, for which there is a plan; False: nothing is done."""
         self._resume()
         return bool(self._return(True))
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu86.native import blob, handlers, ia32e
+from emu86.native import blob, handlers, ia32e, transfers64
 from emu86.native.timer import tick
 from support import planted
 from support.arm import Arm
@@ -26,6 +26,9 @@ OF = {
     handlers.on_exception: AIMS,
     ia32e.on_syscall: ("64-bit SYSCALL",),
     tick: ("timer",),
+    transfers64.return64: ("64-bit IRETQ",),
+    transfers64.deliver64: ("64-bit INT",),
+    transfers64.external64: ("64-bit INT",),
 }
 CASES = [
     (function, aim) for function in blob.EXPORTS for aim in OF.get(function, ("any",))
@@ -53,6 +56,16 @@ def arguments(name, seed, control, cpu):
         "tick": (control, cpu, WORLD.time),
         "external": (control, cpu, WORLD.vector & 255),
         "return_by_plan": (control, cpu, seed & 1),
+        "return64": (control, cpu, seed & 1),
+        "external64": (control, cpu, WORLD.vector & 255),
+        "deliver64": (
+            control,
+            cpu,
+            WORLD.vector & 255,
+            seed % 9 - 1,
+            seed & 1,
+            seed >> 1 & 1,
+        ),
         "shorten": (control, WORLD.block.pc, WORLD.block.size, seed & 1),
         "deliver_by_plan": (
             control,
@@ -217,7 +230,11 @@ ERRORS = [
     ("ia32e", "selector + 16 | 3", "selector + 16"),
     ("ia32e", "cpu.hflags & ~_MODE | ring", "cpu.hflags | ring"),
     ("ia32e", "~control.fmask", "control.fmask"),
-    ("ia32e", "high != 0x1FFFF", "high != 0xFFFF"),
+    ("transfers64", "in (0, 0x1FFFF)", "in (0, 0xFFFF)"),
+    ("transfers64", "(top & ~15 & x86.MASK64)", "(top & x86.MASK64)"),
+    ("transfers64", "frame[with_error + 3] = rsp", "frame[with_error + 3] = top"),
+    ("transfers64", "cpu.gpr[x86.ESP] = frame[3]", "cpu.gpr[x86.ESP] = frame[2]"),
+    ("transfers64", "~offsets.HF_ADDSEG | _CODE64", "~offsets.HF_ADDSEG"),
     ("state", "frame >= control.ram_size", "frame > control.ram_size"),
     ("state", "cpu.old_exception = x86.MASK32", "cpu.old_exception = 0"),
     ("state", "if control.now >= control.stop_at", "if control.now > control.stop_at"),

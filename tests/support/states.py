@@ -17,19 +17,16 @@ from emu86.native.state import site_index
 from emu86.native.transfers import gate_slot, return_slot
 from emu86.rings.technique.prefilter import opcode_table
 from emu86.spec import x86
-from support.world import RAM_PAGES, VMM_MEMORY
+from support import states64
+from support.world import CODE, KERNEL, RAM_PAGES, STACK, TSS, USER, VMM_MEMORY
 
-STACK = 3  # the page of RAM that the stack is in; behind the end of page 2
-TSS = 5
 PAGE_TABLE = 7
 DIRECTORY = 9  # that CR3 is to be, with a page table
 OTHER_TABLE = 10
 GDT = 11
-CODE = 12
 PML4 = 8
 PDPT = 13
 HELD_TABLE = 14
-KERNEL, USER = 0x60, 0x73
 
 
 class Pick(random.Random):
@@ -101,7 +98,14 @@ CODES64 = {
     "MOV from CR": ("0f20d3", "410f20d1"), "SYSCALL": ("0f05",), "others": ("0f09",),
     "INVLPG": ("0f0138", "0f013f", "410f0138", "410f013f", "0f013c", "410f013d"),
     "MOV to CR3": ("0f22d8", "0f22df", "410f22d8", "410f22df"), "#PF": ("90",),
+    "MOV to CR": ("0f22d7",), "WRMSR": ("0f30",), "RDMSR": ("0f32",),
 }  # fmt: skip
+PATCHED64 = {
+    "IRETQ": ("48cf",), "POPFQ": ("9d",), "CMPXCHG16B": ("f0480fc70f", "0fc70a"),
+    "INT3": ("cc", "48909090", "0fc7f0"),
+}  # fmt: skip
+TREES = "INVLPG", "MOV to CR3", "#PF"
+INT64 = {"INT": ("cd80",)}
 # Of each kind of exit: a vector, and the kind of the site there.
 AIMS = {
     "any": at_any,
@@ -143,6 +147,8 @@ AIMS = {
     "timer": lambda pick: (8 * pick.randrange(32), 0),
     **{f"64-bit {name}": at_general_protection(lambda _pick: 0) for name in CODES64},
     "64-bit #PF": lambda _pick: (x86.VEC_PF, 0),
+    **{f"64-bit {name}": at_int3(lambda _pick: 0) for name in PATCHED64},
+    "64-bit INT": at_interrupt,
 }
 
 
@@ -157,7 +163,7 @@ def randomize(world, seed, aim="any"):
     control.uc = pick.getrandbits(64)
     control.engine_cpu = pick.getrandbits(64)
     control.now, control.stop_at = pick.some(), pick.some()
-    often = aim in ("any", "POPF")
+    often = aim in ("any", "POPF", "64-bit POPFQ")
     control.pending = pick.few(0, 1) if often else pick.odd(0, 1, once=12)
     control.tsc_offset = pick.few(0, pick.some(), -pick.some())
     control.since = pick.few(0, control.now)
@@ -224,6 +230,8 @@ def randomize(world, seed, aim="any"):
         limit(world, kind, pick)
     if not aim.startswith("64-bit") and cpu.hflags & offsets.HF_CS64:
         control.efer = 0  # no code is mapped at RIP
+    if not aim.startswith("64-bit") and control.efer & x86.EFER_LMA:
+        control.told = 1  # nor are there tables
     linear = cpu.rip - is_break + cpu.segments[x86.CS].base & x86.MASK32
     site = control.sites[site_index(linear) ^ pick.randrange(2)]
     page = 0
@@ -248,6 +256,9 @@ def code64(world, pick, name):
     """An instruction of 64-bit code, in IA-32e mode, and what it goes by."""
     control, cpu = world.control, world.cpu
     ring = 3 if name == "SYSCALL" else 1
+    if name not in TREES:  # nothing but code and stack is there
+        for table in world.tables:
+            ctypes.memset(table, 0, ctypes.sizeof(table))
     both = x86.EFER_LMA | x86.EFER_SCE
     control.efer = pick.odd(both, x86.EFER_LMA, x86.EFER_SCE)
     control.patched = pick.odd(0, 1)
@@ -263,8 +274,9 @@ def code64(world, pick, name):
         cpu.segments[index].limit = pick.odd(x86.MASK32, 0xFFFF)
     offset = pick.odd(0x200, 0xFFF, 0xFFD)
     cpu.rip = pick.few(0xFFFFFFFF81000000, 0x7F0000400000) + offset
-    hexes = pick.odd(pick.few(*CODES64[name]), "9090")
-    if name in ("INVLPG", "MOV to CR3", "#PF"):
+    hexes = pick.odd(pick.few(*(CODES64 | PATCHED64 | INT64)[name]), "9090")
+    if name in TREES:
+        cpu.is_int *= 2  # no INT n, which would use the stack
         tree(world, pick, name, hexes)
     map_page_64(world, pick, cpu.rip, pick.odd(CODE, RAM_PAGES))
     code = bytes.fromhex(hexes)[: 4096 - offset]
@@ -275,6 +287,15 @@ def code64(world, pick, name):
     cpu.gpr[x86.R11] |= pick.odd(0, x86.TF, x86.IOPL)
     for field in ("star", "lstar", "fmask", "kernel_gs_base"):
         setattr(control, field, pick.getrandbits(64))
+    if name.endswith("MSR"):
+        states64.registers(world, pick)
+    if name in PATCHED64 or name in INT64:
+        user = name == "INT" and pick.randrange(2)
+        cpu.is_int = pick.odd(1, 2)
+        cpu.rip += name in PATCHED64
+        control.stale = pick.odd(0, 1)
+        cpu.segments[x86.CS].selector = pick.odd(USER if user else KERNEL, KERNEL | 1)
+        states64.stack(world, pick, world.vector, map_page_64)
 
 
 def tree(world, pick, name, code):
@@ -774,7 +795,7 @@ def blocks(world, pick):
     where = (CODE << 12) + min(linear & 0xFFF, 0xF00)
     ctypes.memmove(control.ram + where, code, len(code))
     block = world.block
-    block.pc = linear + pick.odd(0, 1 << 32)
+    block.pc = linear + pick.odd(0, 1 << 32, once=10)
     if is_64:
         block.pc = linear | pick.few(0, -1 << 32, 0x7F8100000000) & x86.MASK64
     if is_64 or control.efer & x86.EFER_LMA:
@@ -854,7 +875,7 @@ INSNS64 = [
 ]  # fmt: skip
 
 
-def map_page_64(world, pick, linear, page):
+def map_page_64(world, pick, linear, page, rights=0x25):
     """Have the five levels of tables map a linear address to a page of RAM."""
     bias = world.control.vmm_memory_bias
     at = [ctypes.addressof(table) - bias & x86.MASK64 for table in world.tables]
@@ -862,7 +883,7 @@ def map_page_64(world, pick, linear, page):
     world.cpu.cr3 = at[0]
     for level, entry in enumerate((*at[1:], page << 12)):
         index = linear >> 48 - 9 * level & 511
-        world.tables[level][index] = entry | pick.odd(0x25, 0)
+        world.tables[level][index] = entry | pick.odd(rights if level == 4 else 0x25, 0)
 
 
 def write_to_gdt(world, pick):
@@ -874,11 +895,11 @@ def write_to_gdt(world, pick):
     map_page(world, where, pick.odd(GDT, CODE), pick.odd(0x61 | x86.PTE_NX, 0))
     cpu.error_code = pick.odd(3, 2, 7)
     pde = pick.few(0xE7, PAGE_TABLE << 12 | 0x27, 0x1000000 | 0x27)
-    pde &= ~pick.odd(0, 2, 1, once=8)
+    pde &= ~pick.odd(0, 2, 1, once=3)
     place = pde_place(world, where)
     put(world, world.guest_pdes, *place, pde)
     put(world, world.known_pdes, *place, pick.odd(pde, 0))
-    pte = pick.odd(0x67, 0x27)
+    pte = pick.odd(0x67, 0x27, 0x65, once=6)
     put(world, world.ram, PAGE_TABLE, pte_index(world, where), pte)
     found = world.shadow_pdes[where >> 21]
     world.shadow_pdes[first_shadow_pde(world, where)] = found

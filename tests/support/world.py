@@ -12,6 +12,9 @@ SIZE = 337 * PAGE
 TABLES = 5
 VMM_MEMORY = abi.LEAF_PAGES * PAGE
 RAM_PAGES = 16
+# Pages of RAM: of the stack, behind the end of the one before; of a TSS; of code.
+STACK, TSS, CODE = 3, 5, 12
+KERNEL, USER = 0x60, 0x73
 # What handlers call, and what that returns if not 0.
 KINDS = {
     name: ctype(hint)

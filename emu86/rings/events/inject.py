@@ -258,6 +258,19 @@ def _deliver_in_ia32e(
     stack.commit()
     cpu.q[RIP] = gate.offset
     cpu.enter_ring()
+    plans = cpu.plans
+    if (
+        plans
+        and not ist
+        and level == 0
+        and cpl in (0, x86.CPL_USER)
+        and not (cpu.raises_iopl and not cpl)
+        and plans.is_watched(selector)
+        and plans.watch_gate(base)
+    ):
+        least = cpu.kernel_ring if cpu.raises_iopl else 0
+        masks = gate.system == x86.SYS_INT64
+        plans.keep_gate(vector, cpl, gate.offset, gate.dpl, masks=masks, iopl=least)
     clear = _CLEARED_BY_TRAP
     if gate.system == x86.SYS_INT64:
         clear |= x86.IF

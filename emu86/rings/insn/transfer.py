@@ -313,6 +313,11 @@ def _fresh_flags(cpl: int, flags: int, image: int, size: int) -> int:
 
 def _iret_in_ia32e(cpu: Cpu, size: int) -> None:
     """Return in IA-32e mode: 64-bit code always takes SS and RSP from the stack."""
+    plans, wide = cpu.plans, cpu.code_bits == 64 and size == 8
+    if wide and plans and plans.do_return():
+        cpu.update_mode()
+        cpu.count_ring()
+        return
     flags = cpu.services.guest_flags()
     if flags & x86.NT:
         raise gp(0)
@@ -325,6 +330,16 @@ def _iret_in_ia32e(cpu: Cpu, size: int) -> None:
     if selector & 3 != cpl or cpu.code_bits == 64:
         rsp, ss = stack.peek(3 * size, size), stack.peek(4 * size, size) & 0xFFFF
         _return_with_stack(cpu, selector, found, rip, ss, rsp)
+        raised = cpu.kernel_ring if cpu.raises_iopl else 0
+        if (
+            plans
+            and wide
+            and cpl == 0
+            and cpu.cpl in ((0,) if raised else (0, x86.CPL_USER))
+            and cpu.stack_bits != 16
+            and plans.is_watched(selector, ss)
+        ):
+            plans.keep_return(selector, ss, iopl=raised)
     else:
         cpu.check_target(found, rip)
         stack.drop(3 * size)

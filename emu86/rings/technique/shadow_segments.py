@@ -311,7 +311,8 @@ class ShadowCpu(Cpu):
     def _watch_gate(self, linear: int) -> bool:
         gpa = self.memory.gpa(linear)
         page = gpa >> x86.PAGE_SHIFT
-        if not self.memory.ram.backed(page) or gpa & 0xFFF > x86.PAGE_SIZE - 8:
+        size = 16 if self.state.ia32e else 8
+        if not self.memory.ram.backed(page) or gpa & 0xFFF > x86.PAGE_SIZE - size:
             return False
         if page not in self.idt_pages:
             if page == self.shared.gdt_page:
@@ -322,10 +323,10 @@ class ShadowCpu(Cpu):
         return True
 
     def _stack_at(self) -> int:
-        """Return where in this process the TSS's ESP and SS for ring 0 are, or 0."""
-        tr = self.vcpu.tr
-        linear = tr.base + 4 & x86.MASK32
-        if tr.limit < 9 or tr.kind != x86.SYS_TSS32_BUSY:
+        """Return where in this process the TSS's stack for ring 0 is, or 0."""
+        tr, wide = self.vcpu.tr, self.state.ia32e
+        linear = tr.base + 4 & (x86.MASK64 if wide else x86.MASK32)
+        if tr.limit < (11 if wide else 9) or tr.kind != x86.SYS_TSS32_BUSY:
             return 0
         if linear & 0xFFF > x86.PAGE_SIZE - ctypes.sizeof(abi.Stack0):
             return 0
@@ -429,6 +430,7 @@ class ShadowCpu(Cpu):
         CS.L is 0 before and after.
         """
         self.state.ia32e = bool(self.vcpu.efer & x86.EFER_LMA)
+        self.plans.switch(ia32e=self.state.ia32e)
         for table in (self.gdt, self.ldt):
             table.load(table.base, table.limit)
         self._renew()
