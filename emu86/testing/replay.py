@@ -38,6 +38,7 @@ from emu86.testing.run import (
 )
 from emu86.testing.stage import Mode, State
 
+_SYSTEM_CALL: Final = 2  # bytes
 _DR: Final = offsets.DR // 8
 _DRS: Final = (0, 1, 2, 3, 6, 7)
 _BOOT_STEPS: Final = 200
@@ -132,6 +133,7 @@ class BareReplay:
         if raw or erratum is not None:
             self._acts = acts(() if erratum is None else (erratum,))
         self._all = acts(ERRATA)
+        bare.engine.on_system_call = self._skip
         self._bare = bare
         at_boot(bare)
         for number in _DRS:
@@ -168,6 +170,11 @@ class BareReplay:
                 continue
             break
         return _outcome(bare, recorder, self._technique, end, change.tsc)
+
+    def _skip(self) -> int:
+        """Do nothing for a SYSCALL or SYSENTER, and tell its bytes."""
+        self._bare.q[RIP] += _SYSTEM_CALL
+        return _SYSTEM_CALL
 
     def _boot(self, state: State) -> tuple[bytes, TechniqueState]:
         """Return what RAM and machine are as the program starts."""

@@ -105,6 +105,11 @@ def test_what_is_observed_in_64_bit_code(name, traps, iopl3, behaviour, leaks, c
     assert one.hole == (name == "POPF")
 
 
+def test_an_engine_that_skips_syscall():
+    (mistake,) = classify("SYSCALL", 64).engine
+    assert mistake.startswith("SYSCALL, SYSENTER do nothing")
+
+
 def of_the_cpu_and_of_flags():
     found = {one.name: one for one in table()}
     assert found["IRET"].wrong["trap"].startswith("CPL 3: eflags: 00000202, but 000000")
