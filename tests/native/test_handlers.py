@@ -269,7 +269,7 @@ ERRORS = [
     ("faults", "code |= x86.PF_P", "code |= x86.PF_W"),
     ("scan", "(2 if narrow else 4)", "(4 if narrow else 4)"),
     ("prologue", "if more == 1:", "if more == 3:"),
-    ("roots", "large != held.frame", "large == held.frame"),
+    ("roots", "if frame != held.frame", "if frame == held.frame"),
     ("handlers", "| (cr0 & _FPU) << shift", "| cr0 & _FPU"),
     ("faults", "    control.cr2 = cr2", "    control.cr2 = error & x86.MASK32"),
     ("pit", "value // 1000 % 10 << 12", "value // 1000 % 10 << 11"),
