@@ -19,8 +19,8 @@ _SCALE = float(os.environ.get("EMU86_FUZZ", "1"))
 _FIRST = os.environ.get("EMU86_FUZZ_FIRST", "0")
 _BATCHES = [
     *((kind, 80, "patch") for kind in KINDS),
-    *((kind, 40, "trap") for kind in ("ring0", "ring3", "mix", "mix3", "damaged")),
-    *((kind, 40, "iopl") for kind in ("ring0", "ring3", "mix", "mix3", "damaged")),
+    *((kind, 50, "trap") for kind in ("ring0", "ring3", "mix", "mix3", "damaged")),
+    *((kind, 50, "iopl") for kind in ("ring0", "ring3", "mix", "mix3", "damaged")),
     *(("long", 50, technique) for technique in ("trap", "iopl")),
     *((kind, 30, "public") for kind in ("ring0", "mix", "mix3", "ports", "long")),
 ]
