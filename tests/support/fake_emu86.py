@@ -89,7 +89,7 @@ class Machine:
         self.waiting = 0
         self.stopped = False
         self.now = 1_500_000_000
-        self.registers = {"cs": 0x10, "eip": 0xC0100000}
+        self.vmm = SimpleNamespace(where=lambda: "0010:c0100000")
         self.vcpu = SimpleNamespace(halted=True)
 
     def load_kernel(self, kernel, *, append="", initrd=None):
