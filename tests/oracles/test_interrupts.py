@@ -72,3 +72,9 @@ def test_an_interrupt_before_each_instruction(name, paging):
     for due in range(12):
         state = State(paging=paging, interrupts=((due, 0x21), (due + 2, 0x30)))
         assert_equivalent(built, state, techniques)
+
+
+@pytest.mark.parametrize("paging", [False, True])
+def test_an_interrupt_through_a_task_gate(paging):
+    state = State(paging=paging, interrupts=((0, 0x81),))
+    assert_equivalent(program("sti\nnop"), state)

@@ -143,9 +143,9 @@ class Bare(Technique):
         self.d[HFLAGS] |= (value & x86.CR0_TS) << offsets.HF_MP_EM_TS_SHIFT
 
     def write_cr3(self, value: int) -> None:
-        """Follow a task switch to another page directory."""
+        """Follow a task switch to another page directory; TR is not pushed yet."""
         self.q[CR + 3] = value
-        self._pull()
+        self._pull_cr3(x86.MASK32)
 
     def write_efer(self, value: int) -> None:
         """WRMSR of EFER: raises #GP(0).
