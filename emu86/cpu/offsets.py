@@ -71,4 +71,5 @@ HF_PE: Final = 1 << 7
 HF_MP_EM_TS_SHIFT: Final = 8  # CR0 bits 1-3 stand at hflags bits 9-11
 HF_LMA: Final = 1 << 14
 HF_CS64: Final = 1 << 15
+HF_CODE64: Final = HF_CS64 | HF_CS32 | HF_SS32  # what 64-bit code has of them
 HF_OSFXSR: Final = 1 << 22

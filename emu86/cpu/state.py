@@ -73,7 +73,7 @@ class CpuState:
         mode |= cpl | self._mode
         attributes = d[ATTRIBUTES[x86.CS]]
         if attributes & x86.DESC_L and self.ia32e:
-            d[HFLAGS] = mode | offsets.HF_CS64 | offsets.HF_CS32 | offsets.HF_SS32
+            d[HFLAGS] = mode | offsets.HF_CODE64
             return
         if attributes & x86.DESC_B:
             mode |= offsets.HF_CS32

@@ -19,7 +19,7 @@ from emu86.native.abi import (
 )
 from emu86.native.faults import exception, page_fault
 from emu86.native.fills import fill
-from emu86.native.flags import cli, sti
+from emu86.native.flags import cli, pop_flags, sti
 from emu86.native.gdt import load_sreg, open_gdt, settle
 from emu86.native.ia32e import handled64
 from emu86.native.prologue import shorten
@@ -37,6 +37,7 @@ from emu86.native.state import (
     run_alone,
     set_flags,
     site_index,
+    split,
     spte_of,
     stack_top,
     virtual_time,
@@ -48,7 +49,7 @@ from emu86.native.tables import (
     first_shadow_pde,
     pde_index,
 )
-from emu86.native.transfers import POPPED, interrupt, iret
+from emu86.native.transfers import interrupt, iret
 from emu86.spec import x86
 
 _FPU = x86.CR0_MP | x86.CR0_EM | x86.CR0_TS
@@ -254,31 +255,13 @@ def hlt(control: Control, cpu: Cpu) -> bool:
     return True
 
 
-def split(control: Control, cpu: Cpu) -> bool:
-    """Let the instruction under an INT3 run natively, in a block of its own."""
-    if waits(control, cpu):
-        return False
-    control.count_split += 1
-    run_alone(control, cpu)
-    return True
-
-
 def popf(control: Control, cpu: Cpu) -> bool:
     """Take EFLAGS from the stack, all but IOPL, VM and RF; EIP is behind the POPFD."""
     at = stack_top(control, cpu, 4)
     if at == NOWHERE:
         return False
     image = ctypes.c_uint32.from_address(at).value
-    if image & x86.TF or (image ^ cpu.rflags) & x86.IOPL:
-        return False
-    if image & x86.IF and control.pending:
-        return False
-    cpu.gpr[x86.ESP] = cpu.gpr[x86.ESP] + 4 & x86.MASK32
-    set_flags(cpu, image & POPPED | cpu.rflags & x86.IOPL)
-    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
-    control.count_popf += 1
-    leave(control, cpu, 0)
-    return True
+    return pop_flags(control, cpu, image, cpu.gpr[x86.ESP] + 4 & x86.MASK32)
 
 
 def verw(control: Control, cpu: Cpu, index: u32) -> bool:

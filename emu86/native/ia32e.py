@@ -15,15 +15,15 @@ from emu86.native.state import (
     NOWHERE,
     flags_of,
     host_of,
+    is_canonical,
     knows_flags,
     leave,
-    run_alone,
     set_flags,
+    split,
     spte_of_64,
-    waits,
 )
 from emu86.native.transfers import note_ring
-from emu86.native.transfers64 import interrupt64, iretq, is_canonical, popfq
+from emu86.native.transfers64 import interrupt64, iretq, popfq
 from emu86.native.tree import fill_64, invlpg_64, write_cr3_64
 from emu86.spec import x86
 
@@ -31,7 +31,6 @@ _MODE = (
     offsets.HF_CPL | offsets.HF_CS32 | offsets.HF_SS32 | offsets.HF_ADDSEG
     | offsets.HF_CS64 | offsets.HF_INHIBIT_IRQ
 )  # fmt: skip
-_CODE64 = offsets.HF_CS64 | offsets.HF_CS32 | offsets.HF_SS32
 # Flat and accessed: what SYSCALL and SYSRET load.
 _FLAT = x86.DESC_P | x86.DESC_S | x86.DESC_G | x86.DESC_RW | x86.DESC_A | 0xF0000
 _ATTRIBUTES = _FLAT & x86.DESC_ATTRIBUTES
@@ -62,7 +61,7 @@ def enter(cpu: Cpu, ring: u32, cs: u32, ss: u32) -> None:
     """Go on in 64-bit code at a ring of the engine's."""
     load_flat(cpu.segments[x86.CS], cs, _CODE, ring)
     load_flat(cpu.segments[x86.SS], ss, _DATA, ring)
-    cpu.hflags = cpu.hflags & ~_MODE | ring | _CODE64
+    cpu.hflags = cpu.hflags & ~_MODE | ring | offsets.HF_CODE64
 
 
 def is_unusual(control: Control, cpu: Cpu) -> bool:
@@ -150,15 +149,6 @@ def read_cr2(control: Control, cpu: Cpu, register: u32, length: u32) -> bool:
     cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
     control.count_read_cr += 1
     leave(control, cpu, length)
-    return True
-
-
-def split(control: Control, cpu: Cpu) -> bool:
-    """Let the instruction under an INT3 run natively, in a block of its own."""
-    if waits(control, cpu):
-        return False
-    control.count_split += 1
-    run_alone(control, cpu)
     return True
 
 

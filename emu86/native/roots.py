@@ -23,7 +23,7 @@ from emu86.native.tables import directory_of, entry_at, page_table, pde_index, p
 from emu86.native.tlb import drop_unshared
 from emu86.spec import x86
 
-_NONE, _SOME, _PYTHON = 0, 1, 2
+NONE, SOME, PYTHON = 0, 1, 2
 _PDPT = 0xFFFFFFE0
 _PDPTE_RESERVED = 0x1E6  # and those above MAXPHYADDR, which no known one has
 
@@ -106,33 +106,42 @@ def sync_wide_leaf(control: Control, leaf: Leaf, table: u64, entries: u64) -> bo
     return True
 
 
+def sync_linked(control: Control, pde: u64) -> u32:
+    """Drop what differs in the leaf table that a shadow PDE links, if it links one.
+
+    Returns NONE or SOME, or PYTHON if one of the entries is global.
+    """
+    leaf = control.leaves.contents[pde >> 12 & abi.LEAF_PAGES - 1]
+    if not pde or leaf.page_table < 0 or not leaf.has_nonglobal:
+        return NONE
+    page_table = leaf.page_table & x86.MASK64
+    if page_table >= control.ram_size:
+        return NONE
+    table = control.ram + page_table & x86.MASK64
+    if not differ(table, ctypes.addressof(leaf.copy.contents)):
+        return NONE
+    entries = (pde & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
+    return SOME if sync_leaf(control, leaf, table, entries) else PYTHON
+
+
 def sync(control: Control, known: Root) -> u32:
     """Drop all entries of a root that differ from the guest's tables.
 
-    Returns _NONE or _SOME, or _PYTHON if one of them is global. What is dropped before
+    Returns NONE or SOME, or PYTHON if one of them is global. What is dropped before
     that one does no harm.
     """
     shadow = ShadowPdes.from_address(known.shadow_pdes)
     width = 1 if control.wide else 2
-    dropped: u32 = _NONE
+    dropped: u32 = NONE
     for run in range(64):
         if not known.linked_pdes >> run & 1:
             continue
         for i in range(32):
             pde = shadow[width * (32 * run + i) & 2047]
-            leaf = control.leaves.contents[pde >> 12 & abi.LEAF_PAGES - 1]
-            if not pde or leaf.page_table < 0 or not leaf.has_nonglobal:
-                continue
-            page_table = leaf.page_table & x86.MASK64
-            if page_table >= control.ram_size:
-                continue
-            table = control.ram + page_table & x86.MASK64
-            if not differ(table, ctypes.addressof(leaf.copy.contents)):
-                continue
-            entries = (pde & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
-            if not sync_leaf(control, leaf, table, entries):
-                return _PYTHON
-            dropped = _SOME
+            result = sync_linked(control, pde)
+            if result == PYTHON:
+                return PYTHON
+            dropped |= result
     return dropped
 
 
@@ -212,7 +221,7 @@ def write_cr3(control: Control, cpu: Cpu, register: u32) -> bool:
         if at != NOWHERE and not sync_directory(control, known, i, at):
             return False
     dropped = sync(control, known)
-    if dropped == _PYTHON:
+    if dropped == PYTHON:
         return False
     if dropped or (cpu.cr3 != known.hpa and not control.tlb):
         control.flush_tlb(control.engine_cpu)

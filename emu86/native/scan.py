@@ -46,6 +46,23 @@ def fetched_by(control: Control, linear: u32) -> u64:
     return linear & x86.PAGE_MASK | x86.PTE_P
 
 
+def behind_address(code: u64, at: u32, size: u32, modrm: u32) -> u32:
+    """Return where the SIB byte and the displacement at `at` end: beyond `size`, too.
+
+    Of addresses of 32 and of 64 bits.
+    """
+    mod = modrm >> 6
+    rm: u32 = modrm & 7
+    if rm == x86.ESP:
+        if at >= size:
+            return size + 1 & x86.MASK32
+        rm = ctypes.c_uint8.from_address(code + at & x86.MASK64).value & 7
+        at = at + 1 & x86.MASK32
+    if mod == 2 or (mod == 0 and rm == x86.EBP):
+        return at + 4 & x86.MASK32
+    return at + (1 if mod == 1 else 0) & x86.MASK32
+
+
 def guard_of(control: Control, linear: u64, size: u32) -> i64:
     """Return what the block must look at as it begins: see `cpu.prologue`; or PYTHON.
 
@@ -134,17 +151,7 @@ def walk(control: Control, code: u64, size: u32, is_user: bool) -> i64:
                 forms = forms + 8 & 63
             else:
                 is_memory = entry >> abi.OPCODE_MEMORY + (reg & 7) & 1
-                mod = modrm >> 6
-                rm: u32 = modrm & 7
-                if rm == x86.ESP:
-                    if at >= size:
-                        return PYTHON
-                    rm = ctypes.c_uint8.from_address(code + at & x86.MASK64).value & 7
-                    at = at + 1 & x86.MASK32
-                if mod == 2 or (mod == 0 and rm == x86.EBP):
-                    at = at + 4 & x86.MASK32
-                elif mod == 1:
-                    at = at + 1 & x86.MASK32
+                at = behind_address(code, at, size, modrm)
         if entry >> (forms + reg & 63) & 1:
             return PYTHON
         if locked and entry >> abi.OPCODE_NO_LOCK + (reg & 7) & 1:
@@ -240,17 +247,7 @@ def is_plain(control: Control, code: u64, size: u32, is_user: bool) -> bool:
             if modrm >> 6 == 3 or entry & abi.OPCODE_REGISTERS:
                 forms = forms + 8 & 63
             else:
-                mod = modrm >> 6
-                rm: u32 = modrm & 7
-                if rm == x86.ESP:
-                    if at >= size:
-                        return False
-                    rm = ctypes.c_uint8.from_address(code + at & x86.MASK64).value & 7
-                    at = at + 1 & x86.MASK32
-                if mod == 2 or (mod == 0 and rm == x86.EBP):
-                    at = at + 4 & x86.MASK32
-                elif mod == 1:
-                    at = at + 1 & x86.MASK32
+                at = behind_address(code, at, size, modrm)
         if entry >> (forms + reg & 63) & 1:
             return False
         if locked and entry >> abi.OPCODE_NO_LOCK + (reg & 7) & 1:

@@ -84,6 +84,11 @@ def operand_offset(cpu: Cpu, kind: i64) -> u32:
     return offset
 
 
+def is_canonical(linear: u64) -> bool:
+    """Tell whether bits 63 to 47 are all alike."""
+    return linear >> 47 in (0, 0x1FFFF)
+
+
 def spte_address(control: Control, linear: u32) -> u64:
     """Return where in this process the shadow entry of a page is, or NOWHERE."""
     if not control.shadow_pdes:
@@ -163,6 +168,15 @@ def run_alone(control: Control, cpu: Cpu) -> None:
     cpu.rip = cpu.rip - 1 & (x86.MASK64 if is_64_bit else x86.MASK32)
     cpu.hflags |= offsets.HF_INHIBIT_IRQ
     leave(control, cpu, 0)
+
+
+def split(control: Control, cpu: Cpu) -> bool:
+    """Let the instruction under an INT3 run natively, in a block of its own."""
+    if waits(control, cpu):
+        return False
+    control.count_split += 1
+    run_alone(control, cpu)
+    return True
 
 
 def waits(control: Control, cpu: Cpu) -> bool:

@@ -6,7 +6,8 @@ changes.
 """
 
 from emu86.native import abi
-from emu86.native.abi import Control, Cpu, EventFrame, ReturnFrame, Stack0
+from emu86.native.abi import Control, Cpu, EventFrame, Plan, ReturnFrame, Stack0
+from emu86.native.flags import POPPED
 from emu86.native.gdt import settle
 from emu86.native.records import i64, u32, u64
 from emu86.native.state import (
@@ -23,8 +24,6 @@ from emu86.native.state import (
 )
 from emu86.spec import x86
 
-# What IRET and POPF at CPL 0 may change; IOPL and VM are not changed here.
-POPPED = x86.ARITHMETIC_FLAGS | x86.DF | x86.NT | x86.AC | x86.ID | x86.IF
 _CLEARED_BY_TRAP = x86.TF | x86.NT | x86.RF | x86.VM
 _VECTORS = abi.GATES // 2
 _DATA = (x86.ES, x86.DS, x86.FS, x86.GS)
@@ -97,6 +96,12 @@ def gate_slot(vector: u32, cpl: u32) -> u32:
     return (vector ^ vector >> 2) & _VECTORS - 1 | (_VECTORS if cpl else 0)
 
 
+def flags_in_gate(plan: Plan, flags: u32) -> u32:
+    """Return the flags that an event's handler begins with."""
+    kept = flags & ~(_CLEARED_BY_TRAP | x86.IOPL | (x86.IF if plan.masks_if else 0))
+    return kept | max(flags & x86.IOPL, plan.iopl & x86.IOPL)
+
+
 def deliver_by_plan(
     control: Control, cpu: Cpu, vector: u32, error: i64, is_fault: bool, by_int: bool
 ) -> bool:
@@ -148,8 +153,7 @@ def deliver_by_plan(
     cpu.rip = plan.offset & x86.MASK32
     load_segment(cpu.segments[x86.CS], plan.cs)
     sync_mode(cpu, 1)
-    kept = flags & ~(_CLEARED_BY_TRAP | x86.IOPL | (x86.IF if plan.masks_if else 0))
-    set_flags(cpu, kept | max(flags & x86.IOPL, plan.iopl & x86.IOPL))
+    set_flags(cpu, flags_in_gate(plan, flags))
     return True
 
 

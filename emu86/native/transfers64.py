@@ -8,11 +8,13 @@ import ctypes
 from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.abi import Control, Cpu, EventFrame64, ReturnFrame64
+from emu86.native.flags import POPPED, pop_flags
 from emu86.native.records import i64, u32, u64
 from emu86.native.state import (
     NOWHERE,
     flags_of,
     host_of,
+    is_canonical,
     knows_flags,
     leave,
     load_segment,
@@ -21,17 +23,10 @@ from emu86.native.state import (
     sync_mode,
     waits,
 )
-from emu86.native.transfers import POPPED, gate_slot, note_ring, return_slot
+from emu86.native.transfers import flags_in_gate, gate_slot, note_ring, return_slot
 from emu86.spec import x86
 
-_CLEARED_BY_TRAP = x86.TF | x86.NT | x86.RF | x86.VM
-_CODE64 = offsets.HF_CS64 | offsets.HF_CS32 | offsets.HF_SS32
 _DATA = (x86.ES, x86.DS, x86.FS, x86.GS)
-
-
-def is_canonical(linear: u64) -> bool:
-    """Tell whether bits 63 to 47 are alike."""
-    return linear >> 47 in (0, 0x1FFFF)
 
 
 def host64(control: Control, linear: u64, size: u32, write: bool) -> u64:
@@ -49,7 +44,7 @@ def enter(cpu: Cpu, ring: u32) -> None:
     """Go on at a ring of the engine's, in the code that CS has."""
     sync_mode(cpu, ring)
     if cpu.segments[x86.CS].attributes & x86.DESC_L:
-        cpu.hflags = cpu.hflags & ~offsets.HF_ADDSEG | _CODE64
+        cpu.hflags = cpu.hflags & ~offsets.HF_ADDSEG | offsets.HF_CODE64
 
 
 def keeps_data_segments(cpu: Cpu) -> bool:
@@ -122,16 +117,7 @@ def popfq(control: Control, cpu: Cpu) -> bool:
     if at == NOWHERE:
         return False
     image = ctypes.c_uint32.from_address(at).value
-    if image & x86.TF or (image ^ cpu.rflags) & x86.IOPL:
-        return False
-    if image & x86.IF and control.pending:
-        return False
-    cpu.gpr[x86.ESP] = cpu.gpr[x86.ESP] + 8 & x86.MASK64
-    set_flags(cpu, image & POPPED | cpu.rflags & x86.IOPL)
-    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
-    control.count_popf += 1
-    leave(control, cpu, 0)
-    return True
+    return pop_flags(control, cpu, image, cpu.gpr[x86.ESP] + 8 & x86.MASK64)
 
 
 def deliver64(
@@ -172,8 +158,7 @@ def deliver64(
     cpu.rip = plan.offset
     load_segment(cpu.segments[x86.CS], plan.cs)
     enter(cpu, 1)
-    kept = flags & ~(_CLEARED_BY_TRAP | x86.IOPL | (x86.IF if plan.masks_if else 0))
-    set_flags(cpu, kept | max(flags & x86.IOPL, plan.iopl & x86.IOPL))
+    set_flags(cpu, flags_in_gate(plan, flags))
     return True
 
 

@@ -12,21 +12,15 @@ from emu86.native import abi
 from emu86.native.abi import Control, Cpu, LeafTable, ShadowTable, Uppers, WideTable
 from emu86.native.fills import fill_entry
 from emu86.native.records import u32, u64
-from emu86.native.roots import differ, sync_wide_leaf
-from emu86.native.state import NOWHERE, leave, waits
+from emu86.native.roots import NONE, PYTHON, differ, sync_linked
+from emu86.native.state import NOWHERE, is_canonical, leave, waits
 from emu86.native.tables import page_table
 from emu86.native.tlb import drop_unshared_64
 from emu86.spec import x86
 
-_NONE, _SOME, _PYTHON = 0, 1, 2
 _USED = x86.PTE_P | x86.PTE_A
 _ROOT = (1 << x86.MAXPHYADDR) - x86.PAGE_SIZE
 _PD, _PML4 = 2, 4
-
-
-def is_canonical(linear: u64) -> bool:
-    """Tell whether bits 63 to 47 are all alike."""
-    return linear >> 47 in (0, 0x1FFFF)
 
 
 def table_at(control: Control, page: u32) -> u64:
@@ -65,42 +59,33 @@ def sync_leaves(control: Control, page: u32) -> u32:
     """Drop what differs in the leaf tables of a directory: see `roots.sync`."""
     known = control.leaves.contents[page & abi.LEAF_PAGES - 1]
     shadow = ShadowTable.from_address(table_at(control, page))
-    dropped: u32 = _NONE
+    dropped: u32 = NONE
     for run in range(64):
         if not known.runs >> run & 1:
             continue
         for i in range(8):
             pde = shadow[8 * run + i]
-            leaf = control.leaves.contents[pde >> 12 & abi.LEAF_PAGES - 1]
-            if not pde or leaf.page_table < 0 or not leaf.has_nonglobal:
-                continue
-            where = leaf.page_table & x86.MASK64
-            if where >= control.ram_size:
-                continue
-            table = control.ram + where & x86.MASK64
-            if not differ(table, ctypes.addressof(leaf.copy.contents)):
-                continue
-            entries = (pde & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
-            if not sync_wide_leaf(control, leaf, table, entries):
-                return _PYTHON
-            dropped = _SOME
+            result = sync_linked(control, pde)
+            if result == PYTHON:
+                return PYTHON
+            dropped |= result
     return dropped
 
 
 def sync_tree(control: Control, list_at: u64, count: u64) -> u32:
-    """Drop all entries that can be reached and differ: _NONE, _SOME or _PYTHON."""
+    """Drop all entries that can be reached and differ: NONE, SOME or PYTHON."""
     uppers = Uppers.from_address(list_at)
-    result: u32 = _NONE
+    result: u32 = NONE
     for n in range(abi.UPPERS_MOST):
         if n >= count:
             break
         page = uppers[n]
         if not sync_upper(control, page):
-            return _PYTHON
+            return PYTHON
         if control.leaves.contents[page & abi.LEAF_PAGES - 1].level == _PD:
             dropped = sync_leaves(control, page)
-            if dropped == _PYTHON:
-                return _PYTHON
+            if dropped == PYTHON:
+                return PYTHON
             result |= dropped
     return result
 
@@ -117,7 +102,7 @@ def write_cr3_64(control: Control, cpu: Cpu, register: u32, length: u32) -> bool
     if known.at != root + 1:
         return False
     dropped = sync_tree(control, known.shadow_pdes, known.linked_pdes)
-    if dropped == _PYTHON:
+    if dropped == PYTHON:
         return False
     top: u32 = known.known_pdes & abi.LEAF_PAGES - 1
     if dropped:

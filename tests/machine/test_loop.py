@@ -5,6 +5,7 @@ import time
 
 from emu86 import Machine, Stop
 from support.flat import flat
+from support.snippets import PIC
 
 # The serial line hears, and a byte received interrupts: IRQ 4 at vector 12.
 _LISTEN = """
@@ -37,18 +38,9 @@ heard:
 """
 
 # A tick of the timer 65536 pulses, 55 ms, from now.
-_TICK = """
+_TICK = f"""
     gate 8, ticked
-    mov al, 0x11
-    out 0x20, al
-    mov al, 8
-    out 0x21, al
-    mov al, 4
-    out 0x21, al
-    mov al, 1
-    out 0x21, al
-    mov al, 0xfe
-    out 0x21, al
+    {PIC.format(base=8, mask=0xFE)}
     mov al, 0x30
     out 0x43, al
     mov al, 0

@@ -1,17 +1,11 @@
 """A guest with a timer: 300 interrupts, and what it does `between` them."""
 
-TICKS = """
+from support.snippets import PIC
+
+_PIC = PIC.format(base=8, mask=0xFE)
+TICKS = f"""
     gate 8, ticked
-    mov al, 0x11
-    out 0x20, al
-    mov al, 8
-    out 0x21, al
-    mov al, 4
-    out 0x21, al
-    mov al, 1
-    out 0x21, al
-    mov al, 0xfe
-    out 0x21, al
+    {_PIC}
     mov al, 0x34
     out 0x43, al
     mov al, 11932 & 255
@@ -21,7 +15,7 @@ TICKS = """
     xor esi, esi
     sti
 .wait:
-    {between}
+    {{between}}
     jmp .wait
 ticked:
     inc esi
