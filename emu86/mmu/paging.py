@@ -193,6 +193,49 @@ PAGING_32_PSE: Final = Format(
 )
 
 
+def _directory_walk(
+    frame: int, reserved: int, reserved_large: int, reserved_page: int
+) -> Callable[[Ram, int, int, int, int, tuple[tuple[int, int], ...]], Walk]:
+    """Return how walks of 64-bit entries end, from a page directory on.
+
+    The parameters are the format's. What it returns takes the entry that refers to the
+    directory, the address, RW and US of all entries above, NX of any, and `Walk.above`.
+    """
+
+    def walk(
+        ram: Ram,
+        pdpte: int,
+        gva: int,
+        both: int,
+        either: int,
+        above: tuple[tuple[int, int], ...],
+    ) -> Walk:
+        pde_at = (pdpte & frame) + (gva >> 18 & 0xFF8)
+        pde = ram.read64(pde_at)
+        if not pde & 1:
+            return _NOT_PRESENT
+        both, either = both & pde, either | pde
+        if pde & x86.PDE_PS:
+            if pde & reserved_large:
+                return _RESERVED
+            page = (pde & frame) >> 12 & ~0x1FF | gva >> 12 & 0x1FF
+            rights = both & _RIGHTS | either & x86.PTE_NX
+            return Walk(True, 0, page, rights, pde, pde, pde_at, pde_at, 21, above)
+        if pde & reserved:
+            return _RESERVED
+        pte_at = (pde & frame) + (gva >> 9 & 0xFF8)
+        pte = ram.read64(pte_at)
+        if not pte & 1:
+            return _NOT_PRESENT
+        if pte & reserved_page:
+            return _RESERVED
+        rights = both & pte & _RIGHTS | (either | pte) & x86.PTE_NX
+        page = (pte & frame) >> 12
+        return Walk(True, 0, page, rights, pde, pte, pde_at, pte_at, 0, above)
+
+    return walk
+
+
 def _pae(name: str, *, nx: bool) -> Format:
     """Return a format of PAE paging: bit 63 is reserved unless EFER.NXE is set."""
     frame = (1 << x86.MAXPHYADDR) - x86.PAGE_SIZE
@@ -202,29 +245,13 @@ def _pae(name: str, *, nx: bool) -> Format:
     reserved_large = reserved | LARGE_RESERVED_PAE
     reserved_page = reserved | x86.PTE_PAT  # there is no PAT
 
+    directory_walk = _directory_walk(frame, reserved, reserved_large, reserved_page)
+
     def walk(ram: Ram, top: Top, gva: int) -> Walk:
         pdpte = top[gva >> _PDPT_SHIFT]
         if not pdpte & 1:
             return _NOT_PRESENT
-        pde_at = (pdpte & frame) + (gva >> 18 & 0xFF8)
-        pde = ram.read64(pde_at)
-        if not pde & 1:
-            return _NOT_PRESENT
-        if pde & x86.PDE_PS:
-            if pde & reserved_large:
-                return _RESERVED
-            page = (pde & frame) >> 12 | gva >> 12 & 0x1FF
-            return Walk(True, 0, page, pde, pde, pde, pde_at, pde_at, 21)
-        if pde & reserved:
-            return _RESERVED
-        pte_at = (pde & frame) + (gva >> 9 & 0xFF8)
-        pte = ram.read64(pte_at)
-        if not pte & 1:
-            return _NOT_PRESENT
-        if pte & reserved_page:
-            return _RESERVED
-        rights = pde & pte & _RIGHTS | (pde | pte) & x86.PTE_NX
-        return Walk(True, 0, (pte & frame) >> 12, rights, pde, pte, pde_at, pte_at)
+        return directory_walk(ram, pdpte, gva, _RIGHTS, 0, ())
 
     return Format(
         name,
@@ -257,6 +284,7 @@ def _four_level(name: str, *, nx: bool) -> Format:
         reserved |= x86.PTE_NX
     reserved_top = reserved | x86.PDE_PS
     reserved_1g, reserved_2m = reserved | _RESERVED_1G, reserved | _RESERVED_2M
+    directory_walk = _directory_walk(frame, reserved, reserved_2m, reserved)
 
     def walk(ram: Ram, top: Top, gva: int) -> Walk:
         pml4e_at = (top[0] & frame) + (gva >> 36 & 0xFF8)
@@ -281,28 +309,7 @@ def _four_level(name: str, *, nx: bool) -> Format:
         if pdpte & reserved:
             return _RESERVED
         pair = (pml4e_at, pml4e), (pdpte_at, pdpte)
-        pde_at = (pdpte & frame) + (gva >> 18 & 0xFF8)
-        pde = ram.read64(pde_at)
-        if not pde & 1:
-            return _NOT_PRESENT
-        both, either = both & pde, either | pde
-        if pde & x86.PDE_PS:
-            if pde & reserved_2m:
-                return _RESERVED
-            page = (pde & frame) >> 12 & ~0x1FF | gva >> 12 & 0x1FF
-            rights = both & _RIGHTS | either & x86.PTE_NX
-            return Walk(True, 0, page, rights, pde, pde, pde_at, pde_at, 21, pair)
-        if pde & reserved:
-            return _RESERVED
-        pte_at = (pde & frame) + (gva >> 9 & 0xFF8)
-        pte = ram.read64(pte_at)
-        if not pte & 1:
-            return _NOT_PRESENT
-        if pte & reserved:
-            return _RESERVED
-        rights = both & pte & _RIGHTS | (either | pte) & x86.PTE_NX
-        page = (pte & frame) >> 12
-        return Walk(True, 0, page, rights, pde, pte, pde_at, pte_at, 0, pair)
+        return directory_walk(ram, pdpte, gva, both, either, pair)
 
     return Format(
         name,
