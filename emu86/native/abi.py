@@ -398,8 +398,8 @@ class Event(ctypes.Structure):
     vector: u32
     error: i32
     cs: u32
-    eip: u32
-    address: u32
+    eip: u64
+    address: u64
 
 
 @record

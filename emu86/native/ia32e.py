@@ -9,6 +9,7 @@ import ctypes
 from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.abi import Control, Cpu, Segment
+from emu86.native.faults import PREFIXES, page_fault_64
 from emu86.native.flags import cli, sti
 from emu86.native.records import i32, u32, u64
 from emu86.native.state import (
@@ -36,6 +37,7 @@ _FLAT = x86.DESC_P | x86.DESC_S | x86.DESC_G | x86.DESC_RW | x86.DESC_A | 0xF000
 _ATTRIBUTES = _FLAT & x86.DESC_ATTRIBUTES
 _CODE = _ATTRIBUTES | x86.DESC_CODE | x86.DESC_L
 _DATA = _ATTRIBUTES | x86.DESC_B
+_PREFIXES = 3  # of CMPXCHG16B, which Linux has behind LOCK, or GS, and REX
 _NOT_A_REGISTER = (4, 5)  # as ModRM.rm of an operand without displacement
 _RETURNED = 0x3C7FD7  # what SYSRET takes of R11
 _NOT_HELD = x86.RF | x86.VM | x86.VIF | x86.VIP  # of RFLAGS, by the engine
@@ -246,14 +248,18 @@ def patched(control: Control, cpu: Cpu) -> bool:
     """
     if not cpu.hflags & offsets.HF_CS64:
         return False
-    at = code_at(control, cpu.rip - 1 & x86.MASK64, 5)
+    at = code_at(control, cpu.rip - 1 & x86.MASK64, _PREFIXES + 3)
     if at == NOWHERE:
         return False
     first = byte_at(at, 0)
-    lock = 1 if first == 0xF0 else 0
-    skip = lock + (1 if byte_at(at, lock) & 0xF0 == 0x40 else 0)
-    if byte_at(at, skip) == 0x0F and byte_at(at, skip + 1) == 0xC7:
-        return byte_at(at, skip + 2) >> 3 & 7 == 1 and split(control, cpu)
+    skip: u32 = 0
+    for i in range(_PREFIXES):
+        if byte_at(at, i) in PREFIXES or byte_at(at, i) & 0xF0 == 0x40:
+            skip = i + 1
+        else:
+            break
+    if byte_at(at, skip) == 0x0F and byte_at(at, skip + 1 & 7) == 0xC7:
+        return byte_at(at, skip + 2 & 7) >> 3 & 7 == 1 and split(control, cpu)
     kernel = cpu.hflags & offsets.HF_CPL == 1
     if not kernel or cpu.segments[x86.CS].selector & 3:
         return False
@@ -265,7 +271,7 @@ def patched(control: Control, cpu: Cpu) -> bool:
 def handled64(control: Control, cpu: Cpu, vector: u32) -> bool:
     """Handle an exception or an INT n in IA-32e mode here, if that can be."""
     if vector == x86.VEC_PF and not cpu.is_int:
-        return fill_64(control, cpu)
+        return fill_64(control, cpu) or page_fault_64(control, cpu)
     if control.told or cpu.is_int > 1:
         return False
     if cpu.is_int and vector != x86.VEC_BP:

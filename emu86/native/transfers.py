@@ -173,7 +173,7 @@ def note_ring(control: Control, cpu: Cpu, how: u32, cs: u32, eip: u64) -> None:
         control.change_count += 1
 
 
-def note_event(control: Control, vector: u32, error: i64, cs: u32, eip: u32) -> None:
+def note_event(control: Control, vector: u32, error: i64, cs: u32, eip: u64) -> None:
     """Keep where the guest was at an exception; CR2 is written."""
     event = control.events[control.event_count & abi.CHANGES_KEPT - 1]
     event.at = control.now

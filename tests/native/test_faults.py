@@ -2,8 +2,9 @@
 
 import pytest
 
+from emu86.spec import x86
 from support.cases import TECHNIQUES
-from support.flat import code
+from support.flat import code, guest64
 
 
 @pytest.mark.parametrize("options", TECHNIQUES.values(), ids=TECHNIQUES)
@@ -45,3 +46,55 @@ def test_what_will_be_written_is_asked_for_so_behind_any_prefix(options, paging)
         iretd
     """
     assert code(body, paging, **options) == 0x22222200
+
+
+@pytest.mark.parametrize("technique", ["patch", "trap"])
+@pytest.mark.parametrize("native", [True, False])
+def test_those_of_64_bit_code(native, technique):
+    machine = guest64(
+        """
+        lgdt [gdtr]
+        lidt [idtr]
+        mov dword [0x170000 + 16 * 14], 0x00080000 | (fault - $$) & 0xFFFF
+        mov dword [0x170004 + 16 * 14], 0x00108E00
+        mov rax, cr3
+        mov qword [rax + 0x2010], 0x180003  ; from 4 MiB on
+        mov cr3, rax
+        mov rsp, 0x130000
+        mov ebx, 0x400000
+        xor r8d, r8d
+        xor r9d, r9d
+        mov [rbx], ecx          ; it has a plan from now on
+        lock inc qword [rbx + 0x1000]
+        add [r9d + 0x402000], r10d
+        cmp qword [rbx + 0x3000], 7
+        lock cmpxchg16b [rbx + 0x4000]
+        movsxd rax, dword [rbx + 0x5000]
+        not byte [rbx + 0x6000]
+        test byte [rbx + 0x7000], 1
+        cli
+        hlt
+    align 8
+    gdt: dq 0, 0x00AF9B000000FFFF, 0x00AF9B000000FFFF, 0x00CF93000000FFFF
+    gdtr: dw 31
+        dq gdt
+    idtr: dw 0xFFF
+        dq 0x170000
+    fault:
+        shl r8, 4
+        or r8, [rsp]
+        mov rdx, cr2
+        shr edx, 12
+        mov qword [0x180000 - 0x2000 + 8 * rdx], 0x190003
+        add rsp, 8
+        iretq
+        """,
+        native=native,
+        technique=technique,
+    )
+    assert machine.run(timeout=60).reason == "halted"
+    assert machine.vmm.q[x86.R8] == 0x22202020
+    assert machine.vmm.exits["#PF guest"][0] == 1
+    assert machine.vmm.all_exits()["#PF guest"][0] == 8
+    last = list(machine.vmm.history.events)[-1]
+    assert (last.address, last.eip >> 12) == (0x407000, 0x100)

@@ -99,12 +99,17 @@ CODES64 = {
     "INVLPG": ("0f0138", "0f013f", "410f0138", "410f013f", "0f013c", "410f013d"),
     "MOV to CR3": ("0f22d8", "0f22df", "410f22d8", "410f22df"), "#PF": ("90",),
     "MOV to CR": ("0f22d7",), "WRMSR": ("0f30",), "RDMSR": ("0f32",),
+    "#PF of the guest's": (
+        "8b00", "0100", "48f7d8", "41f700", "66480fba28", "0fba20", "f0430fb10b",
+        "644fffc8", "6648664883c0", "6648664883f8", "488b40",
+    ),
 }  # fmt: skip
 PATCHED64 = {
-    "IRETQ": ("48cf",), "POPFQ": ("9d",), "CMPXCHG16B": ("f0480fc70f", "0fc70a"),
+    "IRETQ": ("48cf",), "POPFQ": ("9d",),
+    "CMPXCHG16B": ("f0480fc70f", "0fc70a", "65480fc74e20", "f065480fc70f"),
     "INT3": ("cc", "48909090", "0fc7f0"),
 }  # fmt: skip
-TREES = "INVLPG", "MOV to CR3", "#PF"
+TREES = "INVLPG", "MOV to CR3", "#PF", "#PF of the guest's"
 INT64 = {"INT": ("cd80",)}
 # Of each kind of exit: a vector, and the kind of the site there.
 AIMS = {
@@ -147,6 +152,7 @@ AIMS = {
     "timer": lambda pick: (8 * pick.randrange(32), 0),
     **{f"64-bit {name}": at_general_protection(lambda _pick: 0) for name in CODES64},
     "64-bit #PF": lambda _pick: (x86.VEC_PF, 0),
+    "64-bit #PF of the guest's": lambda _pick: (x86.VEC_PF, 0),
     **{f"64-bit {name}": at_int3(lambda _pick: 0) for name in PATCHED64},
     "64-bit INT": at_interrupt,
 }
@@ -259,6 +265,9 @@ def code64(world, pick, name):
     if name not in TREES:  # nothing but code and stack is there
         for table in world.tables:
             ctypes.memset(table, 0, ctypes.sizeof(table))
+    elif name.startswith("#PF"):  # nor but what the walk of a fault may find
+        for table in world.tables[:4]:
+            ctypes.memset(table, 0, ctypes.sizeof(table))
     both = x86.EFER_LMA | x86.EFER_SCE
     control.efer = pick.odd(both, x86.EFER_LMA, x86.EFER_SCE)
     control.patched = pick.odd(0, 1)
@@ -289,6 +298,8 @@ def code64(world, pick, name):
         setattr(control, field, pick.getrandbits(64))
     if name.endswith("MSR"):
         states64.registers(world, pick)
+    if name.startswith("#PF of"):
+        own_fault_64(world, pick)
     if name in PATCHED64 or name in INT64:
         user = name == "INT" and pick.randrange(2)
         cpu.is_int = pick.odd(1, 2)
@@ -296,6 +307,27 @@ def code64(world, pick, name):
         control.stale = pick.odd(0, 1)
         cpu.segments[x86.CS].selector = pick.odd(USER if user else KERNEL, KERNEL | 1)
         states64.stack(world, pick, world.vector, map_page_64)
+
+
+def own_fault_64(world, pick):
+    """An access that the guest's tables of four levels forbid, and its event."""
+    control, cpu = world.control, world.cpu
+    cpu.is_int = pick.odd(0, 1)
+    control.stale = pick.odd(0, 1)
+    control.fetch_bit = pick.few(0, x86.PF_I)
+    cpu.error_code = pick.few(0, 2, 4, 6, 3, 7, 5, 1, 20, 16, 21)
+    user = pick.randrange(2)
+    cpu.segments[x86.CS].selector = USER if user else KERNEL
+    at = cpu.cr2 >> 12 & 511
+    pte = pick.few(0, 0, 1, 5, 3, 7) | pick.odd(0, x86.PTE_NX, 1 << 40)
+    put(world, world.ram, PAGE_TABLE, at, pte)
+    if pick.randrange(3) == 0:  # or there is no page table
+        level = pick.randrange(3)
+        i = cpu.cr2 >> 39 - 9 * level & 511
+        put(world, world.ram, (PML4, PDPT, DIRECTORY)[level], i, pick.few(0, 0xE7))
+    if cpu.error_code & x86.PF_I and pick.randrange(3):
+        cpu.rip = cpu.cr2 & ~0xFFF | cpu.rip & 0xFFF
+    states64.stack(world, pick, x86.VEC_PF, map_page_64)
 
 
 def tree(world, pick, name, code):
@@ -364,7 +396,7 @@ def tree(world, pick, name, code):
     cpu.cr2 = pick.odd(linear | 8, 1 << 47, 1 << 63)
     register = REGISTER64.get(code[-2:], 0) | (8 if code.startswith("41") else 0)
     cpu.gpr[register] = cpu.cr2
-    if name == "#PF":
+    if name.startswith("#PF"):
         cpu.error_code = pick.few(0, 2, 4, 6, 16, 20)
     elif name == "MOV to CR3":
         if pick.randrange(2):  # page tables that are as they were
