@@ -5,9 +5,10 @@ help and mistakes answer at once.
 """
 
 import mmap
+import os
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from emu86.errors import ConfigError, as_int, expect, unknown
@@ -51,6 +52,15 @@ PAGE: Final = 4096
 LOW_MOST: Final = 3 << 30
 HIGH: Final = 4 << 30
 MEMORY: Final = 128 << 20
+
+WRITES: Final = {
+    "keep": "the guest's writes go into the images, which are locked",
+    "discard": "they are kept in memory and thrown away at the end",
+    "refuse": "the guest cannot write",
+}
+"""What becomes of writes to disks, in a line."""
+WRITE: Final = "keep"
+DISKS_MOST: Final = 4
 
 # Bytes that an engine has for translated code, where Unicorn would take up to 1 GiB.
 # All that Debian's kernel runs on its way to a prompt takes 42 MiB. When there is no
@@ -112,6 +122,22 @@ def check_address_space(count: int) -> None:
 def check_cpu(name: str) -> None:
     """Raise ConfigError if there is no CPU model of that name."""
     _check("cpu", name, CPUS)
+
+
+def disks(paths: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return the files of disks as text; raises ConfigError if they are too many."""
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise TypeError(f"disks: {paths!r:.60} is one file, not a sequence of files")
+    for path in paths:
+        expect("disks", path, str, os.PathLike)
+    if len(paths) > DISKS_MOST:
+        raise ConfigError(f"disks: {len(paths)} are too many; there are {DISKS_MOST}")
+    return tuple(os.fspath(path) for path in paths)
+
+
+def check_writes(name: str) -> None:
+    """Raise ConfigError if there is no such way to write to disks."""
+    _check("writes", name, WRITES)
 
 
 def check_technique(name: str) -> None:

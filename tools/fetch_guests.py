@@ -7,6 +7,8 @@
     initrd.cpio          busybox and the test programs of tools/initramfs: a shell
     workload.cpio        the same and tools/initramfs/bench, with a fixed workload that
                          ends by powering off
+    initrd-disk.cpio     busybox and the modules of `vmlinuz` for IDE disks, CDs and
+                         file systems, loaded: a shell
     initrd-amd64.cpio, workload-amd64.cpio
                          the same with busybox of 64 bits
 
@@ -23,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +40,8 @@ KERNELS: Final = {
     "vmlinuz-amd64": ("amd64", "amd64"),
     "vmlinuz-cloud-amd64": ("amd64", "cloud-amd64"),
 }
+MODULES: Final = "modules.tar"  # of `vmlinuz`, in the order in which they are loaded
+WANTED: Final = ("pata_legacy", "sd_mod", "sr_mod", "crc32c_generic", "ext4", "isofs")
 BUSYBOXES: Final = {"busybox": "i386", "busybox-amd64": "amd64"}
 ARCHIVES: Final = {
     "": "busybox",
@@ -123,13 +127,44 @@ def member(package: Path, pattern: str) -> bytes:
     raise FetchError(f"{package.name} holds no {pattern}")
 
 
+def modules(package: Path, wanted: Iterable[str]) -> bytes:
+    """Return a tar file of a kernel's modules, each behind those that it needs."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(package)]
+    unpacked = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    found: dict[str, bytes] = {}
+    with tarfile.open(fileobj=io.BytesIO(unpacked)) as archive:
+        for entry in archive:
+            if entry.name.endswith(".ko") and (file := archive.extractfile(entry)):
+                found[Path(entry.name).stem.replace("-", "_")] = file.read()
+    out = io.BytesIO()
+    done: set[str] = set()
+
+    def add(name: str, archive: tarfile.TarFile) -> None:
+        if name in done:
+            return
+        done.add(name)
+        needs = re.search(rb"\0depends=([^\0]*)\0", found[name])
+        for other in needs[1].decode().split(",") if needs and needs[1] else ():
+            add(other.replace("-", "_"), archive)
+        entry = tarfile.TarInfo(f"{name}.ko")
+        entry.size = len(found[name])
+        archive.addfile(entry, io.BytesIO(found[name]))
+
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name in wanted:
+            add(name, archive)
+    return out.getvalue()
+
+
 def _has(file: str) -> bool:
     return (GUESTS / file).exists()
 
 
 def fetch_packages() -> None:
     """Put the kernels and busyboxes into GUESTS."""
-    missing = [file for file in (*KERNELS, *BUSYBOXES) if not _has(file)]
+    missing = [file for file in (*KERNELS, MODULES, *BUSYBOXES) if not _has(file)]
+    if MODULES in missing and "vmlinuz" not in missing:
+        missing.append("vmlinuz")  # of the same version
     if not missing:
         return
     print(f"fetch_guests: fetching Debian's {', '.join(missing)}")
@@ -157,7 +192,10 @@ def fetch_of(architecture: str, missing: list[str]) -> None:
     apt.update()
     for file, kind in kinds.items():
         image = apt.depends(f"linux-image-{kind}", rf"linux-image-[\d.]+-\d+-{kind}")
-        write(GUESTS / file, member(apt.download(image), r"\./boot/vmlinuz-.*"))
+        package = apt.download(image)
+        write(GUESTS / file, member(package, r"\./boot/vmlinuz-.*"))
+        if file == "vmlinuz":
+            write(GUESTS / MODULES, modules(package, WANTED))
     for file in busyboxes:
         package = apt.download("busybox-static")
         write(GUESTS / file, member(package, r"\./(usr/)?bin/busybox"))
@@ -229,6 +267,13 @@ def build_archives() -> None:
         ):
             content = more | {"init": (SOURCES / init).read_bytes()}
             write(GUESTS / f"{name}{end}.cpio", archive(content))
+    files = {"bin/busybox": (GUESTS / "busybox").read_bytes()}
+    files["init"] = (SOURCES / "disk").read_bytes()
+    with tarfile.open(GUESTS / MODULES) as packed:
+        for number, entry in enumerate(packed):
+            if file := packed.extractfile(entry):
+                files[f"modules/{number:02}-{entry.name}"] = file.read()
+    write(GUESTS / "initrd-disk.cpio", archive(files))
 
 
 def inputs() -> str:
@@ -247,7 +292,7 @@ def main() -> int:
     archives = (
         f"{name}{end}.cpio" for end in ARCHIVES for name in ("initrd", "workload")
     )
-    wanted = [*KERNELS, *archives]
+    wanted = [*KERNELS, *archives, "initrd-disk.cpio"]
     there = all((GUESTS / name).exists() for name in wanted)
     if there and stamp.exists() and stamp.read_text() == inputs():
         return 0

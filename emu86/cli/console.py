@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Self
 
-from emu86.cli.terminal import is_terminal
+from emu86.cli.terminal import is_terminal, say
 
 # Windows has neither raw terminals nor all signals, and its `select` knows no pipes:
 # there a terminal keeps its own line editing, and Ctrl-A is a key like any other.
@@ -132,6 +132,16 @@ class Console:
     def at_line_start(self) -> bool:
         """Whether what the guest has shown ends with a new line."""
         return not self._line
+
+    def tell(self, text: str) -> None:
+        """Show a line of emu86's own, in the thread that runs the machine.
+
+        On a terminal it stands between lines of the guest, else on standard error.
+        """
+        if self._saved is None:
+            say(text)
+        else:
+            self._tell(text)
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)

@@ -43,6 +43,20 @@ _STATUSES: Final = {
     shell_complete=files,
     help="Linux's initial RAM disk, or a Multiboot module.",
 )
+@click.option(
+    "--disk",
+    "disks",
+    metavar="FILE",
+    multiple=True,
+    shell_complete=files,
+    help="A raw image as an IDE disk, at most four. What the guest writes is in it.",
+)
+@click.option(
+    "--discard-writes",
+    is_flag=True,
+    help="Throw away at the end what the guest has written to disks.",
+)
+@click.option("--read-only", is_flag=True, help="Let the guest write to no disk.")
 @click.option("--append", metavar="TEXT", help="The kernel's command line.")
 @click.option(
     "--memory",
@@ -140,6 +154,9 @@ def command(
     image: str | None,
     kernel: str | None,
     initrd: str | None,
+    disks: tuple[str, ...],
+    discard_writes: bool,
+    read_only: bool,
     append: str | None,
     memory: int,
     cpu: str | None,
@@ -190,6 +207,9 @@ def command(
         rtc = time.time() if interactive else config.RTC
     if symbols and profile is None:
         raise click.UsageError("--symbols names what --profile tells of; give both")
+    if discard_writes and read_only:
+        raise click.UsageError("--discard-writes and --read-only exclude each other")
+    writes = "discard" if discard_writes else "refuse" if read_only else config.WRITE
     # Below this Unicorn, and what it is imported with, end the process by themselves.
     config.check_address_space(config.ram_end(memory) + config.MACHINE_SPACE)
     with progress("starting") as doing:
@@ -204,6 +224,8 @@ def command(
             realtime=interactive,
             native=not no_native,
             rtc=rtc,
+            disks=disks,
+            writes=writes,
         )
         doing("loading " + ("the teaching kernel" if kernel is None else kernel))
         if kernel is None and append is None and not interactive:
@@ -228,6 +250,7 @@ def command(
                 console.show(data)
 
             machine.on_console(see, at_once=False)
+            machine.on_media_error(console.tell)
             ran = _run(
                 machine,
                 console,
@@ -237,6 +260,7 @@ def command(
                 reboots=on_reset == "reboot",
             )
             doing(None)
+        machine.close()
         stop = ran.stop
         if console.error is not None:
             raise OutputError(console.error.errno, console.error.strerror)

@@ -1,13 +1,17 @@
 """The board: which chips there are and what is wired to what, top to bottom."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from emu86 import config
 from emu86.cpu.clock import Clock
+from emu86.devices.ata_disk import AtaDisk
 from emu86.devices.bus import Addressable, Bus, Stateful, Timed
 from emu86.devices.i8042 import I8042
+from emu86.devices.ide import Channel
+from emu86.devices.medium import Medium
 from emu86.devices.pic import PicPair
 from emu86.devices.pit import Pit
 from emu86.devices.ports import (
@@ -43,7 +47,8 @@ class Board:
     clock: tells the chips the time and is told when the next of them is due; shared:
     where the chips keep what compiled code uses, too; console: what COM1 is connected
     to; end: called with the reason when the guest switches itself off or resets; rtc:
-    see `Machine`; debug_exit: whether port F4h ends the run.
+    see `Machine`; disks: what is in the ATA disks, two to a channel; debug_exit:
+    whether port F4h ends the run.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Board:
         end: Callable[[str, str], None],
         *,
         rtc: float,
+        disks: Sequence[Medium] = (),
         debug_exit: bool = False,
     ) -> None:
         self._clock = clock
@@ -105,6 +111,7 @@ class Board:
         attach(
             layout.POWER, PowerControl(lambda: end("poweroff", "by port 604h")), "power"
         )
+        self._attach_drives(disks)
         if debug_exit:
             leave = DebugExit(lambda value: end("debug exit", str(value)))
             attach(layout.DEBUG_EXIT, leave, "debug exit")
@@ -129,6 +136,18 @@ class Board:
             self._timed_ports.update(ports)
         if isinstance(chip, Stateful):
             self._stateful[name] = chip
+
+    def _attach_drives(self, disks: Sequence[Medium]) -> None:
+        """Put the drives on their channels; one without a drive is not there."""
+        drives = [AtaDisk(medium, number) for number, medium in enumerate(disks)]
+        for number, (command, control, irq) in enumerate(layout.IDE):
+            its = drives[2 * number : 2 * number + 2]
+            if its:
+                window = partial(self._shared.transfers.__setitem__, number)
+                channel = Channel(self.pic.line(irq), its, window=window)
+                name, data = f"IDE channel {number}", abi.PORT_DATA | number << 6
+                self._attach(command, channel, name, data)
+                self._attach(control, channel.control_register, f"{name} control")
 
     # -- rings.protocols.IoBus --------------------------------------------------------
 

@@ -17,6 +17,11 @@ PIC_SLAVE: Final = range(0xA0, 0xA2)
 COPROCESSOR: Final = range(0xF0, 0xF2)
 DEBUG_EXIT: Final = range(0xF4, 0xF8)
 COM1: Final = range(0x3F8, 0x400)
+# The channels of the disk controller: command block, control block, interrupt line.
+IDE: Final = (
+    (range(0x1F0, 0x1F8), range(0x3F6, 0x3F7), 14),
+    (range(0x170, 0x178), range(0x376, 0x377), 15),
+)
 ELCR: Final = range(0x4D0, 0x4D2)
 POWER: Final = range(0x604, 0x606)
 

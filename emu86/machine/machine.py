@@ -1,7 +1,9 @@
 """The library's main class: build a machine, load a guest, run it, look inside."""
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from numbers import Real
@@ -19,6 +21,7 @@ from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.chardev import EVERY, CharDevice
 from emu86.machine.loop import RunLoop, Stop
+from emu86.machine.media import Image
 from emu86.machine.stats import Stats
 from emu86.mmu.paging import is_canonical
 from emu86.notebook import table
@@ -46,10 +49,12 @@ class Machine:
     debug_exit: a write to port F4h ends the run; realtime: the guest's clock keeps to
     the host's, where else idle time is skipped; hypervisor: tell the guest of a
     hypervisor in CPUID; rtc: the date at the start, in seconds since 1970, as
-    `time.time()` gives the host's; native: have compiled code handle the most common
-    exits, where it fits this host; else CPython does, to the same end, slowly;
-    abilities: for tests, what of Unicorn's private state to use. Raises ConfigError
-    and, as all methods do, TypeError for a value of another type.
+    `time.time()` gives the host's; disks: files with raw images for IDE disks, at most
+    four; writes: a name in `config.WRITES`, what becomes of writes to them; native:
+    have compiled code handle the most common exits, where it fits this host; else
+    CPython does, to the same end, slowly; abilities: for tests, what of Unicorn's
+    private state to use. Raises ConfigError and, as all methods do, TypeError for a
+    value of another type.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class Machine:
         realtime: bool = False,
         hypervisor: bool = False,
         rtc: float = config.RTC,
+        disks: Sequence[str | PathLike[str]] = (),
+        writes: str = config.WRITE,
         native: bool = True,
         abilities: Abilities | None = None,
     ) -> None:
@@ -77,9 +84,22 @@ class Machine:
         config.check_rtc(rtc)
         for name, value in switches.items():
             expect(name, value, bool)
+        config.check_writes(writes)
+        paths = config.disks(disks)
         self._configuration = snapshot.Configuration(
-            memory, cpu, technique, debug_exit, realtime, hypervisor, rtc
+            memory, cpu, technique, debug_exit, realtime, hypervisor, rtc, paths, writes
         )
+        self._disks: list[Image] = []
+        self._media_watchers: list[Callable[[str], None]] = []
+        self._closed = False
+        with ExitStack() as opened:  # a mistake with one closes the others
+            for number, path in enumerate(paths):
+                disk = Image(
+                    f"disk {number}", path, writes=writes, tell=self._media_failed
+                )
+                opened.callback(disk.close)
+                self._disks.append(disk)
+            opened.pop_all()
         if not native:
             abilities = (abilities or probed()).reference()
         self.vmm = build(
@@ -101,6 +121,7 @@ class Machine:
             self.console,
             self._end,
             rtc=rtc,
+            disks=self._disks,
             debug_exit=debug_exit,
         )
         bios.leave(self._ram.bytes, self.board, self.now)
@@ -282,6 +303,9 @@ class Machine:
         if not self._loaded:
             message = "kernel: none was loaded"
             raise ConfigError(message)
+        if self._closed:
+            message = "run: this machine is closed"
+            raise ConfigError(message)
         if not self._lock.acquire(blocking=False):
             message = "run: this machine is running already"
             raise ConfigError(message)
@@ -290,6 +314,32 @@ class Machine:
             return self._loop.run(text, timeout, panics=panics)
         finally:
             self._lock.release()
+
+    def close(self) -> None:
+        """Give the images of disks back, with their locks; the host has it all.
+
+        It cannot run any more then. Raises ConfigError while it runs.
+        """
+        if self._lock.locked():
+            message = "close: a machine that runs cannot be closed; stop it first"
+            raise ConfigError(message)
+        self._closed = True
+        for disk in self._disks:
+            disk.finish()
+
+    def on_media_error(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` with a line about each error of the host with an image.
+
+        Of those alike that is the first. Without a callback the logger `emu86` tells.
+        """
+        expect("callback", callback, Callable)
+        self._media_watchers.append(self._loop.guard(callback))
+
+    def _media_failed(self, line: str) -> None:
+        for callback in self._media_watchers:
+            callback(line)
+        if not self._media_watchers:
+            logging.getLogger("emu86").warning("emu86: %s", line)
 
     def stop(self) -> None:
         """End the run soon, from any thread; before a run, that run at its start."""
@@ -327,6 +377,7 @@ class Machine:
             self._ram.save(),
             self.vmm.save(),
             self.board.save(),
+            tuple(disk.save() for disk in self._disks),
             self.console.save(),
         )
 
@@ -349,6 +400,8 @@ class Machine:
         machine._ram.restore(state.ram)
         machine.vmm.restore(state.technique)
         machine.board.restore(state.board)
+        for disk, its in zip(machine._disks, state.disks, strict=True):
+            disk.restore(its)
         machine.console.restore(state.console)
         machine._loaded = state.loaded
         return machine

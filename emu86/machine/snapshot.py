@@ -13,6 +13,9 @@ the compiled hooks, checked transfers, cached translations. A state has none of 
 to have it again takes exits and so virtual time. Two machines agree to the bit only if
 both begin without it, so saving drops it in the machine that is saved, too.
 
+The files of disks stay where they are. A state knows by their time of change whether
+they are as they were, and has itself what was written and is discarded at the end.
+
 What belongs to the host is of neither kind: consoles, observers, timing, a wish to
 stop. It stays with its machine.
 
@@ -27,9 +30,10 @@ from typing import Final
 from emu86.errors import ConfigError
 from emu86.machine.board import BoardState
 from emu86.machine.chardev import CharDeviceState
+from emu86.machine.media import ImageState
 from emu86.rings.technique.base import TechniqueState
 
-VERSION: Final = 7  # of the format: a change of any state's fields is another one
+VERSION: Final = 8  # of the format: a change of any state's fields is another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Configuration:
     realtime: bool
     hypervisor: bool
     rtc: float
+    disks: tuple[str, ...]
+    writes: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,8 @@ class MachineState:
     """A machine between two instructions.
 
     version: of this format; loaded: whether a guest is; ram: see `Ram.save`; technique:
-    CPU and VMM; console: what was typed and has not come to the serial line.
+    CPU and VMM; disks: what their files do not have, and how to know them again;
+    console: what was typed and has not come to the serial line.
     """
 
     version: int
@@ -59,6 +66,7 @@ class MachineState:
     ram: tuple[tuple[int, bytes], ...] = field(repr=False)
     technique: TechniqueState = field(repr=False)
     board: BoardState = field(repr=False)
+    disks: tuple[ImageState, ...] = field(repr=False)
     console: CharDeviceState
 
 

@@ -50,6 +50,10 @@ GDT_MOST: Final = 64  # descriptors of a GDT that compiled handlers may read aga
 PORTS: Final = 1024  # from 0 on, of which compiled code may do some
 SENT_MOST: Final = 256  # bytes sent on a serial line that Python has not heard of
 CPUID_LEAVES: Final = 16
+TRANSFER_WORDS: Final = 1 << 12  # that fit into one block of an ATA drive
+TO_HOST: Final = 1
+TO_DRIVE: Final = 2
+CHANNELS: Final = 2
 
 # An entry of `opcodes`: bits, and masks by ModRM.reg (or bit 0 of one: no ModRM).
 OPCODE_MODRM: Final = 1 << 0
@@ -91,6 +95,7 @@ PORT_POST_CODE: Final = 2
 PORT_UART: Final = 3
 PORT_PIT: Final = 4
 PORT_PIC: Final = 5  # registers 2 and 3 are the slave's
+PORT_DATA: Final = 6  # of `transfers`, by words
 NONE: Final = -1  # of a `Counter`: there is no such time or value
 
 # What a guest page holds, as far as the shadow tables care.
@@ -494,6 +499,20 @@ class Pic(ctypes.Structure):
 
 
 @record
+class Transfer(ctypes.Structure):
+    """A block of data on its way through the data port of an ATA drive.
+
+    way: TO_HOST, TO_DRIVE, or 0 while there is none; at: bytes of it that have passed;
+    end: all of its bytes.
+    """
+
+    way: u32
+    at: u32
+    end: u32
+    words: Annotated[Array, ctypes.c_uint16 * TRANSFER_WORDS]
+
+
+@record
 class Latch(ctypes.Structure):
     """A port of one register that keeps what was written."""
 
@@ -592,7 +611,9 @@ class Control(ctypes.Structure):
 
     For IN, OUT and CPUID: on_in, on_out, on_cpuid: the Python hooks; ports: what is at
     each port; post_code: port 80h; pit: the counters of the 8254; pics: the
-    8259As, the master first; uart: COM1; cpuid_count: how many leaves `cpuid` has.
+    8259As, the master first; uart: COM1; cpuid_count: how many leaves `cpuid` has;
+    transfers: addresses of the `Transfer` of the drive that is selected on each IDE
+    channel, or 0.
 
     check_exit: the engine's look whether to stop; sites: decoded instructions, each at
     its `state.site_index` or beside it (a cache of two ways).
@@ -745,6 +766,7 @@ class Control(ctypes.Structure):
     cpuid_count: i64
     cpuid: Annotated[Array, CpuidLeaf * CPUID_LEAVES]
     ports: Annotated[Array, ctypes.c_uint8 * PORTS]
+    transfers: Annotated[Array, Word * CHANNELS]
 
 
 def _word(field: str) -> int:

@@ -1,13 +1,15 @@
 """IN and OUT of ports that only count or answer, and CPUID.
 
 Such a port moves no interrupt line and no deadline. `Control.ports` says what is at
-each. All others are Python's, as is an access of more than a byte.
+each. All others are Python's, as is an access of more than a byte, but for a drive's
+data port.
 """
 
 from typing import Final
 
 from emu86.native import abi
-from emu86.native.abi import Control
+from emu86.native.abi import Control, Transfer
+from emu86.native.ide import is_inside, pull, push
 from emu86.native.pic import read_register, write_quietly
 from emu86.native.pit import is_quiet, latch, read, sync, ticks, write_low
 from emu86.native.records import i32, i64, u32, u64
@@ -15,6 +17,7 @@ from emu86.native.state import virtual_time
 from emu86.native.uart import LSR, THR, line_status, send
 from emu86.spec import x86
 
+_REGISTER: Final = 0x3F  # of an entry of `ports`: what it is, and which register
 _PYTHONS: Final = 256  # instead of a byte
 _PIT_CONTROL: Final = 3
 # Of a control word of the 8254: its number of the counter, and how that is accessed.
@@ -100,8 +103,30 @@ def take(control: Control, at: u32, value: u32) -> bool:
     return kind == abi.PORT_NOTHING
 
 
+def block_at(control: Control, port: u32) -> u64:
+    """Return the address of the `Transfer` whose data port this is, or 0.
+
+    0 as well where `what_is_at` says that all ports are Python's.
+    """
+    found = control.ports[port & abi.PORTS - 1]
+    trapped = control.cpu.contents.rflags & x86.TF
+    if port & 0xFFFF >= abi.PORTS or control.told or trapped:
+        return 0
+    if found & _REGISTER != abi.PORT_DATA:
+        return 0
+    address: u64 = control.transfers[found >> 6 & 1]
+    return address
+
+
 def on_in(uc: u64, port: u32, width: i32, control: Control) -> u32:
     """Read a port here, or have Python do it."""
+    if width > 1:
+        block = block_at(control, port)
+        if not block or not is_inside(Transfer.from_address(block), width, abi.TO_HOST):
+            return control.on_in(uc, port, width, 0)
+        control.now += abi.IO_TIME
+        control.count_in += 1
+        return pull(Transfer.from_address(block), width)
     value = answer(control, what_is_at(control, port, width))
     if value == _PYTHONS:
         return control.on_in(uc, port, width, 0)
@@ -112,6 +137,17 @@ def on_in(uc: u64, port: u32, width: i32, control: Control) -> u32:
 
 def on_out(uc: u64, port: u32, width: i32, value: u32, control: Control) -> None:
     """Write a port here, or have Python do it."""
+    if width > 1:
+        block = block_at(control, port)
+        if not block or not is_inside(
+            Transfer.from_address(block), width, abi.TO_DRIVE
+        ):
+            control.on_out(uc, port, width, value, 0)
+            return
+        control.now += abi.IO_TIME
+        control.count_out += 1
+        push(Transfer.from_address(block), width, value)
+        return
     if take(control, what_is_at(control, port, width), value & 0xFF):
         control.now += abi.IO_TIME
         control.count_out += 1

@@ -669,3 +669,32 @@ def test_on_a_terminal_the_date_is_the_hosts():
         assert at.end() == 0
     rtc = at.screen.partition(b"('rtc', ")[2].partition(b")")[0]
     assert before <= float(rtc) <= time.time()
+
+
+# -- disks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "writes"),
+    [((), "keep"), (("--discard-writes",), "discard"), (("--read-only",), "refuse")],
+)
+def test_disks(option, writes):
+    out = run("tell", "--disk", "a.img", "--disk", "b.img", *option).stdout
+    assert "('disks', ('a.img', 'b.img'))" in out
+    assert f"('writes', '{writes}')" in out
+
+
+def test_writes_are_either_discarded_or_refused():
+    result = run("tell", "--discard-writes", "--read-only")
+    assert result.returncode == 2
+    assert "--discard-writes and --read-only exclude each other" in result.stderr
+
+
+def test_an_error_of_an_image_is_one_line():
+    result = run("say:begun media:a.img:no_space say:on")
+    assert result.stdout == "begunon"
+    assert result.stderr.startswith("emu86: a.img:no_space\n")
+    with terminal("say:begun media:a.img:no_space say:on wait") as at:
+        at.wait_for(b"begun\r\nemu86: a.img:no_space\r\nbegunon")
+        at.type(CTRL_A + b"x")
+        assert at.end() == 0

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emu86.devices.ata_disk import AtaDisk
 from emu86.devices.bus import Bus, Timed
 from emu86.devices.i8042 import I8042
+from emu86.devices.ide import Channel
 from emu86.devices.pic import PicPair
 from emu86.devices.pit import Pit
 from emu86.devices.ports import (
@@ -20,6 +22,34 @@ from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
 
 pytestmark = pytest.mark.not_quick
+
+
+class Ram:
+    """A medium of 200 sectors, which may fail."""
+
+    size = 200 * 512
+    read_only = False
+    broken = False
+
+    def __init__(self):
+        self.data = bytearray(self.size)
+
+    def fail(self):
+        if self.broken:
+            raise OSError
+
+    def read(self, offset, size):
+        self.fail()
+        assert 0 <= offset <= self.size - size
+        return bytes(self.data[offset : offset + size])
+
+    def write(self, offset, data):
+        self.fail()
+        assert 0 <= offset <= self.size - len(data)
+        self.data[offset : offset + len(data)] = data
+
+    def flush(self):
+        self.fail()
 
 
 class Board:
@@ -77,6 +107,14 @@ class Board:
             self.put(PowerControl(self.tell("off")), 2, 6),
         ]
 
+    def ide(self):
+        media = [Ram(), Ram()]
+        drives = [AtaDisk(medium, n) for n, medium in enumerate(media)]
+        channel = self.put(Channel(self.tell("irq14"), drives), 8)
+        self.put(channel.control_register, 1, 8)
+        self.act = lambda n, _: setattr(media[n & 1], "broken", n & 2)
+        return [channel]
+
     def act(self, n, now):
         """Do nothing: this chip has no other side."""
 
@@ -128,7 +166,7 @@ def steps(draw):
     return made
 
 
-KINDS = ["pic", "pit", "uart", "rtc", "i8042", "ports"]
+KINDS = ["pic", "pit", "uart", "rtc", "i8042", "ports", "ide"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,6 +6,7 @@ The words of --append, run one after another:
     echo         it echoes what is typed until it has seen "."
     wait         it does nothing until it is stopped
     late:TEXT    it prints a character, and the others once it is stopped
+    media:TEXT   TEXT is told of an image
     draw:N       the guest writes N bytes to display memory
     load:TIME    loading has taken so many seconds (the first word only)
     deaf:N       N bytes more than were typed wait for the guest
@@ -102,6 +103,12 @@ class Machine:
     def on_console(self, callback, **_):
         self.print = callback
 
+    def on_media_error(self, callback):
+        self.tell_of_media = callback
+
+    def close(self):
+        self.closed = True
+
     def console_input(self, data):
         for byte in data:
             self.typed.put(byte)
@@ -134,7 +141,9 @@ class Machine:
         while self.script:
             word = self.script.pop(0)
             kind, _, text = word.partition(":")
-            if kind == "say":
+            if kind == "media":
+                self.tell_of_media(text)
+            elif kind == "say":
                 data = text.replace("\\n", "\n").replace("\\r", "\r").encode()
                 self.print(data)
                 shown += data

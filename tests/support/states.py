@@ -435,6 +435,25 @@ def offset_of(world, kind):
     return world.cpu.gpr[kind >> 8 & 15] + index + (kind >> 32) & x86.MASK32
 
 
+def data_port(world, pick):
+    """The data port of a drive, with a block on its way."""
+    channel = pick.randrange(2)
+    kind = abi.PORT_DATA | channel << 6 | pick.odd(0, 1 << 3, once=12)
+    world.control.ports[world.port % abi.PORTS] = kind
+    world.width = pick.few(1, 2, 2, 4)
+    places = {"transfers": ctypes.addressof(world.transfer)}
+    world.point(places)
+    world.control.transfers[1] = world.control.transfers[0]
+    world.control.transfers[channel] *= pick.odd(1, 0, once=12)
+    transfer = world.transfer
+    transfer.way = pick.few(abi.TO_HOST, abi.TO_DRIVE, abi.TO_HOST, abi.TO_DRIVE, 0)
+    transfer.end = pick.few(8, 512, 2 * abi.TRANSFER_WORDS)
+    transfer.at = transfer.end - pick.few(2, 4, 6, 8, 3)
+    first = (transfer.end >> 1) - 4
+    for i in range(4):
+        transfer.words[first + i] = pick.getrandbits(16)
+
+
 def ports(world, pick):
     """A port of each kind, a line to send on, counters, and leaves of CPUID."""
     control, cpu = world.control, world.cpu
@@ -501,6 +520,8 @@ def ports(world, pick):
         # It is accessed at pulse t, or at any time.
         if i == register % 3 and pick.odd(1, 0, once=4):
             control.ns = -(-t * pit.SECOND // pit.FREQUENCY) - passed & x86.MASK64
+    if not pick.randrange(6):  # at last, so that it leaves the rest as it is
+        data_port(world, pick)
 
 
 def timer(world, pick):

@@ -8,7 +8,7 @@ from emu86.native import abi
 from emu86.native.records import ctype, is_kind
 
 PAGE = 4096
-SIZE = 337 * PAGE
+SIZE = 340 * PAGE
 TABLES = 5
 VMM_MEMORY = abi.LEAF_PAGES * PAGE
 RAM_PAGES = 16
@@ -61,6 +61,7 @@ class World:
         self.ram = self.place(ctypes.c_uint32 * (RAM_PAGES << 10))
         self.looks = self.place(ctypes.c_uint64 * 16)
         self.opcodes64 = self.place(abi.Opcodes)
+        self.transfer = self.place(abi.Transfer)
         self.block = self.place(abi.Block)
         self.block_at = ctypes.addressof(self.block)
         self.translated = self.place(ctypes.c_uint8 * PAGE)

@@ -1,0 +1,59 @@
+"""Debian's kernel on disks: a file system of ext4 that it mounts, writes and leaves."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from support.places import GUESTS
+from support.shell import Shell
+
+INITRD = GUESTS / "initrd-disk.cpio"
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.skipif(not shutil.which("mke2fs"), reason="no mke2fs"),
+]
+MOUNT = "mount -t ext4 /dev/sda /mnt"
+
+
+def tool(*command, status=0):
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == status, (command, ran.stdout, ran.stderr)
+    return ran.stdout
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """An image of ext4 with a file of 1 MiB, as a user makes it without root."""
+    root = tmp_path / "root"
+    root.mkdir()
+    root.joinpath("numbers").write_bytes(b"".join(b"%7d\n" % n for n in range(1 << 17)))
+    image = tmp_path / "disk.img"
+    tool("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(image), "16M")
+    return image
+
+
+def content(disk, name):
+    """A file of an image, read without a kernel."""
+    return tool("debugfs", "-R", f"cat {name}", str(disk))
+
+
+def test_it_mounts_writes_and_leaves_a_clean_file_system(disk):
+    shell = Shell(initrd=INITRD, disks=[disk])
+    assert "ata1.00: ATA-6: EMU86 DISK, 1.0, max PIO4" in shell.boot
+    assert "ata1.00: 32768 sectors, multi 16: LBA48" in shell.boot
+    assert shell.do(MOUNT) == ""
+    assert shell.do("wc < /mnt/numbers").split() == ["131072", "131072", "1048576"]
+    shell.do("tac /mnt/numbers > /mnt/back; echo new > /mnt/new; sync")
+    shell.do("echo 3 > /proc/sys/vm/drop_caches")
+    assert shell.do("tac /mnt/back | cmp - /mnt/numbers; echo $?") == "0\n"
+    assert shell.do("umount /mnt; echo $?") == "0\n"
+    assert "reboot: System halted" in shell.end("dmesg -n 8; poweroff -f")
+    assert re.findall(r"error|timeout|exception", shell.boot) == []
+    shell.machine.close()
+    assert "clean" in tool("e2fsck", "-n", str(disk))
+    tool("e2fsck", "-fn", str(disk))
+    assert content(disk, "new") == "new\n"
+    numbers = content(disk, "numbers").splitlines()
+    assert content(disk, "back").splitlines() == numbers[::-1]
