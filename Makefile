@@ -32,8 +32,9 @@ test: guests
 	$(BIN)/python -m pytest -n 2 -m 'not slow' $(ARGS)
 
 # The same each time: one seed, and hypothesis's profile for CI.
-nightly: guests
+nightly: $(READY)
 	@tools/install_debian gcc-multilib cpio
+	$(BIN)/python tools/fetch_guests.py --nightly
 	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 -m slow --emu86-seed=0 $(ARGS)
 
 soak: $(READY) debian

@@ -23,10 +23,12 @@ settings.load_profile(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Skip a `guest` test if the guests are not there; in CI that is a mistake."""
-    if item.get_closest_marker("guest") and not (GUESTS / "vmlinuz").exists():
+    """Skip a `guest` test if its guest is not there; in CI that is a mistake."""
+    mark = item.get_closest_marker("guest")
+    if mark and not (GUESTS / (mark.args or ("vmlinuz",))[0]).exists():
         assert not os.environ.get("CI"), "tools/fetch_guests.py has not run"
-        pytest.skip("no guests: run tools/fetch_guests.py")
+        option = " --nightly" if mark.args else ""
+        pytest.skip(f"no guests: run tools/fetch_guests.py{option}")
 
 
 def pytest_collection_modifyitems(items):

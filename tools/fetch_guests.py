@@ -12,6 +12,13 @@
     initrd-amd64.cpio, workload-amd64.cpio
                          the same with busybox of 64 bits
 
+With --nightly also what only `make nightly` boots, 135 MB to download:
+
+    memtest-amd64        memtest86+ of 64 bits, which starts as Linux does
+    xen-amd64.gz         Xen, a Multiboot kernel once it is unpacked
+    vmlinuz-installer-amd64, initrd-installer-amd64.gz
+                         Debian's installer in a terminal, as it comes by network
+
 The packages come by apt-get from the system's own sources, with apt's state in
 build/guests/apt: nothing of the system is changed, and no root is needed. What is
 there already is kept.
@@ -20,6 +27,7 @@ there already is kept.
 import argparse
 import hashlib
 import io
+import platform
 import re
 import shutil
 import subprocess
@@ -27,22 +35,64 @@ import sys
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "tools" / "initramfs"
 GUESTS: Final = ROOT / "build" / "guests"
 TRIES: Final = 3
-# Kernels by their file: Debian's architecture, and its name for the kind of machine.
-KERNELS: Final = {
-    "vmlinuz": ("i386", "686"),
-    "vmlinuz-pae": ("i386", "686-pae"),
-    "vmlinuz-amd64": ("amd64", "amd64"),
-    "vmlinuz-cloud-amd64": ("amd64", "cloud-amd64"),
+
+
+class Source(NamedTuple):
+    """Where a guest comes from: a file in a package of one of Debian's architectures.
+
+    package: its name; or a pattern of it, if it is what `newest` depends on.
+    path: a pattern.
+    """
+
+    architecture: str
+    package: str
+    path: str
+    newest: str = ""
+
+
+def _kernel(architecture: str, kind: str) -> Source:
+    image = rf"linux-image-[\d.]+-\d+-{kind}"
+    return Source(architecture, image, r"\./boot/vmlinuz-.*", f"linux-image-{kind}")
+
+
+def _busybox(architecture: str) -> Source:
+    return Source(architecture, "busybox-static", r"\./(usr/)?bin/busybox")
+
+
+def _installer(file: str) -> Source:
+    """Name a file of the installer of the Debian that this is."""
+    release = platform.freedesktop_os_release().get("VERSION_ID", "")
+    package = f"debian-installer-{release}-netboot-amd64"
+    return Source("amd64", package, rf"\./.*/text/debian-installer/amd64/{file}")
+
+
+PACKAGED: Final = {
+    "vmlinuz": _kernel("i386", "686"),
+    "vmlinuz-pae": _kernel("i386", "686-pae"),
+    "busybox": _busybox("i386"),
+    "vmlinuz-amd64": _kernel("amd64", "amd64"),
+    "vmlinuz-cloud-amd64": _kernel("amd64", "cloud-amd64"),
+    "busybox-amd64": _busybox("amd64"),
+}
+NIGHTLY: Final = {
+    "memtest-amd64": Source("amd64", "memtest86+", r"\./boot/memtest86\+x64\.bin"),
+    "xen-amd64.gz": Source(
+        "amd64",
+        r"xen-hypervisor-[\d.]+-amd64",
+        r"\./boot/xen-.*\.gz",
+        "xen-system-amd64",
+    ),
+    "vmlinuz-installer-amd64": _installer("linux"),
+    "initrd-installer-amd64.gz": _installer(r"initrd\.gz"),
 }
 MODULES: Final = "modules.tar"  # of `vmlinuz`, in the order in which they are loaded
 WANTED: Final = ("pata_legacy", "sd_mod", "sr_mod", "crc32c_generic", "ext4", "isofs")
-BUSYBOXES: Final = {"busybox": "i386", "busybox-amd64": "amd64"}
 ARCHIVES: Final = {
     "": "busybox",
     "-amd64": "busybox-amd64",
@@ -160,45 +210,36 @@ def _has(file: str) -> bool:
     return (GUESTS / file).exists()
 
 
-def fetch_packages() -> None:
-    """Put the kernels and busyboxes into GUESTS."""
-    missing = [file for file in (*KERNELS, MODULES, *BUSYBOXES) if not _has(file)]
-    if MODULES in missing and "vmlinuz" not in missing:
-        missing.append("vmlinuz")  # of the same version
+def fetch_packages(sources: dict[str, Source]) -> None:
+    """Put into GUESTS what is missing of what comes as it is from Debian."""
+    missing = {file: it for file, it in sources.items() if not _has(file)}
+    if not _has(MODULES):
+        missing["vmlinuz"] = sources["vmlinuz"]  # which they come with
     if not missing:
         return
     print(f"fetch_guests: fetching Debian's {', '.join(missing)}")
     for architecture in ("i386", "amd64"):
-        fetch_of(architecture, missing)
+        wanted = [
+            (file, it)
+            for file, it in missing.items()
+            if it.architecture == architecture
+        ]
+        if wanted:
+            fetch_of(architecture, wanted)
 
 
-def fetch_of(architecture: str, missing: list[str]) -> None:
-    """Put what is missing and of one of Debian's architectures into GUESTS."""
-    kinds = {
-        file: kind
-        for file, (its, kind) in KERNELS.items()
-        if its == architecture and file in missing
-    }
-    busyboxes = [
-        file
-        for file, its in BUSYBOXES.items()
-        if its == architecture and file in missing
-    ]
-    if not kinds and not busyboxes:
-        return
+def fetch_of(architecture: str, wanted: list[tuple[str, Source]]) -> None:
+    """Put files of one of Debian's architectures into GUESTS."""
     directory = GUESTS / "apt"
     shutil.rmtree(directory, ignore_errors=True)
     apt = Apt(directory, architecture)
     apt.update()
-    for file, kind in kinds.items():
-        image = apt.depends(f"linux-image-{kind}", rf"linux-image-[\d.]+-\d+-{kind}")
-        package = apt.download(image)
-        write(GUESTS / file, member(package, r"\./boot/vmlinuz-.*"))
+    for file, it in wanted:
+        name = apt.depends(it.newest, it.package) if it.newest else it.package
+        package = apt.download(name)
+        write(GUESTS / file, member(package, it.path))
         if file == "vmlinuz":
             write(GUESTS / MODULES, modules(package, WANTED))
-    for file in busyboxes:
-        package = apt.download("busybox-static")
-        write(GUESTS / file, member(package, r"\./(usr/)?bin/busybox"))
     shutil.rmtree(directory)
 
 
@@ -285,19 +326,20 @@ def inputs() -> str:
     return digest.hexdigest()
 
 
-def main() -> int:
+def main(nightly: bool) -> int:
     """Fetch and build what is missing or out of date."""
+    sources = PACKAGED | NIGHTLY if nightly else PACKAGED
     GUESTS.mkdir(parents=True, exist_ok=True)
     stamp = GUESTS / "stamp"
     archives = (
         f"{name}{end}.cpio" for end in ARCHIVES for name in ("initrd", "workload")
     )
-    wanted = [*KERNELS, *archives, "initrd-disk.cpio"]
+    wanted = [*sources, *archives, "initrd-disk.cpio"]
     there = all((GUESTS / name).exists() for name in wanted)
     if there and stamp.exists() and stamp.read_text() == inputs():
         return 0
     try:
-        fetch_packages()
+        fetch_packages(sources)
         build_archives()
     except (FetchError, OSError, subprocess.CalledProcessError) as error:
         print(f"fetch_guests: {error}", file=sys.stderr)
@@ -308,5 +350,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    sys.exit(main())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--nightly", action="store_true")
+    sys.exit(main(parser.parse_args().nightly))
