@@ -24,7 +24,7 @@ CPUS = {
     "pentium3": ("qemu-system-i386", "pentium3,-apic"),
     "atom": ("qemu-system-x86_64", "n270,+lm,+syscall,+nx,+cx16,-apic"),
 }
-PATIENCE = 240  # wall seconds for one command, on a machine that is busy otherwise
+PATIENCE = 1200  # wall seconds for one command, on a machine that is busy otherwise
 
 
 def stripped(shown):
