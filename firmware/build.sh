@@ -10,4 +10,8 @@ for source in teach/teach.asm spin.asm exits.asm; do
     # NASM 2.16's own alignb macro names a warning that NASM does not know.
     nasm -f bin -w+all -w-unknown-warning -Werror -I ./ "$source" -o "$out/$name.elf"
 done
-nasm -f bin -w+all -Werror bios.asm -o "$out/bios.bin"
+nasm -f bin -w+all -Werror -I ./ tables.asm -o "$out/tables.bin"
+fonts=$(mktemp -d)
+trap 'rm -rf "$fonts"' EXIT
+python3 ../tools/make_fonts.py ../emu86/images/font8x16.hex "$fonts"
+nasm -f bin -w+all -w-unknown-warning -Werror -I ./ -I bios/ -I "$fonts/" bios/bios.asm -o "$out/bios.bin"

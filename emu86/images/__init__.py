@@ -11,19 +11,25 @@ these files from them, byte for byte the same each time. All are Multiboot 1 ker
 - `exits`: one privileged or sensitive operation at a time, each many times. Command
   line: how many (default 10000). Writes `section NAME COUNT` before each series.
 
-And one image is no kernel: `bios`, the board's ROM, which lies below 1 MiB.
+Two images are ROMs: `bios` is what a PC runs from reset; `tables` is what lies in its
+place where a kernel is given directly and no BIOS runs.
 """
 
 from pathlib import Path
 from typing import Final
 
 IMAGES: Final = ("teach", "spin", "exits")
-ROM_SIZE: Final = 4096
+TABLES_SIZE: Final = 4096
 
 
-def rom() -> bytes:
-    """The board's ROM, `ROM_SIZE` bytes that end at 1 MiB."""
+def bios() -> bytes:
+    """The BIOS: 64 KiB that end at 1 MiB, and begin to run 16 bytes before."""
     return Path(__file__).with_name("bios.bin").read_bytes()
+
+
+def tables() -> bytes:
+    """The ROM where no BIOS runs: `TABLES_SIZE` bytes that end at 1 MiB."""
+    return Path(__file__).with_name("tables.bin").read_bytes()
 
 
 def path(name: str) -> Path:

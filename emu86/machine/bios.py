@@ -35,7 +35,7 @@ _PORTS: Final = (
 
 def leave(ram: memoryview, board: Board, now: int) -> None:
     """Put into `ram` (all of it) and the chips what a BIOS leaves there at `now`."""
-    ram[layout.ROM : layout.ROM + images.ROM_SIZE] = images.rom()
+    ram[layout.ROM : layout.ROM + images.TABLES_SIZE] = images.tables()
     ram[:_DATA] = _IRET.to_bytes(4, "little") * 256
     area = _data_area(board.rtc.seconds_of_day(now))
     ram[_DATA : _DATA + len(area)] = area
