@@ -16,7 +16,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Self
 
+from emu86.cli.output import write_screenshot
 from emu86.cli.terminal import is_terminal, say
+from emu86.errors import ConfigError
 
 # Windows has neither raw terminals nor all signals, and its `select` knows no pipes:
 # there a terminal keeps its own line editing, and Ctrl-A is a key like any other.
@@ -38,6 +40,7 @@ _TYPED: Final = 1 << 20  # bytes of a terminal that may wait for the guest
 HELP: Final = """\
 Ctrl-A x       quit
 Ctrl-A i       status: time, exits, where the guest is
+Ctrl-A p       write the picture of --screenshot now
 Ctrl-A r       reset: start the kernel anew
 Ctrl-A z       pause, and go on
 Ctrl-A h       this help
@@ -82,11 +85,13 @@ class Console:
     A terminal is put into raw mode and given back as it was, however the block is
     left. SIGINT, SIGTERM, SIGHUP and a terminal or reader that has gone away stop the
     machine: `status` is then the exit status to end with, else None. What Ctrl-A asks
-    for stops it, too, and is done by `serve`.
+    for stops it, too, and is done by `serve`. screenshot: the file of that option.
     """
 
-    def __init__(self, machine: "Machine") -> None:
+    def __init__(self, machine: "Machine", screenshot: str | None = None) -> None:
         self._machine = machine
+        self._screenshot = screenshot
+        self.has_shown = False  # anything that the guest has sent
         self.status: int | None = None
         self.gone = False  # nobody is left to be told anything
         self.quit = False
@@ -125,6 +130,7 @@ class Console:
         """
         if self.gone or self.error is not None:
             return
+        self.has_shown = True
         self._line = (self._line + data).rpartition(b"\n")[2][-_CHUNK:]
         self._write(data)
 
@@ -207,7 +213,7 @@ class Console:
         """Take a key that followed Ctrl-A: the reader thread."""
         if key == "x":
             self.quit = True
-        if key in "xirzh?":
+        if key in "xiprzh?":
             self._ask(key)
 
     def _ask(self, key: str) -> None:
@@ -237,6 +243,8 @@ class Console:
                 self._tell("going on")
         elif key == "i":
             self._tell(self._status_line())
+        elif key == "p":
+            self._tell(self._photograph())
         elif key == "lost":
             self._tell("the guest does not take what is typed: the rest is lost")
         elif key == "r":
@@ -247,6 +255,17 @@ class Console:
             self._machine.reset()
         elif key:
             self._say(HELP)
+
+    def _photograph(self) -> str:
+        """Write the screenshot; return what to say of it."""
+        path = self._screenshot
+        if path is None:
+            return "there is no file for it: start with --screenshot FILE"
+        try:
+            problem = write_screenshot(self._machine, path)
+        except ConfigError as error:
+            return str(error)
+        return problem or f"the screen is in {path}"
 
     def _status_line(self) -> str:
         machine = self._machine

@@ -2,16 +2,15 @@
 
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
 from emu86 import config
 from emu86.cli.arguments import Date, OneOf, Seconds, files
+from emu86.cli.output import try_to_write, write, write_screenshot
 from emu86.cli.progress import progress
 from emu86.cli.terminal import OutputError, is_terminal, say, show
-from emu86.errors import ConfigError
 
 if TYPE_CHECKING:
     import emu86
@@ -89,7 +88,8 @@ _STATUSES: Final = {
 @click.option(
     "--until",
     metavar="TEXT",
-    help="End with status 0 when the console has shown TEXT, with 3 if it never does.",
+    help="End with status 0 when console or screen have shown TEXT, with 3 if they "
+    "never do.",
 )
 @click.option(
     "--timeout", type=Seconds(), help="End with status 3 after this time of the host."
@@ -104,6 +104,13 @@ _STATUSES: Final = {
     metavar="FILE",
     shell_complete=files,
     help="Write the same as JSON into FILE; - is standard output.",
+)
+@click.option(
+    "--screenshot",
+    metavar="FILE",
+    shell_complete=files,
+    help="Write what the guest's screen shows into FILE, at the end and at Ctrl-A p: a "
+    "picture if FILE ends in .png, else its text; - is standard output.",
 )
 @click.option(
     "--profile",
@@ -166,6 +173,7 @@ def command(
     timeout: float | None,
     stats: bool,
     stats_json: str | None,
+    screenshot: str | None,
     profile: str | None,
     symbols: tuple[str, ...],
     debug_exit: bool,
@@ -187,10 +195,10 @@ def command(
     \b
     128+n  signal n came: 130 is Ctrl-C, 143 is kill
     3      the time of --timeout is over
-    0      the console has shown the text of --until
+    0      console or screen have shown the text of --until
     4      the guest died: a triple fault, or a panic of Linux
     1      the guest did what emu86 cannot do
-    3      the console has not shown the text of --until
+    3      neither has shown the text of --until
     N      --debug-exit: the byte; --debug-exit-qemu: twice the byte plus 1
     0      the guest powered off, halted, or reset itself by a port; or Ctrl-A x
 
@@ -239,11 +247,15 @@ def command(
         if stats or stats_json is not None:
             machine.measure()
         profiled = None if profile is None else machine.profile(*symbols)
-        for option, file in (("--stats-json", stats_json), ("--profile", profile)):
+        for option, file in (
+            ("--stats-json", stats_json),
+            ("--profile", profile),
+            ("--screenshot", screenshot),
+        ):
             if file is not None:
                 # A mistake shows before the run, and no other leaves an empty file.
-                _write(option, file, "", "a")
-        with Console(machine) as console:
+                try_to_write(option, file)
+        with Console(machine, screenshot) as console:
 
             def see(data: bytes) -> None:
                 doing(None)
@@ -266,13 +278,18 @@ def command(
             raise OutputError(console.error.errno, console.error.strerror)
         status = _status(stop, console, until, qemu=debug_exit_qemu)
         if not console.gone:
-            _tell(machine, ran, console, until, status)
+            looked = screenshot is not None
+            _tell(machine, ran, console, until, status, looked=looked)
         if stats and not console.gone:
             from emu86.cli.report import show_stats  # noqa: PLC0415 - slow to import
 
             show_stats(machine.stats)
         if stats_json is not None and not (console.gone and stats_json == "-"):
-            _write("--stats-json", stats_json, _as_json(machine, stop, status))
+            write("--stats-json", stats_json, _as_json(machine, stop, status))
+        if screenshot is not None and not (console.gone and screenshot == "-"):
+            problem = write_screenshot(machine, screenshot)
+            if problem and not console.gone:
+                say(problem)
         if profiled is not None and profile is not None:
             _show_profile(machine, profiled, console, profile)
     ctx.exit(status)
@@ -324,14 +341,17 @@ def _tell(
     console: "Console",
     until: str | None,
     status: int,
+    *,
+    looked: bool,
 ) -> None:
-    """Say on standard error how the run ended."""
+    """Say on standard error how the run ended; looked: at the guest's screen, too."""
     stop = ran.stop
     if stop.reason == "interrupted":
         how = "quit" if console.quit else "interrupted"
     else:
+        where = "screen" if stop.detail else "console"
         how = {
-            "until": f"the console has shown {until!r}",
+            "until": f"the {where} has shown {until!r}",
             "panic": "the guest's kernel panicked",
             "poweroff": "the guest powered off",
             "halted": "the guest halted",
@@ -341,13 +361,13 @@ def _tell(
             "unsupported": "the guest did what emu86 cannot do",
             "timeout": "the time is over",
         }[stop.reason]
-    if stop.detail:
+    if stop.detail and stop.reason != "until":
         how += f" ({stop.detail})"
     coded = stop.reason == "debug exit" and until is None and console.status is None
     if coded and status != stop.code:
         how += f", which is status {status}"
     if until is not None and status == _NOT_SEEN:
-        how += f", and the console has not shown {until!r}"
+        how += f", and neither console nor screen has shown {until!r}"
     if not console.at_line_start and is_terminal(2):
         click.echo(err=True)
     _show_report(machine, stop)
@@ -357,10 +377,10 @@ def _tell(
     rebooted = f", {ran.reboots:,} reboot{times}" if ran.reboots else ""
     seconds = stats.wall_s + ran.rebooting
     say(f"{how}, after {seconds:.1f} s{rebooted} and {exits:,} exits")
-    if stats.display_bytes:
+    if not (console.has_shown or looked) and machine.screen.shows_anything:
         say(
-            f"the guest wrote {stats.display_bytes:,} bytes to the memory of a display"
-            " (text is at B8000h), and there is none: print on COM1, port 3F8h"
+            "the guest has shown something on its screen alone, and --screenshot FILE"
+            " keeps that"
         )
 
 
@@ -397,25 +417,7 @@ def _show_profile(
         for line in tables(profile, machine.stats.wall_s):
             show(line)
     if not (console.gone and path == "-"):
-        _write("--profile", path, profile.folded())
-
-
-def _write(option: str, path: str, text: str, mode: str = "w") -> None:
-    """Write `text` to the file of an option or, for -, to standard output."""
-    if not path:
-        raise ConfigError(f"{option}: the name of its file is empty")
-    try:
-        if path == "-":
-            click.echo(text, nl=False)
-        else:
-            with Path(path).open(mode) as file:
-                file.write(text)
-    except BrokenPipeError:
-        raise  # a reader that has left is told nothing
-    except OSError as error:
-        raise ConfigError(f"{option}: {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"{option}: {path!r}: {error}") from None
+        write("--profile", path, profile.folded())
 
 
 def _as_json(machine: "emu86.Machine", stop: "emu86.Stop", status: int) -> str:

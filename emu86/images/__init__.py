@@ -13,6 +13,10 @@ these files from them, byte for byte the same each time. All are Multiboot 1 ker
 
 Two images are ROMs: `bios` is what a PC runs from reset; `tables` is what lies in its
 place where a kernel is given directly and no BIOS runs.
+
+`font8x16.hex` is the display's font: a line for each code of code page 437, the code
+and the 16 rows of its character. They are GNU Unifont's, version 15.0.01, which is
+free software under the GPL, version 2 or later, as emu86 is.
 """
 
 from pathlib import Path
@@ -30,6 +34,12 @@ def bios() -> bytes:
 def tables() -> bytes:
     """The ROM where no BIOS runs: `TABLES_SIZE` bytes that end at 1 MiB."""
     return Path(__file__).with_name("tables.bin").read_bytes()
+
+
+def font() -> bytes:
+    """The display's font: the 16 rows of each of 256 characters."""
+    text = Path(__file__).with_name("font8x16.hex").read_text(encoding="ascii")
+    return bytes.fromhex("".join(line[3:] for line in text.splitlines()))
 
 
 def path(name: str) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
-from emu86 import config
+from emu86 import config, images
 from emu86.cpu.clock import Clock
 from emu86.devices.ata_disk import AtaDisk
 from emu86.devices.bus import Addressable, Bus, Stateful, Timed
@@ -24,6 +24,7 @@ from emu86.devices.ports import (
 from emu86.devices.rtc import Rtc
 from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
+from emu86.devices.vga import Vga
 from emu86.machine import layout
 from emu86.machine.chardev import CharDevice
 from emu86.native import abi
@@ -32,23 +33,19 @@ _SLAVE: Final = abi.PORT_PIC | 2 << 3  # its registers follow the master's
 
 
 class BoardState(NamedTuple):
-    """The state of each chip that has one, by the name that it has on the board.
-
-    display_bytes: how many were written to display memory.
-    """
+    """The state of each chip that has one, by the name that it has on the board."""
 
     chips: dict[str, object]
-    display_bytes: int
 
 
 class Board:
     """The parts list of the PC, and the VMM's way to it (`rings.protocols.IoBus`).
 
     clock: tells the chips the time and is told when the next of them is due; shared:
-    where the chips keep what compiled code uses, too; console: what COM1 is connected
-    to; end: called with the reason when the guest switches itself off or resets; rtc:
-    see `Machine`; disks: what is in the ATA disks, two to a channel; debug_exit:
-    whether port F4h ends the run.
+    where the chips keep what compiled code uses, too; window, show: see `Vga`; console:
+    what COM1 is connected to; end: called with the reason when the guest switches
+    itself off or resets; rtc: see `Machine`; disks: what is in the ATA disks, two to a
+    channel; debug_exit: whether port F4h ends the run.
     """
 
     def __init__(
@@ -56,6 +53,8 @@ class Board:
         clock: Clock,
         shared: abi.Control,
         memory: int,
+        window: memoryview,
+        show: Callable[[range], None],
         console: CharDevice,
         end: Callable[[str, str], None],
         *,
@@ -81,7 +80,7 @@ class Board:
         )
         self.coprocessor = Coprocessor(line(layout.IRQ_FERR))
 
-        self.display_bytes = 0  # that were written to display memory, and are lost
+        self.vga = Vga(window, show, images.font())
 
         self.ports = Bus()
         self.memory = Bus()
@@ -100,6 +99,7 @@ class Board:
         attach(layout.I8042, self.keyboard, "8042")
         attach(layout.RTC, self.rtc, "MC146818")
         attach(layout.COM1, self.uart, "16550A", abi.PORT_UART)
+        attach(layout.VGA, self.vga, "VGA")
         attach(layout.COPROCESSOR, self.coprocessor, "coprocessor error")
         post_code = PostCode(latch=shared.post_code)
         attach(layout.POST_CODE, post_code, "POST code", abi.PORT_POST_CODE)
@@ -166,6 +166,9 @@ class Board:
 
     def mmio_read(self, gpa: int, width: int) -> bytes:
         """Read device memory; accesses wider than 4 bytes are split."""
+        if gpa in layout.VGA_MEMORY:
+            first = gpa - layout.VGA_MEMORY[0]
+            return bytes(self.vga.read_memory(first + i) for i in range(width))
         now = self._clock.now
         read = self.memory.read
         if width in (1, 2, 4):
@@ -174,10 +177,13 @@ class Board:
 
     def mmio_write(self, gpa: int, data: bytes) -> None:
         """Write device memory, or where there is neither a device nor RAM."""
+        if gpa in layout.VGA_MEMORY:
+            first = gpa - layout.VGA_MEMORY[0]
+            for i, byte in enumerate(data):
+                self.vga.write_memory(first + i, byte)
+            return
         now = self._clock.now
         width = len(data)
-        if gpa in layout.DISPLAY:
-            self.display_bytes += width
         if width in (1, 2, 4):
             self.memory.write(gpa, width, int.from_bytes(data, "little"), now)
             return
@@ -254,13 +260,12 @@ class Board:
     def save(self) -> BoardState:
         """Return what every chip knows; what is due when follows from it."""
         chips = {name: chip.save() for name, chip in self._stateful.items()}
-        return BoardState(chips, self.display_bytes)
+        return BoardState(chips)
 
     def restore(self, state: BoardState) -> None:
         """Become the board that was saved, of the same parts."""
         for name, chip in self._stateful.items():
             chip.restore(state.chips[name])
-        self.display_bytes = state.display_bytes
         self.schedule()
 
 

@@ -25,7 +25,9 @@ IDE: Final = (
 ELCR: Final = range(0x4D0, 0x4D2)
 POWER: Final = range(0x604, 0x606)
 
-DISPLAY: Final = range(0xA0000, 0xC0000)  # where a VGA's memory would be
+VGA: Final = range(0x3B0, 0x3E0)
+
+VGA_MEMORY: Final = range(0xA0000, 0xC0000)
 
 ROM: Final = 0xFF000  # to 1 MiB; copied to RAM there, as a PC shadows its ROM
 

@@ -16,6 +16,7 @@ from emu86.machine.board import Board
 from emu86.machine.chardev import CharDevice
 from emu86.machine.panic import ENDS, PanicWatch
 from emu86.machine.realtime import RealTime
+from emu86.machine.screen import ScreenWatch
 from emu86.notebook import table
 from emu86.rings.technique.base import Technique
 from emu86.spec import x86
@@ -31,7 +32,8 @@ class Stop:
 
     reason: "until", "panic", "poweroff", "halted", "reset", "triple fault",
     "debug exit", "unsupported", "timeout" or "interrupted"; code: the value written to
-    the debug exit port, else 0; detail: more words for a person, or empty.
+    the debug exit port, else 0; detail: more words for a person, or empty; of "until"
+    it is "on the screen" if the text was seen there.
     """
 
     reason: str
@@ -101,6 +103,7 @@ class RunLoop:
         self._found = False
         self._panic = PanicWatch(self._panicked)
         self._panics = False
+        self._watch = ScreenWatch(board.vga)
         self._error: BaseException | None = None  # of a callback, or Ctrl-C
         self.wall = 0.0
         self.slept = 0.0
@@ -183,7 +186,7 @@ class RunLoop:
             self._vmm.engine.stop()
 
     def run(self, until: bytes, timeout: float | None, *, panics: bool) -> Stop:
-        """Run until the console shows `until`, `timeout` wall seconds or the end.
+        """Run until console or screen show `until`, `timeout` wall seconds or the end.
 
         panics: a panic of Linux is an end, too.
         """
@@ -197,6 +200,7 @@ class RunLoop:
         self._found = False
         self._panics = panics
         self._console.expect(until, self._find)
+        self._watch.expect(until.decode(errors="replace"))
         # Reference counting frees what an exit makes; looking for cycles is 5 % of a
         # run.
         collecting = gc.isenabled()
@@ -249,7 +253,7 @@ class RunLoop:
         """
         vmm, board, kicked = self._vmm, self._board, self._kicked
         while vmm.vcpu.halted:
-            is_over = vmm.end or self._found or self._error
+            is_over = vmm.end or self._found or self._error or self._watch.expected
             if is_over or board.pic.intr or self._console.deliverable:
                 return
             self._idle(deadline)
@@ -269,8 +273,12 @@ class RunLoop:
         self._raise()
         if self._found:
             self._found = False
+            self._watch.expect("")
             return Stop("until")
         reason, detail = self._vmm.end or ("", "")
+        if self._watch.expected and self._watch.look(self._clock.now, last=reason):
+            self._console.expect(b"", self._find)
+            return Stop("until", 0, "on the screen")
         panic = self._panic.settle(reason)
         if panic and self._panics:
             return Stop("panic", 0, panic)

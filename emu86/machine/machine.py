@@ -16,14 +16,16 @@ from emu86.cpu.library import Abilities
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
 from emu86.errors import ConfigError, as_bytes, as_int, expect, unknown
-from emu86.machine import bios, boot, snapshot
+from emu86.machine import bios, boot, layout, snapshot
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.chardev import EVERY, CharDevice
 from emu86.machine.loop import RunLoop, Stop
 from emu86.machine.media import Image
+from emu86.machine.screen import Screen
 from emu86.machine.stats import Stats
 from emu86.mmu.paging import is_canonical
+from emu86.mmu.ram import VIDEO
 from emu86.notebook import table
 from emu86.rings.observers import Observer
 from emu86.rings.technique.registry import build
@@ -118,6 +120,8 @@ class Machine:
             self._engine.clock,
             self._engine.shared,
             memory,
+            self._ram.bytes[layout.VGA_MEMORY.start : layout.VGA_MEMORY.stop],
+            self._show,
             self.console,
             self._end,
             rtc=rtc,
@@ -354,6 +358,15 @@ class Machine:
     def _end(self, reason: str, detail: str) -> None:
         self.vmm.finish(reason, detail)
 
+    def _show(self, plain: range) -> None:
+        """Have plain memory at these offsets of the display's, and at no others."""
+        first = VIDEO.start
+        pages = range(
+            first + (plain.start >> x86.PAGE_SHIFT),
+            first + (plain.stop >> x86.PAGE_SHIFT),
+        )
+        self.vmm.back(VIDEO, pages)
+
     # -- its state ---------------------------------------------------------------------
 
     def save(self) -> snapshot.MachineState:
@@ -435,6 +448,13 @@ class Machine:
     def console_waiting(self) -> int:
         """How many bytes typed on COM1 the guest has not taken yet."""
         return self.console.waiting
+
+    # -- screen and keyboard -----------------------------------------------------------
+
+    @property
+    def screen(self) -> Screen:
+        """What the screen shows now; it may be looked at from any thread."""
+        return Screen(self.board.vga)
 
     # -- looking inside ----------------------------------------------------------------
 
@@ -590,4 +610,4 @@ class Machine:
     def stats(self) -> Stats:
         """Counts and times since the start."""
         wall, slept = self._loop.wall, self._loop.slept
-        return Stats.of(self.vmm, wall, slept, self.board.display_bytes)
+        return Stats.of(self.vmm, wall, slept)

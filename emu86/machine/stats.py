@@ -25,8 +25,7 @@ class Stats:
     that had to be disassembled; patched: sites by mnemonic; shadow: entries filled,
     dropped, resynchronised, CR3 loads and rebuilds; guest_share: part of the wall time
     that the guest itself ran (0 to 1), if exits were measured; wall_s, virtual_s:
-    seconds; display_bytes: written to display memory, of which there is none; cpu: the
-    CPU model.
+    seconds; cpu: the CPU model.
     """
 
     exits: dict[str, ExitStat]
@@ -37,13 +36,10 @@ class Stats:
     guest_share: float | None
     wall_s: float
     virtual_s: float
-    display_bytes: int
     cpu: str
 
     @classmethod
-    def of(
-        cls, vmm: "Technique", wall: float, slept: float, display_bytes: int
-    ) -> "Stats":
+    def of(cls, vmm: "Technique", wall: float, slept: float) -> "Stats":
         """Collect the statistics of a guest that ran `wall` seconds, `slept` idle."""
         counts = vmm.counts()
         exits = {
@@ -65,7 +61,6 @@ class Stats:
             guest_share=share,
             wall_s=wall,
             virtual_s=vmm.engine.clock.now / 1e9,
-            display_bytes=display_bytes,
             cpu=vmm.vcpu.model.name,
         )
 

@@ -115,6 +115,16 @@ class PageUse:
         """Drop what the engine has translated of a page."""
         self.engine.drop_code(page << x86.PAGE_SHIFT, x86.PAGE_SIZE)
 
+    def set_backed(self, page: int, *, backed: bool) -> None:
+        """Have plain memory at a page, with other content now, or none."""
+        if self.state[page] != UNBACKED:
+            self.before_write(page)
+            if not backed:
+                self.mappings.drop_mappings(page)
+                self.state[page] = UNBACKED
+        elif backed:
+            self.state[page] = DATA
+
     # -- descriptor tables -------------------------------------------------------------
 
     def watch(self, page: int) -> None:

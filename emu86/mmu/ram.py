@@ -25,6 +25,9 @@ UNBACKED: Final = abi.UNBACKED
 # Page numbers of the PC's adapter and ROM space, less the last: RAM that shadows a ROM.
 HOLE: Final = range(0xA0, 0xFF)
 
+# Those of them that are a display's memory, if they are any.
+VIDEO: Final = range(0xA0, 0xC0)
+
 _ZEROS: Final = bytes(64 << 10)  # what is looked at together
 _ZERO_PAGE: Final = bytes(x86.PAGE_SIZE)
 
@@ -104,10 +107,13 @@ class Ram:
                             yield start + at >> x86.PAGE_SHIFT
 
     def save(self) -> tuple[tuple[int, bytes], ...]:
-        """Return what it holds, as (GPA, bytes) of whole pages; others hold zeros."""
+        """Return what it holds, as (GPA, bytes) of whole pages; others hold zeros.
+
+        What a display has there is the display's to save.
+        """
         spans: list[list[int]] = []  # first page, end
         for page in self._used():
-            if self.state[page] == UNBACKED:
+            if self.state[page] == UNBACKED or page in VIDEO:
                 continue
             if spans and spans[-1][1] == page:
                 spans[-1][1] = page + 1

@@ -132,7 +132,8 @@ def test_how_a_run_ends(script, status, how):
 def test_until(script, status):
     result = run(script, "--until", "login:")
     assert result.returncode == status
-    assert ("has not shown 'login:'" in result.stderr) == (status == 3)
+    never = "neither console nor screen has shown 'login:'" in result.stderr
+    assert never == (status == 3)
 
 
 @pytest.mark.parametrize(
@@ -153,12 +154,62 @@ def test_a_reset_ends_the_run_or_starts_the_kernel_anew():
     assert result.stderr.startswith("emu86: the guest powered off, after")
 
 
-def test_what_is_written_to_a_display_is_told_of_once():
-    result = run("draw:4000 draw:80 halted")
-    first, second = result.stderr.splitlines()
+ON_SCREEN = (
+    "emu86: the guest has shown something on its screen alone, and --screenshot FILE"
+    " keeps that"
+)
+
+
+@pytest.mark.parametrize("screen", ["draw:hello", "draw:"])
+def test_what_is_on_the_screen_alone_is_told_of(screen):
+    first, second = run(f"{screen} halted").stderr.splitlines()
     assert "halted" in first
-    assert second.startswith("emu86: the guest wrote 4,080 bytes to the memory of a")
-    assert "display" not in run("halted").stderr
+    assert second == ON_SCREEN
+    for script in ("halted", f"{screen} say:x halted"):
+        assert "screen" not in run(script).stderr
+
+
+def test_a_screenshot_is_text_or_a_picture_by_its_name(tmp_path):
+    text, picture = tmp_path / "a.txt", tmp_path / "a.PNG"
+    result = run("draw:░hello halted", "--screenshot", text)
+    assert text.read_text("utf-8") == "░hello\n"
+    assert ON_SCREEN not in result.stderr
+    assert run("draw:hello halted", "--screenshot", picture).returncode == 0
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert run("draw:hello halted", "--screenshot", "-").stdout == "hello\n"
+
+
+def test_graphics_have_no_text(tmp_path):
+    result = run("draw: halted", "--screenshot", tmp_path / "a.txt")
+    assert result.returncode == 0
+    assert "emu86: the screen shows graphics" in result.stderr
+    assert run("draw: halted", "--screenshot", tmp_path / "a.png").returncode == 0
+    assert (tmp_path / "a.png").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["", "nowhere/a.png"])
+def test_a_screenshot_that_cannot_be_written(name):
+    result = run("say:hello halted", "--screenshot", name)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("emu86: --screenshot: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_screenshot_at_any_time(tmp_path):
+    file = tmp_path / "now.txt"
+    with terminal("draw:early say:ready wait", "--screenshot", file) as at:
+        at.wait_for(b"ready")
+        at.type(CTRL_A + b"p")
+        at.wait_for(b"the screen is in")
+        assert file.read_text("utf-8") == "early\n"
+        at.type(CTRL_A + b"x")
+        assert at.end() == 0
+    with terminal("say:ready wait") as at:
+        at.wait_for(b"ready")
+        at.type(CTRL_A + b"p")
+        at.wait_for(b"start with --screenshot FILE")
+        at.type(CTRL_A + b"x")
+        assert at.end() == 0
 
 
 def test_the_timeout_is_over_loading_too():

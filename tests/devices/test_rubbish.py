@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emu86.devices import vga_picture as picture
 from emu86.devices.ata_disk import AtaDisk
 from emu86.devices.bus import Bus, Timed
 from emu86.devices.i8042 import I8042
@@ -20,6 +21,8 @@ from emu86.devices.ports import (
 from emu86.devices.rtc import Rtc
 from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
+from emu86.devices.vga import Vga
+from emu86.devices.vga_memory import WINDOW
 
 pytestmark = pytest.mark.not_quick
 
@@ -50,6 +53,19 @@ class Ram:
 
     def flush(self):
         self.fail()
+
+
+class Port:
+    """One port of a chip that has many, in which others are of little interest."""
+
+    def __init__(self, chip, offset):
+        self.chip, self.offset = chip, offset
+
+    def read(self, _offset, width, now):
+        return self.chip.read(self.offset, width, now)
+
+    def write(self, _offset, width, value, now):
+        self.chip.write(self.offset, width, value, now)
 
 
 class Board:
@@ -95,6 +111,30 @@ class Board:
         self.bus.attach(range(0, 5, 4), kbc, "i8042")
         self.act = lambda n, _: kbc.key(bytes([n, 0xF0, n]))
         return [kbc]
+
+    def vga(self):
+        window = memoryview(bytearray(WINDOW))
+        plain = [range(0)]
+        vga = Vga(window, plain.append, bytes(range(256)) * 16)
+        for n, port in enumerate(
+            (0x14, 0x15, 0x1E, 0x1F, 0x10, 0x24, 0x25, 0x12, 0x19)
+        ):
+            self.bus.attach(range(n, n + 1), Port(vga, port), f"port {port}")
+
+        def act(n, now):
+            at = n * 0x2B5 % WINDOW
+            if at in plain[-1]:
+                window[at] = n
+            else:
+                vga.write_memory(at, n)
+                self.log.append((now, vga.read_memory(at)))
+            if not n % 8:
+                self.log.append(picture.text(vga.frame()))
+            if not n % 64:
+                self.log.append(picture.pixels(vga.frame()))
+
+        self.act = act
+        return [vga]
 
     def ports(self):
         latch = self.put(Coprocessor(self.tell("irq13")), 1, 8)
@@ -166,7 +206,7 @@ def steps(draw):
     return made
 
 
-KINDS = ["pic", "pit", "uart", "rtc", "i8042", "ports", "ide"]
+KINDS = ["pic", "pit", "uart", "rtc", "i8042", "vga", "ports", "ide"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

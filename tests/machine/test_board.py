@@ -17,6 +17,8 @@ def new(**options):
         clock,
         abi.Control.from_buffer(memory),
         1 << 20,
+        memoryview(bytearray(len(layout.VGA_MEMORY))),
+        lambda _plain: None,
         CharDevice(),
         lambda *end: ends.append(end),
         rtc=0,

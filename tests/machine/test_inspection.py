@@ -130,7 +130,7 @@ def test_physical_memory():
     [
         (0xA0000, 2),
         (0x9FFFF, 2),
-        (0xBFFFF, 1),
+        (0xB7FFF, 1),
         (0x9F000, 0x22000),
         (MEMORY - 1, 2),
         (MEMORY, 1),

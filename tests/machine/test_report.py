@@ -437,7 +437,7 @@ def test_exceptions_that_were_delivered(error, entry, code, why):
     ("code", "nothing"),
     [
         ("mov eax, 0xf0000000\ncall eax", f"{_FLOATS}; called from 00100011"),
-        ("jmp 0xb8000", _FLOATS),
+        ("jmp 0xd0000", _FLOATS),
         (
             "mov edi, 0x300000\nmov ecx, 64\nmov al, 0xff\nrep stosb\njmp 0x300000",
             "bytes of FFh at EIP, behind zeros",

@@ -7,7 +7,7 @@ The words of --append, run one after another:
     wait         it does nothing until it is stopped
     late:TEXT    it prints a character, and the others once it is stopped
     media:TEXT   TEXT is told of an image
-    draw:N       the guest writes N bytes to display memory
+    draw:TEXT    the guest's screen shows TEXT; draw: is a picture
     load:TIME    loading has taken so many seconds (the first word only)
     deaf:N       N bytes more than were typed wait for the guest
     tell         it prints what the machine was made with
@@ -25,6 +25,7 @@ import emu86
 from emu86 import cli
 from emu86.machine import boot, symbols
 from emu86.machine.profile import Spent
+from emu86.machine.screen import Picture
 
 
 @dataclass
@@ -52,7 +53,6 @@ class Stats:
     )
     guest_share: float | None = None
     wall_s: float = 0.5
-    display_bytes: int = 0
     cpu: str = "pentium3"
 
     def to_dict(self):
@@ -82,10 +82,19 @@ class Report:
         return "0 → 3\nall of it"
 
 
+class Screen:
+    def __init__(self, lines):
+        self.lines = lines
+        self.is_text = bool(lines)
+        self.shows_anything = not lines or bool(lines[0].strip())
+        self.image = Picture(1, 1, b"\x01\x02\x03")
+
+
 class Machine:
     def __init__(self, **options):
         self.options = options
         self.stats = Stats()
+        self.screen = Screen([" " * 80])
         self.typed = queue.Queue()
         self.waiting = 0
         self.stopped = False
@@ -168,7 +177,7 @@ class Machine:
             elif kind == "deaf":
                 self.waiting = int(text)
             elif kind == "draw":
-                self.stats.display_bytes += int(text)
+                self.screen = Screen([text.ljust(80)] if text else [])
             elif kind == "code":
                 return Stop("debug exit", int(text))
             else:

@@ -7,6 +7,7 @@ Linux/x86 Boot Protocol") and zero-page.rst.
 from typing import Final
 
 from emu86.errors import ConfigError
+from emu86.machine.boot import video
 from emu86.machine.boot.placement import MIB, Entry, Placement, memory_map
 from emu86.spec.features import CMOV, CX8, FPU, INTEL64, PAE
 
@@ -115,6 +116,8 @@ def place_params(
     `initrd_max` the highest address of the initrd's last byte. Returns the
     guest-physical address of boot_params.
     """
+    screen = video.screen_info(cmdline)
+    params[: len(screen)] = screen
     params[0x210] = _UNDEFINED_LOADER
     if initrd:
         address = places.put_high("initrd", initrd, initrd_max + 1)

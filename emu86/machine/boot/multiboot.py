@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from emu86.errors import ConfigError
-from emu86.machine.boot import elf, foreign
+from emu86.machine.boot import elf, foreign, video
 from emu86.machine.boot.linux import command_line
 from emu86.machine.boot.placement import LOW_END, MIB, Entry, Placement, memory_map
 
@@ -29,7 +29,22 @@ _INFO_CMDLINE: Final = 1 << 2
 _INFO_MODULES: Final = 1 << 3
 _INFO_MMAP: Final = 1 << 6
 _INFO_LOADER_NAME: Final = 1 << 9
+_INFO_FRAMEBUFFER: Final = 1 << 12
+_INFORMATION: Final = (
+    _INFO_MEMORY
+    | _INFO_CMDLINE
+    | _INFO_MODULES
+    | _INFO_MMAP
+    | _INFO_LOADER_NAME
+    | _INFO_FRAMEBUFFER
+)
 _INFO_SIZE: Final = 116
+
+_TEXT_MODE: Final = 1  # mode_type, at 32 in the header
+
+NO_GRAPHICS: Final = (
+    "kernel: asks Multiboot for a graphics mode, there are text modes alone"
+)
 
 NO_ADDRESSES: Final = (
     "a Multiboot kernel, but neither ELF nor with load addresses",
@@ -88,11 +103,9 @@ def load(
     if header is None:
         raise ConfigError("kernel: no Multiboot header")
     (flags,) = words(image, header + 4, 1)
-    if flags & _VIDEO_MODE:
-        raise ConfigError(
-            "kernel: asks Multiboot for a video mode, there is no display"
-        )
-    unknown = flags & 0xFFFF & ~(_PAGE_ALIGN | _MEMORY_INFO)
+    if flags & _VIDEO_MODE and words(image, header + 32, 1) != [_TEXT_MODE]:
+        raise ConfigError(NO_GRAPHICS)
+    unknown = flags & 0xFFFF & ~(_PAGE_ALIGN | _MEMORY_INFO | _VIDEO_MODE)
     if unknown:
         raise ConfigError(f"kernel: asks for unknown Multiboot features {unknown:#x}")
 
@@ -153,7 +166,7 @@ def _place_info(places: Placement, cmdline: str, modules: Sequence[bytes]) -> in
     )
     info = bytearray(_INFO_SIZE)
     info[0:12] = _pack(
-        _INFO_MEMORY | _INFO_CMDLINE | _INFO_MODULES | _INFO_MMAP | _INFO_LOADER_NAME,
+        _INFORMATION,
         LOW_END >> 10,
         max(len(places.ram) - MIB, 0) >> 10,
     )
@@ -164,6 +177,7 @@ def _place_info(places: Placement, cmdline: str, modules: Sequence[bytes]) -> in
     )
     info[44:52] = _pack(len(table), places.put_low("memory map", table))
     info[64:68] = _pack(places.put_low("loader name", b"emu86\0"))
+    info[88:110] = video.framebuffer()
     return places.put_low("Multiboot information", bytes(info))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from emu86.errors import ConfigError
-from emu86.machine.boot import elf, foreign, multiboot
+from emu86.machine.boot import elf, foreign, multiboot, video
 from emu86.machine.boot.linux import command_line
 from emu86.machine.boot.placement import LOW_END, MIB, Entry, Placement, memory_map
 
@@ -25,7 +25,7 @@ _GRANTED: Final = (4, 6, 7, 8, 9, 10)
 _OPTIONAL: Final = 1 << 0  # of a tag's flags
 _WHOLE_FILE: Final = 0xFFFFFFFF  # load_addr: of a file that is loaded from its start on
 # Tags of the boot information; those up to the last are in the specification.
-_CMDLINE, _LOADER_NAME, _MODULE, _MEMORY, _MMAP = 1, 2, 3, 4, 6
+_CMDLINE, _LOADER_NAME, _MODULE, _MEMORY, _MMAP, _SCREEN = 1, 2, 3, 4, 6, 8
 _LAST_INFORMATION: Final = 21
 
 
@@ -101,10 +101,10 @@ def _wanted(header: bytes) -> Iterator[tuple[int, bytes]]:
 def _check(kind: int, content: bytes) -> None:
     """Raise ConfigError for a tag that asks for what there is not."""
     if kind == _FRAMEBUFFER:
-        raise ConfigError(
-            "kernel: asks Multiboot for a video mode, there is no display"
-        )
-    if kind == _REQUEST:
+        # A depth of 0 is a text mode, or no preference.
+        if len(content) < 12 or multiboot.words(content, 8, 1) != [0]:
+            raise ConfigError(multiboot.NO_GRAPHICS)
+    elif kind == _REQUEST:
         asked = multiboot.words(content, 0, len(content) // 4)
         unknown = [one for one in asked if one > _LAST_INFORMATION]
         if unknown:
@@ -131,7 +131,11 @@ def _place_info(places: Placement, cmdline: str, modules: Sequence[bytes]) -> in
     ranges = b"".join(
         struct.pack("<2Q2I", *one, 0) for one in memory_map(places.memory)
     )
-    tags += [_tag(_MMAP, struct.pack("<2I", 24, 0) + ranges), _tag(_END, b"")]
+    tags += [
+        _tag(_MMAP, struct.pack("<2I", 24, 0) + ranges),
+        _tag(_SCREEN, video.framebuffer() + bytes(2)),
+        _tag(_END, b""),
+    ]
     content = b"".join(tags)
     info = struct.pack("<2I", len(content) + 8, 0) + content
     return places.put_low("Multiboot information", info)

@@ -14,7 +14,7 @@ from emu86.cpu.models import CpuModel
 from emu86.cpu.state import ATTRIBUTES, RIP, SELECTOR
 from emu86.cpu.vcpu import VCpu, VCpuState
 from emu86.mmu.paging import format_of, read_pdptes
-from emu86.mmu.ram import Ram
+from emu86.mmu.ram import DATA, UNBACKED, Ram
 from emu86.mmu.shadow_leaves import ShadowStats
 from emu86.native import abi
 from emu86.rings.cpu import Cpu
@@ -287,6 +287,15 @@ class Technique:
 
     def before_write(self, page: int) -> None:
         """Learn that somebody else is about to write to a guest page."""
+
+    def back(self, pages: range, plain: range) -> None:
+        """Have plain memory at `plain`, a device's at the others of `pages`.
+
+        They are numbers of guest pages; what plain memory holds changes, too.
+        """
+        for page in pages:
+            self.before_write(page)
+            self.ram.state[page] = DATA if page in plain else UNBACKED
 
     def compile_site(self, insn: Insn, kind: int) -> None:
         """Have compiled code handle the instruction at CS:EIP from now on."""

@@ -207,6 +207,14 @@ class Deprivileged(Technique):
         """Learn that somebody else is about to write to a guest page."""
         self.mmu.use.before_write(page)
 
+    def back(self, pages: range, plain: range) -> None:
+        """Have plain memory at `plain`, a device's at the others of `pages`."""
+        mmu = self.mmu
+        mmu.mmio_pages |= frozenset(pages)
+        for page in pages:
+            mmu.use.set_backed(page, backed=page in plain)
+        self.memory.flush()
+
     def compile_site(self, insn: Insn, kind: int) -> None:
         """Have compiled code handle the instruction at CS:EIP from now on."""
         # Behind STI the next instruction has to be looked at.

@@ -68,6 +68,21 @@ def test_entry_follows_the_protocol():
     assert u32(params, 0x218) == u32(params, 0x21C) == 0
 
 
+SERIAL = ("console=ttyS0", "quiet console=ttyS0,115200 a", "console=ttyAMA0")
+SCREEN = ("", "quiet", "console=tty0", "console=ttyS0 console=tty1")
+
+
+@pytest.mark.parametrize("cmdline", SERIAL + SCREEN)
+def test_the_kernel_is_told_of_the_screen_if_it_is_to_use_it(cmdline):
+    ram, entry = load(bzimage(), cmdline=cmdline)
+    info = bytes(ram[entry.registers["esi"] :][:18])
+    expected = bytearray(18)
+    if cmdline in SCREEN:
+        # Mode 3, 80 columns; a colour VGA with 256 KiB; 25 rows; VGA; 16 scan lines.
+        expected[6:8], expected[10], expected[14:17] = b"\3\x50", 3, b"\x19\1\x10"
+    assert info == expected
+
+
 def test_bytes_after_the_setup_header_are_not_copied():
     image = bytearray(bzimage())
     image[0x268] = 0xCC

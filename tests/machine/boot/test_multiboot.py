@@ -66,7 +66,7 @@ def test_information():
     ram, entry = load(kludge(), cmdline="script", initrds=[b"first", b"second"])
     info = entry.registers["ebx"]
     flags, lower, upper = words(ram, info, 3)
-    assert flags == 0b10_0100_1101
+    assert flags == 0b1_0010_0100_1101
     assert (lower, upper) == (0x9FC00 >> 10, 3 * 1024)
     cmdline, count, modules = words(ram, info + 16, 3)
     assert string(ram, cmdline) == b"script"
@@ -78,6 +78,8 @@ def test_information():
         assert (string(ram, name), zero) == (b"", 0)
         contents.append(bytes(ram[start:end]))
     assert contents == [b"first", b"second"]
+    screen = struct.unpack_from("<Q3I2B", ram, info + 88)
+    assert screen == (0xB8000, 160, 80, 25, 16, 2)  # EGA text
     length, table = words(ram, info + 44, 2)
     entries = list(struct.iter_unpack("<IQQI", ram[table : table + length]))
     assert entries == [(20, *entry) for entry in boot.memory_map(4 * MIB)]
@@ -122,7 +124,7 @@ def test_a_magic_without_checksum_is_passed_over():
     ("image", "message"),
     [
         (header(0), "neither ELF nor"),
-        (header(4), "video mode"),
+        (header(4), "graphics mode"),
         (header(0x8000), "unknown Multiboot features 0x8000"),
         (header(0x10000), "truncated"),
         (kludge(header_addr=MIB - 4), "do not match"),

@@ -156,7 +156,7 @@ def test_what_it_may_ask_for():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (header(tag(5, 0, 0, 0), *addresses()), "video mode"),
+        (header(tag(5, 0, 0, 32), *addresses()), "graphics mode"),
         (header(tag(1, 4, 22), *addresses()), "unknown Multiboot 2 information 22"),
         (header(tag(11), *addresses()), "unknown Multiboot 2 feature 11"),
         (header(*addresses(), architecture=4), "Multiboot 2's architecture 4"),

@@ -10,7 +10,7 @@ from emu86 import Machine
 from support.cases import LOG, RECORD, Case, image, machine, records
 from support.flat import guest
 
-DEVICE = 0xB8000
+DEVICE = 0xD0000
 AWAY = 0xF0000000
 
 
@@ -220,29 +220,39 @@ def test_what_is_not_there():
 
 
 @pytest.mark.parametrize("technique", ["patch", "trap", "iopl"])
-def test_what_is_written_to_display_memory_is_counted(technique):
-    """A0000h to BFFFFh; each byte once, whoever writes it."""
+def test_display_memory_that_is_not_plain(technique):
+    """There is none at A0000h in a text mode; a write to all planes is the chip's."""
     built = guest(
         """
-        mov edi, 0xb8000
-        mov ecx, 10
-        mov ax, 0x0741
-        rep stosw
+        mov esi, [0xa0000]
         mov byte [0xa0000], 1
-        inc dword [0xbfffc]
-        mov dword [0xbfffe], 5  ; two of its bytes
-        rcl word [0xb8000], 1   ; emulated
-        setc [0xb8000]
-        mov byte [0x9ffff], 1
-        mov byte [0xc0000], 1
-        mov eax, [0xb8000]
+        mov edi, [0xa0000]
+        mov edx, 0x3c4
+        mov eax, 0x0f02         ; all planes are written
+        out dx, ax
+        mov ax, 0x0604          ; one after another
+        out dx, ax
+        mov edx, 0x3ce
+        mov ax, 0x0506          ; the window is at A0000h
+        out dx, ax
+        mov ax, 0x0005
+        out dx, ax
+        mov dword [0xa0000], 0x81184224
+        rcl word [0xa0000], 1   ; emulated
+        mov ebx, [0xa0000]
+        mov ecx, [0xb8000]
+        mov ax, 0x0304          ; plane 3 is read
+        out dx, ax
+        mov ebp, [0xa0000]
         cli
         hlt
         """,
         technique=technique,
     )
     assert built.run(timeout=60).reason == "halted"
-    written = 20 + 1 + 4 + 2 + 2 + 1
-    assert built.stats.display_bytes == written
-    assert Machine.restore(built.save()).stats.display_bytes == written
-    assert built.registers["eax"] == 0xFFFFFFFF
+    registers = built.registers
+    assert (registers["esi"], registers["edi"]) == (0xFFFFFFFF, 0xFFFFFFFF)
+    assert registers["ebx"] == registers["ebp"] == 0x81188448
+    assert registers["ecx"] == 0xFFFFFFFF
+    restored = Machine.restore(built.save())
+    assert restored.board.vga.frame() == built.board.vga.frame()

@@ -316,7 +316,7 @@ def check(machine: Machine) -> None:
     vmm = machine.vmm
     own, ram = vmm.mmu.vmm_memory, vmm.memory.ram
     assert bytes(own.bytes[:4096]) == b"\xff" * 4096, "the page of ones"
-    hole = bytes(ram.bytes[0xA0000 : min(0xFF000, ram.size)])
+    hole = bytes(ram.bytes[0xC0000 : min(0xFF000, ram.size)])
     assert hole.count(0xFF) == len(hole), "the adapter hole was written"
     _check_descriptors(own, long=bool(vmm.vcpu.efer & x86.EFER_LMA))
     _check_shadow(machine)

@@ -1,0 +1,60 @@
+"""Files that options name: what is written into them, and mistakes in their names."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from emu86.errors import ConfigError
+
+if TYPE_CHECKING:
+    from emu86 import Machine
+
+
+def write(option: str, path: str, data: str | bytes) -> None:
+    """Write to the file of an option or, for -, to standard output."""
+    if not path:
+        raise ConfigError(f"{option}: the name of its file is empty")
+    try:
+        if path == "-":
+            click.echo(data, nl=False)
+        else:
+            raw = data if isinstance(data, bytes) else data.encode("utf-8")
+            Path(path).write_bytes(raw)
+    except BrokenPipeError:
+        raise  # a reader that has left is told nothing
+    except OSError as error:
+        raise ConfigError(f"{option}: {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{option}: {path!r}: {error}") from None
+
+
+def try_to_write(option: str, path: str) -> None:
+    """Raise ConfigError if the file of an option cannot be written; change nothing."""
+    if not path:
+        raise ConfigError(f"{option}: the name of its file is empty")
+    if path == "-":
+        return
+    try:
+        with Path(path).open("a"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option}: {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{option}: {path!r}: {error}") from None
+
+
+def write_screenshot(machine: "Machine", path: str) -> str:
+    """Write what the screen shows: a PNG, or its text where that is not its name.
+
+    Return a line that says why there is none, or nothing: graphics have no text.
+    """
+    screen = machine.screen
+    if path.lower().endswith(".png"):
+        write("--screenshot", path, screen.image.png())
+    elif screen.is_text:
+        rows = (row.rstrip() + "\n" for row in screen.lines)
+        write("--screenshot", path, "".join(rows))
+    else:
+        return "the screen shows graphics, which --screenshot has as FILE.png alone"
+    return ""
