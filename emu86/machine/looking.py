@@ -252,7 +252,9 @@ class Looker:
             table = entry & layout.frame
         tables = ", ".join(steps) or "no paging"
         if gpa is None:
-            return f"{linear:08x}: {tables}: not mapped"
+            fault = walk(ram, vcpu, linear).fault
+            why = "reserved bits" if fault & x86.PF_RSVD else "not mapped"
+            return f"{linear:08x}: {tables}: {why}"
         rights = self.rights(linear)
         words = [
             "user" if rights & x86.PTE_US else "supervisor",

@@ -251,14 +251,15 @@ def _exception(event: Event, reasons: Reasons) -> Fault:
 def _nothing(looker: Looker, linear: int) -> str:
     """Say how there is no code at EIP, or ""."""
     data = looker.read(linear, _SLED)
+    rip, rax = ("RIP", "rax") if looker.bits == 64 else ("EIP", "eax")
     if not data:
-        text = "EIP is not mapped"
+        text = f"{rip} is not mapped"
     elif not looker.has_ram(linear):
-        text = "no RAM at EIP, which reads as FFh"
+        text = f"no RAM at {rip}, which reads as FFh"
     elif data == bytes(_SLED):
-        text = "zeros at EIP, which run as add [eax], al"
+        text = f"zeros at {rip}, which run as add [{rax}], al"
     elif data == b"\xff" * _SLED:
-        text = "bytes of FFh at EIP"
+        text = f"bytes of FFh at {rip}"
     else:
         return ""
     if data.strip(b"\xff") == b"" and looker.read(linear - _SLED, _SLED) == bytes(

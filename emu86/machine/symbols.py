@@ -31,6 +31,7 @@ _CLASS_64: Final = 2
 _SYMTAB: Final = 2  # sh_type
 _EXECINSTR: Final = 4  # sh_flags
 _NOTYPE, _OBJECT, _FUNC = 0, 1, 2  # the type of a symbol, in st_info
+_GLOBAL: Final = 0x10  # and from here on: others know its name
 
 
 class Symbol(NamedTuple):
@@ -135,7 +136,9 @@ def _elf_symbols(data: bytes) -> Iterator[Symbol]:
             continue
         at, length, link = section[4:7]
         names = sections[link][4]
-        for row in _SYMBOL[wide].iter_unpack(data[at : at + length]):
+        rows = _SYMBOL[wide].iter_unpack(data[at : at + length])
+        # At one address a name that others know is taken before a local label.
+        for row in sorted(rows, key=lambda row: row[1 if wide else 3] < _GLOBAL):
             if wide:
                 name, info, _, home, address, length = row
             else:

@@ -66,6 +66,28 @@ def test_reasons(code, why, technique):
     assert re.search(why, " ".join(str(ended(code, technique).report()).split()))
 
 
+# CR3 is to be 0, and there is no table there.
+ALL_ONES = "mov rax, -1\nxor edi, edi\nmov ecx, 512\nrep stosq\nxor edi, edi\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("mov rax, 1 << 46\njmp rax", "a jump into nothing: RIP is not mapped"),
+        (ALL_ONES + "mov cr3, rdi", "PDPTE ffffffffffffffff: reserved bits"),
+    ],
+)
+def test_a_report_says_rip_and_what_is_reserved(code, told):
+    assert told in str(ended(code).report())
+
+
+def test_zeros_in_64_bit_code():
+    machine = guest64("mov eax, 0x180000\njmp rax")
+    assert machine.run(timeout=0.1).reason == "timeout"
+    nothing = machine.report().nothing
+    assert nothing == "a jump into nothing: zeros at RIP, which run as add [rax], al"
+
+
 def test_registers():
     machine = guest64("mov r15, -2\nmov rax, 0x123456789abcdef0\nhlt")
     machine.run(timeout=60)

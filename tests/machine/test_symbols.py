@@ -76,6 +76,12 @@ def test_an_elf_file(tmp_path):
     assert symbols.ours(elf([], stripped=True)) is None
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_global_name_is_taken_before_a_local_one(wide):
+    local, named = ("label", 0x1000, 0, 0, 1), ("_start", 0x1000, 0, 0x10, 1)
+    assert symbols.read(elf([local, named], wide=wide)).name(0x1000) == "_start"
+
+
 HIGH = 0xFFFFFFFF81000000
 ELF64 = elf([("f", HIGH, 0x100, 2, 1), ("data", HIGH + 0x100, 8, 1, 2)], wide=True)
 
