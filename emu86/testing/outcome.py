@@ -1,6 +1,7 @@
 """How a run ended, in a form that can be compared and printed."""
 
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,6 +17,7 @@ _PAGE: Final = x86.PAGE_SIZE
 _AHEAD: Final = (stage.CODE >> 12) + 1
 _DESCRIPTORS: Final = range(stage.IDT >> 12, stage.PD >> 12)
 FLAGS: Final = ("eflags", "rflags")
+_ADDRESS: Final = (1 << x86.MAXPHYADDR) - _PAGE  # in an entry of 64 bits
 
 
 def place_of(registers: dict[str, int]) -> str:
@@ -92,7 +94,7 @@ def differences(one: Outcome, other: Outcome, hidden: int = 0) -> Iterator[str]:
             return
         found = list(_registers(left.registers, right.registers, hidden))
         pages = sorted({*left.pages, *right.pages})
-        found += _memory(*ram, _accessed(left.registers), pages)
+        found += _memory(*ram, _accessed(left.registers, ram[0]), pages)
         if found:
             yield f"event {number}, {left}:"
             yield from found
@@ -112,7 +114,9 @@ def differences(one: Outcome, other: Outcome, hidden: int = 0) -> Iterator[str]:
     else:
         if one.end != "triple fault":
             yield from _registers(one.registers, other.registers, hidden)
-        yield from _memory(one.memory, other.memory, _accessed(one.registers))
+        yield from _memory(
+            one.memory, other.memory, _accessed(one.registers, one.memory)
+        )
 
 
 def _registers(
@@ -125,10 +129,12 @@ def _registers(
             yield f"  {name}: {left:08X}, but {right:08X} (bits {left ^ right:08X})"
 
 
-def _accessed(registers: dict[str, int]) -> Callable[[int], bool]:
+def _accessed(
+    registers: dict[str, int], ram: bytes | bytearray
+) -> Callable[[int], bool]:
     """Return what tells whether the accessed bit of the entry at an address may differ.
 
-    registers: of the event, or none; they tell where a fetch ahead was.
+    registers: of the event, or none; they tell where a fetch ahead was; ram: of then.
     """
     wide = "rip" in registers
     size, count = (8, 512) if wide else (4, 1024)
@@ -136,15 +142,36 @@ def _accessed(registers: dict[str, int]) -> Callable[[int], bool]:
     if registers:
         eip = registers["rip" if wide else "eip"]
         fetched = registers["cs.base"] + eip >> 12 & count - 1
-    above = stage.TABLES[wide][:-2]
 
     def may_differ(at: int) -> bool:
         table, index = at & ~(_PAGE - 1), (at & _PAGE - 1) // size
-        if table in above or (table == stage.PT_B and index == fetched):
+        if table in (_directories(ram) if wide else (stage.PD,)) or (
+            table == stage.PT_B and index == fetched
+        ):
             return True
         return table == stage.PT and index in (fetched, _AHEAD, *_DESCRIPTORS)
 
     return may_differ
+
+
+def _directories(ram: bytes | bytearray) -> set[int]:
+    """Return where the tables above page tables are, of 4 levels.
+
+    Those of the stage, and what their entries have been made to lead to: a page table
+    may be a directory, too.
+    """
+    found = set(stage.TABLES[True][:-2])
+    level = {stage.PML4}
+    for _ in range(2):
+        entries = (
+            entry
+            for table in level
+            for (entry,) in struct.iter_unpack("<Q", ram[table : table + _PAGE])
+            if entry & (x86.PTE_P | x86.PDE_PS) == x86.PTE_P
+        )
+        level = {entry & _ADDRESS for entry in entries if entry & _ADDRESS < len(ram)}
+        found |= level
+    return found
 
 
 def _memory(

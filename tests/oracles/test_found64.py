@@ -5,6 +5,11 @@ import pytest
 from emu86.testing import State, assert_equivalent, run
 
 FOUND = {
+    "a page table that is a page directory, too, has accessed bits as one": (
+        # PDPT[3] is the page table; mov cl, [0xc0050000]
+        "48bf000005c000000000 8a0f",
+        State(mode="long", patches=((0x1B018, bytes.fromhex("0760010000000000")),)),
+    ),
     "LSS m16:64 is the kernel's own SS": (
         "c704250002050000000000 c704250802050010000000 480fb2042500020500 8cd0",
         State(mode="long"),
