@@ -88,6 +88,12 @@ _LOCKABLE: Final = frozenset(
     ("adc", "add", "and", "btc", "btr", "bts", "cmpxchg", "cmpxchg8b", "cmpxchg16b",
      "dec", "inc", "neg", "not", "or", "sbb", "sub", "xadd", "xchg", "xor")
 )  # fmt: skip
+# Vol. 2, those that are invalid in 64-bit mode.
+_NOT_IN_64: Final = re.compile(
+    r"(aa[adms]|da[as]|into|bound|arpl|l[de]s|salc|(push|pop)a[dlw]*)(?!\S)"
+    r"|(push|pop)\s+[cdes]s\b|l?(jmp|call)\s+(far\s+)?\w+:\s*\w+$",
+    re.IGNORECASE,
+)
 _FROM_SEGMENT: Final = re.compile(r"\b[c-gs]s\s*(;|$)", re.IGNORECASE)
 _EVENTS: Final = {"int", "int3", "into", "bound", "ud2"}
 _AN_EVENT: Final = (
@@ -121,7 +127,8 @@ def explain(code: bytes, bits: int = 32) -> Iterator[str]:
         longer = next(disassembler.disasm_lite(code + bytes(15), 0, 1), None)
         if code and longer is not None and longer[1] > len(code):
             raise ConfigError(f"explain: {shown} is incomplete: more bytes must follow")
-        raise ConfigError(f"explain: {shown} is no instruction")
+        of = " of 64-bit code" if bits == 64 else ""
+        raise ConfigError(f"explain: {shown} is no instruction{of}")
     _, length, mnemonic, operands = found
     yield f"{code[:length].hex(' ')}  {mnemonic} {operands}".rstrip()
     if len(code) > length:
@@ -151,7 +158,8 @@ def explain_text(text: str, bits: int = 32) -> Iterator[str]:
     from emu86.spec.features import LATER  # noqa: PLC0415
 
     named = {words_of(record.mnemonic): record for record in RECORDS}
-    if record := named.get(words_of(text)):
+    record = named.get(words_of(text))
+    if record and (bits == 32 or record in _forms(64).values()):
         yield from _of(record)
         return
     if undefined := _undefined(text, bits):
@@ -201,6 +209,8 @@ def _undefined(text: str, bits: int) -> list[str]:
         why = f"there is no {found[0].upper()}"
     elif _INTO_CS.match(text):
         why = "CS is loaded by far transfers only"
+    elif bits == 64 and _NOT_IN_64.match(text):
+        why = "64-bit code has no such instruction"
     elif words[:1] == ["lock"] and len(words) > 1:
         mnemonic, operands = _parse(text, bits)
         if mnemonic not in _mnemonics():

@@ -313,8 +313,14 @@ def test_explain_of_64_bit_code(emu86, code, parts):
 def test_what_is_in_no_64_bit_code(emu86):
     result = emu86("explain", "--bits", "64", "06")
     assert (result.returncode, result.stderr) == (
-        2, "emu86: explain: 06 is no instruction\n"
+        2, "emu86: explain: 06 is no instruction of 64-bit code\n"
     )  # fmt: skip
+    for text in ("into", "pop ss", "PUSH CS", "lds eax, [ebx]", "jmp 8:0x1000", "daa"):
+        first, *told = explain_text(text, 64)
+        assert first == text
+        assert "64-bit code has no such instruction" in " ".join(told)
+    for text in ("push fs", "ljmp [rax]", "jmp fs:[rax]", "LDS, LES, LFS, LGS", "lss"):
+        assert "no such" not in "".join(explain_text(text, 64))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from emu86.machine.boot import elf
 _UNPACK: Final = "unpack it first ({})"
 _NO_DISK: Final = "there is no disk here; give the file of the kernel that is in it"
 _BUILD: Final = "build it for i386 (gcc -m32, ld -m elf_i386)"
-_LD: Final = "ld -m elf_i386 -Ttext 0x100000"
-_LINK: Final = f"link it ({_LD})"
+_LD: Final = "ld -m {} -Ttext 0x100000"
+_LINK: Final = f"link it ({_LD.format('elf_i386')})"
 _REAL_MODE: Final = "emu86 has no real mode; take the file of a kernel"
 _PROGRAM: Final = "boot Linux, with the program in an initrd"
 _INITRD: Final = "give it with --initrd, and a kernel with --kernel"
@@ -140,7 +140,7 @@ def check_machine(found: elf.Headers, image: bytes) -> None:
         if b"\0.gnu.linkonce.this_module\0" in image:
             message = "a module of Linux's kernel: load it in the guest (insmod)"
         else:
-            message = f"an object file: {_LINK}"
+            message = f"an object file: link it ({_ld(found)})"
         raise ConfigError(f"kernel: is {message}")
     if found.kind == elf.CORE:
         raise ConfigError(f"kernel: is a core dump: {_KERNEL}")
@@ -156,11 +156,15 @@ def check_kernel(found: elf.Headers, image: bytes) -> None:
         where = "" if found.machine == elf.I386 else f" on {_machine(found)}"
         message = f"is a program for Linux{where}, not a kernel: {_PROGRAM}"
         if not marked:
-            message += f" (if it is a kernel after all, link it with {_LD})"
+            message += f" (if it is a kernel after all, link it with {_ld(found)})"
         raise ConfigError(f"kernel: {message}")
     check_machine(found, image)
     if found.kind == elf.SHARED:
         raise ConfigError(f"kernel: is a shared library, not a kernel: {_KERNEL}")
+
+
+def _ld(found: elf.Headers) -> str:
+    return _LD.format("elf_i386" if found.machine == elf.I386 else "elf_x86_64")
 
 
 def _machine(found: elf.Headers) -> str:

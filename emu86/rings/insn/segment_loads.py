@@ -132,7 +132,8 @@ RECORDS = (
         "Vol. 2B MOV",
         "SS takes only a selector whose RPL is the CPL. At CPL 1 the guest's RPL of 0"
         " traps. An RPL of 1 is wrong for a kernel in ring 0 and would not trap, so it"
-        " is patched.",
+        " is patched. In 64-bit code a null selector is no fault, and would take the"
+        " engine's CPL to 0; there `trap` patches it, too.",
         reg=2, patched=_KERNEL,
     ),
     Record(

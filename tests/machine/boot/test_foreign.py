@@ -171,6 +171,8 @@ FOR = "is an ELF file for {}, this machine is a PC: build it for i386 (gcc -m32"
          "a program for Linux on machine 16962, not a kernel: boot Linux"),
         (elf(kind=3, entry=0x1060), "a shared library, not a kernel: take the file"),
         (elf(kind=1, parts=()), "an object file: link it (ld -m elf_i386"),
+        (elf(64, machine=62, kind=1, parts=()),
+         "an object file: link it (ld -m elf_x86_64 -Ttext 0x100000)"),
         (elf(kind=1, parts=()) + b"\0.gnu.linkonce.this_module\0",
          "a module of Linux's kernel: load it in the guest (insmod)"),
         (elf(kind=4, parts=()), "a core dump: take the file of a kernel"),
