@@ -5,6 +5,14 @@ import struct
 from emu86.spec import x86
 
 
+def check_bits(bits: object) -> None:
+    """Raise ValueError for what is no width of programs: 32 or 64."""
+    __tracebackhide__ = True
+    if bits not in (32, 64):
+        message = f"bits: {bits!r:.60} is not 32 or 64"
+        raise ValueError(message)
+
+
 def i32(value: int) -> bytes:
     """Return a doubleword, little endian."""
     return struct.pack("<I", value & x86.MASK32)

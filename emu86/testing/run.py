@@ -178,8 +178,8 @@ def run(
     instruction that runs; instructions: the run is "paused" after so many of the
     program and its handlers; cpu: a CPU model (by default the machine's, or for IA-32e
     mode the 64-bit one); what it lacks is #UD. Ports answer as on a board that has no
-    device. Raises ValueError for an unknown technique, TypeError
-    for a program or a state of the wrong type.
+    device. Raises ValueError for an unknown technique, or a CPU model that has not the
+    state's mode, TypeError for a program or a state of the wrong type.
     """
     __tracebackhide__ = True
     state = State() if state is None else state
@@ -188,6 +188,9 @@ def run(
     config.check_technique(technique)
     cpu = cpu or cpu_of(state.mode)
     config.check_cpu(cpu)
+    if state.is_long and not MODELS[cpu].is_64_bit:
+        message = f"cpu: {cpu} has no 64-bit mode, and the state's is {state.mode!r}"
+        raise ValueError(message)
     image = ram_image(program, state)
     if technique == "bare":
         return _bare(image, state, trace, instructions, cpu)

@@ -17,7 +17,7 @@ from emu86.errors import unknown
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.accesses import Access, AccessPattern, access_patterns, accesses
-from emu86.testing.encode import i32, mov, mov64, push
+from emu86.testing.encode import check_bits, i32, mov, mov64, push
 from emu86.testing.operands import (
     Code,
     absolute,
@@ -291,8 +291,9 @@ def instructions(*classes: str, bits: int = 32) -> Code:
     """One instruction (or the few that it needs) of these classes, or of any.
 
     bits: of the code, 32 or 64. "timed" and "locked_natively" are drawn only if they
-    are named.
+    are named. Raises ValueError.
     """
+    check_bits(bits)
     for name in classes:
         if name not in _OFFERED:
             message = f"instructions: {unknown(name, _OFFERED)}"

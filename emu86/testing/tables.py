@@ -14,6 +14,7 @@ from emu86.errors import unknown
 from emu86.mmu.paging import LARGE_RESERVED
 from emu86.spec import x86
 from emu86.testing import stage
+from emu86.testing.encode import check_bits
 from emu86.testing.operands import Code
 from emu86.testing.stage64 import gate64
 
@@ -66,7 +67,8 @@ def _segments(bits: int) -> Code:
     )  # fmt: skip
 
 
-def _check(kind: str) -> None:
+def _check(kind: str, bits: int) -> None:
+    check_bits(bits)
     kinds = get_args(Kind)
     if kind not in kinds:
         message = f"kind: {unknown(kind, kinds)}"
@@ -79,7 +81,7 @@ def gates(kind: Kind = "valid", bits: int = 32) -> Code:
     half-valid: they lead to any selector, some are not present, and the reserved byte
     holds anything.
     """
-    _check(kind)
+    _check(kind, bits)
     if bits == 64:
         return _gates64(kind)
     kinds = (
@@ -140,7 +142,7 @@ def descriptor_tables(
     hostile: anything, also in the exceptions' gates. 16-bit TSSs come in hostile tables
     alone: the engine has no 16-bit tasks. bits: of the kernel's code.
     """
-    _check(kind)
+    _check(kind, bits)
     valid = st.one_of(_segments(bits), gates(bits=bits))
     first, count = _FIRST[bits], _ENTRIES[bits]
     size = 16 if bits == 64 else 8
@@ -177,6 +179,7 @@ def page_table_entries(bits: int = 32) -> st.SearchStrategy[int]:
 
     They have 32 bits, or 64 for 64-bit kernels. No reserved bit is set but by rubbish.
     """
+    check_bits(bits)
     sound = st.builds(
         lambda page, rights: page << 12 | rights,
         st.sampled_from((stage.DATA >> 12, stage.CODE >> 12, 0x60, 0x9F, 0xA0, 0)),
@@ -205,7 +208,7 @@ def page_tables(kind: Kind = "valid", bits: int = 32) -> st.SearchStrategy[Patch
     engine takes them for an address above 4 GiB. (And bits 36 to 39 of entries of 64
     bits.) bits: of the kernel's code.
     """
-    _check(kind)
+    _check(kind, bits)
     most = (1 << bits) - 1 & _NOT_BEYOND
     anywhere = st.builds(lambda page: page << 12 | 7, st.integers(0x20, 0x9F))
     entries = {

@@ -100,6 +100,12 @@ def test_a_program_that_does_not_fit(size, state):
         run(b"\x90" * size, state)
 
 
+def test_a_cpu_model_that_has_not_the_mode():
+    told = "cpu: pentium3 has no 64-bit mode, and the state's is 'long'"
+    with pytest.raises(ValueError, match=told):
+        run(b"\xf4", State(mode="long"), cpu="pentium3")
+
+
 @pytest.mark.parametrize("at", [0x1000, stage.IDT - 2, stage.STACK3, stage.MEMORY - 2])
 def test_places_for_a_program(at):
     assert run(b"\xfa\xf4", State(at=at)).end == "halted"

@@ -34,6 +34,20 @@ def test_every_class_shrinks(name):
     assert len(code) <= SETUP.get(name, 16)
 
 
+@pytest.mark.parametrize("bits", [16, 65, "64"])
+def test_a_width_that_there_is_not(bits):
+    for make in (
+        guests.instructions,
+        guests.programs,
+        guests.gates,
+        guests.descriptor_tables,
+        guests.page_tables,
+        guests.page_table_entries,
+    ):
+        with pytest.raises(ValueError, match=f"^bits: {bits!r} is not 32 or 64$"):
+            make(bits=bits)
+
+
 @pytest.mark.parametrize("rm", range(8))
 @pytest.mark.parametrize("mod", [0, 1, 2])
 def test_every_16_bit_form(mod, rm):
