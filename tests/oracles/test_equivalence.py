@@ -17,6 +17,7 @@ from emu86.rings.insn.table import find, needs
 from emu86.spec import x86
 from emu86.testing import State, assert_equivalent, run, stage
 from emu86.testing import strategies as guests
+from emu86.testing.run import cpu_of
 
 EQUAL = settings(
     deadline=None,
@@ -48,11 +49,6 @@ KINDS = ("valid", "half-valid", "hostile")
 WIDTHS = ((32, "protected"), (64, "long"))
 
 
-def of_32_bits(*classes, **fields):
-    """Pairs of a program and its state."""
-    return st.tuples(guests.programs(*classes), guests.states(**fields))
-
-
 def of_both_widths(*classes, **fields):
     """Pairs of a program and its state: the examples are shared between widths."""
     return st.one_of(
@@ -65,13 +61,7 @@ def of_both_widths(*classes, **fields):
     )
 
 
-IN_BOTH = (
-    "moves and arithmetic", "privileged", "sensitive", "segments", "transfers", "ports",
-)  # fmt: skip
-CASES = {
-    name: of_both_widths(*classes) if name in IN_BOTH else of_32_bits(*classes)
-    for name, classes in ANY.items()
-}
+CASES = {name: of_both_widths(*classes) for name, classes in ANY.items()}
 
 
 @pytest.mark.parametrize("name", ANY)
@@ -109,7 +99,7 @@ def timed(bits):
     st.one_of(
         *(
             st.tuples(timed(bits), guests.states(mode=mode, clocked=True))
-            for bits, mode in WIDTHS[:1]
+            for bits, mode in WIDTHS
         )
     )
 )
@@ -121,13 +111,15 @@ def test_by_the_clock_with_interrupts(case):
         trace = []
         run(*case, "bare", trace)
         last = x86.MASK32 - x86.LONGEST_INSN
-        if not any(one.registers["eip"] > last for one in trace):
+        if not any(one.registers.get("eip", 0) > last for one in trace):
             raise
 
 
 @FEWER
 @given(
-    of_32_bits("breakpoints", "segment_loads", "sensitive", "accesses", clocked=True)
+    of_both_widths(
+        "breakpoints", "segment_loads", "sensitive", "accesses", clocked=True
+    )
 )
 def test_breakpoints_by_the_clock(case):
     assert_equivalent(*case)
@@ -164,10 +156,10 @@ def executed(program, state):
                 yield insn
 
 
-def needs_a_patch(insn):
+def needs_a_patch(insn, cpu=config.CPU):
     record = find(insn)
     # What is loaded may be null or have a limit.
-    lacks = needs(insn) & MODELS[config.CPU].lacks
+    lacks = needs(insn) & MODELS[cpu].lacks
     known = insn.lock or lacks or loaded_by(insn) >= 0
     # `trap` lets a store by CS through.
     known = known or (insn.override and insn.segment == x86.CS)
@@ -179,7 +171,7 @@ def tells_iopl(insn):
 
 
 @EQUAL
-@given(of_32_bits(*HARMLESS))
+@given(of_both_widths(*HARMLESS))
 def test_iopl_is_bare_but_for_iopl(case):
     program, state = case
     # A handler that returns runs an IRET, which may be to VM86 beyond 64 KiB.
@@ -192,7 +184,7 @@ def test_iopl_is_bare_but_for_iopl(case):
 
 
 @EQUAL
-@given(of_32_bits(*HARMLESS))
+@given(of_both_widths(*HARMLESS))
 def test_trap_is_bare_where_nothing_sensitive_runs(case):
     program, state = case
     # A handler that returns runs an IRET, which is.
@@ -200,7 +192,8 @@ def test_trap_is_bare_where_nothing_sensitive_runs(case):
     try:
         assert_equivalent(program, state, ("trap",))
     except AssertionError:
-        if not any(map(needs_a_patch, executed(program, state))):
+        cpu = cpu_of(state.mode)
+        if not any(needs_a_patch(insn, cpu) for insn in executed(program, state)):
             raise
 
 
@@ -215,7 +208,7 @@ def test_what_is_executed_is_known():
     assert any(map(tells_iopl, executed(b"\x9c\xf4", State(limit=1))))
 
 
-def with_tables(widths, tables, *classes, **fields):
+def with_tables(tables, *classes, **fields):
     """Pairs of a program and its state, with patches of `tables`, by kind."""
     return {
         kind: st.one_of(
@@ -224,7 +217,7 @@ def with_tables(widths, tables, *classes, **fields):
                     guests.programs(*classes, bits=bits),
                     guests.states(mode=mode, patches=tables(kind, bits), **fields),
                 )
-                for bits, mode in widths
+                for bits, mode in WIDTHS
             )
         )
         for kind in KINDS
@@ -232,11 +225,9 @@ def with_tables(widths, tables, *classes, **fields):
 
 
 DESCRIPTORS = with_tables(
-    WIDTHS, guests.descriptor_tables, "segment_loads", "transfers", "sensitive"
+    guests.descriptor_tables, "segment_loads", "transfers", "sensitive"
 )
-PAGES = with_tables(
-    WIDTHS[:1], guests.page_tables, "accesses", "moves", "strings", paging=True
-)
+PAGES = with_tables(guests.page_tables, "accesses", "moves", "strings", paging=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -259,7 +250,7 @@ def test_page_tables(kind, data):
     st.one_of(
         *(
             st.tuples(guests.access_patterns(bits=bits), guests.states(mode=mode))
-            for bits, mode in WIDTHS[:1]
+            for bits, mode in WIDTHS
         )
     )
 )
