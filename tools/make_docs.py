@@ -34,12 +34,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from emu86.cli.report import CLASS_HEADINGS, class_notes, class_row
+from emu86.cli.report import class_notes, class_row
 from emu86.config import TECHNIQUE
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.table import RECORDS
 from emu86.rings.technique.errata import ERRATA
-from emu86.testing.classify import Class, table
+from emu86.testing.classify import table
 
 ROOT: Final = Path(__file__).parent.parent
 GUESTS: Final = "build/guests/"  # a command that names it boots Debian's kernel
@@ -239,22 +239,16 @@ def contracts() -> Iterator[str]:
         yield ""
 
 
-@functools.cache
-def _classes() -> list[Class]:
-    return list(table())
-
-
-def classes() -> Iterator[str]:
+def classes(bits: int) -> Iterator[str]:
     """Yield what `emu86 classify` observes, a row each; takes a minute."""
-    for cells in (CLASS_HEADINGS, ["---"] * len(CLASS_HEADINGS)):
+    rows = [class_row(one) for one in table(bits)]
+    for cells in (rows[0], ["---"] * len(rows[0]), *(row.values() for row in rows)):
         yield f"| {' | '.join(cells)} |"
-    for one in _classes():
-        yield f"| {' | '.join(class_row(one))} |"
 
 
-def differences() -> Iterator[str]:
+def differences(bits: int) -> Iterator[str]:
     """Yield the first difference seen, by instruction; takes a minute."""
-    for one in _classes():
+    for one in table(bits):
         for note in class_notes(one):
             row = f"- **{one.name}**, {note}"
             yield textwrap.fill(row, _WIDTH, subsequent_indent="  ")
@@ -278,15 +272,18 @@ TABLES: Final[dict[str, Callable[[], Iterator[str]]]] = {
     "packages": packages,
     "modules": modules,
     "import contracts": contracts,
-    "classes": classes,
-    "differences": differences,
+    **{
+        f"{made.__name__} of {bits} bits": functools.partial(made, bits)
+        for made in (classes, differences)
+        for bits in (32, 64)
+    },
     **{
         f"exits, {kind}": functools.partial(exit_records, kind)
         for kind in ("privileged", "sensitive", "segment", "io")
     },
     "bench.linux": functools.partial(measured, "linux"),
 }
-_SLOW: Final = ("classes", "differences")
+_SLOW: Final = tuple(name for name in TABLES if name.endswith(" bits"))
 
 
 def up_to_date(page: str, *, everything: bool = False) -> str:

@@ -105,19 +105,27 @@ def words_of(name: str) -> str:
 
 
 def matching(
-    command: str, wanted: tuple[str, ...], names: tuple[str, ...]
+    command: str, wanted: tuple[str, ...], names: dict[str, tuple[str, ...]], bits: str
 ) -> tuple[str, ...]:
     """Return the names that are wanted, or have the words that are, in any case.
 
-    Raises ConfigError.
+    names: by the width of the code, "32" or "64", of which `bits` is looked for. Raises
+    ConfigError.
     """
-    known = {words_of(name): name for name in names}
+    known = {words_of(name): name for name in names[bits]}
     found: dict[str, None] = {}
     for one in wanted:
         words = words_of(one)
-        having = [name for name in known if f" {words} " in f" {name} "]
+        having = [name for name in known if _has(name, words)]
         if not words or not having:
-            raise ConfigError(f"{command}: {unknown(one, names)}")
+            for other, theirs in names.items():
+                if words and any(_has(words_of(name), words) for name in theirs):
+                    raise ConfigError(f"{command}: {one!r} needs --bits {other}")
+            raise ConfigError(f"{command}: {unknown(one, names[bits])}")
         chosen = [words] if words in known else having
         found |= {known[name]: None for name in chosen}
     return tuple(found)
+
+
+def _has(name: str, words: str) -> bool:
+    return f" {words} " in f" {name} "

@@ -30,8 +30,8 @@ def command(names: tuple[str, ...], bits: str, as_json: bool) -> None:
     """
     from emu86.testing import classify as classifier  # noqa: PLC0415 - slow to import
 
-    known = classifier.NAMES64 if bits == "64" else classifier.NAMES
-    chosen = matching("classify", names or known, known)
+    known = {"32": classifier.NAMES, "64": classifier.NAMES64}
+    chosen = matching("classify", names or known[bits], known, bits)
     with progress("running them") as doing:
         found = []
         for number, name in enumerate(chosen, 1):

@@ -113,16 +113,20 @@ def show_classes(classes: "Iterable[Class]", out: Console | None = None) -> None
     """Show what `emu86.testing.classify` has observed, and what the columns mean."""
     out = out or _Terminal()
     table = Table(**_style(out, "System instructions, by what they do"))
-    for heading in CLASS_HEADINGS:
+    classes = list(classes)
+    bits = classes[0].bits
+    for heading in class_row(classes[0]):
         table.add_column(
             heading, no_wrap=heading in _WHOLE, min_width=_AT_LEAST.get(heading)
         )
     notes = []
     for found in classes:
-        table.add_row(*class_row(found), style="bold" if found.hole else None)
+        cells = class_row(found).values()
+        table.add_row(*cells, style="bold" if found.hole else None)
         notes += [f"{found.name}: {note}" for note in class_notes(found)]
     out.print(table)
-    for line in (*notes, *([""] if notes else []), *_LEGEND.splitlines()):
+    legend = [line for line in _LEGEND.splitlines() if bits == 32 or "VM86" not in line]
+    for line in (*notes, *([""] if notes else []), *legend):
         out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -138,28 +142,27 @@ wrong       the techniques under which a guest can tell that it is not on its ow
 engine      y: the engine has it wrong, and emu86 puts it right"""
 
 
-CLASS_HEADINGS: Final = (
-    "name", "traps", "IOPL 3", "VM86", "class", "depends on", "changes",
-    "wrong", "engine",
-)  # fmt: skip
 _WHOLE: Final = ("traps", "class", "engine")  # not cut into lines
 _AT_LEAST: Final = {"name": 8, "depends on": 7}
 _SIGN: Final = {"never": "-", "some": "s", "always": "y"}
 
 
-def class_row(found: "Class") -> tuple[str, ...]:
-    """Return the cells of one instruction, under CLASS_HEADINGS."""
-    return (
-        found.name,
-        "".join(_SIGN[traps] for traps in found.traps),
-        _SIGN[found.user_iopl3],
-        " / ".join(found.vm86),
-        "privileged" if found.privileged else "HOLE" if found.hole else "harmless",
-        ", ".join(one if one in found.leaks else f"({one})" for one in found.behaviour),
-        ", ".join(found.control),
-        " ".join(technique for technique, line in found.wrong.items() if line),
-        "y" if found.engine else "",
-    )
+def class_row(found: "Class") -> dict[str, str]:
+    """Return the cells of one instruction, by heading; 64-bit code has no VM86."""
+    leaks = (one if one in found.leaks else f"({one})" for one in found.behaviour)
+    return {
+        "name": found.name,
+        "traps": "".join(_SIGN[traps] for traps in found.traps),
+        "IOPL 3": _SIGN[found.user_iopl3],
+        **({"VM86": " / ".join(found.vm86)} if found.bits == 32 else {}),
+        "class": (
+            "privileged" if found.privileged else "HOLE" if found.hole else "harmless"
+        ),
+        "depends on": ", ".join(leaks),
+        "changes": ", ".join(found.control),
+        "wrong": " ".join(name for name, line in found.wrong.items() if line),
+        "engine": "y" if found.engine else "",
+    }
 
 
 def class_notes(found: "Class") -> list[str]:

@@ -79,6 +79,7 @@ _VARIED: Final[tuple[tuple[str, dict[str, Any], Change], ...]] = (
 _VARIED64: Final = (
     *(one for one in _VARIED if one[0] not in ("CR3", "CR4")),
     ("CR3", {}, Change(cr=((3, stage.PML4 | 8),))),
+    ("CR8", {}, Change(cr=((8, 5),))),
     ("CR4", {"cr4": x86.CR4_DE}, NO_CHANGE),
     ("CR4", {"cr4": x86.CR4_TSD}, NO_CHANGE),
     ("CR4", {"cr4": x86.CR4_OSFXSR}, NO_CHANGE),
@@ -113,16 +114,18 @@ _START86: Final = bytes.fromhex("b80050 8ed8 8ec0 b80000")
 class Class:
     """What was observed of one instruction, over all of its forms.
 
-    traps: for each CPL, "never", "always" or "some" forms, with IOPL 0; user_iopl3: the
-    same at CPL 3 with IOPL 3; vm86: in virtual-8086 mode with IOPL 0, and with IOPL 3,
-    "runs" or what it raises; privileged; behaviour: resources that it depends on, CPL
-    among them; leaks: those of them whose change makes no trap, and the CPL; control:
-    resources that it changes; wrong: by technique, what the guest sees otherwise than
-    on the bare machine, empty if equivalence holds; engine: what the engine does
-    otherwise than a CPU, each with where it was seen first.
+    bits: of the code, 32 or 64; traps: for each CPL, "never", "always" or "some" forms,
+    with IOPL 0; user_iopl3: the same at CPL 3 with IOPL 3; vm86: in virtual-8086 mode
+    with IOPL 0, and with IOPL 3, "runs" or what it raises, or "" in 64-bit code;
+    privileged; behaviour: resources that it depends on, CPL among them; leaks: those of
+    them whose change makes no trap, and the CPL; control: resources that it changes;
+    wrong: by technique, what the guest sees otherwise than on the bare machine, empty
+    if equivalence holds; engine: what the engine does otherwise than a CPU, each with
+    where it was seen first.
     """
 
     name: str
+    bits: int
     traps: tuple[str, str, str, str]
     user_iopl3: str
     vm86: tuple[str, str]
@@ -458,7 +461,7 @@ def classify(name: str, bits: int = 32) -> Class:
         seen.leaks.discard("CPL")
     without, with_iopl = (", ".join(sorted(found)) for found in seen.vm86)
     return Class(
-        name, (first, second, third, user), _summary(seen.user_iopl3),
+        name, bits, (first, second, third, user), _summary(seen.user_iopl3),
         (without, with_iopl), privileged, tuple(sorted(seen.behaviour)),
         tuple(sorted(seen.leaks)), tuple(sorted(seen.control)), seen.wrong,
         tuple(f"{mistake} ({line})" for mistake, line in seen.engine.items()),

@@ -1,7 +1,8 @@
 """The system instructions of 64-bit code, in all their forms.
 
 What 64-bit code does not have is not here (POP SS, LDS, INTO, direct far jumps), and
-neither is virtual-8086 mode. Source: SDM Vol. 2, Vol. 3A table 5-1 and section 5.8.8.
+neither is virtual-8086 mode. SYSENTER and SYSEXIT are not here: the stage's kernel
+leaves them off. Source: SDM Vol. 2, Vol. 3A table 5-1 and section 5.8.8.
 """
 
 import struct
@@ -12,6 +13,7 @@ from emu86.testing import stage
 from emu86.testing.encode import i32, mov, mov64, push
 from emu86.testing.forms import AT, HERE, Form
 from emu86.testing.operands import absolute
+from emu86.testing.stage64 import SYSTEM_CALLS, gate64
 
 
 def _form(
@@ -21,6 +23,16 @@ def _form(
     **fields: Any,  # noqa: ANN401 - fields of Form
 ) -> Form:
     return Form(name, bytes.fromhex(code), before, mode="long", vm86=None, **fields)
+
+
+def _odd(
+    name: str,
+    code: str,
+    *before: bytes,
+    **fields: Any,  # noqa: ANN401 - fields of Form
+) -> Form:
+    """Return a form that no program means, or that shows a mistake of the engine's."""
+    return _form(name, code, *before, classed=False, **fields)
 
 
 def _of_memory(
@@ -36,7 +48,7 @@ def _of_ax(name: str, code: str, *values: int) -> tuple[Form, ...]:
 
 def _msr(name: str, code: str, number: int, value: int) -> Form:
     before = mov(x86.ECX, number), mov(x86.EAX, value), mov(x86.EDX, value >> 32)
-    return _form(name, code, *before)
+    return _form(name, code, *before, clock=number == x86.MSR_TSC)
 
 
 def _sel(selector: int) -> bytes:
@@ -51,9 +63,10 @@ _TABLE: Final = struct.pack("<HQ", 0xD7, stage.LDT)
 _ONES: Final = mov64(x86.EAX, x86.MASK64)
 _CR: Final = {0: 0x80000033, 2: 0x1234, 3: stage.PML4 | 8, 4: 0x30}
 _MSRS: Final = (
-    x86.MSR_BIOS_SIGN_ID, x86.MSR_STAR, x86.MSR_LSTAR, x86.MSR_KERNEL_GS_BASE,
-    x86.MSR_FS_BASE,
+    x86.MSR_TSC, x86.MSR_BIOS_SIGN_ID, x86.MSR_STAR, x86.MSR_LSTAR,
+    x86.MSR_KERNEL_GS_BASE, x86.MSR_FS_BASE,
 )  # fmt: skip
+_HANDLER: Final = stage.HANDLERS + 0x800
 _CALL_GATE: Final = 0xA0
 
 _PRIVILEGED: Final = (
@@ -66,7 +79,7 @@ _PRIVILEGED: Final = (
     ),
     _of_memory("INVLPG", "0f01", 7),
     _of_memory("LGDT", "0f01", 2, _TABLE),
-    _of_memory("LIDT", "0f01", 3, struct.pack("<HQ", 0xFFF, stage.IDT)),
+    _of_memory("LIDT", "0f01", 3, struct.pack("<HQ", 0x7FF, stage.IDT)),
     *_of_ax("LLDT", "0f00d0", 0, stage.LDT_SELECTOR),
     *_of_ax("LTR", "0f00d8", stage.TSS_SELECTOR),
     *_of_ax("LMSW", "0f01f0", 0x33),
@@ -77,13 +90,14 @@ _PRIVILEGED: Final = (
         for n, value in _CR.items()
     ),
     _form("MOV to CR8", "440f22c0", mov(x86.EAX, 5)),
-    *(_form("MOV from DR", f"0f21{0xC0 | n << 3:x}") for n in (0, 3, 6, 7)),
+    *(_form("MOV from DR", f"0f21{0xC0 | n << 3:x}") for n in range(8)),
     *(
         _form("MOV to DR", f"0f23{0xC0 | n << 3:x}", mov(x86.EAX, value))
-        for n, value in ((0, 0x1234), (6, 0xFFFF0FF0), (7, 0x700))
+        for n, value in enumerate([0x1234] * 4 + [0xFFFF0FF0, 0x700] * 2)
     ),
     *(_msr("RDMSR", "0f32", number, 0) for number in (*_MSRS, x86.MSR_EFER)),
     *(_msr("WRMSR", "0f30", number, 1) for number in _MSRS),
+    _form("RDPMC", "0f33", mov(x86.ECX, 0)),
     _form("RDTSC", "0f31", clock=True),
     *(
         _form("SYSRET", code, mov(x86.ECX, HERE), b"\x49\xc7\xc3" + i32(image))
@@ -194,24 +208,69 @@ _TRANSFERS: Final = (
         for cs, ss, rsp in _TO
         for image in (0x2, 0x202, 0x3002)
     ),
+    # It is the handler of an INT, and goes back to a user whom the VMM has seen.
+    _odd(
+        "IRET", "cd87", rings=(3,),
+        patches=(
+            (stage.IDT + 16 * 0x87, gate64(stage.CODE0, _HANDLER, x86.SYS_INT64, 3)),
+            (_HANDLER, b"\x48\xcf"),
+        ),
+    ),
     *(_form("INT n", code) for code in ("cd80", "cd30", "cd81", "cd85", "cd86")),
     _form("INT3", "cc"),
     _form("INT1", "f1"),
-    _form("SYSCALL", "0f05"),
-)
+    _form("SYSCALL", "0f05", patches=((SYSTEM_CALLS, b"\xcc"),)),
+)  # fmt: skip
+
+
+def _string(name: str, opcode: int, register: int, port: int) -> tuple[Form, ...]:
+    """INS or OUTS: 8, 16 and 32 bits, and two of each with REP."""
+    before = mov(x86.EDX, port), mov(register, AT), mov(x86.ECX, 2)
+    return tuple(
+        _form(name, f"{rep}{size}{opcode + wide:02x}", *before)
+        for size, wide in (("", 0), ("", 1), ("66", 1))
+        for rep in ("", "f3")
+    )
+
+
+def _all(name: str, *codes: str) -> tuple[Form, ...]:
+    """Return forms without operands to speak of."""
+    return tuple(_form(name, code) for code in codes)
+
+
+_VMX: Final = (
+    "c1", "c2", "c3", "c4", "c8", "c9", "d4", "d8", "d9", "da", "db", "dc", "dd", "df",
+)  # fmt: skip
 _OTHERS: Final = (
     *(_form("CPUID", "0fa2", mov(0, leaf), mov(1, 0)) for leaf in (0, 1, 0x80000001)),
     *(_form("IN", code, mov(x86.EDX, 0x60)) for code in ("e460", "ec", "ed")),
     *(_form("OUT", code, mov(x86.EDX, 0x80)) for code in ("e680", "ee", "ef")),
+    *_string("INS", 0x6C, x86.EDI, 0x60),
+    *_string("OUTS", 0x6E, x86.ESI, 0x80),
     *(
         _form("SSE", code, state={"cr4": x86.CR4_OSFXSR})
         for code in ("0f57c0", "0f28c1")
     ),
-    *(_form("FPU, MMX, WAIT", code) for code in ("d9d0", "9b", "dbe2", "0f77")),
-    *(_form("XGETBV, RDTSCP", code) for code in ("0f01d0", "0f01f9")),
-    *(_form("RDRAND, RDSEED", code) for code in ("0fc7f0", "480fc7f8")),
-    *(_form("VEX", code) for code in ("c5f877", "c4e270f2c2", "c5e9efcb")),
-    *(_form("WRFSBASE, RDGSBASE", code) for code in ("f3480faed0", "f30faec8")),
-)
+    *_all("FPU, MMX, WAIT", "d9d0", "9b", "dbe2", "0f77"),
+    *_all(
+        "VMX, SVM, MONITOR",
+        *("0f01" + last for last in _VMX),
+    ),
+    *_all("XGETBV, RDTSCP", "0f01d0", "0f01f9"),
+    *_all(
+        "RSM, INVPCID, VMREAD, GETSEC", "0faa", "660f388200", "0f78c0", "0f79c0", "0f37"
+    ),
+    *_all(
+        "MOV CR1, CR5-7",
+        *(f"0f{o}{m}" for o in ("20", "22") for m in ("c8", "e8", "f0", "f8")),
+    ),
+    *_all("MOV to CS, UD2", "8ec8", "0f0b", "0fb9c0"),
+    *_all("RDRAND, RDSEED", "0fc7f0", "480fc7f8"),
+    *_all("VEX", "c5f877", "c4e270f2c2", "c5e9efcb"),
+    *_all("WRFSBASE, RDGSBASE", "f3480faed0", "f30faec8"),
+    _form("MOV at no canonical address", "488b03", mov64(x86.EBX, 1 << 47)),
+    _odd("MOV to CR0", "0f22c0", mov(x86.EAX, 0x80000033 | x86.CR0_NW)),
+    _odd("MOV to CR4", "0f22e0", mov(x86.EAX, x86.CR4_PAE | 1 << 31)),
+)  # fmt: skip
 FORMS64: Final = (*_PRIVILEGED, *_SENSITIVE, *_SREGS, *_TRANSFERS, *_OTHERS)
 NAMES64: Final = tuple(dict.fromkeys(form.name for form in FORMS64))

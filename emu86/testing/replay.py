@@ -72,9 +72,9 @@ class Raw(Bare):
 class Change:
     """What no stage has, set by hand on the bare machine as the program starts.
 
-    cr: CR2 and CR3, dr: debug registers, by number, 32 bits; msr: MSRs by number, 64
-    bits; tsc: what is added to the TSC; counter: what performance counter 0 holds, its
-    low 32 bits.
+    cr: CR2, CR3 and CR8, dr: debug registers, by number, 32 bits; msr: MSRs by number,
+    64 bits; tsc: what is added to the TSC; counter: what performance counter 0 holds,
+    its low 32 bits.
     """
 
     cr: tuple[tuple[int, int], ...] = ()
@@ -148,7 +148,9 @@ class BareReplay:
         put(bare, _with(image, program, state))
         bare.restore(booted)
         for number, value in change.cr:
-            bare.q[CR + number] = value
+            setattr(bare.vcpu, f"cr{number}", value)
+            if number < 4:  # the engine has no CR8 for a guest
+                bare.q[CR + number] = value
         for number, value in change.dr:
             bare.q[_DR + number] = bare.vcpu.dr[number] = value
         bare.vcpu.msr.update(change.msr)

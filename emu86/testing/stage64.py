@@ -134,6 +134,9 @@ def _handlers(state: State) -> tuple[bytes, tuple[int, int, int]]:
     return plain + error + call, starts
 
 
+SYSTEM_CALLS: Final = _handlers(State(mode="long"))[1][2]  # where SYSCALL leads
+
+
 @cache
 def _gates(plain: int, error: int) -> bytes:
     table = b""

@@ -12,7 +12,7 @@ from emu86.spec import x86
 from emu86.testing import run, stage
 from emu86.testing.classify import LEFT_OUT, ROBIN_IRVINE, classify, table
 from emu86.testing.forms import AT, FORMS
-from emu86.testing.lab import LABS
+from emu86.testing.lab import LABS, LABS64
 from emu86.testing.outcome import differences
 from emu86.testing.replay import BareReplay, Replay
 from emu86.testing.stage import State
@@ -49,7 +49,26 @@ def the_price_of_iopl_is_iopl():
     assert wrong == price | RPL_1
 
 
+def the_holes_of_64_bit_code():
+    holes = {one.name for one in table(64) if one.hole}
+    both = ROBIN_IRVINE | LEFT_OUT
+    assert holes & both == both - {"INTO", "POP SS", "LDS, LES, LFS, LGS"}
+    assert holes - both == {"LFS, LGS", "SYSCALL"}
+    wrong = {one.name for one in table(64) if one.wrong["patch"]}
+    assert wrong == {"MOV to Sreg", "POP Sreg", "LFS, LGS"}
+    # Loads of SS are patched with `trap`, too.
+    trap = {one.name for one in table(64) if one.wrong["trap"] and one.hole}
+    assert trap & {"MOV to SS", "LSS", "PUSHF", "SYSCALL"} == set()
+    assert trap > wrong | {"POPF", "IRET", "SGDT", "LAR"}
+
+
 def labs_say_what_the_table_says():
+    of = {one.name: one for one in table(64)}
+    of["SYSCALL, SWAPGS, SYSRET"] = of["SYSCALL"]
+    right = {name for name in LABS64 if not of[name].wrong["trap"]}
+    assert {name for name, lab in LABS64.items() if lab.right} == right
+    price = {name for name in LABS64 if of[name].wrong["patch"]}
+    assert {name for name, lab in LABS64.items() if lab.price} == price
     found = {one.name: one for one in table()}
     right = {name for name in LABS if not found[name].wrong["trap"]}
     # In virtual-8086 mode PUSHF is wrong, which the lab says.
@@ -94,6 +113,10 @@ def test_what_is_observed(name, traps, iopl3, vm86, behaviour, leaks, control):
     [
         ("SWAPGS", "naaa", "always", (), (), ("GS",)),
         ("POPF", "nnnn", "never", ("CPL", "IOPL"), ("CPL", "IOPL"), ("IF", "IOPL")),
+        ("SYSCALL", "nnnn", "never", ("IF", "IOPL"), ("IF", "IOPL"), ("IF",)),
+        ("LIDT", "naaa", "always", (), (), ("IDTR",)),
+        ("MOV from CR3", "naaa", "always", ("CR3",), ("CR3",), ()),
+        ("MOV from CR8", "naaa", "always", ("CR8",), ("CR8",), ()),
     ],
 )
 def test_what_is_observed_in_64_bit_code(name, traps, iopl3, behaviour, leaks, control):
@@ -102,7 +125,12 @@ def test_what_is_observed_in_64_bit_code(name, traps, iopl3, behaviour, leaks, c
     assert one.user_iopl3 == iopl3
     assert (one.behaviour, one.leaks, one.control) == (behaviour, leaks, control)
     assert one.wrong["patch"] == ""
-    assert one.hole == (name == "POPF")
+    assert one.hole == (name in {"POPF", "SYSCALL"})
+
+
+def test_what_iret_loses_in_64_bit_code():
+    lost = "CPL 3: rflags: 00000202, but 00000002 (bits 00000200)"
+    assert classify("IRET", 64).wrong["trap"] == lost
 
 
 def test_an_engine_that_skips_syscall():
@@ -223,7 +251,9 @@ def test_the_command_in_64_bit_code():
     (swapgs,) = json.loads(found.output)
     assert (swapgs["name"], swapgs["privileged"]) == ("SWAPGS", True)
     error = CliRunner().invoke(commands, ["classify", "swapgs"]).exception
-    assert "no 'swapgs'" in str(error)
+    assert str(error) == "classify: 'swapgs' needs --bits 64"
+    shown = CliRunner().invoke(commands, ["classify", "--bits", "64", "clts"]).output
+    assert "VM86" not in shown
 
 
 def test_an_unknown_instruction():
@@ -248,6 +278,7 @@ def test_the_table(subtests):
         robin_and_irvine_and_what_they_left_out,
         patch_closes_every_hole_but_rpl_1_and_trap_does_not,
         the_price_of_iopl_is_iopl,
+        the_holes_of_64_bit_code,
         labs_say_what_the_table_says,
         every_erratum_is_seen,
         of_the_cpu_and_of_flags,

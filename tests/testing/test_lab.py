@@ -1,20 +1,28 @@
 """Labs: what goes wrong under `trap`, and that `patch` puts it right."""
 
+import re
+
 import capstone
 import pytest
 from click.testing import CliRunner
 
 from emu86.cli import commands
 from emu86.testing.classify import LEFT_OUT, ROBIN_IRVINE
-from emu86.testing.lab import LABS, show
+from emu86.testing.lab import LABS, LABS64, show
 
 pytestmark = pytest.mark.not_quick
 
 
-@pytest.mark.parametrize("name", LABS)
-def test_a_lab(name):
-    lab = LABS[name]
-    text = "\n".join(show(name))
+BOTH = [(bits, name) for bits, labs in ((32, LABS), (64, LABS64)) for name in labs]
+# What 64-bit code has and 32-bit code has not, and the other way round.
+ADDED = {"LFS, LGS", "SYSCALL, SWAPGS, SYSRET"}
+GONE = {"LDS, LES, LFS, LGS", "POP SS", "INTO"}
+
+
+@pytest.mark.parametrize(("bits", "name"), BOTH)
+def test_a_lab(bits, name):
+    lab = (LABS64 if bits == 64 else LABS)[name]
+    text = "\n".join(show(name, bits))
     bare, trap, patch = (" ".join(part.split()) for part in text.split("\n== ")[1:])
     assert bare.startswith("bare ")
     assert trap.startswith(f"trap: right ({lab.right})" if lab.right else "trap: WRONG")
@@ -25,19 +33,28 @@ def test_a_lab(name):
         assert " bare " in trap
     if not lab.right and not lab.price:
         assert "[exit:" in patch
-
-
-@pytest.mark.parametrize("name", LABS)
-def test_the_instruction_is_in_every_trace(name):
-    code = LABS[name].sensitive
-    decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_32)
-    (mnemonic,) = (insn.mnemonic for insn in decoder.disasm(code, 0))
-    for part in "\n".join(show(name)).split("\n== ")[1:]:
-        assert f"  {mnemonic}" in part
+    mode = capstone.CS_MODE_64 if bits == 64 else capstone.CS_MODE_32
+    decoder = capstone.Cs(capstone.CS_ARCH_X86, mode)
+    (mnemonic,) = (insn.mnemonic for insn in decoder.disasm(lab.sensitive, 0))
+    assert all(f" {mnemonic} " in part for part in (bare, trap, patch))
 
 
 def test_there_is_one_for_each():
     assert set(LABS) == ROBIN_IRVINE | LEFT_OUT | {"IN", "OUT", "INS", "OUTS"}
+    assert set(LABS64) == set(LABS) - GONE | ADDED
+
+
+def test_a_system_call_of_64_bit_code():
+    text = "\n".join(show("SYSCALL, SWAPGS, SYSRET", 64))
+    _, bare, trap, patch = text.split("\n== ")
+    for part in (bare, trap, patch):
+        assert part.count("  sysretq  ") == 2
+        assert "rax 40023h -> C0FFEEh" in part
+        assert "rflags 2h -> 202h, cs 8h -> D3h" in part.rpartition("sysretq")[2]
+    assert "[exit" not in bare
+    for part in (trap, patch):
+        exits = re.findall(r"exit: (\w+)\]", part.partition("  syscall ")[2])
+        assert exits == ["SYSCALL", "SWAPGS", "SWAPGS", "SYSRET"]
 
 
 def test_the_iret_is_in_a_handler():
@@ -82,3 +99,16 @@ def test_the_command():
     lds = runner.invoke(commands, ["lab", "lds, LES"]).output
     assert lds.startswith("LDS, LES, LFS, LGS: The kernel")
     assert "no 'fnord'" in str(runner.invoke(commands, ["lab", "fnord"]).exception)
+
+
+def test_the_command_in_64_bit_code():
+    def shown(*words):
+        ran = CliRunner().invoke(commands, ["lab", *words])
+        return ran.output or str(ran.exception)
+
+    assert shown("--bits", "64", "swapgs").startswith("SYSCALL, SWAPGS, SYSRET: The")
+    listed = shown("--bits", "64").splitlines()
+    names = [line.split("  ")[0] for line in listed]
+    assert [name for name in names if name] == list(LABS64)
+    assert shown("swapgs") == "lab: 'swapgs' needs --bits 64"
+    assert shown("--bits", "64", "into") == "lab: 'into' needs --bits 32"
