@@ -1,10 +1,11 @@
 """Kinds of argument that commands take, and how shells complete them."""
 
 import math
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem
@@ -76,6 +77,50 @@ class Date(click.ParamType[float]):
             self.fail(f"{value!r} is before 1970", param, ctx)
         return date.timestamp()
 
+
+class Keys(click.ParamType[tuple[str, list[tuple[bool, str]]]]):
+    r"""Keys to type: text, in which \n, \t, \b, \e and \\ are keys, and \<f1>.
+
+    Before them there may be a text to wait for, and "=>". The value is that text, and
+    parts: whether it is the name of keys held together, and the text or name.
+    """
+
+    name = "keys"
+    _ESCAPES: Final = {"n": "\n", "t": "\t", "b": "\b", "e": "\x1b", "\\": "\\"}
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - click's own type
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[str, list[tuple[bool, str]]]:
+        """Return the text that is waited for, or "", and the parts to type."""
+        from emu86.machine import keys  # noqa: PLC0415 - slow to import
+
+        before, arrow, after = value.partition("=>")
+        waits, text = (before, after) if arrow else ("", value)
+        parts: list[tuple[bool, str]] = []
+        for plain, name, escaped in _PARTS.findall(text):
+            if plain:
+                parts.append((False, plain))
+            elif name:
+                parts.append((True, name))
+            elif escaped in self._ESCAPES:
+                parts.append((False, self._ESCAPES[escaped]))
+            else:
+                self.fail(rf"\{escaped} is no key: \n, \t, \b, \e, \\ and \<f1> are")
+        try:
+            for named, part in parts:
+                keys.pressed(part) if named else list(keys.typed(part))
+        except ValueError as error:
+            self.fail(str(error).removeprefix("keys: "), param, ctx)
+        if not parts:
+            self.fail(f"{value!r} has no keys to type", param, ctx)
+        return waits, parts
+
+
+# A run of text; or the name of keys; or what else is behind a backslash.
+_PARTS: Final = re.compile(r"([^\\]+)|\\<([^>]*)>|\\(.?)", re.DOTALL)
 
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 

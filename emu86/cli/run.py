@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import click
 
 from emu86 import config
-from emu86.cli.arguments import Date, OneOf, Seconds, files
+from emu86.cli.arguments import Date, Keys, OneOf, Seconds, files
 from emu86.cli.output import try_to_write, write, write_screenshot
 from emu86.cli.progress import progress
 from emu86.cli.terminal import OutputError, is_terminal, say, show
@@ -84,6 +84,15 @@ _STATUSES: Final = {
     metavar="DATE",
     help="The date at the start: utc or localtime, the host's, or 2026-01-31T12:00. "
     "[default: utc with a terminal, else always the same]",
+)
+@click.option(
+    "--keys",
+    type=Keys(),
+    metavar="TEXT",
+    multiple=True,
+    help="Type TEXT on the guest's keyboard; WAIT=>TEXT: when console or screen have "
+    r"shown WAIT. \n is Enter, \t, \b, \e and \\ are keys, and so is \<f1>, or "
+    r"\<ctrl-alt-delete>.",
 )
 @click.option(
     "--until",
@@ -169,6 +178,7 @@ def command(
     cpu: str | None,
     technique: str,
     rtc: float | None,
+    keys: tuple[tuple[str, list[tuple[bool, str]]], ...],
     until: str | None,
     timeout: float | None,
     stats: bool,
@@ -243,6 +253,8 @@ def command(
         end = None if timeout is None else time.monotonic() + timeout
         machine.load_kernel(kernel, append=append or "", initrd=initrd)
         doing("booting, nothing shown yet")
+        for waits, parts in keys:
+            _type(machine, waits, parts)
 
         if stats or stats_json is not None:
             machine.measure()
@@ -293,6 +305,17 @@ def command(
         if profiled is not None and profile is not None:
             _show_profile(machine, profiled, console, profile)
     ctx.exit(status)
+
+
+def _type(machine: "emu86.Machine", waits: str, parts: list[tuple[bool, str]]) -> None:
+    """Have the machine type what one --keys says."""
+    after = os.fsencode(waits) or None
+    for named, part in parts:
+        if named:
+            machine.press(part, after)
+        else:
+            machine.type(part, after)
+        after = None
 
 
 class _Ran(NamedTuple):

@@ -16,7 +16,7 @@ and ignored; the keyboard does not tire of waiting: its buffer has no end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from emu86.devices.saving import capture, reinstate
@@ -25,6 +25,9 @@ DATA: Final = 0
 """Offset of the data port (60h)."""
 COMMAND: Final = 4
 """Offset of the status and command port (64h)."""
+
+STROKE_NS: Final = 20_000_000
+"""Time from one keystroke that is typed to the next: a guest has to take it."""
 
 BYTE_NS: Final = 1_000_000
 """Time that the keyboard takes for a byte: 11 bits at 11 kHz or so."""
@@ -93,6 +96,7 @@ class KeyboardState(NamedTuple):
     last_sent: int
     response: bytes
     keys: bytes
+    strokes: tuple[bytes, ...]
     broken: bool
 
 
@@ -116,6 +120,7 @@ class I8042State(NamedTuple):
     a20: bool
     broken: bool
     ready_at: int
+    stroke_at: int
     irq1: bool
     irq12: bool
     keyboard: KeyboardState
@@ -134,6 +139,8 @@ class Keyboard:
         """What is left of the response to the last command; it goes first."""
         self.keys = b""
         """What was typed, in scan code set 2."""
+        self.strokes: tuple[bytes, ...] = ()
+        """What will be typed: a keystroke each time that the last one is taken."""
         self._translator = Translator()
 
     @property
@@ -244,6 +251,8 @@ class I8042:
         self.a20 = True
         self.ready_at = 0
         """When the keyboard can have sent its next byte."""
+        self.stroke_at = 0
+        """When the next keystroke can be typed."""
         self.irq1 = False
         self.irq12 = False
 
@@ -263,6 +272,14 @@ class I8042:
         """
         if self._keyboard.scanning:
             self._keyboard.keys += codes
+
+    def type(self, strokes: Iterable[bytes]) -> None:
+        """Type keystrokes, each as its scan codes of set 2, at the speed of a person.
+
+        They wait while the guest has disabled scanning. As with ``key``, ask for the
+        deadline.
+        """
+        self._keyboard.strokes += tuple(strokes)
 
     def read(self, offset: int, width: int, now: int) -> int:
         """Read the output buffer (0) or the status (4)."""
@@ -297,9 +314,14 @@ class I8042:
 
     def deadline(self) -> int | None:
         """Time at which the keyboard's next byte arrives."""
-        if self.full or self.config & CONFIG_KEYBOARD_OFF or not self._keyboard.ready:
+        keyboard = self._keyboard
+        if self.full or self.config & CONFIG_KEYBOARD_OFF:
             return None
-        return self.ready_at
+        if keyboard.ready:
+            return self.ready_at
+        if keyboard.strokes and keyboard.scanning:
+            return max(self.ready_at, self.stroke_at)
+        return None
 
     def advance(self, now: int) -> None:
         """Let the next byte into the output buffer, if it is empty."""
@@ -350,7 +372,13 @@ class I8042:
             return
         if self.config & CONFIG_KEYBOARD_OFF or now < self.ready_at:
             return
-        while not self.full and (byte := self._keyboard.send()) is not None:
+        keyboard = self._keyboard
+        idle = keyboard.scanning and not keyboard.ready
+        if idle and keyboard.strokes and now >= self.stroke_at:
+            keyboard.keys, *rest = keyboard.strokes
+            keyboard.strokes = tuple(rest)
+            self.stroke_at = now + STROKE_NS
+        while not self.full and (byte := keyboard.send()) is not None:
             code = byte
             if self.config & CONFIG_TRANSLATE:
                 translated = self._translator.feed(byte)

@@ -190,6 +190,11 @@ class Board:
         for i, byte in enumerate(data):
             self.memory.write(gpa + i, 1, byte, now)
 
+    def type(self, strokes: Sequence[bytes]) -> None:
+        """Type keystrokes on the keyboard."""
+        self.keyboard.type(strokes)
+        self.schedule()
+
     def catch_up(self) -> None:
         """Hear of what compiled code has sent on COM1."""
         self.uart.flush()

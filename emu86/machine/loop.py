@@ -17,6 +17,7 @@ from emu86.machine.chardev import CharDevice
 from emu86.machine.panic import ENDS, PanicWatch
 from emu86.machine.realtime import RealTime
 from emu86.machine.screen import ScreenWatch
+from emu86.machine.typist import Typist
 from emu86.notebook import table
 from emu86.rings.technique.base import Technique
 from emu86.spec import x86
@@ -104,6 +105,7 @@ class RunLoop:
         self._panic = PanicWatch(self._panicked)
         self._panics = False
         self._watch = ScreenWatch(board.vga)
+        self.typist = Typist(board, console, self._kick)
         self._error: BaseException | None = None  # of a callback, or Ctrl-C
         self.wall = 0.0
         self.slept = 0.0
@@ -234,6 +236,8 @@ class RunLoop:
             if vmm.pending_patch is None:
                 self._kicked.clear()
                 self._console.deliver()
+                if self.typist.busy:
+                    self.typist.work(self._clock.now)
                 board.advance()
                 vmm.sync_intr()
                 if board.pic.intr:
@@ -253,8 +257,9 @@ class RunLoop:
         """
         vmm, board, kicked = self._vmm, self._board, self._kicked
         while vmm.vcpu.halted:
-            is_over = vmm.end or self._found or self._error or self._watch.expected
-            if is_over or board.pic.intr or self._console.deliverable:
+            is_over = vmm.end or self._found or self._error
+            looks = self._watch.expected or self.typist.busy
+            if is_over or looks or board.pic.intr or self._console.deliverable:
                 return
             self._idle(deadline)
             # Set first, as in `_run`.
@@ -302,6 +307,8 @@ class RunLoop:
             self._sleep(due, deadline)
         elif due is not None and self._board.wakes:
             self._clock.advance_to(due)
+        elif self.typist.work(self._clock.now, last=True):
+            pass  # that is what it waits for
         elif not self._console.deliverable:
             vmm.finish("halted", f"at {vmm.where()}, waiting for nothing")
 

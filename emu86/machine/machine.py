@@ -16,7 +16,7 @@ from emu86.cpu.library import Abilities
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
 from emu86.errors import ConfigError, as_bytes, as_int, expect, unknown
-from emu86.machine import bios, boot, layout, snapshot
+from emu86.machine import bios, boot, keys, layout, snapshot
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.chardev import EVERY, CharDevice
@@ -253,7 +253,9 @@ class Machine:
         self._ram.restore(())
         vmm.restore(replace(technique, engine=engine, exits=exits, counts=counts))
         self._engine.clock.set_tsc(0)
+        waiting = self.board.keyboard.keyboard.strokes
         self.board.restore(chips)
+        self.board.type(waiting)
         self._loop.forget()
         bios.leave(self._ram.bytes, self.board, now)
         self._enter(load())
@@ -380,6 +382,7 @@ class Machine:
         if self._lock.locked():
             message = "state: a running machine cannot be saved; stop it"
             raise ConfigError(message)
+        self._loop.typist.work(self.now)
         self.vmm.finish_instruction()
         self.vmm.drop_derived()
         self.board.schedule()
@@ -455,6 +458,25 @@ class Machine:
     def screen(self) -> Screen:
         """What the screen shows now; it may be looked at from any thread."""
         return Screen(self.board.vga)
+
+    def type(self, text: str, after: bytes | None = None) -> None:
+        """Type `text` on the guest's US keyboard, from any thread, 50 keys a second.
+
+        A new line is Enter; tabulator, backspace and escape are keys; other control
+        characters are Ctrl and a letter. after: wait until console or screen show this.
+        What is typed first goes first. Raises ValueError for what is on no key.
+        """
+        expect("text", text, str)
+        self._type(list(keys.typed(text)), after)
+
+    def press(self, names: str, after: bytes | None = None) -> None:
+        """Press keys together, and let them go: "f1", "ctrl-alt-delete"; as `type`."""
+        expect("names", names, str)
+        self._type([keys.pressed(names)], after)
+
+    def _type(self, strokes: Sequence[bytes], after: bytes | None) -> None:
+        text = b"" if after is None else as_bytes("after", after)
+        self._loop.typist.type(strokes, text)
 
     # -- looking inside ----------------------------------------------------------------
 

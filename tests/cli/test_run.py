@@ -187,6 +187,33 @@ def test_graphics_have_no_text(tmp_path):
     assert (tmp_path / "a.png").stat().st_size
 
 
+def test_keys_are_typed_at_once_or_when_something_is_shown():
+    keys = ("--keys", r"dir\n", "--keys", r"login: =>ab\\\<ctrl-alt-delete>c\e")
+    result = run("tell halted", *keys)
+    expected = [
+        (None, "dir"), (None, "\n"), (b"login: ", "ab"), (None, "\\"),
+        (None, "<ctrl-alt-delete>"), (None, "c"), (None, "\x1b"),
+    ]  # fmt: skip
+    assert repr(expected) in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (r"a\q", r"\q is no key: \n, \t, \b, \e, \\ and \<f1> are"),
+        ("a\\", r"\ is no key: \n, \t, \b, \e, \\ and \<f1> are"),
+        ("ä", "there is no key for 'ä' on a US keyboard"),
+        (r"\<f13>", "no 'f13' (did you mean 'f3'? there are spc, ret,"),
+        ("", "'' has no keys to type"),
+        ("login:=>", "'login:=>' has no keys to type"),
+    ],
+)
+def test_keys_that_are_none(keys, message):
+    result = run("say:x halted", "--keys", keys)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
 @pytest.mark.parametrize("name", ["", "nowhere/a.png"])
 def test_a_screenshot_that_cannot_be_written(name):
     result = run("say:hello halted", "--screenshot", name)

@@ -109,6 +109,13 @@ class Machine:
             time.sleep(float(self.script.pop(0).removeprefix("load:")))
         self.options["initrd"] = initrd
 
+    def type(self, text, after=None):
+        self.keys = [*getattr(self, "keys", []), (after, text)]
+        self.options["keys"] = self.keys
+
+    def press(self, names, after=None):
+        self.type(f"<{names}>", after)
+
     def on_console(self, callback, **_):
         self.print = callback
 
