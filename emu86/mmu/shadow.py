@@ -73,7 +73,6 @@ class ShadowMmu(ShadowLeaves):
         self.top: Top = (0,)
         self.fault = 0
         self._mmio_pages: frozenset[int] = frozenset()
-        self.roots: dict[tuple[int, Role], Root] = {}
         self._bind()
         self.root = self._new_root()
 

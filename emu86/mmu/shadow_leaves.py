@@ -100,6 +100,7 @@ class ShadowLeaves:
         # Shadow tables by what they are made from: a guest-physical address, and more.
         self.leaves: dict[tuple[int, Role], LeafTables] = {}
         self.uppers: dict[tuple[int, Role], UpperTable] = {}
+        self.roots: dict[tuple[int, Role], Root] = {}
         self._next = VmmMemory.POOL
 
     def reset(self) -> None:

@@ -40,7 +40,7 @@ class TreeRoot:
         self._shadow = shadow
         self._record = record
         self._numbers = abi.Uppers()
-        self._is_published = False
+        self._listed: frozenset[int] = frozenset()  # those numbers, while published
         base = shadow.allocate(_ROOT_PAGES)
         self.hpa = VmmMemory.hpa(base)
         rights, known = x86.PTE_RW | x86.PTE_US, shadow.leaf_records[base + 1]
@@ -64,12 +64,19 @@ class TreeRoot:
         for i, page in enumerate(pages[:count]):
             self._numbers[i] = page
         shared, known = shadow.engine.shared, self._record
+        self._listed = frozenset(pages)
         known.at = top.page_table + 1 if count else 0
         known.hpa = self.hpa
         known.shadow_pdes = shared.uppers = ctypes.addressof(self._numbers)
         known.linked_pdes = shared.upper_count = count
         known.known_pdes = shared.top_page = top.base >> 9
-        self._is_published = True
+
+    def leads_to_more(self, page: int) -> None:
+        """Learn that one of the shadow tables leads to another one from now on."""
+        if page in self._listed:
+            self._listed = frozenset()
+            if self._record.hpa == self.hpa:
+                self._record.at = 0
 
     def table_at(self, gva: int) -> LeafTables | None:
         """Return the leaf tables that are linked at an address."""
@@ -128,7 +135,7 @@ class TreeRoot:
                     child = self._upper(table.level - 1, entry, rights, huge=huge)
                 self._put(table, i, entry, child)
             table = child
-        if not self._is_published:
+        if not self._listed:
             self.publish()
         leaf: LeafTables = table
         return leaf
@@ -160,10 +167,10 @@ class TreeRoot:
         page = child.base >> 9
         self._shadow.sptes[table.place(i)] = VmmMemory.hpa(page) | LINK
         if isinstance(child, UpperTable):
-            self._is_published = False
             # By a PDPT of theirs it can be reached from other roots, too.
-            if table is not self._top and sum(table.starts.values()) > 1:
-                self._shadow.forget_roots()
+            for root in self._shadow.roots.values():
+                if isinstance(root, TreeRoot):
+                    root.leads_to_more(table.base >> 9)
         for first in table.starts:
             child.link(table.start(first, i))
 
@@ -175,8 +182,17 @@ class TreeRoot:
         shadow.stats.drops += 1
         for first in table.starts:
             child.unlink(table.start(first, i))
-        if isinstance(child, UpperTable) or child.has_global:
+        if self._has_global(child):
             shadow.tell_flushed_all()
+
+    def _has_global(self, table: Table) -> bool:
+        """Tell whether there have been entries of global pages from a table on."""
+        if isinstance(table, LeafTables):
+            return table.has_global
+        directories = (one for one in self._uppers(table) if one.level == PD_LEVEL)
+        return any(
+            leaf.has_global for one in directories for leaf in one.children.values()
+        )
 
     def sync(self) -> None:
         """Drop the links and entries that differ from the guest's tables."""

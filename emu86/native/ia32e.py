@@ -145,9 +145,15 @@ def swapgs(control: Control, cpu: Cpu) -> bool:
     return True
 
 
-def read_cr2(control: Control, cpu: Cpu, register: u32, length: u32) -> bool:
-    """Do a MOV from CR2."""
-    cpu.gpr[register & 15] = control.cr2
+def read_cr_64(
+    control: Control, cpu: Cpu, number: u32, register: u32, length: u32
+) -> bool:
+    """Do a MOV from a control register; False: there is none of this number."""
+    if number not in (0, 2, 3, 4):
+        return False
+    low = control.cr0 if number == 0 else control.cr2
+    high = control.cr3 if number == 3 else control.cr4
+    cpu.gpr[register & 15] = low if number < 3 else high
     cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
     control.count_read_cr += 1
     leave(control, cpu, length)
@@ -225,10 +231,10 @@ def privileged(control: Control, cpu: Cpu) -> bool:
         return swapgs(control, cpu)
     if word & 0xFFFFFF == 0x070F48:
         return sysret(control, cpu)
-    if word & 0xF8FFFF == 0xD0200F:
-        return read_cr2(control, cpu, word >> 16 & 7, 3)
-    if word & 0xF8FFFFFF == 0xD0200F41:
-        return read_cr2(control, cpu, word >> 24 & 7 | 8, 4)
+    if word & 0xC0FFFF == 0xC0200F:
+        return read_cr_64(control, cpu, word >> 19 & 7, word >> 16 & 7, 3)
+    if word & 0xC0FFFFFF == 0xC0200F41:
+        return read_cr_64(control, cpu, word >> 27 & 7, word >> 24 & 7 | 8, 4)
     if word & 0xF8FFFF == 0xD0220F:
         return write_cr2(control, cpu, word >> 16 & 7)
     if word & 0xFFFF == 0x300F:

@@ -215,6 +215,35 @@ def test_roots_share_what_they_have_in_common():
     assert bench.access(0x20000) == ("fault", 0)
 
 
+def test_a_new_directory_is_news_for_the_roots_that_lead_to_it():
+    """Compiled code goes on switching to the others: those of other processes."""
+    bench = bench_of()
+    sharing, alone = 0x17000, 0x18000
+    bench.write64(sharing + 8 * 511, PDPT | USED)
+    bench.write64(alone + 8 * 3, 0x14000 | USED)
+    bench.write64(0x14000, 0x15000 | USED)
+    bench.write64(0x15000, 0x16000 | USED)
+    bench.write64(0x16000, 0x20000 | USED)
+    bench.write64(PDPT + 8 * 509, 0x19000 | USED)
+    bench.write64(0x19000, PT | USED)
+    far = 3 << 39
+    assert bench.access(KERNEL + 0x20000) == ("ok", 0x20)
+    bench.switch(alone)
+    assert bench.access(far) == ("ok", 0x20)
+    bench.switch(sharing)
+    assert bench.access(KERNEL + 0x20000) == ("ok", 0x20)
+    bench.switch(PML4)
+    assert bench.access(KERNEL - (1 << 30) + 0x20000) == ("ok", 0x20)
+    bench.write64(0x19000, 0)  # of the new directory
+    switches = bench.mmu.stats.switches
+    bench.switch(alone)
+    assert bench.mmu.stats.switches == switches
+    assert bench.access(far) == ("ok", 0x20)
+    bench.switch(sharing)
+    assert bench.mmu.stats.switches == switches + 1
+    assert bench.access(KERNEL - (1 << 30) + 0x20000) == ("fault", 0)
+
+
 def test_a_page_that_becomes_code_is_narrowed_by_all_its_addresses():
     bench = bench_of()
     for gva in (0x20000, KERNEL + 0x20000):

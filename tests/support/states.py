@@ -95,7 +95,8 @@ def setcc(pick):
 REGISTER64 = {"38": x86.EAX, "3f": x86.EDI, "d8": x86.EAX, "df": x86.EDI}
 CODES64 = {
     "CLI": ("fa",), "STI": ("fb",), "SWAPGS": ("0f01f8",), "SYSRET": ("480f07",),
-    "MOV from CR": ("0f20d3", "410f20d1"), "SYSCALL": ("0f05",), "others": ("0f09",),
+    "MOV from CR": ("0f20d3", "410f20d1", "0f20c3", "0f20df", "410f20e1", "0f20cb"),
+    "SYSCALL": ("0f05",), "others": ("0f09",),
     "INVLPG": ("0f0138", "0f013f", "410f0138", "410f013f", "0f013c", "410f013d"),
     "MOV to CR3": ("0f22d8", "0f22df", "410f22d8", "410f22df"), "#PF": ("90",),
     "MOV to CR": ("0f22d7",), "WRMSR": ("0f30",), "RDMSR": ("0f32",),
