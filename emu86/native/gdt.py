@@ -18,6 +18,7 @@ from emu86.native.state import (
     host,
     leave,
     spte_address,
+    spte_address_64,
     stack_top,
     sync_mode,
     waits,
@@ -30,6 +31,7 @@ from emu86.native.tables import (
     pde_index,
     pte_index,
 )
+from emu86.native.tree import may_write_64
 from emu86.spec import x86
 
 _HIGH: Final = 32
@@ -75,19 +77,26 @@ def may_write(control: Control, linear: u32) -> bool:
 
 def open_gdt(control: Control, cpu: Cpu) -> bool:
     """Handle a #PF of a write to the GDT's page: it becomes writable there."""
-    if cpu.cr2 > x86.MASK32 or not control.tables_known or not control.gdt_filled:
-        return False
     if control.told or waits(control, cpu) or control.gdt_spte:
         return False
-    linear = cpu.cr2 & x86.MASK32
-    at = spte_address(control, linear)
+    linear = cpu.cr2
+    is_tree = control.efer & x86.EFER_LMA
+    if not control.gdt_filled:
+        return False
+    if not is_tree and (linear > x86.MASK32 or not control.tables_known):
+        return False
+    low = linear & x86.MASK32
+    wide = spte_address_64(control, linear) if is_tree else NOWHERE
+    at = wide if is_tree else spte_address(control, low)
     if at == NOWHERE:
         return False
     spte = ctypes.c_uint64.from_address(at)
     entry = spte.value
     if not entry & x86.PTE_P or (entry & x86.LONG_FRAME) >> 12 != control.gdt_page:
         return False
-    if cpu.error_code != x86.PF_P | x86.PF_W or not may_write(control, linear):
+    if cpu.error_code != x86.PF_P | x86.PF_W:
+        return False
+    if not (may_write_64(control, linear) if is_tree else may_write(control, low)):
         return False
     if control.page_state.contents[entry >> 12 & abi.PAGES_MOST - 1] != abi.TABLE:
         return False
@@ -133,15 +142,17 @@ def settle(control: Control) -> bool:
         if i < control.gdt_filled and not may_become(control, i, guest[i]):
             return False
     entries = Descriptors.from_address(control.gdt_entries)
+    is_ia32e = control.efer & x86.EFER_LMA
+    kept = x86.MASK64 & ~(0 if is_ia32e else x86.DESC_L << _HIGH)
     for j in range(abi.GDT_MOST):
         if j < control.gdt_filled:
             if guest[j] != control.gdt_words[j]:
                 control.gdt_words[j] = guest[j]
-                control.gdt_shadow[j] = guest[j] & ~(x86.DESC_L << _HIGH)
+                control.gdt_shadow[j] = guest[j] & kept
             entries[j] = control.gdt_shadow[j]
     spte = ctypes.c_uint64.from_address(control.gdt_spte)
     spte.value = spte.value & ~x86.PTE_RW
-    control.flush_page(control.engine_cpu, control.gdt_opened & x86.PAGE_MASK)
+    control.flush_page(control.engine_cpu, control.gdt_opened & ~0xFFF & x86.MASK64)
     control.gdt_spte = 0
     control.stale = 0
     control.behind |= abi.REREAD

@@ -11,6 +11,7 @@ from emu86.native import abi
 from emu86.native.abi import Control, Cpu, Segment
 from emu86.native.faults import PREFIXES, page_fault_64
 from emu86.native.flags import cli, sti
+from emu86.native.gdt import open_gdt
 from emu86.native.records import i32, u32, u64
 from emu86.native.state import (
     NOWHERE,
@@ -277,7 +278,9 @@ def patched(control: Control, cpu: Cpu) -> bool:
 def handled64(control: Control, cpu: Cpu, vector: u32) -> bool:
     """Handle an exception or an INT n in IA-32e mode here, if that can be."""
     if vector == x86.VEC_PF and not cpu.is_int:
-        return fill_64(control, cpu) or page_fault_64(control, cpu)
+        if fill_64(control, cpu) or open_gdt(control, cpu):
+            return True
+        return page_fault_64(control, cpu)
     if control.told or cpu.is_int > 1:
         return False
     if cpu.is_int and vector != x86.VEC_BP:

@@ -109,15 +109,26 @@ def spte_of(control: Control, linear: u32) -> u64:
     return entry if entry & x86.PTE_P else 0
 
 
-def spte_of_64(control: Control, linear: u64) -> u64:
-    """Return the shadow entry that maps an address of 64 bits, or 0."""
+def spte_address_64(control: Control, linear: u64) -> u64:
+    """Return where in this process the shadow entry of a page is, or NOWHERE."""
     entry: u64 = control.cpu.contents.cr3 | x86.PTE_P
+    at: u64 = NOWHERE
     for level in range(_LEVELS):
         if not entry & x86.PTE_P:
-            return 0
+            return NOWHERE
         index = linear >> 48 - 9 * level & 511
         table = (entry & x86.LONG_FRAME) + control.vmm_memory_bias & x86.MASK64
-        entry = ctypes.c_uint64.from_address(table + 8 * index & x86.MASK64).value
+        at = table + 8 * index & x86.MASK64
+        entry = ctypes.c_uint64.from_address(at).value
+    return at
+
+
+def spte_of_64(control: Control, linear: u64) -> u64:
+    """Return the shadow entry that maps an address of 64 bits, or 0."""
+    at = spte_address_64(control, linear)
+    if at == NOWHERE:
+        return 0
+    entry = ctypes.c_uint64.from_address(at).value
     return entry if entry & x86.PTE_P else 0
 
 

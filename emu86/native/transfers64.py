@@ -9,6 +9,7 @@ from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.abi import Control, Cpu, EventFrame64, ReturnFrame64
 from emu86.native.flags import POPPED, pop_flags
+from emu86.native.gdt import settle
 from emu86.native.records import i64, u32, u64
 from emu86.native.state import (
     NOWHERE,
@@ -64,7 +65,7 @@ def return64(control: Control, cpu: Cpu, opens: bool) -> bool:
 
     opens: it may set IF.
     """
-    if cpu.segments[x86.CS].selector & 3 or control.stale:
+    if cpu.segments[x86.CS].selector & 3 or (control.stale and not settle(control)):
         return False
     if cpu.rflags & (x86.NT | x86.TF) or not cpu.hflags & offsets.HF_CS64:
         return False
@@ -127,7 +128,9 @@ def deliver64(
 
     The parameters are those of `transfers.deliver_by_plan`.
     """
-    if cpu.rflags & x86.TF or control.stale or not knows_flags(control, cpu):
+    if cpu.rflags & x86.TF or (control.stale and not settle(control)):
+        return False
+    if not knows_flags(control, cpu):
         return False
     cpl = cpu.segments[x86.CS].selector & 3
     plan = control.gates[gate_slot(vector, cpl) & abi.GATES - 1]

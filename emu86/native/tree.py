@@ -19,6 +19,7 @@ from emu86.native.tlb import drop_unshared_64
 from emu86.spec import x86
 
 _USED = x86.PTE_P | x86.PTE_A
+_WRITTEN = _USED | x86.PTE_RW | x86.PTE_D
 _ROOT = (1 << x86.MAXPHYADDR) - x86.PAGE_SIZE
 _PD, _PML4 = 2, 4
 
@@ -27,6 +28,13 @@ def table_at(control: Control, page: u32) -> u64:
     """Return where in this process a shadow table is."""
     hpa = abi.VMM_BASE + (page << x86.PAGE_SHIFT)
     return hpa + control.vmm_memory_bias & x86.MASK64
+
+
+def guest_at(control: Control, page: u32) -> u64:
+    """Return where in this process the guest's table is that a shadow table is of."""
+    known = control.leaves.contents[page & abi.LEAF_PAGES - 1]
+    at: u64 = control.ram + (known.page_table & x86.MASK64) & x86.MASK64
+    return at
 
 
 def entry_place(level: u32, i: u32) -> u32:
@@ -175,6 +183,57 @@ def invlpg_64(control: Control, cpu: Cpu, register: u32, length: u32) -> bool:
     return True
 
 
+def link_of(control: Control, page: u32, level: u32, linear: u64) -> u64:
+    """Return a shadow table's entry for an address, if it is what the guest's says.
+
+    And if that has been used before; else 0. level: counted from the root, 0.
+    """
+    known = control.leaves.contents[page & abi.LEAF_PAGES - 1]
+    if known.page_table & x86.MASK64 >= control.ram_size:
+        return 0
+    i = linear >> 39 - 9 * min(level, 2) & 511
+    entry = WideTable.from_address(guest_at(control, page))[i]
+    if entry != WideTable.from_address(ctypes.addressof(known.copy.contents))[i]:
+        return 0
+    if entry & (_USED | (x86.PDE_PS if level < 2 else 0)) != _USED:
+        return 0
+    shadow = LeafTable.from_address(table_at(control, page))
+    link = shadow[entry_place(_PML4 - min(level, 2), i) & 1023]
+    return link if link & x86.PTE_P else 0
+
+
+def directory_page(control: Control, linear: u64) -> u32:
+    """Return the page of the shadow directory of an address, or 0: see `link_of`."""
+    page: u32 = control.top_page & abi.LEAF_PAGES - 1
+    for level in range(2):
+        link = link_of(control, page, level, linear)
+        if not link:
+            return 0
+        page = link >> 12 & abi.LEAF_PAGES - 1
+    return page
+
+
+def may_write_64(control: Control, linear: u64) -> bool:
+    """Tell what `gdt.may_write` tells, by tables of four levels."""
+    if not control.upper_count or not is_canonical(linear):
+        return False
+    directory = directory_page(control, linear)
+    link = link_of(control, directory, 2, linear) if directory else 0
+    if not link:
+        return False
+    leaf = control.leaves.contents[link >> 12 & abi.LEAF_PAGES - 1]
+    if leaf.is_shared or not leaf.rights & x86.PTE_RW:
+        return False
+    pde = WideTable.from_address(guest_at(control, directory))[linear >> 21 & 511]
+    if pde & x86.PDE_PS:
+        return bool(pde & x86.PTE_D)
+    where = page_table(control, pde)
+    if where == NOWHERE:
+        return False
+    pte = WideTable.from_address(where)[linear >> 12 & 511]
+    return pte & _WRITTEN == _WRITTEN
+
+
 def fill_64(control: Control, cpu: Cpu) -> bool:
     """Do what `fills.fill` does, by tables of four levels."""
     linear = cpu.cr2
@@ -182,29 +241,16 @@ def fill_64(control: Control, cpu: Cpu) -> bool:
         return False
     if control.added_count > abi.ADDED_FULL or not is_canonical(linear):
         return False
-    page: u32 = control.top_page & abi.LEAF_PAGES - 1
-    pde: u64 = 0
-    link: u64 = 0
-    table: u64 = 0
-    for level in range(3):
-        known = control.leaves.contents[page & abi.LEAF_PAGES - 1]
-        if known.page_table & x86.MASK64 >= control.ram_size:
-            return False
-        i = linear >> 39 - 9 * level & 511
-        table = control.ram + (known.page_table & x86.MASK64) & x86.MASK64
-        pde = WideTable.from_address(table)[i]
-        if pde != WideTable.from_address(ctypes.addressof(known.copy.contents))[i]:
-            return False
-        if pde & (_USED | x86.PDE_PS) != _USED:
-            return False
-        shadow = LeafTable.from_address(table_at(control, page))
-        link = shadow[entry_place(_PML4 - level, i) & 1023]
-        if not link & x86.PTE_P:
-            return False
-        page = link >> 12 & abi.LEAF_PAGES - 1
+    directory = directory_page(control, linear)
+    link = link_of(control, directory, 2, linear) if directory else 0
+    if not link:
+        return False
+    pde = WideTable.from_address(guest_at(control, directory))[linear >> 21 & 511]
     where = page_table(control, pde)
-    if where in (NOWHERE, table):
-        return False  # or a directory that maps itself
-    above = control.leaves.contents[page & abi.LEAF_PAGES - 1].rights
+    if pde & x86.PDE_PS or where == NOWHERE:
+        return False
+    if where == guest_at(control, directory):
+        return False  # a directory that maps itself
+    above = control.leaves.contents[link >> 12 & abi.LEAF_PAGES - 1].rights
     at: u32 = linear >> 12 & 511
     return fill_entry(control, cpu, where, at, link, pde & control.frame, above)

@@ -2,12 +2,14 @@
 
 import pytest
 
+from emu86.spec import x86
 from support.cases import TECHNIQUES
-from support.flat import OWN_GDT, code
+from support.flat import OWN_GDT, code, guest64
 
-pytestmark = pytest.mark.parametrize("options", TECHNIQUES.values(), ids=TECHNIQUES)
+each = pytest.mark.parametrize("options", TECHNIQUES.values(), ids=TECHNIQUES)
 
 
+@each
 @pytest.mark.parametrize("large", [False, True])
 def test_it_is_written_by_another_address_of_the_same_entry(options, large):
     """Two PDEs for one page table, or for one page of 4 MiB."""
@@ -41,6 +43,7 @@ def test_it_is_written_by_another_address_of_the_same_entry(options, large):
     assert code(body, "global", **options) == 0x32
 
 
+@each
 def test_without_pse_a_pde_is_never_that_of_a_large_page(options):
     """Bits 6 and 7 of it say nothing then: the PTE forbids the write."""
     body = f"""
@@ -72,3 +75,53 @@ def test_without_pse_a_pde_is_never_that_of_a_large_page(options):
         iretd
     """
     assert code(body, "global", **options) == 3
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_that_of_64_bit_code(native):
+    """It is written and read again by compiled code alone, by a page of 2 MiB."""
+    machine = guest64(
+        """
+        mov rsp, 0x130000
+        mov rbx, 0x00AF9B000000FFFF
+        mov [0x160008], rbx
+        mov [0x160010], rbx
+        mov rbx, 0x00CF93000000FFFF
+        mov [0x160018], rbx
+        mov rbx, 0x00CFF3000000FFFF
+        mov [0x160020], rbx
+        lgdt [gdtr]
+        lidt [idtr]
+        mov dword [0x170000 + 16 * 0x40], 0x00080000 | (event - $$) & 0xFFFF
+        mov dword [0x170004 + 16 * 0x40], 0x00108E00
+        mov dword [0x91000], 1
+        mov dword [0x92000], 2
+        mov ebp, 20
+        mov eax, 0x23
+    .again:
+        int 0x40
+        mov word [0x160022], 0x1000
+        int 0x40
+        mov fs, eax
+        mov esi, [fs:0x90000]
+        mov word [0x160022], 0x2000
+        int 0x40
+        mov fs, eax
+        mov edi, [fs:0x90000]
+        dec ebp
+        jnz .again
+        cli
+        hlt
+    event: iretq
+    align 8
+    gdtr: dw 39
+        dq 0x160000
+    idtr: dw 0xFFF
+        dq 0x170000
+        """,
+        native=native,
+    )
+    assert machine.run(timeout=60).reason == "halted"
+    assert (machine.vmm.q[x86.ESI], machine.vmm.q[x86.EDI]) == (1, 2)
+    assert machine.vmm.all_exits()["#PF fill"][0] > 40
+    assert machine.vmm.exits["#PF fill"][0] < 10

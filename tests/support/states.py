@@ -95,7 +95,9 @@ def setcc(pick):
 REGISTER64 = {"38": x86.EAX, "3f": x86.EDI, "d8": x86.EAX, "df": x86.EDI}
 CODES64 = {
     "CLI": ("fa",), "STI": ("fb",), "SWAPGS": ("0f01f8",), "SYSRET": ("480f07",),
-    "MOV from CR": ("0f20d3", "410f20d1", "0f20c3", "0f20df", "410f20e1", "0f20cb"),
+    "MOV from CR": (
+        "0f20d3", "410f20d1", "0f20c3", "0f20df", "410f20e1", "0f20cb", "410f20c9",
+    ),
     "SYSCALL": ("0f05",), "others": ("0f09",),
     "INVLPG": ("0f0138", "0f013f", "410f0138", "410f013f", "0f013c", "410f013d"),
     "MOV to CR3": ("0f22d8", "0f22df", "410f22d8", "410f22df"), "#PF": ("90",),
@@ -103,14 +105,14 @@ CODES64 = {
     "#PF of the guest's": (
         "8b00", "0100", "48f7d8", "41f700", "66480fba28", "0fba20", "f0430fb10b",
         "644fffc8", "6648664883c0", "6648664883f8", "488b40",
-    ),
+    ), "#PF of the GDT": ("90",),
 }  # fmt: skip
 PATCHED64 = {
     "IRETQ": ("48cf",), "POPFQ": ("9d",),
     "CMPXCHG16B": ("f0480fc70f", "0fc70a", "65480fc74e20", "f065480fc70f"),
     "INT3": ("cc", "48909090", "0fc7f0"),
 }  # fmt: skip
-TREES = "INVLPG", "MOV to CR3", "#PF", "#PF of the guest's"
+TREES = "INVLPG", "MOV to CR3", "#PF", "#PF of the guest's", "#PF of the GDT"
 INT64 = {"INT": ("cd80",)}
 # Of each kind of exit: a vector, and the kind of the site there.
 AIMS = {
@@ -154,6 +156,7 @@ AIMS = {
     **{f"64-bit {name}": at_general_protection(lambda _pick: 0) for name in CODES64},
     "64-bit #PF": lambda _pick: (x86.VEC_PF, 0),
     "64-bit #PF of the guest's": lambda _pick: (x86.VEC_PF, 0),
+    "64-bit #PF of the GDT": lambda _pick: (x86.VEC_PF, 0),
     **{f"64-bit {name}": at_int3(lambda _pick: 0) for name in PATCHED64},
     "64-bit INT": at_interrupt,
 }
@@ -299,8 +302,10 @@ def code64(world, pick, name):
         setattr(control, field, pick.getrandbits(64))
     if name.endswith("MSR"):
         states64.registers(world, pick)
-    if name.startswith("#PF of"):
+    if name == "#PF of the guest's":
         own_fault_64(world, pick)
+    if name == "#PF of the GDT":
+        write_to_gdt_64(world, pick)
     if name in PATCHED64 or name in INT64:
         user = name == "INT" and pick.randrange(2)
         cpu.is_int = pick.odd(1, 2)
@@ -308,6 +313,25 @@ def code64(world, pick, name):
         control.stale = pick.odd(0, 1)
         cpu.segments[x86.CS].selector = pick.odd(USER if user else KERNEL, KERNEL | 1)
         states64.stack(world, pick, world.vector, map_page_64)
+
+
+def write_to_gdt_64(world, pick):
+    """A write to the GDT's page, by a small page or a large one."""
+    control, cpu = world.control, world.cpu
+    control.gdt_spte = pick.odd(0, control.gdt_spte)
+    control.stale = 0
+    cpu.error_code = pick.odd(3, 2, 7)
+    world.page_state[GDT] = pick.odd(abi.TABLE, abi.DATA)
+    world.page_state[PAGE_TABLE] = pick.odd(abi.DATA, abi.UNBACKED, once=6)
+    at = cpu.cr2 >> 12 & 511
+    spte = pick.odd(GDT, CODE) << 12 | pick.odd(0x61 | x86.PTE_NX, 0)
+    world.tables[4][at] = spte
+    put(world, world.ram, PAGE_TABLE, at, pick.odd(0x67, 0x27, 0x65, once=6))
+    if pick.randrange(2):
+        pde = pick.odd(0xE7, 0xA7, once=6)
+        place = cpu.cr2 >> 21 & 511
+        put(world, world.ram, DIRECTORY, place, pde)
+        put(world, world.known_pdes, 0, place, pick.odd(pde, 0x67))
 
 
 def own_fault_64(world, pick):

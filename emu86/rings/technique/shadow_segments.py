@@ -96,7 +96,7 @@ class ShadowTable:
 
     def _share(self, page: int) -> None:
         """Let compiled handlers know the GDT, which is all in one page."""
-        fits = 0 < self.filled <= abi.GDT_MOST and not self._cpu.state.ia32e
+        fits = 0 < self.filled <= abi.GDT_MOST
         if not fits or page in self._cpu.ldt.pages or page in self._cpu.idt_pages:
             return
         control = self._cpu.shared
