@@ -124,15 +124,31 @@ def check_cpu(name: str) -> None:
     _check("cpu", name, CPUS)
 
 
-def disks(paths: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Return the files of disks as text; raises ConfigError if they are too many."""
+def disks(
+    paths: Sequence[str | os.PathLike[str]], *, beside: str | None = None
+) -> tuple[str, ...]:
+    """Return the files of disks as text; raises ConfigError if they are too many.
+
+    beside: that of a CD-ROM, which takes the place of one, or None.
+    """
     if isinstance(paths, str | bytes | os.PathLike):
         raise TypeError(f"disks: {paths!r:.60} is one file, not a sequence of files")
     for path in paths:
         expect("disks", path, str, os.PathLike)
-    if len(paths) > DISKS_MOST:
-        raise ConfigError(f"disks: {len(paths)} are too many; there are {DISKS_MOST}")
+    most, where = DISKS_MOST, ""
+    if beside is not None:
+        most, where = DISKS_MOST - 1, " beside a CD-ROM"
+    if len(paths) > most:
+        raise ConfigError(f"disks: {len(paths)} are too many; there are {most}{where}")
     return tuple(os.fspath(path) for path in paths)
+
+
+def cdrom(path: str | os.PathLike[str] | None) -> str | None:
+    """Return the file of a CD as text, "": an empty drive, None: no drive."""
+    if path is None:
+        return None
+    expect("cdrom", path, str, os.PathLike)
+    return os.fspath(path)
 
 
 def check_writes(name: str) -> None:

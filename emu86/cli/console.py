@@ -37,12 +37,17 @@ _ESCAPE: Final = 0x01  # Ctrl-A
 _CHUNK: Final = 4096  # bytes read, and bytes of a pipe that may wait for the guest
 _TYPED: Final = 1 << 20  # bytes of a terminal that may wait for the guest
 
+_ESC: Final = 0x1B
+_ENDS: Final = b"\r\n\x1b"  # of a line: Enter, and Esc
+_RUBOUTS: Final = "\b\x7f"
+
 HELP: Final = """\
 Ctrl-A x       quit
 Ctrl-A i       status: time, exits, where the guest is
 Ctrl-A p       write the picture of --screenshot now
 Ctrl-A r       reset: start the kernel anew
 Ctrl-A z       pause, and go on
+Ctrl-A d       change a medium, such as a CD
 Ctrl-A h       this help
 Ctrl-A Ctrl-A  send Ctrl-A to the guest
 """
@@ -56,18 +61,28 @@ _CAUGHT: Final = tuple(
 
 
 class Keys:
-    """What is typed, less what is meant for emu86."""
+    """What is typed, less what is meant for emu86.
 
-    def __init__(self, command: Callable[[str], None]) -> None:
+    command: told the key that followed Ctrl-A; asks: whether a line follows Ctrl-A d,
+    whose keys it is told one by one, each behind a "d".
+    """
+
+    def __init__(self, command: Callable[[str], None], *, asks: bool) -> None:
         self._command = command
+        self._asks = asks
         self._escaped = False
+        self._in_line = False
 
     def filter(self, data: bytes) -> bytes:
         """Return the bytes of `data` for the guest, after doing the commands in it."""
         guest = bytearray()
         for byte in data:
-            if self._escaped:
+            if self._in_line:
+                self._in_line = byte not in _ENDS
+                self._command("d" + chr(byte))
+            elif self._escaped:
                 self._escaped = False
+                self._in_line = self._asks and byte == ord("d")
                 if byte == _ESCAPE:
                     guest.append(byte)
                 else:
@@ -169,7 +184,7 @@ class Console:
 
     def _read(self) -> None:
         """Feed standard input to the guest: the reader thread."""
-        keys = Keys(self._key)
+        keys = Keys(self._key, asks=bool(self._machine.drives))
         while True:
             # While the guest lags behind, look again soon instead of reading on. But a
             # terminal has keys for emu86 behind those for the guest.
@@ -213,7 +228,7 @@ class Console:
         """Take a key that followed Ctrl-A: the reader thread."""
         if key == "x":
             self.quit = True
-        if key in "xiprzh?":
+        if key[0] in "xiprzdh?":
             self._ask(key)
 
     def _ask(self, key: str) -> None:
@@ -245,6 +260,8 @@ class Console:
             self._tell(self._status_line())
         elif key == "p":
             self._tell(self._photograph())
+        elif key == "d":
+            self._change_medium()
         elif key == "lost":
             self._tell("the guest does not take what is typed: the rest is lost")
         elif key == "r":
@@ -266,6 +283,54 @@ class Console:
         except ConfigError as error:
             return str(error)
         return problem or f"the screen is in {path}"
+
+    def _change_medium(self) -> None:
+        """Have the user name another medium, and put it in; keys come as `Keys` has."""
+        drives = self._machine.drives
+        if not drives:
+            self._tell("there is no drive whose medium can be changed")
+            return
+        lines = [f"emu86: {name}: {file or 'empty'}" for name, file in drives.items()]
+        lines.append("emu86: [DRIVE] FILE puts it in, DRIVE takes it out, Esc: nothing")
+        line = self._line_of_user("\n".join(lines) + "\n> ").strip()
+        if not line:
+            self._answer("all stays as it is")
+            return
+        name, _, file = line.partition(" ")
+        if name not in drives:
+            name, file = next(iter(drives)), line
+        try:
+            self._machine.insert(name, file.strip() or None)
+        except ConfigError as error:
+            self._answer(str(error))
+        else:
+            self._answer(f"{name}: {self._machine.drives[name] or 'empty'}")
+
+    def _answer(self, text: str) -> None:
+        """Show a line behind one of the user's, and then again the guest's."""
+        self._write(f"emu86: {text}\r\n".encode() + self._line)
+
+    def _line_of_user(self, prompt: str) -> str:
+        """Return a line that the user types now; "" if that is given up."""
+        line = b""
+        begin = "" if self.at_line_start else "\n"
+        self._write((begin + prompt).replace("\n", "\r\n").encode())
+        while not self._ends:
+            key = self._asked.get()
+            if len(key) != len("d?"):
+                continue  # not of the line
+            letter = key[1:]
+            if ord(letter) in _ENDS:
+                self._write(b"\r\n")
+                return "" if ord(letter) == _ESC else os.fsdecode(line)
+            if letter in _RUBOUTS:
+                self._write(b"\b \b" if line else b"")
+                line = line[:-1]
+            elif letter >= " ":
+                byte = letter.encode("latin-1")
+                self._write(byte)
+                line += byte
+        return ""
 
     def _status_line(self) -> str:
         machine = self._machine

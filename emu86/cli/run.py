@@ -51,6 +51,12 @@ _STATUSES: Final = {
     help="A raw image as an IDE disk, at most four. What the guest writes is in it.",
 )
 @click.option(
+    "--cdrom",
+    metavar="FILE",
+    shell_complete=files,
+    help="An image of a CD in an IDE drive; '' is a drive without one.",
+)
+@click.option(
     "--discard-writes",
     is_flag=True,
     help="Throw away at the end what the guest has written to disks.",
@@ -171,6 +177,7 @@ def command(
     kernel: str | None,
     initrd: str | None,
     disks: tuple[str, ...],
+    cdrom: str | None,
     discard_writes: bool,
     read_only: bool,
     append: str | None,
@@ -243,6 +250,7 @@ def command(
             native=not no_native,
             rtc=rtc,
             disks=disks,
+            cdrom=cdrom,
             writes=writes,
         )
         doing("loading " + ("the teaching kernel" if kernel is None else kernel))

@@ -8,16 +8,9 @@ As after a BIOS, READ and WRITE MULTIPLE work from the start, by 16 sectors.
 
 from __future__ import annotations
 
-import struct
 from typing import Any, Final, NamedTuple
 
-from emu86.devices.ide import (
-    ABRT,
-    BLOCK_TIME,
-    COMMAND_TIME,
-    LBA,
-    Drive,
-)
+from emu86.devices.ata import ABRT, BLOCK_TIME, COMMAND_TIME, Drive, sealed
 from emu86.devices.medium import Medium
 from emu86.native import abi
 
@@ -28,14 +21,14 @@ CYLINDERS_MOST: Final = 16_383
 LBA28_MOST: Final = (1 << 28) - 1
 SECTORS_MOST: Final = 1 << 48
 
+LBA: Final = 0x40  # of the device register
+
 UNC: Final = 0x40
 IDNF: Final = 0x10
 
-_POWER_ACTIVE: Final = 0xFF
 _WRITE_CACHE: Final = 0x20  # of IDENTIFY's words 82 and 85
 _LOOK_AHEAD: Final = 0x40
 _POWER_MANAGEMENT: Final = 0x08
-_PIO_DEFAULT, _PIO_FLOW = (0, 1), range(8, 13)  # transfer modes: PIO 0 to 4
 _SETTINGS: Final = {  # features by their subcommand: the bit that it sets or clears
     0x02: (_WRITE_CACHE, True), 0x82: (_WRITE_CACHE, False),
     0xAA: (_LOOK_AHEAD, True), 0x55: (_LOOK_AHEAD, False),
@@ -249,18 +242,6 @@ class AtaDisk(Drive):
 
     # -- all else ----------------------------------------------------------------------
 
-    def _nothing(self, now: int) -> None:
-        """Do what takes no more than its time: recalibrate, seek, modes of power."""
-        self._busy(now, COMMAND_TIME, "finish")
-
-    def finish(self, _now: int) -> None:
-        """End a command that went well."""
-        self._finish()
-
-    def _check_power(self, now: int) -> None:
-        self.sector_count = _POWER_ACTIVE
-        self._nothing(now)
-
     def _set_geometry(self, now: int) -> None:
         """INITIALIZE DEVICE PARAMETERS."""
         if self.sector_count & 0xFF:
@@ -278,78 +259,48 @@ class AtaDisk(Drive):
             self._nothing(now)
 
     def _set_features(self, now: int) -> None:
-        feature, count = self.features & 0xFF, self.sector_count & 0xFF
+        feature = self.features & 0xFF
         if feature in _SETTINGS:
             bit, on = _SETTINGS[feature]
             self.enabled = self.enabled | bit if on else self.enabled & ~bit
             self._busy(now, COMMAND_TIME, "finish" if on else "flush")
-        elif feature == 0x03 and (count in _PIO_DEFAULT or count in _PIO_FLOW):
+        elif self._is_pio_mode:
             self._nothing(now)
         else:
             self._fail(ABRT)
 
-    def _identify(self, now: int) -> None:
-        self._busy(now, COMMAND_TIME, "identify")
-
-    def identify(self, _now: int) -> None:
-        """Offer what the drive tells of itself."""
-        self._send(self._identity(), "identified")
-        self.interrupt = True
-
-    def identified(self, _now: int) -> None:
-        """Be done: the host has taken it."""
-
     def _identity(self) -> bytes:
-        words = [0] * 256
         total = self._total
         per_cylinder = HEADS * SECTORS
         cylinders = min(total // per_cylinder, CYLINDERS_MOST)
         now = min(total // (self.heads * self.sectors), 0xFFFF)
         capacity = now * self.heads * self.sectors
         lba28 = min(total, LBA28_MOST)
-        for word, value in (
-            (0, 0x0040),  # an ATA drive, not removable
-            (1, cylinders), (3, HEADS), (6, SECTORS),
-            (47, 0x8000 | MULTIPLE_MOST),
-            (49, 0x0A00),  # LBA and IORDY, no DMA
-            (50, 0x4000),
-            (51, 0x0200),
-            (53, 0x0003),  # words 54 to 58 and 64 to 70 are valid
-            (54, now), (55, self.heads), (56, self.sectors),
-            (57, capacity & 0xFFFF), (58, capacity >> 16),
-            (59, (0x0100 | self.multiple) if self.multiple else 0),
-            (60, lba28 & 0xFFFF), (61, lba28 >> 16),
-            (64, 0x0003),  # PIO 3 and 4
-            (67, 120), (68, 120),  # ns of a cycle
-            (80, 0x007E),  # ATA-1 to ATA/ATAPI-6
-            (82, _WRITE_CACHE | _LOOK_AHEAD | _POWER_MANAGEMENT),
-            (83, 0x7400),  # FLUSH CACHE (EXT), 48 bits
-            (84, 0x4000),
-            (85, self.enabled),
-            (86, 0x3400),
-            (87, 0x4000),
-            (93, 0x4B00 if self._number & 1 else 0x400B),
-            *((100 + i, total >> 16 * i & 0xFFFF) for i in range(3)),
-        ):  # fmt: skip
-            words[word] = value
-        for first, size, text in (
-            (10, 20, f"EMU86-{self._number}"),
-            (23, 8, "1.0"),
-            (27, 40, "EMU86 DISK"),
-        ):
-            words[first : first + size // 2] = swapped(text, size)
-        return sealed(words)
-
-
-def swapped(text: str, size: int) -> tuple[int, ...]:
-    """Return text as the words of IDENTIFY data hold it: the first of two is high."""
-    return struct.unpack(f">{size // 2}H", text.ljust(size).encode())
-
-
-def sealed(words: list[int]) -> bytes:
-    """Return IDENTIFY data with its checksum: all its bytes add up to 0."""
-    data = struct.pack("<255HB", *words[:255], 0xA5)
-    return data + bytes([-sum(data) & 0xFF])
+        words = {
+            0: 0x0040,  # an ATA drive, not removable
+            1: cylinders, 3: HEADS, 6: SECTORS,
+            47: 0x8000 | MULTIPLE_MOST,
+            49: 0x0A00,  # LBA and IORDY, no DMA
+            50: 0x4000,
+            51: 0x0200,
+            53: 0x0003,  # words 54 to 58 and 64 to 70 are valid
+            54: now, 55: self.heads, 56: self.sectors,
+            57: capacity & 0xFFFF, 58: capacity >> 16,
+            59: (0x0100 | self.multiple) if self.multiple else 0,
+            60: lba28 & 0xFFFF, 61: lba28 >> 16,
+            64: 0x0003,  # PIO 3 and 4
+            67: 120, 68: 120,  # ns of a cycle
+            80: 0x007E,  # ATA-1 to ATA/ATAPI-6
+            82: _WRITE_CACHE | _LOOK_AHEAD | _POWER_MANAGEMENT,
+            83: 0x7400,  # FLUSH CACHE (EXT), 48 bits
+            84: 0x4000,
+            85: self.enabled,
+            86: 0x3400,
+            87: 0x4000,
+            93: 0x4B00 if self._number & 1 else 0x400B,
+            **{100 + i: total >> 16 * i & 0xFFFF for i in range(3)},
+        }  # fmt: skip
+        return sealed(words, "EMU86 DISK", self._number)
 
 
 _EXT: Final = {"extended": True}

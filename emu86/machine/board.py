@@ -7,7 +7,9 @@ from typing import Final, NamedTuple
 
 from emu86 import config, images
 from emu86.cpu.clock import Clock
+from emu86.devices.ata import Drive
 from emu86.devices.ata_disk import AtaDisk
+from emu86.devices.atapi import CdRom
 from emu86.devices.bus import Addressable, Bus, Stateful, Timed
 from emu86.devices.i8042 import I8042
 from emu86.devices.ide import Channel
@@ -45,7 +47,8 @@ class Board:
     where the chips keep what compiled code uses, too; window, show: see `Vga`; console:
     what COM1 is connected to; end: called with the reason when the guest switches
     itself off or resets; rtc: see `Machine`; disks: what is in the ATA disks, two to a
-    channel; debug_exit: whether port F4h ends the run.
+    channel; cdrom: drive 0 of the second one; debug_exit: whether port F4h ends the
+    run.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Board:
         *,
         rtc: float,
         disks: Sequence[Medium] = (),
+        cdrom: CdRom | None = None,
         debug_exit: bool = False,
     ) -> None:
         self._clock = clock
@@ -111,7 +115,7 @@ class Board:
         attach(
             layout.POWER, PowerControl(lambda: end("poweroff", "by port 604h")), "power"
         )
-        self._attach_drives(disks)
+        self._attach_drives(disks, cdrom)
         if debug_exit:
             leave = DebugExit(lambda value: end("debug exit", str(value)))
             attach(layout.DEBUG_EXIT, leave, "debug exit")
@@ -137,11 +141,13 @@ class Board:
         if isinstance(chip, Stateful):
             self._stateful[name] = chip
 
-    def _attach_drives(self, disks: Sequence[Medium]) -> None:
+    def _attach_drives(self, disks: Sequence[Medium], cdrom: CdRom | None) -> None:
         """Put the drives on their channels; one without a drive is not there."""
-        drives = [AtaDisk(medium, number) for number, medium in enumerate(disks)]
+        drives: list[Drive] = [AtaDisk(disk, i) for i, disk in enumerate(disks)]
+        second = drives[2:] if cdrom is None else [cdrom, *drives[2:]]
+        channels = drives[:2], second
         for number, (command, control, irq) in enumerate(layout.IDE):
-            its = drives[2 * number : 2 * number + 2]
+            its = channels[number]
             if its:
                 window = partial(self._shared.transfers.__setitem__, number)
                 channel = Channel(self.pic.line(irq), its, window=window)

@@ -22,6 +22,7 @@ IDE: Final = (
     (range(0x1F0, 0x1F8), range(0x3F6, 0x3F7), 14),
     (range(0x170, 0x178), range(0x376, 0x377), 15),
 )
+IDE_CDROM: Final = 2  # the number of the CD-ROM drive: the first of the second channel
 ELCR: Final = range(0x4D0, 0x4D2)
 POWER: Final = range(0x604, 0x606)
 

@@ -15,13 +15,14 @@ from emu86.cpu.engine import abilities as probed
 from emu86.cpu.library import Abilities
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
+from emu86.devices.atapi import CdRom
 from emu86.errors import ConfigError, as_bytes, as_int, expect, unknown
 from emu86.machine import bios, boot, keys, layout, snapshot
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.chardev import EVERY, CharDevice
 from emu86.machine.loop import RunLoop, Stop
-from emu86.machine.media import Image
+from emu86.machine.media import CD_SECTOR, Image
 from emu86.machine.screen import Screen
 from emu86.machine.stats import Stats
 from emu86.mmu.paging import is_canonical
@@ -52,11 +53,11 @@ class Machine:
     the host's, where else idle time is skipped; hypervisor: tell the guest of a
     hypervisor in CPUID; rtc: the date at the start, in seconds since 1970, as
     `time.time()` gives the host's; disks: files with raw images for IDE disks, at most
-    four; writes: a name in `config.WRITES`, what becomes of writes to them; native:
-    have compiled code handle the most common exits, where it fits this host; else
-    CPython does, to the same end, slowly; abilities: for tests, what of Unicorn's
-    private state to use. Raises ConfigError and, as all methods do, TypeError for a
-    value of another type.
+    four; cdrom: a file with the image of a CD, or "" for a drive without one; writes: a
+    name in `config.WRITES`, what becomes of writes to disks; native: have compiled code
+    handle the most common exits, where it fits this host; else CPython does, to the
+    same end, slowly; abilities: for tests, what of Unicorn's private state to use.
+    Raises ConfigError and, as all methods do, TypeError for a value of another type.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Machine:
         hypervisor: bool = False,
         rtc: float = config.RTC,
         disks: Sequence[str | PathLike[str]] = (),
+        cdrom: str | PathLike[str] | None = None,
         writes: str = config.WRITE,
         native: bool = True,
         abilities: Abilities | None = None,
@@ -87,21 +89,35 @@ class Machine:
         for name, value in switches.items():
             expect(name, value, bool)
         config.check_writes(writes)
-        paths = config.disks(disks)
+        cd = config.cdrom(cdrom)
+        paths = config.disks(disks, beside=cd)
         self._configuration = snapshot.Configuration(
-            memory, cpu, technique, debug_exit, realtime, hypervisor, rtc, paths, writes
+            memory,
+            cpu,
+            technique,
+            debug_exit,
+            realtime,
+            hypervisor,
+            rtc,
+            paths,
+            cd,
+            writes,
         )
-        self._disks: list[Image] = []
         self._media_watchers: list[Callable[[str], None]] = []
         self._closed = False
+        self._media: dict[str, Image] = {}  # by the names that messages have
         with ExitStack() as opened:  # a mistake with one closes the others
             for number, path in enumerate(paths):
-                disk = Image(
-                    f"disk {number}", path, writes=writes, tell=self._media_failed
-                )
-                opened.callback(disk.close)
-                self._disks.append(disk)
+                name, tell = f"disk {number}", self._media_failed
+                self._media[name] = Image(name, path, writes=writes, tell=tell)
+                opened.callback(self._media[name].close)
+            disk_images = list(self._media.values())
+            if cd:
+                self._media["cdrom"] = self._open_cd(cd)
             opened.pop_all()
+        self._cdrom = None
+        if cd is not None:
+            self._cdrom = CdRom(self._media.get("cdrom"), layout.IDE_CDROM)
         if not native:
             abilities = (abilities or probed()).reference()
         self.vmm = build(
@@ -125,7 +141,8 @@ class Machine:
             self.console,
             self._end,
             rtc=rtc,
-            disks=self._disks,
+            disks=disk_images,
+            cdrom=self._cdrom,
             debug_exit=debug_exit,
         )
         bios.leave(self._ram.bytes, self.board, self.now)
@@ -330,8 +347,46 @@ class Machine:
             message = "close: a machine that runs cannot be closed; stop it first"
             raise ConfigError(message)
         self._closed = True
-        for disk in self._disks:
-            disk.finish()
+        for image in self._media.values():
+            image.finish()
+
+    @property
+    def drives(self) -> dict[str, str]:
+        """The drives whose media can be changed, by name: their files, "" for none."""
+        return {} if self._cdrom is None else {"cdrom": self._cd_file() or ""}
+
+    def insert(self, drive: str, file: str | PathLike[str] | None) -> None:
+        """Put another medium into a drive, while it runs or not; None: take it out.
+
+        drive: "cdrom". Raises ConfigError, and leaves the drive as it is, if there is
+        no such drive, the guest holds it locked, or the file is no such medium.
+        """
+        self._must_be_ours(drive)
+        if self._cdrom is None or drive not in self.drives:
+            why = unknown(drive, self.drives) if self.drives else "there is no drive"
+            message = f"insert: {why}"
+            raise ConfigError(message)
+        if self._cdrom.locked:
+            message = f"{drive}: the guest holds its door locked"
+            raise ConfigError(message)
+        path = None if file is None else config.cdrom(file)
+        image = self._open_cd(path) if path else None
+        old = self._media.pop("cdrom", None)
+        if old is not None:
+            old.finish()
+        if image is not None:
+            self._media["cdrom"] = image
+        self._cdrom.insert(image)
+
+    def _open_cd(self, path: str) -> Image:
+        tell = self._media_failed
+        return Image("cdrom", path, writes="refuse", tell=tell, sector=CD_SECTOR)
+
+    def _cd_file(self) -> str | None:
+        """Return what the configuration has for `cdrom` now."""
+        if self._cdrom is None:
+            return None
+        return self._media["cdrom"].path if "cdrom" in self._media else ""
 
     def on_media_error(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with a line about each error of the host with an image.
@@ -388,12 +443,12 @@ class Machine:
         self.board.schedule()
         return snapshot.MachineState(
             snapshot.VERSION,
-            replace(self._configuration, realtime=self.realtime),
+            replace(self._configuration, realtime=self.realtime, cdrom=self._cd_file()),
             self._loaded,
             self._ram.save(),
             self.vmm.save(),
             self.board.save(),
-            tuple(disk.save() for disk in self._disks),
+            {name: image.save() for name, image in self._media.items()},
             self.console.save(),
         )
 
@@ -416,8 +471,8 @@ class Machine:
         machine._ram.restore(state.ram)
         machine.vmm.restore(state.technique)
         machine.board.restore(state.board)
-        for disk, its in zip(machine._disks, state.disks, strict=True):
-            disk.restore(its)
+        for name, its in state.media.items():
+            machine._media[name].restore(its)
         machine.console.restore(state.console)
         machine._loaded = state.loaded
         return machine

@@ -26,6 +26,7 @@ else:
     _LOCKS = True
 
 SECTOR: Final = 512
+CD_SECTOR: Final = 2048
 _LARGEST: Final = SECTOR << 48  # what a disk can name
 
 # What formats begin with that are no raw images: where, with what, and their names.

@@ -48,6 +48,7 @@ class Configuration:
     hypervisor: bool
     rtc: float
     disks: tuple[str, ...]
+    cdrom: str | None
     writes: str
 
 
@@ -56,7 +57,7 @@ class MachineState:
     """A machine between two instructions.
 
     version: of this format; loaded: whether a guest is; ram: see `Ram.save`; technique:
-    CPU and VMM; disks: what their files do not have, and how to know them again;
+    CPU and VMM; media: what their files do not have, and how to know them again;
     console: what was typed and has not come to the serial line.
     """
 
@@ -66,7 +67,7 @@ class MachineState:
     ram: tuple[tuple[int, bytes], ...] = field(repr=False)
     technique: TechniqueState = field(repr=False)
     board: BoardState = field(repr=False)
-    disks: tuple[ImageState, ...] = field(repr=False)
+    media: dict[str, ImageState] = field(repr=False)
     console: CharDeviceState
 
 

@@ -776,3 +776,30 @@ def test_an_error_of_an_image_is_one_line():
         at.wait_for(b"begun\r\nemu86: a.img:no_space\r\nbegunon")
         at.type(CTRL_A + b"x")
         assert at.end() == 0
+
+
+def test_a_cd_is_changed_by_ctrl_a():
+    with terminal("say:ready> wait", "--cdrom", "a.iso") as at:
+        at.wait_for(b"ready>")
+        for typed, told in (
+            (b"c.iso\x7f\x7f\x7f\x7f\x7fb\xc3\xa4.iso\r", b"cdrom: b\xc3\xa4.iso"),
+            (b"cdrom d.iso\r", b"cdrom: d.iso"),
+            (b"wrong\r", b"cdrom: wrong: it is wrong"),
+            (b"x\x1b", b"all stays as it is"),
+            (b"\r", b"all stays as it is"),
+            (b"cdrom\r", b"cdrom: empty"),
+        ):
+            at.screen = b""
+            at.type(CTRL_A + b"d" + typed)
+            at.wait_for(b"emu86: " + told + b"\r\nready>")
+        at.type(CTRL_A + b"x")
+        assert at.end() == 0
+
+
+def test_without_a_drive_ctrl_a_d_says_so():
+    with terminal("say:ready> wait") as at:
+        at.wait_for(b"ready>")
+        at.type(CTRL_A + b"d")
+        at.wait_for(b"emu86: there is no drive whose medium can be changed\r\nready>")
+        at.type(CTRL_A + b"x")
+        assert at.end() == 0

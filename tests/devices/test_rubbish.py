@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from emu86.devices import vga_picture as picture
 from emu86.devices.ata_disk import AtaDisk
+from emu86.devices.atapi import CdRom
 from emu86.devices.bus import Bus, Timed
 from emu86.devices.i8042 import I8042
 from emu86.devices.ide import Channel
@@ -149,7 +150,7 @@ class Board:
 
     def ide(self):
         media = [Ram(), Ram()]
-        drives = [AtaDisk(medium, n) for n, medium in enumerate(media)]
+        drives = [AtaDisk(media[0], 0), CdRom(media[1], 1)]
         channel = self.put(Channel(self.tell("irq14"), drives), 8)
         self.put(channel.control_register, 1, 8)
         self.act = lambda n, _: setattr(media[n & 1], "broken", n & 2)

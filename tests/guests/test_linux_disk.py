@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from emu86 import ConfigError
+from support.iso import iso
 from support.places import GUESTS
 from support.shell import Shell
 
@@ -39,8 +41,23 @@ def content(disk, name):
     return tool("debugfs", "-R", f"cat {name}", str(disk))
 
 
-def test_it_mounts_writes_and_leaves_a_clean_file_system(disk):
-    shell = Shell(initrd=INITRD, disks=[disk])
+def test_it_mounts_writes_and_leaves_a_clean_file_system(disk, tmp_path):
+    """And reads a CD, and the one that is put in after it."""
+    first, second = tmp_path / "first.iso", tmp_path / "second.iso"
+    first.write_bytes(iso({"LARGE": bytes(300_000), "WORDS": b"of the first CD\n"}))
+    second.write_bytes(iso({"WORDS": b"of the second\n"}))
+    shell = Shell(initrd=INITRD, disks=[disk], cdrom=first)
+    assert "ata2.00: ATAPI: EMU86 CD-ROM, 1.0, max PIO4" in shell.boot
+    mount = "mkdir -p /cd; mount -t iso9660 /dev/sr0 /cd"
+    assert shell.do(f"{mount}; cat /cd/words") == "of the first CD\n"
+    assert shell.do("tr -d '\\0' < /cd/large | wc -c") == "0\n"
+    with pytest.raises(ConfigError, match="cdrom: the guest holds its door locked"):
+        shell.machine.insert("cdrom", second)
+    shell.do("umount /cd")
+    shell.machine.insert("cdrom", second)
+    assert shell.do(f"{mount}; cat /cd/words; umount /cd") == "of the second\n"
+    shell.machine.insert("cdrom", None)
+    assert "No medium found" in shell.do(mount)
     assert "ata1.00: ATA-6: EMU86 DISK, 1.0, max PIO4" in shell.boot
     assert "ata1.00: 32768 sectors, multi 16: LBA48" in shell.boot
     assert shell.do(MOUNT) == ""

@@ -265,23 +265,23 @@ def test_errors_are_logged_or_told(path, caplog):
     machine = build(path)
     path.write_bytes(b"")
     with caplog.at_level(logging.WARNING, "emu86"), pytest.raises(OSError):
-        machine._disks[0].read(0, SECTOR)
+        machine._media["disk 0"].read(0, SECTOR)
     assert "the file has become shorter" in caplog.text
     heard = Heard()
     machine.on_media_error(heard.append)
-    machine._disks[0]._told.clear()
+    machine._media["disk 0"]._told.clear()
     with pytest.raises(OSError):
-        machine._disks[0].read(0, SECTOR)
+        machine._media["disk 0"].read(0, SECTOR)
     assert len(heard) == 1
 
 
 def test_a_state_has_what_is_discarded(path):
     machine = build(path, writes="discard")
-    machine._disks[0].write(0, b"x" * SECTOR)
+    machine._media["disk 0"].write(0, b"x" * SECTOR)
     state = machine.save()
-    machine._disks[0].write(0, b"y" * SECTOR)
+    machine._media["disk 0"].write(0, b"y" * SECTOR)
     other = Machine.restore(state)
-    assert other._disks[0].read(0, SECTOR) == b"x" * SECTOR
+    assert other._media["disk 0"].read(0, SECTOR) == b"x" * SECTOR
     assert other.save() == state
 
 
@@ -295,6 +295,38 @@ def test_a_state_is_of_the_file_as_it_was(path):
     os.utime(path, ns=(0, 0))
     with pytest.raises(ConfigError, match="has changed since the state was saved"):
         Machine.restore(state)
+
+
+def test_a_cd_is_changed_and_a_wrong_one_leaves_it(tmp_path, path):
+    machine = Machine(memory=1 << 20, cdrom=path)
+    assert machine.drives == {"cdrom": str(path)}
+    wrong = tmp_path / "wrong.iso"
+    wrong.write_bytes(PATTERN + bytes(512))
+    why = "cdrom: .*wrong.iso: is truncated: its 2,560 bytes are no multiple of 2048"
+    with pytest.raises(ConfigError, match=why):
+        machine.insert("cdrom", wrong)
+    assert machine.drives == {"cdrom": str(path)}
+    other = tmp_path / "other.iso"
+    other.write_bytes(PATTERN)
+    machine.insert("cdrom", other)
+    image(path).close()  # nobody has it
+    state = machine.save()
+    assert Machine.restore(state).drives == machine.drives == {"cdrom": str(other)}
+    machine.insert("cdrom", None)
+    assert machine.drives == {"cdrom": ""}
+    assert Machine.restore(machine.save()).drives == {"cdrom": ""}
+    with pytest.raises(ConfigError, match="insert: no 'cd' .there are cdrom"):
+        machine.insert("cd", other)
+    with pytest.raises(ConfigError, match="insert: there is no drive"):
+        Machine(memory=1 << 20).insert("cdrom", other)
+
+
+def test_a_cd_takes_the_place_of_a_disk(path):
+    options = {"memory": 1 << 20, "cdrom": "", "writes": "discard"}
+    machine = Machine(disks=[path] * 3, **options)
+    assert machine.board.ports.name(0x170) == "IDE channel 1"
+    with pytest.raises(ConfigError, match="4 are too many; there are 3 beside a CD"):
+        Machine(disks=[path] * 4, **options)
 
 
 def test_a_machine_without_disks_has_no_channels():

@@ -100,6 +100,8 @@ class Machine:
         self.stopped = False
         self.now = 1_500_000_000
         self.vmm = SimpleNamespace(where=lambda: "0010:c0100000")
+        cdrom = options.get("cdrom")
+        self.drives = {} if cdrom is None else {"cdrom": cdrom}
         self.vcpu = SimpleNamespace(halted=True)
 
     def load_kernel(self, kernel, *, append="", initrd=None):
@@ -121,6 +123,11 @@ class Machine:
 
     def on_media_error(self, callback):
         self.tell_of_media = callback
+
+    def insert(self, drive, file):
+        if file == "wrong":
+            raise emu86.ConfigError("cdrom: wrong: it is wrong")
+        self.drives[drive] = file or ""
 
     def close(self):
         self.closed = True
