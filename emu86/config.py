@@ -48,6 +48,8 @@ UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 SMALLEST: Final = 1 << 20
 LARGEST: Final = 63 << 30  # with the hole below 4 GiB all that 36 bits name
 PAGE: Final = 4096
+# A BIOS lies below 1 MiB, from E0000h on at most: whole pages of it.
+ROM_MOST: Final = 128 << 10
 # RAM beyond LOW_MOST bytes is from HIGH on: what is between is for devices, and empty.
 LOW_MOST: Final = 3 << 30
 HIGH: Final = 4 << 30
@@ -94,6 +96,19 @@ def memory(asked: int | str) -> int:
         ends = f"from {size(SMALLEST)} to {size(LARGEST)}"
         raise ConfigError(f"memory: {asked} is not a multiple of 4 KiB {ends}")
     return count
+
+
+def check_rom(count: int) -> None:
+    """Raise ConfigError if no BIOS can have so many bytes."""
+    if not count:
+        raise ConfigError("bios: is empty")
+    if count > ROM_MOST:
+        raise ConfigError(
+            f"bios: its {count} bytes are more than the {size(ROM_MOST)} that there is"
+            " room for (SeaBIOS is bios.bin, not bios-256k.bin)"
+        )
+    if count % PAGE:
+        raise ConfigError(f"bios: its {count} bytes are not a multiple of 4 KiB")
 
 
 def ram_end(count: int) -> int:

@@ -64,6 +64,12 @@ _STATUSES: Final = {
 @click.option("--read-only", is_flag=True, help="Let the guest write to no disk.")
 @click.option("--append", metavar="TEXT", help="The kernel's command line.")
 @click.option(
+    "--bios",
+    metavar="FILE",
+    shell_complete=files,
+    help="A ROM image that starts the PC in real mode, instead of a kernel.",
+)
+@click.option(
     "--memory",
     metavar="SIZE",
     callback=lambda _ctx, _param, text: config.memory(text),
@@ -157,7 +163,7 @@ _STATUSES: Final = {
     type=OneOf(["exit", "reboot"]),
     default="exit",
     show_default=True,
-    help="What follows a reset or a triple fault: the end, or the same kernel anew.",
+    help="What follows a reset or a triple fault: the end, or the same guest anew.",
 )
 @click.option(
     "--keep-going",
@@ -181,6 +187,7 @@ def command(
     discard_writes: bool,
     read_only: bool,
     append: str | None,
+    bios: str | None,
     memory: int,
     cpu: str | None,
     technique: str,
@@ -227,6 +234,8 @@ def command(
         twice = f"{image!r} and --kernel {kernel!r}"
         raise click.UsageError(f"the kernel is given twice: {twice}")
     kernel = image if kernel is None else kernel
+    if bios is not None and (kernel, initrd, append) != (None, None, None):
+        raise click.UsageError("--bios starts the PC, and takes no kernel")
     interactive = is_terminal(0)
     if rtc is None:
         rtc = time.time() if interactive else config.RTC
@@ -252,14 +261,17 @@ def command(
             disks=disks,
             cdrom=cdrom,
             writes=writes,
+            bios=bios,
         )
-        doing("loading " + ("the teaching kernel" if kernel is None else kernel))
-        if kernel is None and append is None and not interactive:
-            append = "script"
-        if kernel is None:
-            kernel = str(images.path("teach"))
+        if bios is None:
+            doing("loading " + ("the teaching kernel" if kernel is None else kernel))
+            if kernel is None and append is None and not interactive:
+                append = "script"
+            if kernel is None:
+                kernel = str(images.path("teach"))
         end = None if timeout is None else time.monotonic() + timeout
-        machine.load_kernel(kernel, append=append or "", initrd=initrd)
+        if kernel is not None:
+            machine.load_kernel(kernel, append=append or "", initrd=initrd)
         doing("booting, nothing shown yet")
         for waits, parts in keys:
             _type(machine, waits, parts)

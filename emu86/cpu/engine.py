@@ -197,6 +197,13 @@ class Engine(CpuState):
         control[abi.EMU_STOP] = address_of("uc_emu_stop")
         if self.can.live:
             control[abi.COMPUTE_FLAGS] = address_of(library.COMPUTE_FLAGS)
+        if (
+            self.can.native
+            and not stepped
+            and (function := address_of(library.DO_INTERRUPT))
+        ):
+            control[abi.DO_INTERRUPT] = function
+            control[abi.DELIVERING] = abi.IDLE
         if self.can.flush_page:
             control[abi.FLUSH_PAGE] = address_of("tlb_flush_page_x86_64")
             control[abi.FLUSH_TLB] = address_of("tlb_flush_x86_64")
@@ -211,7 +218,7 @@ class Engine(CpuState):
         self.on_cpuid: Callable[[], None] = _unset
         # SYSCALL or SYSENTER, at RIP: it returns the instruction's length in bytes.
         self.on_system_call: Callable[[], int] = _unset
-        # It returns what `Prologues.shorten` is to guard.
+        # It returns what `Prologues.shorten` is to guard; -1: nothing is shortened.
         self.on_block: Callable[[int, int], int] | None = None
         # With its address, 64 bits: a block that cannot be guarded.
         self.on_unguarded: Callable[[int], None] = _unset
@@ -275,6 +282,11 @@ class Engine(CpuState):
             )
         else:
             check(quick.uc_ctl(self._uch, library.FLUSH_CODE), "code flush")
+
+    def gate_a20(self, *, is_open: bool) -> None:
+        """Let address line 20 through, or not, where the guest does not page."""
+        if self.can.live:
+            quick.x86_cpu_set_a20_x86_64(self._cpu, ctypes.c_int(is_open))
 
     # -- state ----------------------------------------------------------------------
 
@@ -729,7 +741,7 @@ class Engine(CpuState):
             if self.on_block is not None:
                 self._load()
                 guard = self.on_block(made.pc, made.size)
-            if self._prologues is not None:
+            if self._prologues is not None and guard >= 0:
                 done = self._prologues.shorten(made.pc, made.size, guard)
                 if guard and not done:
                     self.on_unguarded(made.pc)
@@ -737,9 +749,12 @@ class Engine(CpuState):
             self._fail(error)
 
     def _tick(self, uc: int, address: int, size: int, _data: int) -> None:
-        if self.control[abi.PENDING]:
+        real = not self._mode & offsets.HF_PE
+        if self.control[abi.PENDING] or real:
             self._load()
         handlers.on_block(uc, address, size, self.shared)
+        if real:
+            self._store()
 
     def _rdtsc(self, uc: int, _data: int) -> int:
         self._load()

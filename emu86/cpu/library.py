@@ -32,6 +32,9 @@ lib.uc_emu_start.argtypes = (PTR, U64, U64, U64, ctypes.c_size_t)
 # The engine's functions: from its lazy flags to those of EFLAGS; whether to stop.
 COMPUTE_FLAGS: Final = "helper_cc_compute_all_x86_64"
 CHECK_EXIT: Final = "helper_check_exit_request_x86_64"
+# Its delivery of an event through its own IDTR. A fault there leaves it by longjmp, so
+# compiled code alone may call it.
+DO_INTERRUPT: Final = "x86_cpu_do_interrupt_x86_64"
 
 UnicornError: Final = binding.UcError
 

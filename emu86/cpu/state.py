@@ -31,6 +31,7 @@ _DERIVED: Final = (
     | offsets.HF_SS32
     | offsets.HF_ADDSEG
     | offsets.HF_CS64
+    | offsets.HF_PE
 )
 
 _STARTS: Final = (0, *(rubbish.stop for rubbish in offsets.RUBBISH))
@@ -77,13 +78,19 @@ class CpuState:
             return
         if attributes & x86.DESC_B:
             mode |= offsets.HF_CS32
-            if q[BASE[x86.DS]] or q[BASE[x86.ES]] or q[BASE[x86.SS]]:
+            # In real mode the engine's own loads do not look at the bases.
+            bases = q[BASE[x86.DS]] or q[BASE[x86.ES]] or q[BASE[x86.SS]]
+            if bases or not mode & offsets.HF_PE:
                 mode |= offsets.HF_ADDSEG
         else:
             mode |= offsets.HF_ADDSEG
         if d[ATTRIBUTES[x86.SS]] & x86.DESC_B:
             mode |= offsets.HF_SS32
         d[HFLAGS] = mode
+
+    def protect(self, *, on: bool) -> None:
+        """Have the CPU in protected mode, or in real mode; then `sync_mode`."""
+        self._mode = self._mode & ~offsets.HF_PE | (offsets.HF_PE if on else 0)
 
     def set_table(self, offset: int, base: int, limit: int) -> None:
         """Write GDTR, IDTR or LDTR (`offset` of it): base 64 bits, limit in bytes."""

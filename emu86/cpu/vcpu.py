@@ -42,7 +42,8 @@ class VCpuState(NamedTuple):
 
     cr: CR0, CR2, CR3, CR4 and CR8; efer: EFER; syscall: STAR, LSTAR, CSTAR, FMASK and
     KERNEL_GS_BASE; pdptes: the PDPTE registers; gdtr, idtr: base and limit; ldtr, tr:
-    the fields of a `SystemSegment`.
+    the fields of a `SystemSegment`; cs_rpl, a20, real_mode_seen: as of
+    `VCpu`.
     """
 
     cr: tuple[int, int, int, int, int]
@@ -51,6 +52,9 @@ class VCpuState(NamedTuple):
     pdptes: tuple[int, ...]
     gdtr: tuple[int, int]
     idtr: tuple[int, int]
+    cs_rpl: int
+    a20: bool
+    real_mode_seen: bool
     ldtr: tuple[int, int, int, int]
     tr: tuple[int, int, int, int]
     dr: tuple[int, ...]
@@ -67,7 +71,10 @@ class VCpu:
     which PAE paging has, and MSRs are not. The values at reset are SDM Vol. 3A table
     9-1's, except that the CPU starts in protected mode, where most boot protocols that
     emu86 speaks enter a kernel. cr8: the task priority, which masks nothing, for there
-    is no APIC. msr: those that hold what is written and do nothing, by number.
+    is no APIC. cs_rpl: the bits of CS's selector that are the CPL: none while CS holds
+    what real mode has loaded; a20: whether address line 20 is let through;
+    real_mode_seen: whether CR0.PE has ever been 0. msr: those that hold what is written
+    and do nothing, by number.
     """
 
     model: CpuModel
@@ -90,6 +97,9 @@ class VCpu:
     pmu: Pmu = field(default_factory=Pmu)
     halted: bool = False
     hypervisor: str = ""
+    cs_rpl: int = 3
+    a20: bool = True
+    real_mode_seen: bool = False
 
     @property
     def cr0(self) -> int:
@@ -206,6 +216,9 @@ class VCpu:
             self.pdptes,
             (self.gdt_base, self.gdt_limit),
             (self.idt_base, self.idt_limit),
+            self.cs_rpl,
+            self.a20,
+            self.real_mode_seen,
             self.ldtr.save(),
             self.tr.save(),
             tuple(self.dr),
@@ -222,6 +235,8 @@ class VCpu:
             self._cr[_SYSCALL.start + i] = value
         self.gdt_base, self.gdt_limit = state.gdtr
         self.idt_base, self.idt_limit = state.idtr
+        self.cs_rpl, self.a20 = state.cs_rpl, state.a20
+        self.real_mode_seen = state.real_mode_seen
         self.ldtr.restore(state.ldtr)
         self.tr.restore(state.tr)
         self.dr[:] = state.dr

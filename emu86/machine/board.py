@@ -46,9 +46,10 @@ class Board:
     clock: tells the chips the time and is told when the next of them is due; shared:
     where the chips keep what compiled code uses, too; window, show: see `Vga`; console:
     what COM1 is connected to; end: called with the reason when the guest switches
-    itself off or resets; rtc: see `Machine`; disks: what is in the ATA disks, two to a
-    channel; cdrom: drive 0 of the second one; debug_exit: whether port F4h ends the
-    run.
+    itself off or resets; set_a20: told by the keyboard controller and by port 92h
+    whether address line 20 is let through, and who was the last counts; rtc: see
+    `Machine`; disks: what is in the ATA disks, two to a channel; cdrom: drive 0 of the
+    second one; debug_exit: whether port F4h ends the run.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Board:
         show: Callable[[range], None],
         console: CharDevice,
         end: Callable[[str, str], None],
+        set_a20: Callable[[bool], None],
         *,
         rtc: float,
         disks: Sequence[Medium] = (),
@@ -80,7 +82,7 @@ class Board:
             line(layout.IRQ_KEYBOARD),
             line(layout.IRQ_MOUSE),
             lambda: end("reset", "by the keyboard controller"),
-            _ignore,
+            set_a20,
         )
         self.coprocessor = Coprocessor(line(layout.IRQ_FERR))
 
@@ -109,7 +111,7 @@ class Board:
         attach(layout.POST_CODE, post_code, "POST code", abi.PORT_POST_CODE)
         attach(
             layout.SYSTEM_CONTROL_A,
-            SystemControlA(lambda: end("reset", "by port 92h"), _ignore),
+            SystemControlA(lambda: end("reset", "by port 92h"), set_a20),
             "port 92h",
         )
         attach(
@@ -278,7 +280,3 @@ class Board:
         for name, chip in self._stateful.items():
             chip.restore(state.chips[name])
         self.schedule()
-
-
-def _ignore(_level: bool) -> None:
-    """Gate A20 is always open: no guest of 32-bit protected mode closes it."""

@@ -17,7 +17,8 @@ from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
 from emu86.devices.atapi import CdRom
 from emu86.errors import ConfigError, as_bytes, as_int, expect, unknown
-from emu86.machine import bios, boot, keys, layout, snapshot
+from emu86.machine import bios as bios_data
+from emu86.machine import boot, keys, layout, snapshot
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.chardev import EVERY, CharDevice
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
 _RDTSC_NS: Final = 500
+_MIB: Final = 1 << 20
 _SPACE: Final = 1 << 32  # bytes that an address can name
 _PHYSICAL: Final = 1 << x86.MAXPHYADDR  # and one in a page table of PAE paging
 
@@ -54,10 +56,12 @@ class Machine:
     hypervisor in CPUID; rtc: the date at the start, in seconds since 1970, as
     `time.time()` gives the host's; disks: files with raw images for IDE disks, at most
     four; cdrom: a file with the image of a CD, or "" for a drive without one; writes: a
-    name in `config.WRITES`, what becomes of writes to disks; native: have compiled code
-    handle the most common exits, where it fits this host; else CPython does, to the
-    same end, slowly; abilities: for tests, what of Unicorn's private state to use.
-    Raises ConfigError and, as all methods do, TypeError for a value of another type.
+    name in `config.WRITES`, what becomes of writes to disks; bios: a ROM image (a path,
+    or its bytes) that starts the machine, at F000:FFF0 in real mode, instead of a
+    kernel; native: have compiled code handle the most common exits, where it fits this
+    host; else CPython does, to the same end, slowly; abilities: for tests, what of
+    Unicorn's private state to use. Raises ConfigError and, as all methods do, TypeError
+    for a value of another type.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Machine:
         disks: Sequence[str | PathLike[str]] = (),
         cdrom: str | PathLike[str] | None = None,
         writes: str = config.WRITE,
+        bios: bytes | bytearray | str | PathLike[str] | None = None,
         native: bool = True,
         abilities: Abilities | None = None,
     ) -> None:
@@ -81,6 +86,9 @@ class Machine:
         cpu = config.CPU if cpu is None else cpu
         config.check_cpu(cpu)
         config.check_technique(technique)
+        rom = None if bios is None else boot.read("bios", bios)
+        if rom is not None:
+            config.check_rom(len(rom))
         switches = {
             "debug_exit": debug_exit, "realtime": realtime, "hypervisor": hypervisor,
             "native": native,
@@ -92,17 +100,9 @@ class Machine:
         cd = config.cdrom(cdrom)
         paths = config.disks(disks, beside=cd)
         self._configuration = snapshot.Configuration(
-            memory,
-            cpu,
-            technique,
-            debug_exit,
-            realtime,
-            hypervisor,
-            rtc,
-            paths,
-            cd,
-            writes,
-        )
+            memory, cpu, technique, debug_exit, realtime, hypervisor, rtc,
+            paths, cd, writes, rom,
+        )  # fmt: skip
         self._media_watchers: list[Callable[[str], None]] = []
         self._closed = False
         self._media: dict[str, Image] = {}  # by the names that messages have
@@ -126,6 +126,7 @@ class Machine:
             MODELS[cpu],
             hypervisor="emu86 VMM" if hypervisor else "",
             abilities=abilities,
+            rom=len(rom or b""),
         )
         self._engine = self.vmm.engine
         self._ram = self.vmm.ram
@@ -140,15 +141,21 @@ class Machine:
             self._show,
             self.console,
             self._end,
+            lambda level: self.vmm.set_a20(is_open=level),
             rtc=rtc,
             disks=disk_images,
             cdrom=self._cdrom,
             debug_exit=debug_exit,
         )
-        bios.leave(self._ram.bytes, self.board, self.now)
         self.vmm.connect(self.board, self.board.pic)
         self._loop = RunLoop(self.vmm, self.board, self.console, realtime=realtime)
-        self._loaded = False
+        self._loaded = bool(rom)
+        if rom:
+            self._place_rom()
+            self.vmm.reset_cpu()
+            self.vmm.start()
+        else:
+            bios_data.leave(self._ram.bytes, self.board, self.now)
         self._lock = threading.Lock()  # held while it runs
         self._runner = 0  # the thread that runs it
         self._kernel: Callable[[], bytes] = bytes  # what reads its file again
@@ -256,29 +263,43 @@ class Machine:
         not arrived stays, as do observers and consoles. The guest's files are read
         again. Raises ConfigError, and changes nothing, if they have changed; while the
         machine runs; and where it is not known what was loaded: `restore` does not.
+        With a BIOS the RAM stays as it is, as in a PC, but for the BIOS itself.
         """
         if self._lock.locked():
             message = "reset: a machine that runs cannot be reset; stop it first"
             raise ConfigError(message)
-        if self._reload is None:
+        rom = self._configuration.bios
+        if self._reload is None and not rom:
             message = "reset: no kernel was loaded into this machine"
             raise ConfigError(message)
-        load, now = self._reload(), self.now
+        load, now = self._reload and self._reload(), self.now
         vmm, (technique, chips) = self.vmm, self._at_reset
         engine = replace(technique.engine, clock=self._engine.clock.save())
         exits, counts = vmm.all_exits(), vmm.counts()
-        self._ram.restore(())
+        if not rom:
+            self._ram.restore(())
         vmm.restore(replace(technique, engine=engine, exits=exits, counts=counts))
         self._engine.clock.set_tsc(0)
         waiting = self.board.keyboard.keyboard.strokes
         self.board.restore(chips)
         self.board.type(waiting)
         self._loop.forget()
-        bios.leave(self._ram.bytes, self.board, now)
+        if load is None:
+            self._place_rom()
+            return
+        bios_data.leave(self._ram.bytes, self.board, now)
         self._enter(load())
+
+    def _place_rom(self) -> None:
+        """Put the BIOS below 1 MiB, as a PC's reset has it there."""
+        rom = self._configuration.bios or b""
+        self._ram.bytes[_MIB - len(rom) : _MIB] = rom
 
     def _must_be_new(self) -> None:
         self._must_be_ours("kernel")
+        if self._configuration.bios:
+            message = "kernel: this machine starts its BIOS; a kernel needs another one"
+            raise ConfigError(message)
         if self.now:
             message = "kernel: this machine has run; load the guest into a new one"
             raise ConfigError(message)

@@ -33,7 +33,7 @@ from emu86.machine.chardev import CharDeviceState
 from emu86.machine.media import ImageState
 from emu86.rings.technique.base import TechniqueState
 
-VERSION: Final = 10  # of the format: a change of any state's fields is another one
+VERSION: Final = 11  # of the format: a change of any state's fields is another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Configuration:
     disks: tuple[str, ...]
     cdrom: str | None
     writes: str
+    bios: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,14 @@ from itertools import compress
 from typing import Final, Protocol
 
 from emu86.cpu.engine import Engine
+from emu86.cpu.state import BASE, RIP
 from emu86.mmu.listeners import Listeners
 from emu86.mmu.ram import CODE, DATA, MIXED, TABLE, UNBACKED, Ram
 from emu86.native import abi
 from emu86.spec import x86
 
 FLIPS: Final = 8  # changes within the window that make a page mixed
+REAL_MODE_FLIPS: Final = 4  # there, whenever
 WINDOW: Final = 1_000_000 * abi.QUARTERS  # virtual time
 
 # Of each use: what it becomes when all is forgotten; whether it may have been executed.
@@ -50,6 +52,8 @@ class PageUse:
         self.engine = engine
         self.ram = ram
         self.state = ram.state
+        # Its programs have code and data in one page, and change both all the time.
+        self.in_real_mode = False
         self.mappings = mappings
         self.listeners = listeners
         self.watched: set[int] = set()  # pages whose descriptors are in a shadow table
@@ -83,17 +87,25 @@ class PageUse:
         """Make a code page data, or mixed if it has changed too often of late."""
         now = self.engine.control[abi.NOW]
         since, count = self.flips.get(page, (now, 0))
-        if now - since > WINDOW:
+        if now - since > WINDOW and not self.in_real_mode:
             since, count = now, 0
         self.flips[page] = (since, count + 1)
         self._code_changed(page)
         self._table_written(page)
-        if count + 1 >= FLIPS:
+        most = FLIPS
+        if self.in_real_mode:
+            most = 1 if self._runs(page) else REAL_MODE_FLIPS
+        if count + 1 >= most:
             self.state[page] = MIXED
             self.mappings.drop_mappings(page)
         else:
             self.state[page] = DATA
             self.mappings.forbid_execution(page)
+
+    def _runs(self, page: int) -> bool:
+        """Tell whether the instruction under way is in a page; without paging."""
+        linear = self.engine.q[RIP] + self.engine.q[BASE[x86.CS]]
+        return (linear ^ page << x86.PAGE_SHIFT) & x86.MASK32 < x86.PAGE_SIZE
 
     def before_write(self, page: int) -> None:
         """Prepare for the VMM itself, or a device, to write to `page`."""
@@ -181,6 +193,8 @@ class PageUse:
         if page >= self.ram.pages or self.state[page] != MIXED or page in self.aliased:
             return
         since, _count = self.flips[page]
+        if self.in_real_mode:
+            return
         if self.engine.control[abi.NOW] - since > WINDOW:
             del self.flips[page]
             self._drop_code(page)

@@ -88,7 +88,10 @@ class Format:
 
     @property
     def direct(self) -> bool:
-        """Whether there are no tables: every linear address is guest-physical."""
+        """Whether there are no tables: every linear address is guest-physical.
+
+        But for what `Ram` says of gate A20 and of the ROM below 4 GiB.
+        """
         return not self.shifts
 
     @property
@@ -114,8 +117,10 @@ _RIGHTS: Final = x86.PTE_RW | x86.PTE_US
 _IDENTITY: Final = x86.PTE_P | _RIGHTS | x86.PTE_A | x86.PTE_D | x86.PDE_PS
 
 
-def _walk_identity(_ram: Ram, _top: Top, gva: int) -> Walk:
-    page = gva >> x86.PAGE_SHIFT
+def _walk_identity(ram: Ram, _top: Top, gva: int) -> Walk:
+    page = gva >> x86.PAGE_SHIFT & ram.lines
+    if page >= ram.rom_window:
+        page -= ram.rom_shift
     return Walk(True, 0, page, _RIGHTS, _IDENTITY, _IDENTITY, 0, 0, 22)
 
 

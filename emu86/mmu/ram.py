@@ -22,10 +22,14 @@ MIXED: Final = abi.MIXED
 TABLE: Final = abi.TABLE
 UNBACKED: Final = abi.UNBACKED
 
-# Page numbers of the PC's adapter and ROM space, less the last: RAM that shadows a ROM.
+# Page numbers of the adapter and ROM space, less the last, which is RAM with a ROM.
 HOLE: Final = range(0xA0, 0xFF)
+_A20: Final = 1 << 20 - x86.PAGE_SHIFT
+_MEBI: Final = 1 << 20 - x86.PAGE_SHIFT  # pages
+_ALL: Final = (1 << 52) - 1
 
-# Those of them that are a display's memory, if they are any.
+# Those of them that are a display's memory, if they are any. Where a BIOS runs, there
+# is RAM at all others.
 VIDEO: Final = range(0xA0, 0xC0)
 
 _ZEROS: Final = bytes(64 << 10)  # what is looked at together
@@ -59,9 +63,18 @@ class Ram:
 
     low: where the RAM below 4 GiB ends; size: where all of it ends; pages: as many are
     before that. What is between, of the large hole, costs addresses and no memory.
+    rom: bytes of a BIOS that ends at 1 MiB, and is seen below 4 GiB, too. lines: the
+    bits of a page number that address lines are for: gate A20 takes one away.
+    rom_window: the first page below 4 GiB where the ROM is seen, or beyond all;
+    rom_shift: how far above its RAM that is, in pages.
     """
 
-    def __init__(self, amount: int) -> None:
+    def __init__(self, amount: int, rom: int = 0) -> None:
+        self.hole = VIDEO if rom else HOLE
+        self.lines = _ALL
+        self.rom_shift = (1 << 32 - x86.PAGE_SHIFT) - _MEBI
+        rom_pages = rom >> x86.PAGE_SHIFT
+        self.rom_window = self.rom_shift + _MEBI - rom_pages if rom else _ALL
         self.low = min(amount, config.LOW_MOST)
         self.size = size = config.ram_end(amount)
         self.pages = size >> x86.PAGE_SHIFT
@@ -71,7 +84,7 @@ class Ram:
         self._quads = self.bytes.cast("Q")
         self.address = address_of(self.map)
         self.state = bytearray(self.pages)
-        for page in HOLE:
+        for page in self.hole:
             if page < self.pages:
                 self.state[page] = UNBACKED
         end = min(config.HIGH, size)
@@ -90,8 +103,17 @@ class Ram:
         low, high = range(self.low), range(config.HIGH, self.size)
         return (low, high) if high else (low,)
 
+    def gate_a20(self, *, is_open: bool) -> None:
+        """Have address line 20 be what it is, or 0 where nothing translates."""
+        self.lines = _ALL if is_open else _ALL & ~_A20
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether address line 20 is 0, whatever the address."""
+        return self.lines != _ALL
+
     def _fill_hole(self) -> None:
-        for page in HOLE:
+        for page in self.hole:
             if page < self.pages:
                 start = page << x86.PAGE_SHIFT
                 self.bytes[start : start + x86.PAGE_SIZE] = b"\xff" * x86.PAGE_SIZE

@@ -167,9 +167,9 @@ class ShadowLeaves:
             table = LeafTables(base * 512, paging, page_table, frame, rights, record)
             self.leaves[key] = table
             self.rmap.add_table(table)
-            if large:
+            if large and not (paging.direct and self.ram.is_gated):
                 self._fill_large(table, dirty=dirty)
-            elif self.ram.holds(page_table):
+            elif not large and self.ram.holds(page_table):
                 table.copy[:] = self.ram.map[page_table : page_table + x86.PAGE_SIZE]
         elif not large and self.sync_table(table):
             self.engine.flush_tlb()

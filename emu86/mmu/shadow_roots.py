@@ -83,7 +83,9 @@ class FlatRoot:
             shadow.engine.flush_tlb()
         large = bool(found.large)
         rights = (found.rights if large else pde) & RIGHTS
-        table = shadow.leaf_tables(pde, found.page, rights, large=large)
+        # Two addresses of a page, as of the ROM, have no paging to tell them apart.
+        page = gva >> x86.PAGE_SHIFT if shadow.format.direct else found.page
+        table = shadow.leaf_tables(pde, page, rights, large=large)
         root = shadow.root  # a new one, if the pool was full
         assert isinstance(root, FlatRoot)
         root.put(slot, pde, table)

@@ -88,6 +88,9 @@ REREAD: Final = 8
 SENT: Final = 16
 HALTED: Final = 32
 
+IDLE: Final = 1  # see `delivering`
+DELIVERED: Final = 0x1000
+
 # What answers at a port, in 3 bits; from bit 3 on the number of the chip's register.
 PORT_PYTHON: Final = 0
 PORT_NOTHING: Final = 1
@@ -609,6 +612,10 @@ class Control(ctypes.Structure):
     see `PROLOGUE`; code_next, code_end: addresses in this process behind the last
     block, and behind the engine's buffer.
 
+    In real mode: do_interrupt: the engine's delivery of an event, with `engine_cpu` as
+    its argument; delivering: what it is at, DELIVERED plus 100h for an INT and the
+    vector, else IDLE; 0: it must not be called.
+
     For IN, OUT and CPUID: on_in, on_out, on_cpuid: the Python hooks; ports: what is at
     each port; post_code: port 80h; pit: the counters of the 8254; pics: the
     8259As, the master first; uart: COM1; cpuid_count: how many leaves `cpuid` has;
@@ -767,6 +774,8 @@ class Control(ctypes.Structure):
     cpuid: Annotated[Array, CpuidLeaf * CPUID_LEAVES]
     ports: Annotated[Array, ctypes.c_uint8 * PORTS]
     transfers: Annotated[Array, Word * CHANNELS]
+    do_interrupt: FlushTlb
+    delivering: i64
 
 
 def _word(field: str) -> int:
@@ -856,6 +865,8 @@ ON_CPUID: Final = _word("on_cpuid")
 COUNT_IN: Final = _word("count_in")
 COUNT_OUT: Final = _word("count_out")
 COUNT_CPUID: Final = _word("count_cpuid")
+DO_INTERRUPT: Final = _word("do_interrupt")
+DELIVERING: Final = _word("delivering")
 ON_SYSCALL: Final = _word("on_syscall")
 COUNT_SYSCALL: Final = _word("count_syscall")
 COUNT_SYSRET: Final = _word("count_sysret")

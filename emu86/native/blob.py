@@ -166,7 +166,7 @@ def _agrees(entries: dict[str, int]) -> bool:
     control.uc, control.ns, control.rate = 0x123456789ABCDEF0, 1 << 50, 3 << 30
     control.now, control.stop_at, control.exit_cost = 1 << 40, (1 << 40) + 9, 9
     cpu.rip, cpu.rflags = 0x87654321, x86.IF | x86.CF
-    cpu.hflags = offsets.HF_INHIBIT_IRQ | 1  # CPL 1
+    cpu.hflags = offsets.HF_PE | offsets.HF_INHIBIT_IRQ | 1  # CPL 1
     cpu.segments[x86.CS].base = base = 0x9ABCD000
     linear = cpu.rip + base & x86.MASK32
     site = control.sites[site_index(linear)]

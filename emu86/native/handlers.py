@@ -23,6 +23,7 @@ from emu86.native.flags import cli, pop_flags, sti
 from emu86.native.gdt import load_sreg, open_gdt, settle
 from emu86.native.ia32e import handled64
 from emu86.native.prologue import shorten
+from emu86.native.real_mode import deliver, has_low_iopl, repair
 from emu86.native.records import i32, i64, u32, u64
 from emu86.native.roots import write_cr3
 from emu86.native.scan import guard_of
@@ -75,6 +76,10 @@ def must_stop(control: Control, linear: u64) -> bool:
 
 def on_block(uc: u64, address: u64, size: u32, control: Control) -> None:
     """Count the bytes of a block, and stop the engine before it if that is due."""
+    cpu = control.cpu.contents
+    if has_low_iopl(cpu):
+        repair(uc, control, cpu)
+        return
     control.now += size
     if must_stop(control, address):
         control.emu_stop(uc)
@@ -367,6 +372,8 @@ def handled(control: Control, cpu: Cpu, vector: u32) -> bool:
 
     With TF set, in virtual-8086 mode, and while a patch stands, all are Python's.
     """
+    if not cpu.hflags & offsets.HF_PE:
+        return deliver(control, cpu, vector)
     if cpu.rflags & (x86.TF | x86.VM) or control.patched:
         return False
     if control.efer & x86.EFER_LMA:

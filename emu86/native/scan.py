@@ -17,6 +17,7 @@ from emu86.spec import x86
 from emu86.spec.opcodes import ADDRESS_SIZE, ESCAPE, LOCK, OPERAND_SIZE, REX_W
 
 PYTHON: Final = -1
+_PROTECTED_32: Final = offsets.HF_CS32 | offsets.HF_PE
 _CS, _FS, _GS = 0x2E, 0x64, 0x65
 _SEGMENTS: Final = (0x26, 0x36, 0x3E)
 _REPEATS: Final = (0xF2, 0xF3)
@@ -79,7 +80,7 @@ def guard_of(control: Control, linear: u64, size: u32) -> i64:
         return PYTHON
     if control.armed[1] or control.armed[3]:
         return PYTHON
-    if cpu.rflags & (x86.AC | x86.VM) or not cpu.hflags & offsets.HF_CS32:
+    if cpu.rflags & (x86.AC | x86.VM) or cpu.hflags & _PROTECTED_32 != _PROTECTED_32:
         return PYTHON
     start = linear & x86.MASK32
     slot = load_slot(start)

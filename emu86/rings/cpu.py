@@ -274,7 +274,8 @@ class Cpu:
         elif self.q[RFLAGS] & x86.VM:
             self.mode, self.cpl = _VIRTUAL_8086, x86.CPL_USER
         elif self.vcpu.cr0 & x86.CR0_PE:
-            self.mode, self.cpl = _PROTECTED, d[_CS_SELECTOR] & 3
+            self.mode = _PROTECTED
+            self.cpl = d[_CS_SELECTOR] & self.vcpu.cs_rpl
         else:
             self.mode, self.cpl = _REAL, 0
 
@@ -282,6 +283,16 @@ class Cpu:
     def is_virtual_8086(self) -> bool:
         """Whether the guest is in virtual-8086 mode."""
         return self.mode is _VIRTUAL_8086
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the guest is in real mode."""
+        return self.mode is _REAL
+
+    @property
+    def has_paragraphs(self) -> bool:
+        """Whether a segment begins at 16 times its selector, without a descriptor."""
+        return self.mode <= _VIRTUAL_8086
 
     @property
     def linear_eip(self) -> int:
@@ -318,15 +329,19 @@ class Cpu:
         Source: SDM Vol. 3B section 20.2.
         """
         for index, selector in enumerate(selectors):
-            self._load_paragraph(index, selector)
+            self.load_paragraph(index, selector)
         self.q[RFLAGS] |= x86.VM
         self.enter_ring()
 
-    def load_code_virtual_8086(self, selector: int) -> None:
-        """Load CS by a far transfer in virtual-8086 mode."""
-        self._load_paragraph(x86.CS, selector)
+    def load_paragraph(self, index: int, selector: int) -> None:
+        """Load a segment register by its selector alone.
 
-    def _load_paragraph(self, index: int, selector: int) -> None:
+        In real mode its limit and its rights stay: SDM Vol. 3B section 20.1.1.
+        """
+        if self.mode is _REAL:
+            self.d[SELECTOR[index]] = selector
+            self.q[BASE[index]] = selector << 4
+            return
         self.state.set_segment(
             index, selector, selector << 4, x86.V86_LIMIT, x86.V86_ATTRIBUTES
         )
@@ -355,6 +370,9 @@ class Cpu:
 
         Raises #GP, #NP and #SS as the guest's CPU would.
         """
+        if self.has_paragraphs:
+            self.load_paragraph(index, selector)
+            return
         if index == x86.SS:
             code64 = self.mode is _LONG
             found = self.check_stack(selector, self.cpl, x86.VEC_GP, code64=code64)
@@ -453,6 +471,7 @@ class Cpu:
     def load_code(self, selector: int, found: Descriptor, cpl: int) -> None:
         """Load CS for `cpl`; then `enter_ring`."""
         self.mark_accessed(selector, found)
+        self.vcpu.cs_rpl = 3
         self.set_segment(x86.CS, selector & 0xFFFC | cpl, found)
         if self.is_code64(found):
             self.q[_CS_BASE] = 0  # whatever the descriptor says

@@ -30,9 +30,10 @@ class Stack:
         self.wraps = x86.MASK32  # what linear addresses do so at
         self.mask = x86.MASK32 if cpu.stack_bits == 32 else 0xFFFF
         self.limit, self.attributes = cpu.d[LIMIT[x86.SS]], cpu.d[ATTRIBUTES[x86.SS]]
-        # Limits of virtual-8086 mode are looked at nowhere. SS holds no segment where a
-        # task switch fails before it is loaded; then there is no limit, as in QEMU.
-        if cpu.is_virtual_8086 or not self.attributes & x86.DESC_P:
+        # Limits of real and virtual-8086 mode are looked at nowhere. SS holds no
+        # segment where a task switch fails before it is loaded; then there is no limit,
+        # as in QEMU.
+        if cpu.has_paragraphs or not self.attributes & x86.DESC_P:
             self.limit = x86.MASK32
         self.error = 0
         self.esp = cpu.q[x86.ESP] & x86.MASK32

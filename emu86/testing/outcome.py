@@ -10,7 +10,7 @@ from emu86.spec import x86
 from emu86.testing import stage
 
 # What emu86 does not have yet, and says so; the bare machine may have it.
-_NOT_YET: Final = re.compile("real mode|a far jump out of what is no RAM")
+_NOT_YET: Final = re.compile("a far jump out of what is no RAM")
 _PAGE: Final = x86.PAGE_SIZE
 # Of a page table, the page after the program's, which a fetch ahead may have used, and
 # the pages with descriptors, which techniques keep.

@@ -164,6 +164,8 @@ class BareReplay:
         end = "budget"
         for _ in range(STEPS):
             bare.step()
+            if bare.cpu.is_real:
+                bare.unsupported("real mode")
             if bare.vcpu.halted:
                 end = "halted"
             elif bare.end is not None:

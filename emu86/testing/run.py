@@ -361,6 +361,8 @@ def _bare(
             vmm.unsupported("reserved bits of a page's address")
         if vmm.distance is not None and vmm.distance in _AROUND:
             vmm.unsupported("a read-modify-write of its own block")
+        if vmm.cpu.is_real:
+            vmm.unsupported("real mode")  # it has oracles of its own
         if tlb.is_stale(vmm):
             end = "stale"
             del recorder.events[sound:]

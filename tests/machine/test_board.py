@@ -21,6 +21,7 @@ def new(**options):
         lambda _plain: None,
         CharDevice(),
         lambda *end: ends.append(end),
+        lambda _level: None,
         rtc=0,
         **options,
     )

@@ -15,7 +15,8 @@ _NO_DISK: Final = "there is no disk here; give the file of the kernel that is in
 _BUILD: Final = "build it for i386 (gcc -m32, ld -m elf_i386)"
 _LD: Final = "ld -m {} -Ttext 0x100000"
 _LINK: Final = f"link it ({_LD.format('elf_i386')})"
-_REAL_MODE: Final = "emu86 has no real mode; take the file of a kernel"
+_BIOS: Final = "start the PC with it: --bios"
+_BOOTED: Final = "a BIOS has to load it; take the file of a kernel"
 _PROGRAM: Final = "boot Linux, with the program in an initrd"
 _INITRD: Final = "give it with --initrd, and a kernel with --kernel"
 _KERNEL: Final = "take the file of a kernel"
@@ -68,8 +69,8 @@ _KINDS: Final = (
     (0, b"\x89PNG\r\n", "a picture (PNG)", _KERNEL),
     (0, b"\xff\xd8\xff", "a picture (JPEG)", _KERNEL),
     (0, b"GIF8", "a picture (GIF)", _KERNEL),
-    (0, b"\x55\xaa", "an expansion ROM", _REAL_MODE),
-    (510, b"\x55\xaa", "a boot sector or a disk image", _REAL_MODE),
+    (0, b"\x55\xaa", "an expansion ROM", _BOOTED),
+    (510, b"\x55\xaa", "a boot sector or a disk image", _BOOTED),
 )
 
 # What is at the address of the file header that DOS programs name (PE format, "MS-DOS
@@ -179,7 +180,7 @@ def _kind(image: bytes) -> tuple[str, str] | None:
     if image.startswith(b"MZ"):
         return _mz(image), _KERNEL
     if is_rom(image):
-        return "a ROM", _REAL_MODE
+        return "a ROM", _BIOS
     if _is_text(image[:512]):
         return "a text file", "assemble or compile it, and " + _LINK
     return None

@@ -102,6 +102,9 @@ def deliver(
     if cpu.state.ia32e:
         _deliver_in_ia32e(cpu, vector, error, ext, fault=fault)
         return
+    if cpu.is_real:
+        _deliver_in_real_mode(cpu, vector, ext)
+        return
     if vector * 8 + 7 > vcpu.idt_limit:
         raise GuestFault(x86.VEC_GP, where)
     read32 = cpu.memory.read32
@@ -189,6 +192,26 @@ def deliver(
     if kind in _INTERRUPT_GATES:
         clear |= x86.IF
     cpu.services.set_guest_flags(flags & ~clear)
+
+
+def _deliver_in_real_mode(cpu: Cpu, vector: int, ext: int) -> None:
+    """Go through the vector table at IDTR: SDM Vol. 3B section 20.1.4.
+
+    No error code is pushed.
+    """
+    vcpu = cpu.vcpu
+    if 4 * vector + 3 > vcpu.idt_limit:
+        raise GuestFault(x86.VEC_GP, vector << 3 | _IDT | ext)
+    entry = cpu.memory.read(vcpu.idt_base + 4 * vector & x86.MASK32, 4)
+    flags = cpu.services.guest_flags()
+    stack = Stack(cpu)
+    for value in (flags, cpu.d[_CS_SELECTOR], cpu.q[RIP]):
+        stack.push(value, 2)
+    cpu.services.delivered(vector, None)
+    cpu.load_paragraph(x86.CS, entry >> 16)
+    stack.commit()
+    cpu.q[RIP] = entry & 0xFFFF
+    cpu.services.set_guest_flags(flags & ~(x86.IF | x86.TF | x86.AC | x86.RF))
 
 
 def _handler(cpu: Cpu, selector: int, ext: int) -> Descriptor:

@@ -83,7 +83,7 @@ def check(cpu: Cpu, insn: Insn) -> None:
     if insn.lock and not insn.spec.lock:
         return  # #UD
     d = cpu.d
-    by_segment = not cpu.is_virtual_8086 and cpu.code_bits != 64
+    by_segment = not cpu.has_paragraphs and cpu.code_bits != 64
     if by_segment and d[LIMIT[x86.CS]] != x86.MASK32:
         _check_code(cpu, insn)
     by_segment = by_segment and (

@@ -45,7 +45,7 @@ def is_looked_at(insn: Insn) -> bool:
 
 def check(cpu: Cpu, insn: Insn) -> None:
     """Raise #GP(0) for an operand that a CPU refuses."""
-    if not is_looked_at(insn) or cpu.is_virtual_8086:
+    if not is_looked_at(insn) or cpu.has_paragraphs:
         return
     has_sse = cpu.vcpu.cr4 & x86.CR4_OSFXSR
     if cpu.vcpu.cr0 & _NEITHER or not (has_sse or _is_fxsave(insn)):

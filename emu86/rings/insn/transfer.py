@@ -15,7 +15,7 @@ from emu86.spec import x86
 # What IRET may change: at any CPL, at CPL <= IOPL, and at CPL 0 (SDM Vol. 2A IRET).
 _ALWAYS = x86.ARITHMETIC_FLAGS | x86.TF | x86.DF | x86.NT | x86.RF | x86.AC | x86.ID
 _FROM_RING0 = _ALWAYS | x86.IF | x86.IOPL
-_VIRTUAL_8086 = _ALWAYS | x86.IF  # in virtual-8086 mode, with IOPL 3
+_BY_PARAGRAPH = _ALWAYS | x86.IF  # in real and virtual-8086 mode, with IOPL 3
 _CS_SELECTOR = SELECTOR[x86.CS]
 _CALL_GATES = (x86.SYS_CALL16, x86.SYS_CALL32)
 _TSS = (x86.SYS_TSS16, x86.SYS_TSS32)
@@ -23,8 +23,8 @@ _TSS = (x86.SYS_TSS16, x86.SYS_TSS32)
 
 def far_jump(cpu: Cpu, selector: int, offset: int, next_eip: int) -> None:
     """JMP ptr16:32 and m16:32."""
-    if cpu.is_virtual_8086:
-        _go_virtual_8086(cpu, selector, offset)
+    if cpu.has_paragraphs:
+        _go_by_paragraph(cpu, selector, offset)
         return
     found = _target(cpu, selector)
     if found.system >= 0:
@@ -40,14 +40,14 @@ def far_jump(cpu: Cpu, selector: int, offset: int, next_eip: int) -> None:
 
 def far_call(cpu: Cpu, selector: int, offset: int, next_eip: int, size: int) -> None:
     """CALL ptr16:32 and m16:32; `size` is the operand size of what is pushed."""
-    if cpu.is_virtual_8086:
+    if cpu.has_paragraphs:
         if offset > x86.V86_LIMIT:
             raise gp(0)
         stack = Stack(cpu)
         stack.push(cpu.d[_CS_SELECTOR], size)
         stack.push(next_eip, size)
         stack.commit()
-        _go_virtual_8086(cpu, selector, offset)
+        _go_by_paragraph(cpu, selector, offset)
         return
     found = _target(cpu, selector)
     if found.system >= 0:
@@ -65,11 +65,11 @@ def far_call(cpu: Cpu, selector: int, offset: int, next_eip: int, size: int) -> 
     cpu.enter_ring()
 
 
-def _go_virtual_8086(cpu: Cpu, selector: int, offset: int) -> None:
-    """Load CS:EIP in virtual-8086 mode; #GP(0) beyond 64 KiB."""
+def _go_by_paragraph(cpu: Cpu, selector: int, offset: int) -> None:
+    """Load CS:EIP in real or virtual-8086 mode; #GP(0) beyond 64 KiB."""
     if offset > x86.V86_LIMIT:
         raise gp(0)
-    cpu.load_code_virtual_8086(selector)
+    cpu.load_paragraph(x86.CS, selector)
     cpu.q[RIP] = offset
 
 
@@ -187,8 +187,8 @@ def far_return(cpu: Cpu, size: int, release: int) -> None:
     """RET far, releasing `release` bytes of parameters."""
     stack = Stack(cpu)
     eip, selector = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
-    if cpu.is_virtual_8086:
-        _go_virtual_8086(cpu, selector, eip)
+    if cpu.has_paragraphs:
+        _go_by_paragraph(cpu, selector, eip)
         stack.drop(2 * size + release)
         stack.commit()
         return
@@ -249,8 +249,8 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
     if cpu.state.ia32e:
         _iret_in_ia32e(cpu, size)
         return
-    if cpu.is_virtual_8086:
-        _iret_in_virtual_8086(cpu, size)
+    if cpu.has_paragraphs:
+        _iret_by_paragraph(cpu, size)
         return
     if size == 4 and cpu.plans and cpu.plans.do_return():
         cpu.update_mode()
@@ -363,13 +363,13 @@ def _iret_to_virtual_8086(cpu: Cpu, stack: Stack) -> None:
     cpu.services.set_guest_flags(image & (_FROM_RING0 | x86.VM))
 
 
-def _iret_in_virtual_8086(cpu: Cpu, size: int) -> None:
-    """Return within virtual-8086 mode; its IOPL is 3, or it would have trapped."""
+def _iret_by_paragraph(cpu: Cpu, size: int) -> None:
+    """Return within real or virtual-8086 mode, where IOPL is 3, or it had trapped."""
     stack = Stack(cpu)
     eip, selector, image = (stack.peek(size * i, size) for i in range(3))
-    _go_virtual_8086(cpu, selector & 0xFFFF, eip)
+    _go_by_paragraph(cpu, selector & 0xFFFF, eip)
     stack.drop(3 * size)
     stack.commit()
-    change = _VIRTUAL_8086 if size == 4 else _VIRTUAL_8086 & 0xFFFF
+    change = _BY_PARAGRAPH if size == 4 else _BY_PARAGRAPH & 0xFFFF
     flags = cpu.services.guest_flags()
     cpu.services.set_guest_flags(flags & ~change | image & change)

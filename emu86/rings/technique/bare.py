@@ -61,6 +61,7 @@ _HLT: Final = 0xF4
 _STI: Final = 0xFB
 _PERIOD: Final = 1000 * abi.QUARTERS
 _EFER: Final = offsets.EFER // 8
+_MIB: Final = 1 << 20
 _END: Final = 1 << 40  # of the engine's physical space
 _PDPT: Final = 1 << 39
 """Where the PDPTE registers lie, which the engine does not have: it reads PDPTEs at
@@ -111,9 +112,7 @@ class Bare(Technique):
         engine.on_out = self.on_out
         engine.on_cpuid = self.on_cpuid
         # A large page of the engine's may be beyond 4 GiB (PSE-36), or beyond RAM.
-        if ram.low < min(ram.size, config.HIGH):
-            engine.map_nothing(ram.low, config.HIGH - ram.low)
-        engine.map_nothing(ram.size, _PDPT - ram.size)
+        self._map_beyond(ram)
         pdpt = memoryview(allocate(x86.PAGE_SIZE))
         self._pdpt = pdpt.cast("Q")
         engine.map(_PDPT, pdpt)
@@ -124,6 +123,35 @@ class Bare(Technique):
         engine.set_table(offsets.IDTR, vcpu.idt_base, vcpu.idt_limit)
         self._push()
         self._pull()
+
+    def _map_beyond(self, ram: Ram) -> None:
+        """Map what is behind RAM, or between it and 4 GiB: nothing, and the ROM."""
+        engine = self.engine
+        holes = [range(ram.size, _PDPT)]
+        if ram.low < min(ram.size, config.HIGH):
+            holes.insert(0, range(ram.low, config.HIGH))
+        rom = ram.rom_window << x86.PAGE_SHIFT
+        for hole in holes:
+            if rom in hole:
+                engine.map_nothing(hole.start, rom - hole.start)
+                size = config.HIGH - rom
+                engine.map(rom, ram.bytes[_MIB - size : _MIB])
+                hole = range(config.HIGH, hole.stop)  # noqa: PLW2901 (its rest)
+            if hole:
+                engine.map_nothing(hole.start, len(hole))
+
+    def reset_cpu(self) -> None:
+        """Be a CPU as RESET leaves it: SDM Vol. 3A table 9-1."""
+        super().reset_cpu()
+        self.q[CR] = self.vcpu.cr0
+        self.engine.protect(on=False)
+        self.engine.sync_mode(0)
+        self._pull()
+
+    def set_a20(self, *, is_open: bool) -> None:
+        """Let address line 20 through, or not."""
+        super().set_a20(is_open=is_open)
+        self.engine.gate_a20(is_open=is_open)
 
     def guest_flags(self) -> int:
         """Return the guest's EFLAGS, 32 bits."""
@@ -175,6 +203,7 @@ class Bare(Technique):
         self.engine.ia32e = bool(vcpu.efer & x86.EFER_LMA)
         mask = x86.MASK64 if vcpu.efer & x86.EFER_LMA else x86.MASK32
         vcpu.cr0, vcpu.cr2, vcpu.cr4 = (q[CR + i] & mask for i in (0, 2, 4))
+        self.engine.protect(on=bool(vcpu.cr0 & x86.CR0_PE))
         self._pull_cr3(mask)
         vcpu.gdt_base, vcpu.gdt_limit = q[_GDTR + 1], d[2 * _GDTR + 4]
         vcpu.idt_base, vcpu.idt_limit = q[_IDTR + 1], d[2 * _IDTR + 4]
@@ -233,6 +262,8 @@ class Bare(Technique):
         """Become what was saved."""
         super().restore(state)
         vcpu = self.vcpu
+        self.ram.gate_a20(is_open=vcpu.a20)
+        self.engine.gate_a20(is_open=vcpu.a20)
         if format_of(vcpu.cr0, vcpu.cr4, vcpu.efer).in_registers:
             self._show_pdptes()
         self.insn = self.distance = None
@@ -415,7 +446,7 @@ class Bare(Technique):
         table away from under them; a return to an outer ring makes any null selector 0.
         """
         cpu = self.cpu
-        if cpu.is_virtual_8086:
+        if cpu.has_paragraphs:
             return
         if cpu.cpl > self._cpl:
             for index in (x86.FS, x86.GS):

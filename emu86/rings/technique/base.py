@@ -245,6 +245,26 @@ class Technique:
         self.write_cr3(cr3)
         self.write_cr0(self.vcpu.cr0 | x86.CR0_PG)
 
+    def reset_cpu(self) -> None:
+        """Be a CPU as RESET leaves it, in real mode: SDM Vol. 3A table 9-1."""
+        vcpu, q = self.vcpu, self.q
+        vcpu.cr0 = x86.CR0_CD | x86.CR0_NW | x86.CR0_ET
+        for i in range(len(x86.GPR_NAMES)):
+            q[i] = 0
+        q[x86.EDX] = vcpu.model.cpuid(1, "", long_mode=False)[0]
+        q[RIP] = 0xFFF0
+        rights = x86.V86_ATTRIBUTES & ~x86.DESC_DPL
+        for i in range(len(x86.SEGMENT_NAMES)):
+            self.engine.set_segment(i, 0, 0, x86.V86_LIMIT, rights)
+        base = 0xFFFF0000  # until CS is loaded
+        self.engine.set_segment(x86.CS, 0xF000, base, x86.V86_LIMIT, rights)
+        self.engine.set_flags(0)
+
+    def set_a20(self, *, is_open: bool) -> None:
+        """Let address line 20 through, or not."""
+        self.vcpu.a20 = is_open
+        self.ram.gate_a20(is_open=is_open)
+
     def start(self) -> None:
         """Begin: the registers are loaded."""
         raise NotImplementedError

@@ -116,13 +116,13 @@ class Deprivileged(Technique):
         self._delivered = False  # an event, in this exit
         self._no_trap_at = -1  # where the next #DB is none of the guest's
         self._alone = False  # a shadow is the VMM's, for an instruction to run alone
-        engine.on_exception = self.on_exception
+        self._host_cr0 = _HOST_CR0
+        self._follow_pe()
         engine.on_invalid = self.on_invalid
         engine.on_in = self.on_in
         engine.on_out = self.on_out
         engine.on_cpuid = self.on_cpuid
         engine.on_system_call = self.on_system_call
-        engine.on_block = self._on_block
         if policy.scans:
             engine.on_unguarded = self.scanner.on_unguarded
         engine.hook()
@@ -161,6 +161,8 @@ class Deprivileged(Technique):
         pending = self.scanner.pending is not None
         if pending or not (self._step_to_breakpoints() or self._refuses_next()):
             self._alone = False
+            if self.cpu.is_real:
+                self.q[RFLAGS] |= x86.IOPL  # an IRET may have lowered it
             try:
                 self.engine.step()
             finally:
@@ -281,6 +283,8 @@ class Deprivileged(Technique):
         self.scanner.drop_derived()
         self.instructions.drop_derived()
         self.cpu.drop_derived()
+        self._follow_pe()
+        self.ram.gate_a20(is_open=self.vcpu.a20)
         self.mmu.drop_derived()
         self._configure()
         self.mmu.stats.resets -= 1  # none that the guest has brought about
@@ -359,6 +363,48 @@ class Deprivileged(Technique):
         if self._control[abi.BEHIND]:
             self.catch_up()
         return self.scanner.on_block(linear, size)
+
+    # -- real mode ---------------------------------------------------------------------
+
+    def reset_cpu(self) -> None:
+        """Be a CPU as RESET leaves it: SDM Vol. 3A table 9-1."""
+        super().reset_cpu()
+        self.cpu.switch_real_mode()
+        self._follow_pe()
+        self._sync_host()
+
+    def _follow_pe(self) -> None:
+        """Choose what the engine calls, by CR0.PE."""
+        real = not self.vcpu.cr0 & x86.CR0_PE
+        self._host_cr0 = _HOST_CR0 & ~x86.CR0_PE if real else _HOST_CR0
+        engine = self.engine
+        engine.on_exception = self._on_real_exception if real else self.on_exception
+        engine.on_block = self._on_real_block if real else self._on_block
+        self.mmu.use.in_real_mode = real
+
+    def set_a20(self, *, is_open: bool) -> None:
+        """Let address line 20 through, or not."""
+        if is_open != self.vcpu.a20:
+            super().set_a20(is_open=is_open)
+            self.mmu.reset()
+
+    def _on_real_block(self, linear: int, size: int) -> int:
+        """Take a block of real mode; -1 if its hook has to look at IOPL."""
+        if self._control[abi.BEHIND]:
+            self.catch_up()
+        self.scanner.on_real_block(linear, size)
+        return 0 if self.q[RFLAGS] & x86.IOPL == x86.IOPL else -1
+
+    def _on_real_exception(self, vector: int) -> None:
+        """Take what `on_exception` does, in real mode.
+
+        If the engine has met a fault on the way to a handler, it begins anew, here.
+        """
+        event = self._control[abi.DELIVERING]
+        if event & abi.DELIVERED:
+            self._control[abi.DELIVERING] = abi.IDLE
+            vector, self.d[IS_INT] = event & 0xFF, event >> 8 & 1
+        self.on_exception(vector)
 
     # -- exits ------------------------------------------------------------------------
 
@@ -524,8 +570,8 @@ class Deprivileged(Technique):
         """Tell whether instructions must be looked at before they run."""
         cpu, checks = self.cpu, self.cpu.checks
         armed = checks.armed[3 if cpu.cpl else 1] or self.scanner.null.unguarded
-        if cpu.code_bits == 64:
-            armed = 0  # it has no segments to be looked at
+        if cpu.code_bits == 64 or cpu.is_real:
+            armed = 0  # they have no segments to be looked at
         return checks.enabled and bool(armed or self.q[RFLAGS] & x86.AC)
 
     def _null_used(self) -> None:
@@ -769,7 +815,7 @@ class Deprivileged(Technique):
         A kernel with its IOPL raised sets flags natively, which cannot change IOPL.
         """
         virtual_8086 = self.q[RFLAGS] & x86.VM
-        if not self.policy.raises_iopl or virtual_8086:
+        if not self.cpu.raises_iopl or virtual_8086:
             self.cpu.iopl = value >> 12 & 3
         self.engine.set_flags(value & _KEPT_FLAGS | virtual_8086)
         self.cpu.sync_iopl()
@@ -785,9 +831,6 @@ class Deprivileged(Technique):
         value = value & x86.CR0_DEFINED | x86.CR0_ET
         check_cr0(value)
         efer = efer_by_cr0(self.cpu, value)
-        if not value & x86.CR0_PE:
-            self.unsupported("real mode (CR0.PE cleared)")
-            return
         vcpu = self.vcpu
         changed = vcpu.cr0 ^ value
         reloads = changed & RELOADING_CR0 and load_pdptes(
@@ -798,6 +841,9 @@ class Deprivileged(Technique):
             vcpu.efer = efer
             self.cpu.switch_ia32e()
             self._publish_cpuid()
+        if changed & x86.CR0_PE:
+            self.cpu.switch_real_mode()
+            self._follow_pe()
         self.cpu.update_mode()
         if changed & PAGING_CR0 or reloads:
             self._configure()
@@ -843,7 +889,7 @@ class Deprivileged(Technique):
     def _sync_host(self) -> None:
         vcpu = self.vcpu
         self.engine.set_control(
-            _HOST_CR0 | vcpu.cr0 & _MIRRORED_CR0,
+            self._host_cr0 | vcpu.cr0 & _MIRRORED_CR0,
             self.mmu.root.hpa,
             x86.CR4_PAE | vcpu.cr4 & _MIRRORED_CR4 | self.mmu.host_cr4,
         )

@@ -85,7 +85,7 @@ _SMSW: Final = 4
 
 
 def _ltr(cpu: Cpu, insn: Insn) -> bool:
-    loads = insn.reg == _LTR and not cpu.cpl
+    loads = insn.reg == _LTR and not (cpu.cpl or cpu.is_real)
     if loads and not operand.read_rm(cpu, insn, 2) & 0xFFFC:
         raise gp(0)
     return False
@@ -105,9 +105,6 @@ def _to_cr(cpu: Cpu, insn: Insn) -> bool:
             raise gp(0)
         check_cr0(value)
         efer = efer_by_cr0(cpu, value)
-        if not value & x86.CR0_PE:
-            cpu.services.unsupported("real mode (CR0.PE cleared)")
-            return True
     elif insn.reg == _CR3 and value >> x86.MAXPHYADDR:
         raise gp(0)
     elif insn.reg == 4:
@@ -157,9 +154,9 @@ def _far_return(cpu: Cpu, insn: Insn) -> bool:
     if insn.immediate & 0x8000:
         cpu.services.unsupported("RET far that releases 8000h bytes or more")
         return True
-    # In virtual-8086 mode the engine's two words do not wrap with SP.
+    # In real and virtual-8086 mode the engine's two words do not wrap with SP.
     top = cpu.q[x86.ESP] & 0xFFFF
-    if cpu.is_virtual_8086 and top + 2 * insn.size > 1 << 16:
+    if cpu.has_paragraphs and top + 2 * insn.size > 1 << 16:
         cpu.services.unsupported("RET far over the end of the stack segment")
         return True
     return False
@@ -193,15 +190,16 @@ _IRET: Final = 0xCF
 
 def _return_beyond(cpu: Cpu, insn: Insn) -> bool:
     """Look at the limit where the engine's returns do not."""
-    virtual_8086 = cpu.is_virtual_8086
+    by_paragraph = cpu.has_paragraphs
     is_iret = insn.opcode == _IRET
-    traps, nested = cpu.iopl < x86.CPL_USER, cpu.q[RFLAGS] & x86.NT
-    if is_iret and (traps if virtual_8086 else nested):
+    traps = cpu.is_virtual_8086 and cpu.iopl < x86.CPL_USER
+    nested = not by_paragraph and cpu.q[RFLAGS] & x86.NT
+    if is_iret and (traps or nested):
         return False
     stack = Stack(cpu)
     size = insn.size
     eip, selector = stack.peek(0, size), stack.peek(size, size) & 0xFFFF
-    if virtual_8086:
+    if by_paragraph:
         if eip > x86.V86_LIMIT:
             raise gp(0)
         return False
@@ -220,7 +218,7 @@ def _return_beyond(cpu: Cpu, insn: Insn) -> bool:
 
 
 def _to_virtual_8086(cpu: Cpu, insn: Insn) -> bool:
-    if cpu.cpl or insn.size == 2 or cpu.q[RFLAGS] & x86.NT:
+    if cpu.cpl or cpu.is_real or insn.size == 2 or cpu.q[RFLAGS] & x86.NT:
         return False
     stack = Stack(cpu)
     if stack.peek(8, 4) & x86.VM and stack.peek(0, 4) > x86.V86_LIMIT:

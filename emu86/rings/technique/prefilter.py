@@ -28,6 +28,13 @@ from emu86.spec.opcodes import (
     Group,
 )
 
+REAL: Final = 0  # instead of a ring: what is patched in real mode
+# What of the kernel's sites is not: the engine does it as a CPU, or has #UD as that.
+NATIVE_IN_REAL_MODE: Final = (
+    "POPF", "IRET", "MOV to SS", "POP SS", "LSS", "JMP far", "JMP far, indirect",
+    "CALL far", "CALL far, indirect", "RET far", "SLDT", "STR", "LAR", "LSL", "VERR",
+    "VERW",
+)  # fmt: skip
 _PUSHF: Final = 0x9C
 _CS_PREFIX: Final = 0x2E
 # What loads DS, ES, FS or GS: MOV, POP, LES and its kind.
@@ -104,6 +111,8 @@ def _forms(numbers: tuple[int, ...]) -> bytes:
 def _native_mistakes(ring: int, lacks: int) -> Iterator[_Site]:
     """Give what no record has and a CPU does not run so."""
     yield from _denied(lacks)
+    if ring == REAL:
+        return
     if ring == x86.CPL_USER:
         yield _PUSHFD
     yield from _stores_to_code()
@@ -121,7 +130,7 @@ def _stores_to_code() -> Iterator[_Site]:
 def prefilter(ring: int, skip: tuple[str, ...], lacks: int) -> re.Pattern[bytes]:
     """Return a pattern that every block with a site to patch at `ring` matches.
 
-    lacks: see `CpuModel`.
+    ring: 1, 3 or REAL; lacks: see `CpuModel`.
 
     What ends a block is looked for at the end of a block only: the opcodes of those are
     common bytes.
@@ -140,7 +149,7 @@ def prefilter(ring: int, skip: tuple[str, ...], lacks: int) -> re.Pattern[bytes]
             if not all(member.lock for member in group):
                 # With a LOCK prefix it is #UD, and the engine runs many all the same.
                 sites.add((bytes([LOCK]) + _BUT_LOCK, opcode, behind))
-            if ring not in record.patched or record.mnemonic in skip:
+            if (ring or 1) not in record.patched or record.mnemonic in skip:
                 continue
             if all(member.ends_block for member in group):
                 if group[0].rm:  # SIB and displacement

@@ -32,18 +32,20 @@ def build(
     abilities: Abilities | None = None,
     stepped: bool = False,
     kind: "type[Deprivileged | Bare] | None" = None,
+    rom: int = 0,
 ) -> Technique:
     """Put an engine, RAM and a virtual CPU together under a technique.
 
     technique: a name in `POLICIES`; memory: bytes of RAM; stepped: run it instruction
-    by instruction, as `bare` always is; kind: a class in place of the technique's own.
+    by instruction, as `bare` always is; kind: a class in place of the technique's own;
+    rom: bytes of a BIOS, see `Ram`.
     It stands on no board yet: `Technique.connect`.
     """
     policy = POLICIES[technique]
     if stepped:
         policy = replace(policy, stepped=True)
     engine = Engine(abilities, stepped=policy.stepped)
-    ram = Ram(memory)
+    ram = Ram(memory, rom)
     for part in ram.parts:
         engine.map(part.start, ram.bytes[part.start : part.stop])
     kind = kind or _class_of(policy)

@@ -28,6 +28,8 @@ from emu86.rings.technique.null_selectors import NullSelectors, may_matter
 from emu86.rings.technique.prefilter import (
     LOADS_SS,
     LOOKED_AT,
+    NATIVE_IN_REAL_MODE,
+    REAL,
     opcode_table,
     prefilter,
 )
@@ -82,7 +84,7 @@ class Scanner:
         mmu.listeners.ring_changed.append(self.scan_again)
         mmu.listeners.checks_changed.append(self.scan_again)
         kernel_skip = _NATIVE_WITH_IOPL if iopl_raised else ()
-        self._skip = {1: kernel_skip, 3: ()}
+        self._skip = {REAL: NATIVE_IN_REAL_MODE, 1: kernel_skip, 3: ()}
         # The engine's IRETQ looks at no RIP.
         self._skip64 = {1: kernel_skip[:1], 3: ()}
         shared = engine.shared
@@ -154,12 +156,35 @@ class Scanner:
             self.pending = gpa, self._ram.bytes[gpa]  # as it is
         if found is not None:
             self._patch(linear + found & cpu.address_mask)
+        self._translate_again(linear, size)
+        return self._guard
+
+    def on_real_block(self, linear: int, size: int) -> None:
+        """Take a block of real mode, which has no segments to be looked at."""
+        if self.pending is not None:
+            self.unpatch()
+            return
+        if not self._scans:
+            return
+        self.blocks += 1
+        linear &= x86.MASK32
+        code = self._mmu.fetch(linear, size)
+        if not (self._filters.get(REAL) or self._filter(REAL)).search(code):
+            return
+        self._cpu.update_mode()
+        self.decoded += 1
+        found = self._first_site(code, REAL, linear)
+        if found is not None:
+            self._patch(linear + found & x86.MASK32)
+            self._translate_again(linear, size)
+
+    def _translate_again(self, linear: int, size: int) -> None:
+        """Drop a block that has been patched, and stop before it runs."""
         if self.pending is not None:
             start = self._mmu.fetch_gpa(linear)
             size = min(size, x86.PAGE_SIZE - (start & 0xFFF))
             self._engine.drop_code(start, size)
             self._engine.stop()
-        return self._guard
 
     def _filter(self, ring: int) -> re.Pattern[bytes]:
         made = prefilter(ring, self._skip[ring], self._lacks)
@@ -205,7 +230,7 @@ class Scanner:
         return stores_to_code(insn) or cpu.checks.wants(insn, eip, ring)
 
     def _first_site(self, code: bytes, ring: int, linear: int) -> int | None:
-        """Return the offset of the first instruction to patch."""
+        """Return the offset of the first instruction to patch at ring 1, 3 or REAL."""
         bits = self._cpu.code_bits
         virtual_8086 = self._cpu.is_virtual_8086
         skips = self._skip64 if bits == 64 else self._skip
@@ -216,7 +241,7 @@ class Scanner:
         end = len(code)
         null = None
         opens = bits == 64 and self._cpu.d[HFLAGS] & offsets.HF_CPL != x86.CPL_USER
-        if bits != 64:  # it has no segments to be looked at
+        if bits != 64 and ring != REAL:  # they have no segments to be looked at
             checks = aligned or self._is_armed(ring) or _CS_PREFIX in code
             null = self.null if self._watches_null and not virtual_8086 else None
         if null:
@@ -242,7 +267,7 @@ class Scanner:
                 self.patched["#UD"] += 1
                 return offset
             if record is not None:
-                wanted = ring in record.patched
+                wanted = (ring or 1) in record.patched
                 if virtual_8086 and insn.opcode == _PUSHF:
                     wanted = insn.size == 4
                 wanted |= is_wide_pointer(insn)

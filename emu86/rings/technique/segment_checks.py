@@ -3,7 +3,9 @@
 The engine enforces nothing of a loaded segment. Nearly all segments are flat: 4 GiB,
 with every right. Others are left out of the shadow tables, so a load of one traps;
 from then on (*armed*) all accesses by that register are patched, in code that is
-scanned anew, and looked at (`events.protection`) before they run. A flat segment that
+scanned anew, and looked at (`events.protection`) before they run. (A guest that has
+been in real mode loads segments of 64 KiB each time that it goes back there: its own of
+that size are left alone.) A flat segment that
 is loaded into the register again need not trap: the accesses are found to be right, and
 after some of them the register is left alone again.
 
@@ -72,13 +74,15 @@ def compiled_access(cpu: Cpu, insn: Insn) -> int:
 class SegmentChecks:
     """Those of one virtual CPU.
 
-    enabled: whether anything is looked at at all;
+    enabled: whether anything is looked at at all; spares_64k: segments of 64 KiB are
+    not, for the guest has been in real mode;
     armed: by the ring that blocks are scanned for (1 or 3), the registers, as bits;
     code_limit: the lowest limit of CS there, since CS has been armed.
     """
 
     def __init__(self, engine: Engine, listeners: Listeners, *, enabled: bool) -> None:
         self.enabled = enabled
+        self.spares_64k = False
         self._d = engine.d
         self._listeners = listeners
         self.armed = engine.control[abi.ARMED : abi.ARMED + 4]
@@ -86,9 +90,15 @@ class SegmentChecks:
         self._patience = {1: _PATIENCE, 3: _PATIENCE}
         self._right = {1: 0, 3: 0}
 
+    def is_free(self, limit: int, attributes: int) -> bool:
+        """Tell whether nothing of a segment is looked at."""
+        if limit == x86.V86_LIMIT and self.spares_64k:
+            limit = x86.MASK32
+        return is_flat(limit, attributes)
+
     def loaded(self, index: int, selector: int, limit: int, attributes: int) -> None:
         """Learn what is about to be loaded into a segment register."""
-        if not self.enabled or is_flat(limit, attributes):
+        if not self.enabled or self.is_free(limit, attributes):
             return
         rings: tuple[int, ...] = (1, 3)
         if index in (x86.CS, x86.SS):
@@ -134,7 +144,7 @@ class SegmentChecks:
         d, armed = self._d, self.armed[ring]
         for index in _ALL:
             attributes = d[ATTRIBUTES[index]]
-            flat = is_flat(d[LIMIT[index]], attributes)
+            flat = self.is_free(d[LIMIT[index]], attributes)
             guarded = index in (x86.FS, x86.GS) and not attributes & x86.DESC_P
             if armed >> index & 1 and not flat and not guarded:
                 self._right[ring] = 0

@@ -14,14 +14,14 @@ from typing import Final
 
 from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
-from emu86.cpu.state import LIMIT, RFLAGS, SELECTOR
+from emu86.cpu.state import ATTRIBUTES, LIMIT, RFLAGS, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
 from emu86.mmu.shadow import ShadowMmu
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.rings.cpu import Cpu
-from emu86.rings.descriptor import Descriptor, is_flat
+from emu86.rings.descriptor import Descriptor
 from emu86.rings.fault import GuestFault
 from emu86.rings.plans import Plans
 from emu86.rings.technique.base import Policy
@@ -170,8 +170,8 @@ class ShadowTable:
         found = Descriptor(word & x86.MASK32, high)
         # Unpatched LAR, LSL and VERW read the shadow tables, so nothing is left out for
         # checks that are not made.
-        enabled = self._cpu.checks.enabled
-        if enabled and not is_flat(found.limit, found.attributes):
+        checks = self._cpu.checks
+        if checks.enabled and not checks.is_free(found.limit, found.attributes):
             return 0  # `SegmentChecks` has to know
         dpl = high & x86.DESC_DPL
         if high & x86.DESC_CODE and not dpl:
@@ -204,8 +204,8 @@ class ShadowCpu(Cpu):
         super().__init__(engine, vcpu, memory, engine.clock)
         self.mmu = mmu
         self.checks = SegmentChecks(engine, mmu.listeners, enabled=policy.scans)
-        self.kernel_ring = policy.kernel_ring
-        self.raises_iopl = policy.raises_iopl
+        self._policy = policy
+        self.follow_pe()
         self.inner = False  # the guest runs in its ring 1 or 2
         self.plans = Plans(
             engine,
@@ -296,6 +296,7 @@ class ShadowCpu(Cpu):
     def drop_derived(self) -> None:
         """Have the tables read again, by where the registers say that they are."""
         vcpu = self.vcpu
+        self.follow_pe()
         self.inner = self.cpl in (1, 2)
         self._control[abi.INNER] = self.inner
         self.checks.drop_derived()
@@ -306,6 +307,9 @@ class ShadowCpu(Cpu):
     def load_idt(self, base: int, limit: int) -> None:
         """LIDT."""
         self.vcpu.idt_base, self.vcpu.idt_limit = base, limit
+        if self.is_real:
+            self.state.set_table(offsets.IDTR, base, limit)
+            return
         self._renew()
 
     def _watch_gate(self, linear: int) -> bool:
@@ -339,6 +343,8 @@ class ShadowCpu(Cpu):
     def load_gdt(self, base: int, limit: int) -> None:
         """LGDT."""
         self.vcpu.gdt_base, self.vcpu.gdt_limit = base, limit
+        if self.is_real:
+            return  # nothing is loaded from it
         self.gdt.load(base, limit)
         self._renew()
 
@@ -381,6 +387,41 @@ class ShadowCpu(Cpu):
         where = self.table(selector).base + (selector & 0xFFF8) + 4
         mask = x86.MASK64 if self.state.ia32e else x86.MASK32
         self.memory.write32(where & mask, high)
+
+    # -- real mode ---------------------------------------------------------------------
+
+    def follow_pe(self) -> None:
+        """Choose what hangs on CR0.PE.
+
+        Real mode runs in ring 3 of the engine with an IOPL of 3: its segment loads, far
+        transfers, INT and CLI need no help there.
+        """
+        protected = bool(self.vcpu.cr0 & x86.CR0_PE)
+        policy = self._policy
+        self.kernel_ring = policy.kernel_ring if protected else x86.CPL_USER
+        self.raises_iopl = policy.raises_iopl or not protected
+        self.checks.spares_64k = self.vcpu.real_mode_seen
+        self.state.protect(on=protected)
+
+    def switch_real_mode(self) -> None:
+        """Follow a change of CR0.PE; segments stay what they are: Vol. 3A 9.9."""
+        d, vcpu = self.d, self.vcpu
+        vcpu.real_mode_seen = True
+        self.follow_pe()
+        for index in range(6):
+            if not d[ATTRIBUTES[index]] & x86.DESC_P:
+                d[LIMIT[index]] = x86.V86_LIMIT
+                d[ATTRIBUTES[index]] = x86.V86_ATTRIBUTES
+            others = d[ATTRIBUTES[index]] & ~x86.DESC_DPL
+            d[ATTRIBUTES[index]] = others | self.kernel_ring << x86.DESC_DPL_SHIFT
+        if vcpu.cr0 & x86.CR0_PE:
+            vcpu.cs_rpl = self.iopl = 0
+            self.gdt.load(vcpu.gdt_base, vcpu.gdt_limit)
+        else:
+            self.iopl = 3
+            self.state.set_table(offsets.IDTR, vcpu.idt_base, vcpu.idt_limit)
+        self._renew()
+        self.enter_ring()
 
     # -- what the registers hold -------------------------------------------------------
 

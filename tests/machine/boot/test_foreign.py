@@ -72,10 +72,10 @@ FILES = [
     (b"BC\xc0\xde\x35", "LLVM bitcode: compile it for i386 (llc), and link it"),
     (b"\x4c\x01\3\0", "an object file (COFF): link it (ld -m elf_i386"),
     (b"#!/bin/sh\n", "a script: take the file of a kernel"),
-    (b"\x55\xaa\x4d\xe9", "an expansion ROM: emu86 has no real mode"),
+    (b"\x55\xaa\x4d\xe9", "an expansion ROM: a BIOS has to load it"),
     (
         at(510, b"\x55\xaa", 512),
-        "a boot sector or a disk image: emu86 has no real mode",
+        "a boot sector or a disk image: a BIOS has to load it",
     ),
     (mz(b"PE\0\0", 3), "a program for Windows: take the file of a kernel"),
     (mz(b"PE\0\0", 10), "an EFI program: take the file of a kernel"),
@@ -83,8 +83,8 @@ FILES = [
     (mz(b"LE"), "a program for OS/2 or DOS: take the file of a kernel"),
     (mz(b"LX"), "a program for OS/2: take the file of a kernel"),
     (b"MZ\x90\0", "a program for DOS: take the file of a kernel"),
-    (at(0x1FFF0, b"\xea\x5b\xe0\0\xf0", 0x20000), "a ROM: emu86 has no real mode"),
-    (at(0xFFF0, b"\xfa\xfc\xe9\x0b\xf8", 0x10000), "a ROM: emu86 has no real mode"),
+    (at(0x1FFF0, b"\xea\x5b\xe0\0\xf0", 0x20000), "a ROM: start the PC with it"),
+    (at(0xFFF0, b"\xfa\xfc\xe9\x0b\xf8", 0x10000), "a ROM: start the PC with it"),
     (b"; kernel.asm\n\tbits 32\n", "a text file: assemble or compile it, and link it"),
     (b"\xfa\xf4\xff", "no bzImage, ELF or Multiboot kernel: code without a format"),
 ]
