@@ -84,7 +84,9 @@ class ShadowMmu(ShadowLeaves):
     @mmio_pages.setter
     def mmio_pages(self, pages: frozenset[int]) -> None:
         self._mmio_pages = pages
-        self.engine.control[abi.MMIO] = bool(pages)
+        below = [page for page in pages if page < self.ram.pages]
+        self.engine.control[abi.MMIO_FIRST] = min(below, default=0)
+        self.engine.control[abi.MMIO_END] = max(below, default=-1) + 1
 
     # -- control registers ------------------------------------------------------------
 

@@ -571,8 +571,9 @@ class Control(ctypes.Structure):
     flush of its whole TLB; tlb, jumps: addresses of its TLB and of its cache of jumps,
     or 0; cr0, cr2, cr3, cr4, pdptes, efer: the guest's, and so star, lstar, cstar,
     fmask and kernel_gs_base, its MSRs of SYSCALL and SWAPGS; kernel_iopl: the IOPL that
-    its ring 0 has in the engine at least; write_protect: its CR0.WP is set; mmio: pages
-    without RAM may be devices'.
+    its ring 0 has in the engine at least; write_protect: its CR0.WP is set; mmio_first,
+    mmio_end: below RAM's end, pages without RAM from the one to before the other may be
+    devices'.
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
@@ -702,7 +703,8 @@ class Control(ctypes.Structure):
     kernel_iopl: u32
     behind: i64
     write_protect: i64
-    mmio: i64
+    mmio_first: i64
+    mmio_end: i64
     held_count: i64
     held: Annotated[Array, Held * HELD_MOST]
     told: i64
@@ -844,7 +846,8 @@ CR0: Final = _word("cr0")
 CR4: Final = _word("cr4")
 BEHIND: Final = _word("behind")
 WRITE_PROTECT: Final = _word("write_protect")
-MMIO: Final = _word("mmio")
+MMIO_FIRST: Final = _word("mmio_first")
+MMIO_END: Final = _word("mmio_end")
 COUNT_INT: Final = _word("count_int")
 TOLD: Final = _word("told")
 BY_RING: Final = _word("by_ring")

@@ -142,7 +142,8 @@ def fill_entry(
     if changes_use:
         return False
     entry: u64 = entry_of(control, used, rights, never)
-    if state == abi.UNBACKED and not control.mmio:
+    page = frame >> x86.PAGE_SHIFT
+    if state == abi.UNBACKED and not control.mmio_first <= page < control.mmio_end:
         entry = _ONES | rights & x86.PTE_US | never
     if not entry or takes_away(entries[at & 1023], entry):
         return False  # the TLB may have what was there

@@ -34,4 +34,6 @@ def test_ones_are_mapped_by_compiled_code(bench, access):
 def test_a_device_is_asked(bench):
     bench.mmu.mmio_pages = frozenset({HOLE})
     assert bench.access(HOLE << 12) == ("bus", None)
+    filled = bench.engine.shared.count_filled
     assert bench.access(HOLE + 0x10 << 12) == ("ok", ONES)
+    assert bench.engine.shared.count_filled == filled + 1

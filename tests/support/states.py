@@ -1093,7 +1093,8 @@ def page_tables(world, pick, seed):
         world.page_state[page] = pick.choice(kinds)
     world.point_at(page_state=world.page_state, leaves=world.leaves)
     control.global_bit = pick.few(0, x86.PTE_G)
-    control.mmio = seed >> 2 & 1
+    control.mmio_first = seed % RAM_PAGES
+    control.mmio_end = RAM_PAGES * (seed >> 2 & 1)
     most = abi.ADDED_MOST
     control.added_count = pick.odd(pick.randrange(64), most - 32, most)
     cpu.cr2 = pick.odd(pick.word(), 1 << 32, x86.MASK32)
