@@ -16,8 +16,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Final, Self
 
+from emu86.cli.display import LEAVE, Display, keys_of
 from emu86.cli.output import write_screenshot
-from emu86.cli.terminal import is_terminal, say
+from emu86.cli.terminal import can_move, is_terminal, say
 from emu86.errors import ConfigError
 
 # Windows has neither raw terminals nor all signals, and its `select` knows no pipes:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _ESCAPE: Final = 0x01  # Ctrl-A
 _CHUNK: Final = 4096  # bytes read, and bytes of a pipe that may wait for the guest
+_KEPT: Final = 64 << 10  # bytes of a serial line that is not shown
 _TYPED: Final = 1 << 20  # bytes of a terminal that may wait for the guest
 
 _ESC: Final = 0x1B
@@ -45,6 +47,7 @@ HELP: Final = """\
 Ctrl-A x       quit
 Ctrl-A i       status: time, exits, where the guest is
 Ctrl-A p       write the picture of --screenshot now
+Ctrl-A t       show the screen, or the serial line
 Ctrl-A r       reset: start the kernel anew
 Ctrl-A z       pause, and go on
 Ctrl-A d       change a medium, such as a CD
@@ -100,11 +103,21 @@ class Console:
     A terminal is put into raw mode and given back as it was, however the block is
     left. SIGINT, SIGTERM, SIGHUP and a terminal or reader that has gone away stop the
     machine: `status` is then the exit status to end with, else None. What Ctrl-A asks
-    for stops it, too, and is done by `serve`. screenshot: the file of that option.
+    for stops it, too, and is done by `serve`. screenshot: the file of that option;
+    display: begin with the guest's screen, and keys for its keyboard.
     """
 
-    def __init__(self, machine: "Machine", screenshot: str | None = None) -> None:
+    def __init__(
+        self,
+        machine: "Machine",
+        screenshot: str | None = None,
+        *,
+        display: bool = False,
+    ) -> None:
         self._machine = machine
+        self._starts_with_screen = display
+        self._display = Display(machine, self._write)
+        self._unseen = b""  # what the guest has sent while the screen was shown
         self._screenshot = screenshot
         self.has_shown = False  # anything that the guest has sent
         self.status: int | None = None
@@ -125,6 +138,8 @@ class Console:
         if _POSIX and is_terminal(0):
             self._saved = termios.tcgetattr(0)
             tty.setraw(0, termios.TCSADRAIN)
+        if self._starts_with_screen:
+            self._display.enter()
         self._reader.start()
         return self
 
@@ -132,6 +147,7 @@ class Console:
         os.write(self._wake[1], b"\0")
         if _POSIX:
             self._reader.join()  # elsewhere it waits for input until the process ends
+        self._leave_screen()
         self._restore()
         for end in self._wake:
             os.close(end)
@@ -147,7 +163,10 @@ class Console:
             return
         self.has_shown = True
         self._line = (self._line + data).rpartition(b"\n")[2][-_CHUNK:]
-        self._write(data)
+        if self._display.active:
+            self._unseen = (self._unseen + data)[-_KEPT:]
+        else:
+            self._write(data)
 
     @property
     def at_line_start(self) -> bool:
@@ -211,8 +230,21 @@ class Console:
                     self._hang_up(_SIGHUP)
                 return
             if self._saved is not None:
-                data = self._that_fits(keys.filter(data))
+                data = keys.filter(data)
+                if self._display.active:
+                    self._type(data)
+                    continue
+                data = self._that_fits(data)
             self._machine.console_input(data)
+
+    def _type(self, data: bytes) -> None:
+        """Type on the guest's keyboard what came from the terminal."""
+        self._display.uncover()
+        for named, key in keys_of(data):
+            if named:
+                self._machine.press(key)
+            else:
+                self._machine.type(key)
 
     def _that_fits(self, data: bytes) -> bytes:
         """Return what there is room for; tell, once, that the rest is lost."""
@@ -228,7 +260,7 @@ class Console:
         """Take a key that followed Ctrl-A: the reader thread."""
         if key == "x":
             self.quit = True
-        if key[0] in "xiprzdh?":
+        if key[0] in "xiprtzdh?":
             self._ask(key)
 
     def _ask(self, key: str) -> None:
@@ -261,17 +293,44 @@ class Console:
         elif key == "p":
             self._tell(self._photograph())
         elif key == "d":
+            if self._display.active:
+                self._change_view()  # where the user is asked
             self._change_medium()
+        elif key == "t":
+            self._change_view()
         elif key == "lost":
             self._tell("the guest does not take what is typed: the rest is lost")
         elif key == "r":
-            begin = b"" if self.at_line_start else b"\r\n"
-            self._line = b""
-            self._write(begin)
-            self._tell("reset")
+            if not self._display.active:
+                begin = b"" if self.at_line_start else b"\r\n"
+                self._line = b""
+                self._write(begin)
+                self._tell("reset")
             self._machine.reset()
         elif key:
             self._say(HELP)
+
+    def _change_view(self) -> None:
+        """Show the screen instead of the serial line, or the other way round."""
+        if self._display.active:
+            self._display.leave()
+            unseen, self._unseen = self._unseen, b""
+            self._write(unseen)
+        elif can_move(1):
+            self._display.enter()
+        else:
+            self._tell("this terminal cannot show a screen")
+
+    def _leave_screen(self) -> None:
+        """Show the serial line in the end, and behind it the screen's last text."""
+        if self._display.active:
+            self._change_view()
+            rows = [row.rstrip() for row in self._machine.screen.lines]
+            text = "\r\n".join(rows).rstrip()
+            if text:
+                begin = "" if self.at_line_start else "\r\n"
+                self._line = b""
+                self._write(f"{begin}{text}\r\n".encode())
 
     def _photograph(self) -> str:
         """Write the screenshot; return what to say of it."""
@@ -344,6 +403,9 @@ class Console:
 
     def _say(self, text: str) -> None:
         """Show lines of emu86's own, and then again the line that they broke into."""
+        if self._display.active:
+            self._display.say(text)
+            return
         begin = "" if self.at_line_start else "\n"
         self._write((begin + text).replace("\n", "\r\n").encode() + self._line)
 
@@ -363,8 +425,11 @@ class Console:
             if self._saved is not None:
                 with contextlib.suppress(termios.error):
                     tty.setraw(0, termios.TCSADRAIN)
+            self._display.uncover()
         elif self.status is not None:
             # Asked again: whatever keeps us from ending is not waited for.
+            with contextlib.suppress(OSError):
+                os.write(1, LEAVE if self._display.active else b"")
             self._restore()
             os._exit(128 + number)
         elif number == _SIGHUP:

@@ -10,7 +10,7 @@ from emu86 import config
 from emu86.cli.arguments import Date, Keys, OneOf, Seconds, files
 from emu86.cli.output import try_to_write, write, write_screenshot
 from emu86.cli.progress import progress
-from emu86.cli.terminal import OutputError, is_terminal, say, show
+from emu86.cli.terminal import OutputError, can_move, is_terminal, say, show
 
 if TYPE_CHECKING:
     import emu86
@@ -96,6 +96,14 @@ _STATUSES: Final = {
     metavar="DATE",
     help="The date at the start: utc or localtime, the host's, or 2026-01-31T12:00. "
     "[default: utc with a terminal, else always the same]",
+)
+@click.option(
+    "--display",
+    type=OneOf(["terminal", "none"]),
+    default="none",
+    show_default=True,
+    help="terminal: the guest's screen is on this terminal, whose keys go to the "
+    "guest's keyboard. none: its serial line. Ctrl-A t changes.",
 )
 @click.option(
     "--keys",
@@ -192,6 +200,7 @@ def command(
     cpu: str | None,
     technique: str,
     rtc: float | None,
+    display: str,
     keys: tuple[tuple[str, list[tuple[bool, str]]], ...],
     until: str | None,
     timeout: float | None,
@@ -236,6 +245,9 @@ def command(
     kernel = image if kernel is None else kernel
     if bios is not None and (kernel, initrd, append) != (None, None, None):
         raise click.UsageError("--bios starts the PC, and takes no kernel")
+    if display == "terminal" and not can_move(1):
+        mistake = "standard output is no terminal that can show a screen"
+        raise click.BadParameter(mistake, param_hint="--display")
     interactive = is_terminal(0)
     if rtc is None:
         rtc = time.time() if interactive else config.RTC
@@ -287,7 +299,10 @@ def command(
             if file is not None:
                 # A mistake shows before the run, and no other leaves an empty file.
                 try_to_write(option, file)
-        with Console(machine, screenshot) as console:
+        shows_screen = display == "terminal"
+        if shows_screen:
+            doing(None)
+        with Console(machine, screenshot, display=shows_screen) as console:
 
             def see(data: bytes) -> None:
                 doing(None)
@@ -310,7 +325,7 @@ def command(
             raise OutputError(console.error.errno, console.error.strerror)
         status = _status(stop, console, until, qemu=debug_exit_qemu)
         if not console.gone:
-            looked = screenshot is not None
+            looked = screenshot is not None or shows_screen
             _tell(machine, ran, console, until, status, looked=looked)
         if stats and not console.gone:
             from emu86.cli.report import show_stats  # noqa: PLC0415 - slow to import
@@ -422,8 +437,8 @@ def _tell(
     say(f"{how}, after {seconds:.1f} s{rebooted} and {exits:,} exits")
     if not (console.has_shown or looked) and machine.screen.shows_anything:
         say(
-            "the guest has shown something on its screen alone, and --screenshot FILE"
-            " keeps that"
+            "the guest has shown something on its screen alone: --display terminal"
+            " shows that, and --screenshot FILE keeps it"
         )
 
 

@@ -49,6 +49,7 @@ class Terminal:
             stdout=self.line,
             stderr=self.line,
             start_new_session=True,
+            env=os.environ | {"TERM": "xterm"},
         )
         self.screen = b""
 
@@ -155,8 +156,8 @@ def test_a_reset_ends_the_run_or_starts_the_kernel_anew():
 
 
 ON_SCREEN = (
-    "emu86: the guest has shown something on its screen alone, and --screenshot FILE"
-    " keeps that"
+    "emu86: the guest has shown something on its screen alone: --display terminal shows"
+    " that, and --screenshot FILE keeps it"
 )
 
 
@@ -172,11 +173,11 @@ def test_what_is_on_the_screen_alone_is_told_of(screen):
 def test_a_screenshot_is_text_or_a_picture_by_its_name(tmp_path):
     text, picture = tmp_path / "a.txt", tmp_path / "a.PNG"
     result = run("draw:░hello halted", "--screenshot", text)
-    assert text.read_text("utf-8") == "░hello\n"
+    assert text.read_text("utf-8") == "░hello\n" + 24 * "\n"
     assert ON_SCREEN not in result.stderr
     assert run("draw:hello halted", "--screenshot", picture).returncode == 0
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert run("draw:hello halted", "--screenshot", "-").stdout == "hello\n"
+    assert run("draw:hello halted", "--screenshot", "-").stdout == "hello" + 25 * "\n"
 
 
 def test_graphics_have_no_text(tmp_path):
@@ -228,7 +229,7 @@ def test_a_screenshot_at_any_time(tmp_path):
         at.wait_for(b"ready")
         at.type(CTRL_A + b"p")
         at.wait_for(b"the screen is in")
-        assert file.read_text("utf-8") == "early\n"
+        assert file.read_text("utf-8").strip() == "early"
         at.type(CTRL_A + b"x")
         assert at.end() == 0
     with terminal("say:ready wait") as at:
@@ -803,3 +804,53 @@ def test_without_a_drive_ctrl_a_d_says_so():
         at.wait_for(b"emu86: there is no drive whose medium can be changed\r\nready>")
         at.type(CTRL_A + b"x")
         assert at.end() == 0
+
+
+# -- the guest's screen on the terminal ------------------------------------------------
+
+ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
+
+
+def test_the_screen_is_shown_and_its_keys_go_to_the_keyboard():
+    with terminal("draw:hello say:serial wait", "--display", "terminal") as at:
+        at.wait_for(b"hello")
+        assert ENTER in at.screen
+        assert b"serial" not in at.screen
+        at.type(b"ab\x1b[A\r")
+        at.wait_for(b"ab<up>")
+        at.type(CTRL_A + b"x")
+        at.wait_for(LEAVE + b"serial\r\nab<up>")
+        assert at.end() == 0
+        assert at.modes() == at.before
+
+
+def test_ctrl_a_t_changes_between_screen_and_serial_line():
+    with terminal("draw:hello say:serial echo") as at:
+        at.wait_for(b"serial")
+        at.type(CTRL_A + b"t")
+        at.wait_for(b"hello")
+        at.type(CTRL_A + b"i")
+        at.wait_for(b"s of guest time")
+        at.type(b"k")
+        at.wait_for(b"1;1H\x1b[0;37;40mkello")
+        at.type(CTRL_A + b"t")
+        at.wait_for(LEAVE)
+        at.type(b"typed.")
+        at.wait_for(b"typed.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_terminal_is_given_back_after_a_signal(number):
+    with terminal("draw:hello wait", "--display", "terminal") as at:
+        at.wait_for(b"hello")
+        at.process.send_signal(number)
+        assert at.end() == 128 + number
+        assert LEAVE in at.screen
+        assert at.modes() == at.before
+
+
+def test_a_screen_needs_a_terminal():
+    result = run("halted", "--display", "terminal")
+    assert result.returncode == 2
+    assert "standard output is no terminal that can show a screen" in result.stderr
+    assert run("halted", "--display", "sdl").returncode == 2

@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import emu86
-from emu86 import cli
+from emu86 import cli, images
+from emu86.devices.vga import ATTRIBUTE, Vga
+from emu86.devices.vga_memory import WINDOW
 from emu86.machine import boot, symbols
 from emu86.machine.profile import Spent
-from emu86.machine.screen import Picture
+from emu86.machine.screen import CHARACTERS, Screen
 
 
 @dataclass
@@ -82,19 +84,12 @@ class Report:
         return "0 → 3\nall of it"
 
 
-class Screen:
-    def __init__(self, lines):
-        self.lines = lines
-        self.is_text = bool(lines)
-        self.shows_anything = not lines or bool(lines[0].strip())
-        self.image = Picture(1, 1, b"\x01\x02\x03")
-
-
 class Machine:
     def __init__(self, **options):
         self.options = options
         self.stats = Stats()
-        self.screen = Screen([" " * 80])
+        self.window = memoryview(bytearray(WINDOW))
+        self.vga = Vga(self.window, lambda _plain: None, images.font())
         self.typed = queue.Queue()
         self.waiting = 0
         self.stopped = False
@@ -111,9 +106,22 @@ class Machine:
             time.sleep(float(self.script.pop(0).removeprefix("load:")))
         self.options["initrd"] = initrd
 
+    @property
+    def screen(self):
+        return Screen(self.vga)
+
+    def draw(self, text):
+        if not text:  # attribute controller 10h: graphics
+            for value in (0x30, 0x01):
+                self.vga.write(ATTRIBUTE, 1, value, 0)
+        shown = [CHARACTERS.index(one) for one in text if one in CHARACTERS]
+        self.window[0x18000 : 0x18000 + 2 * len(shown) : 2] = bytes(shown)
+
     def type(self, text, after=None):
         self.keys = [*getattr(self, "keys", []), (after, text)]
         self.options["keys"] = self.keys
+        if after is None:
+            self.draw("".join(key for _, key in self.keys))
 
     def press(self, names, after=None):
         self.type(f"<{names}>", after)
@@ -191,7 +199,7 @@ class Machine:
             elif kind == "deaf":
                 self.waiting = int(text)
             elif kind == "draw":
-                self.screen = Screen([text.ljust(80)] if text else [])
+                self.draw(text)
             elif kind == "code":
                 return Stop("debug exit", int(text))
             else:
