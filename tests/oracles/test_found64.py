@@ -5,6 +5,11 @@ import pytest
 from emu86.testing import State, assert_equivalent, run
 
 FOUND = {
+    "a fetch is no write, whatever cannot be fetched would do": (
+        # mov ecx, 0x13e82; mov r11d, 2; SYSRET to where a user may not read: 0000
+        "b9823e0100 41bb02000000 480f07",
+        State(mode="long", limit=1),
+    ),
     "a page table that is a page directory, too, has accessed bits as one": (
         # PDPT[3] is the page table; mov cl, [0xc0050000]
         "48bf000005c000000000 8a0f",

@@ -543,7 +543,7 @@ class Bare(Technique):
                 self.vcpu.dr[7] &= ~x86.DR7_LOCAL
             error = self.d[ERROR_CODE] if vector in x86.PUSHES_ERROR else None
             insn = self.insn
-            if vector == x86.VEC_PF and insn is not None and insn.modifies_memory:
+            if vector == x86.VEC_PF and insn is not None and self._modifies(insn):
                 error = (error or 0) | x86.PF_W  # the engine reads first
             if vector == x86.VEC_GP and self._called_beyond():
                 error = 0
@@ -552,6 +552,15 @@ class Bare(Technique):
             if vector == x86.VEC_TS and self._to_local_tss():
                 vector = x86.VEC_GP
             self._deliver(vector, error)
+
+    def _modifies(self, insn: Insn) -> bool:
+        """Tell whether a page fault is at what an instruction is to change.
+
+        If its own bytes are there, it could not be fetched.
+        """
+        mask = self.cpu.address_mask
+        offset = self.q[CR + 2] - self.cpu.linear_eip & mask
+        return insn.modifies_memory and offset >= insn.length
 
     def _by_canonical(
         self, insn: Insn, vector: int, error: int | None
