@@ -41,7 +41,8 @@ class ByGuest(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         shared = re.match(
-            r"tests/guests/test_linux_(shell|trap|pae|amd64)\.py::\w+\[?(patch|iopl)?",
+            r"tests/guests/test_(linux_(shell|trap|pae|amd64)|processes_amd64)\.py::\w+"
+            r"\[?(patch|iopl)?",
             nodeid,
         )
         return str(shared.groups()) if shared else nodeid
