@@ -225,6 +225,7 @@ class ShadowMmu(ShadowLeaves):
         """Have the engine, and its compiled INVLPG, walk `root`."""
         self.engine.q[_HOST_CR3] = root.hpa
         control, paging = self.engine.control, self.format
+        control[abi.DIRECT] = paging.direct and not self.ram.is_gated
         if isinstance(root, TreeRoot):
             control[abi.SHADOW_PDES] = control[abi.TABLES_KNOWN] = 0
             root.publish()

@@ -557,6 +557,7 @@ class Control(ctypes.Structure):
     >> RATE_SHIFT) nanoseconds. flush_page: the engine's flush of one page of the TLB,
     or 0, with `engine_cpu` as its first argument.
 
+    direct: not 0 if linear addresses are guest-physical ones.
     shadow_pdes: address of the current shadow root's 2048 PDEs (0: no paging);
     tables_known: not 0 if handlers may read and compare the guest's tables; wide: not
     0 if their entries have 64 bits, as with PAE paging; frame, reserved, reserved_page,
@@ -778,6 +779,7 @@ class Control(ctypes.Structure):
     transfers: Annotated[Array, Word * CHANNELS]
     do_interrupt: FlushTlb
     delivering: i64
+    direct: i64
 
 
 def _word(field: str) -> int:
@@ -870,6 +872,7 @@ COUNT_OUT: Final = _word("count_out")
 COUNT_CPUID: Final = _word("count_cpuid")
 DO_INTERRUPT: Final = _word("do_interrupt")
 DELIVERING: Final = _word("delivering")
+DIRECT: Final = _word("direct")
 ON_SYSCALL: Final = _word("on_syscall")
 COUNT_SYSCALL: Final = _word("count_syscall")
 COUNT_SYSRET: Final = _word("count_sysret")

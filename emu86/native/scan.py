@@ -12,7 +12,7 @@ from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.abi import Control, Opcodes
 from emu86.native.records import i64, u32, u64
-from emu86.native.state import NOWHERE, host_of, spte_of, spte_of_64
+from emu86.native.state import NOWHERE, entry_of_itself, host_of, spte_of, spte_of_64
 from emu86.spec import x86
 from emu86.spec.opcodes import ADDRESS_SIZE, ESCAPE, LOCK, OPERAND_SIZE, REX_W
 
@@ -40,11 +40,7 @@ def fetched_by(control: Control, linear: u32) -> u64:
         return spte_of_64(control, linear)
     if control.shadow_pdes:
         return spte_of(control, linear)
-    if linear >= control.ram_size:
-        return 0
-    if control.page_state.contents[linear >> 12] == abi.UNBACKED:
-        return 0
-    return linear & x86.PAGE_MASK | x86.PTE_P
+    return entry_of_itself(control, linear) if control.direct else 0
 
 
 def behind_address(code: u64, at: u32, size: u32, modrm: u32) -> u32:

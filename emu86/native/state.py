@@ -138,7 +138,20 @@ def host(control: Control, linear: u32, write: bool) -> u64:
     By the shadow tables, for ring 0: what the engine could access itself. Code is
     written at the engine's slow path alone.
     """
+    if control.direct:
+        return host_of(control, entry_of_itself(control, linear), linear, write)
     return host_of(control, spte_of(control, linear), linear, write)
+
+
+def entry_of_itself(control: Control, linear: u32) -> u64:
+    """Return the shadow entry that would do for an address without paging; or 0."""
+    if linear >= control.ram_size:
+        return 0
+    state = control.page_state.contents[linear >> 12]
+    if state == abi.UNBACKED:
+        return 0
+    entry = linear & x86.PAGE_MASK | x86.PTE_P
+    return entry | x86.PTE_RW | x86.PTE_NX if state == abi.DATA else entry
 
 
 def host_of(control: Control, entry: u64, linear: u32, write: bool) -> u64:

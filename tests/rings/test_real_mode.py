@@ -733,6 +733,7 @@ org 0
     mov sp, 0x7000
     mov ds, ax
 {code}
+bits 16
 times 0xff0 - ($ - $$) db 0xcc
     jmp 0xf000:0xf000
 times 0x1000 - ($ - $$) db 0xff
@@ -931,6 +932,36 @@ def test_pages_that_mix_code_and_data_do_not_thrash():
     machine = booted(code, "patch")
     assert machine.run(timeout=60).reason == "halted"
     assert machine.stats.exits["#PF fill"].count < 20
+
+
+def test_popf_without_paging_is_compiled():
+    # Boot loaders decompress themselves so: flags saved and restored at each bit.
+    code = (
+        TABLES
+        + """
+        mov eax, cr0
+        or al, 1
+        mov cr0, eax
+        jmp dword 8:0xff000 + wide - 0xf000
+    bits 32
+    wide:
+        mov eax, 0x10
+        mov ss, eax
+        mov ds, eax
+        mov esp, 0x7000
+        mov ecx, 5000
+    again:
+        pushfd
+        popfd
+        loop again
+        cli
+        hlt
+    """
+    )
+    machine = booted(code.replace(".", ""), "patch")
+    assert machine.run(timeout=60).reason == "halted"
+    assert machine.stats.exits["POPF"].count == 5000
+    assert machine.vmm.exits["POPF"][0] < 50  # the others are compiled code's
 
 
 @pytest.mark.parametrize(
