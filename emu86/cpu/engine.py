@@ -328,13 +328,18 @@ class Engine(CpuState):
     def set_control(self, cr0: int, cr3: int, cr4: int) -> None:
         """Write the host's CR0, CR3 and CR4 in long mode, NX on."""
         q = self.q
-        q[CR], q[CR + 3], q[CR + 4] = cr0, cr3, cr4
+        q[CR], q[CR + 3] = cr0, cr3
         q[offsets.EFER // 8] = x86.EFER_LME | x86.EFER_LMA | x86.EFER_NXE | x86.EFER_SCE
-        mode = self.d[HFLAGS] & ~(0xE << offsets.HF_MP_EM_TS_SHIFT | offsets.HF_OSFXSR)
-        mode |= (cr0 & 0xE) << offsets.HF_MP_EM_TS_SHIFT
-        if cr4 & x86.CR4_OSFXSR:
-            mode |= offsets.HF_OSFXSR
-        self.d[HFLAGS] = mode
+        mode = self.d[HFLAGS] & ~(0xE << offsets.HF_MP_EM_TS_SHIFT)
+        self.d[HFLAGS] = mode | (cr0 & 0xE) << offsets.HF_MP_EM_TS_SHIFT
+        self.set_cr4(cr4)
+
+    def set_cr4(self, cr4: int) -> None:
+        """Write CR4, with what the engine derives of it."""
+        self.q[CR + 4] = cr4
+        mode = self.d[HFLAGS] & ~(offsets.HF_OSFXSR | offsets.HF_SMAP)
+        mode |= offsets.HF_OSFXSR if cr4 & x86.CR4_OSFXSR else 0
+        self.d[HFLAGS] = mode | (offsets.HF_SMAP if cr4 & x86.CR4_SMAP else 0)
 
     def leave_long_mode(self) -> None:
         """Be a 32-bit CPU just reset, but in protected mode at CPL 0, from now on.

@@ -29,11 +29,16 @@ from emu86.spec.features import (
     PDPE1GB,
     PGE,
     PSE,
+    RDTSCP,
     SEP,
+    SMAP,
+    SMEP,
     SSE,
     SSE2,
+    STAC,
     SYSCALL,
     TSC,
+    TSC_AUX,
 )
 
 
@@ -44,7 +49,7 @@ class CpuModel:
     signature: CPUID.1:EAX (family, model, stepping); features: CPUID.1:EDX; brand: the
     brand string of 80000002h and up, or empty if the model has none; caches: what
     CPUID.2 gives, or empty; extended: CPUID.80000001h:EDX; features_c, extended_c: ECX
-    of these two.
+    of these two; structured: CPUID.7.0:EBX.
     """
 
     name: str
@@ -55,13 +60,20 @@ class CpuModel:
     extended: int = 0
     features_c: int = 0
     extended_c: int = 0
+    structured: int = 0
 
     def cpuid(
-        self, leaf: int, hypervisor: str = "", *, long_mode: bool = False
+        self,
+        leaf: int,
+        hypervisor: str = "",
+        *,
+        subleaf: int = 0,
+        long_mode: bool = False,
     ) -> tuple[int, int, int, int]:
         """Return EAX, EBX, ECX, EDX of a leaf (32 bits each).
 
         A leaf above the highest gives the highest basic leaf's data, as on Intel CPUs.
+        subleaf: ECX, of which leaf 7 has one.
         `hypervisor` (12 characters, or empty) sets ECX bit 31 and answers 40000000h.
         long_mode: EFER.LMA is set; else there is no SYSCALL (table 3-8, note).
         """
@@ -82,7 +94,11 @@ class CpuModel:
             return _words(text)  # type: ignore[return-value]
         if leaf == 0:
             b, d, c = _words("GenuineIntel")
-            return 2 if self.caches else 1, b, c, d
+            highest = 2 if self.caches else 1
+            return _STRUCTURED if self.structured else highest, b, c, d
+        if self.structured and leaf not in (1, 2):
+            has = leaf > _LAST_WITHOUT and not subleaf
+            return 0, self.structured if has else 0, 0, 0
         if self.caches and leaf != 1 and (not self.brand or leaf < 0x80000000):
             return self.caches
         if leaf == 1 or not self.brand or leaf < 0x80000000:
@@ -118,6 +134,8 @@ class CpuModel:
     def lacks(self) -> int:
         """The features, of `spec.features`, whose instructions are #UD."""
         has = self.features | (P6 if self.family >= 6 else 0)
+        has |= STAC if self.structured & SMAP else 0
+        has |= TSC_AUX if self.extended & RDTSCP else 0
         return ~(has | (INTEL64 if self.is_64_bit else 0))
 
     @property
@@ -148,6 +166,8 @@ class CpuModel:
         ):
             if self.features & feature:
                 bits |= control
+        bits |= x86.CR4_SMEP if self.structured & SMEP else 0
+        bits |= x86.CR4_SMAP if self.structured & SMAP else 0
         return bits | (x86.CR4_PCE if self.counters else 0)
 
     @property
@@ -156,6 +176,11 @@ class CpuModel:
         bits = x86.EFER_NXE if self.extended & NX else 0
         long_mode = x86.EFER_SCE | x86.EFER_LME | x86.EFER_LMA
         return bits | (long_mode if self.is_64_bit else 0)
+
+
+# The highest basic leaf of a model that has leaf 7, and the last that says nothing.
+_STRUCTURED: Final = 7
+_LAST_WITHOUT: Final = 6
 
 
 def _words(text: str) -> tuple[int, ...]:
@@ -202,9 +227,10 @@ MODELS: Final = {
             _ATOM,
             "emu86 virtual Xeon",
             _CACHES_OF_ATOM,
-            SYSCALL | NX | PDPE1GB | LM,
+            SYSCALL | NX | PDPE1GB | RDTSCP | LM,
             CX16,
             LAHF64,
+            SMEP | SMAP,
         ),
     )
 }

@@ -73,3 +73,4 @@ HF_LMA: Final = 1 << 14
 HF_CS64: Final = 1 << 15
 HF_CODE64: Final = HF_CS64 | HF_CS32 | HF_SS32  # what 64-bit code has of them
 HF_OSFXSR: Final = 1 << 22
+HF_SMAP: Final = 1 << 23

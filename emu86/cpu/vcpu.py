@@ -13,9 +13,9 @@ from emu86.cpu.models import CpuModel
 from emu86.cpu.pmu import Pmu, PmuState
 from emu86.spec import x86
 
-SHARED: Final = 14  # words that a `VCpu` can keep elsewhere
+SHARED: Final = 15  # words that a `VCpu` can keep elsewhere
 _EFER: Final = 8
-# Where STAR, LSTAR, CSTAR, FMASK and KERNEL_GS_BASE are among them.
+# Where STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE and TSC_AUX are among them.
 _SYSCALL: Final = slice(9, SHARED)
 
 
@@ -40,9 +40,9 @@ class SystemSegment:
 class VCpuState(NamedTuple):
     """What a `VCpu` holds.
 
-    cr: CR0, CR2, CR3, CR4 and CR8; efer: EFER; syscall: STAR, LSTAR, CSTAR, FMASK and
-    KERNEL_GS_BASE; pdptes: the PDPTE registers; gdtr, idtr: base and limit; ldtr, tr:
-    the fields of a `SystemSegment`; cs_rpl, a20, real_mode_seen: as of
+    cr: CR0, CR2, CR3, CR4 and CR8; efer: EFER; syscall: STAR, LSTAR, CSTAR, FMASK,
+    KERNEL_GS_BASE and TSC_AUX; pdptes: the PDPTE registers; gdtr, idtr: base and limit;
+    ldtr, tr: the fields of a `SystemSegment`; cs_rpl, a20, real_mode_seen: as of
     `VCpu`.
     """
 
@@ -200,6 +200,15 @@ class VCpu:
     @kernel_gs_base.setter
     def kernel_gs_base(self, value: int) -> None:
         self._cr[_SYSCALL.start + 4] = value
+
+    @property
+    def tsc_aux(self) -> int:
+        """What RDTSCP gives in ECX, 32 bits."""
+        return self._cr[_SYSCALL.start + 5]
+
+    @tsc_aux.setter
+    def tsc_aux(self, value: int) -> None:
+        self._cr[_SYSCALL.start + 5] = value
 
     def share(self, words: "memoryview[int]") -> None:
         """Keep these in `words`, `SHARED` of them, from now on."""

@@ -27,6 +27,9 @@ class GuestMemory:
     """Reads and writes 1 to 8 bytes at linear addresses, little endian.
 
     An address wraps where the paging format's do; of 4-level paging it is canonical.
+    user: whether the access is an instruction's at CPL 3; None: it is an implicit one
+    of a supervisor, to a descriptor table, say, which EFLAGS.AC does not let through
+    SMAP.
     """
 
     def __init__(self, mmu: ShadowMmu) -> None:
@@ -71,11 +74,22 @@ class GuestMemory:
         self._global_pages.pop(gva >> 12, None)
         self._write_pages.pop(gva >> 12, None)
 
-    def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
-        """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
+    def translate(
+        self,
+        gva: int,
+        *,
+        write: bool = False,
+        user: bool | None = None,
+        fetch: bool = False,
+    ) -> int:
+        """Return the GPA of `gva`, setting accessed and dirty bits as accesses do.
+
+        fetch: it is code that has been fetched, whoever may do so.
+        """
         mmu = self.mmu
         found = mmu.walk(self.ram, mmu.top, gva)
-        code = denied(found, write=write, user=user, wp=mmu.wp)
+        kept = mmu.smap and not fetch and mmu.keeps_out(explicit=user is not None)
+        code = denied(found, write=write, user=bool(user), wp=mmu.wp, kept=kept)
         if code is not None:
             raise PageFault(gva, code)
         touch(self.ram, found, write=write)
@@ -88,37 +102,40 @@ class GuestMemory:
         """Return the GPA that the guest's tables give, without effects; or None."""
         return self.mmu.lookup(gva)
 
-    def page(self, gva: int) -> int:
+    def page(self, gva: int, *, user: bool | None = None, fetch: bool = False) -> int:
         """Return the GPA of the page of a supervisor read, or -1 if none is there."""
         start = self.read_pages.get(gva >> 12, -1)
         if start >= 0:
             return start
         mmu = self.mmu
-        start = self.translate(gva) & -x86.PAGE_SIZE
+        start = self.translate(gva, user=user, fetch=fetch) & -x86.PAGE_SIZE
         if not self.ram.backed(start >> 12):
             return -1
+        if mmu.smap and (fetch or not mmu.keeps_out(explicit=user is not None)):
+            return start  # it may be a user's
         self.read_pages[gva >> 12] = start
         if mmu.is_global(gva):
             self._global_pages[gva >> 12] = start
         return start
 
-    def page_to_write(self, gva: int) -> int:
+    def page_to_write(self, gva: int, *, user: bool | None = None) -> int:
         """Return the GPA of the page for a supervisor write, or -1."""
         start = self._write_pages.get(gva >> 12, -1)
         if start >= 0:
             return start
-        gpa = self.translate(gva, write=True)
+        gpa = self.translate(gva, write=True, user=user)
         page = gpa >> 12
         if not self.ram.backed(page):
             return -1
         start = gpa & -x86.PAGE_SIZE
         self.mmu.use.before_write(page)
-        if self.ram.state[page] == DATA:
+        lifted = self.mmu.smap and not self.mmu.keeps_out(explicit=user is not None)
+        if self.ram.state[page] == DATA and not lifted:
             self._write_pages[gva >> 12] = start
         return start
 
-    def read(self, gva: int, size: int, *, user: bool = False) -> int:
-        """Read `size` bytes with supervisor (or user) rights."""
+    def read(self, gva: int, size: int, *, user: bool | None = None) -> int:
+        """Read `size` bytes."""
         gva &= self._mask
         offset = gva & 0xFFF
         if offset + size > x86.PAGE_SIZE:
@@ -129,16 +146,18 @@ class GuestMemory:
             gpa = self.translate(gva, user=True)
             start = gpa & -x86.PAGE_SIZE if self.ram.backed(gpa >> 12) else -1
         else:
-            start = self.page(gva)
+            start = self.page(gva, user=user)
         if start < 0:
             return (1 << 8 * size) - 1
         start += offset
         return int.from_bytes(self.bytes[start : start + size], "little")
 
     def gpa(self, gva: int) -> int:
-        """Return the GPA that a supervisor reads at `gva`, from the cache."""
-        start = self.page(gva)
-        return self.translate(gva) if start < 0 else start | gva & 0xFFF
+        """Return the GPA of code at `gva`, or of what has been read, from the cache."""
+        start = self.page(gva, fetch=True)
+        if start < 0:
+            return self.translate(gva, fetch=True)
+        return start | gva & 0xFFF
 
     def read32(self, gva: int) -> int:
         """Read a doubleword with supervisor rights."""
@@ -150,12 +169,12 @@ class GuestMemory:
         return self.read(gva, 4)
 
     def read_bytes(self, gva: int, size: int) -> bytes:
-        """Read up to `size` bytes, fewer if a later page is not mapped."""
+        """Read up to `size` bytes of code, fewer if a later page is not mapped."""
         out = b""
         while size:
             part = min(size, x86.PAGE_SIZE - (gva & 0xFFF))
             try:
-                start = self.page(gva)
+                start = self.page(gva, fetch=True)
             except PageFault:
                 if out:
                     break
@@ -169,8 +188,10 @@ class GuestMemory:
             size -= part
         return out
 
-    def write(self, gva: int, value: int, size: int, *, user: bool = False) -> None:
-        """Write `size` bytes with supervisor (or user) rights."""
+    def write(
+        self, gva: int, value: int, size: int, *, user: bool | None = None
+    ) -> None:
+        """Write `size` bytes."""
         gva &= self._mask
         offset = gva & 0xFFF
         if offset + size > x86.PAGE_SIZE:
@@ -187,7 +208,7 @@ class GuestMemory:
             self.mmu.use.before_write(gpa >> 12)
             start = gpa & -x86.PAGE_SIZE
         else:
-            start = self.page_to_write(gva)
+            start = self.page_to_write(gva, user=user)
             if start < 0:
                 return
         start += offset

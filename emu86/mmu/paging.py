@@ -360,7 +360,7 @@ class Registers(Protocol):
 
     @property
     def cr4(self) -> int:
-        """PSE, PAE and PGE."""
+        """PSE, PAE, PGE, SMEP and SMAP."""
         ...
 
     @property
@@ -408,11 +408,18 @@ def walk(ram: Ram, registers: Registers, gva: int) -> Walk:
 
 
 def denied(
-    found: Walk, *, write: bool, user: bool, wp: bool, fetch: bool = False
+    found: Walk,
+    *,
+    write: bool,
+    user: bool,
+    wp: bool,
+    fetch: bool = False,
+    kept: bool = False,
 ) -> int | None:
     """Return the #PF error code that this access meets, or None if it is allowed.
 
-    fetch: it is one of code, and the format has `nx`.
+    fetch: it is one of code, and error codes tell. kept: no supervisor may have such
+    an access to a user's page, by CR4.SMEP or CR4.SMAP.
     """
     access = (x86.PF_W if write else 0) | (x86.PF_U if user else 0)
     if fetch:
@@ -420,6 +427,8 @@ def denied(
     if not found.mapped:
         return found.fault | access
     if user and not found.rights & x86.PTE_US:
+        return x86.PF_P | access
+    if kept and not user and found.rights & x86.PTE_US:
         return x86.PF_P | access
     if write and not found.rights & x86.PTE_RW and (user or wp):
         return x86.PF_P | access

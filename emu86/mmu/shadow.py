@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Final
 
 from emu86.cpu.engine import Engine
-from emu86.cpu.state import CR
+from emu86.cpu.state import CR, RFLAGS
 from emu86.mmu.paging import NO_PDPTES, Top, denied, format_of, touch
 from emu86.mmu.ram import CODE, DATA, TABLE, UNBACKED, Ram
 from emu86.mmu.shadow_leaves import LEAF, RIGHTS, Root, ShadowLeaves
@@ -34,10 +34,11 @@ _USED: Final = x86.PTE_P | x86.PTE_A
 _FLAT: Final = 3  # levels that a `FlatRoot` can stand for
 _AROUND: Final = 16  # entries filled together, aligned
 
-# What has PDPTEs loaded again when it changes (Vol. 3A 4.4.1): of CR4, all there is.
+# What has PDPTEs loaded again when it changes (Vol. 3A 4.4.1).
 RELOADING_CR0: Final = x86.CR0_PG | x86.CR0_CD | x86.CR0_NW
 PAGING_CR0: Final = x86.CR0_PG | x86.CR0_WP
-PAGING_CR4: Final = x86.CR4_PSE | x86.CR4_PAE | x86.CR4_PGE
+RELOADING_CR4: Final = x86.CR4_PSE | x86.CR4_PAE | x86.CR4_PGE | x86.CR4_SMEP
+PAGING_CR4: Final = RELOADING_CR4 | x86.CR4_SMAP
 
 
 class Miss(IntEnum):
@@ -116,13 +117,17 @@ class ShadowMmu(ShadowLeaves):
         shared.wide = paging.entry_size == 8
         shared.frame = paging.frame
         shared.reserved, shared.reserved_page = paging.reserved, paging.reserved_page
-        shared.fetch_bit = x86.PF_I if paging.nx else 0
-        self._fetches = x86.PF_I if paging.nx else 0
         self.span_shift = paging.span_shift
         self.span_last = (1 << paging.span_shift - x86.PAGE_SHIFT) - 1
         self._gptes = self.ram.bytes.cast(paging.typecode)
         self._linear = paging.linear
         self._is_tree = len(paging.shifts) > _FLAT
+        self.smep = bool(self.host_cr4 & x86.CR4_SMEP)
+        self.smap = bool(self.host_cr4 & x86.CR4_SMAP)
+        shared.no_user_code = x86.PTE_US if self.smep else 0
+        shared.no_user_data = x86.PTE_US if self.smap else 0
+        self._fetches = x86.PF_I if paging.nx or self.smep else 0
+        shared.fetch_bit = self._fetches
         self._root_role = Role(
             paging.name, len(paging.shifts), RIGHTS, self.wp, direct=paging.direct
         )
@@ -130,7 +135,10 @@ class ShadowMmu(ShadowLeaves):
     @property
     def host_cr4(self) -> int:
         """What the engine's CR4 needs for it to walk the root."""
-        return x86.CR4_LA57 if self._is_tree else 0
+        bits = x86.CR4_LA57 if self._is_tree else 0
+        if not self.format.direct:  # without paging its entries are users', too
+            bits |= self.cr4 & (x86.CR4_SMEP | x86.CR4_SMAP)
+        return bits
 
     def switch(self, cr3: int, pdptes: Top = NO_PDPTES) -> None:
         """MOV to CR3: load the root for `cr3`, without what the guest has changed."""
@@ -284,6 +292,13 @@ class ShadowMmu(ShadowLeaves):
             for tell in self.listeners.dropped_page:
                 tell(control[i] << x86.PAGE_SHIFT)
 
+    def keeps_out(self, *, explicit: bool) -> bool:
+        """Tell whether SMAP keeps a supervisor from users' data (Vol. 3A 4.6.1).
+
+        EFLAGS.AC lifts that of explicit accesses: not of those to tables and the TSS.
+        """
+        return self.smap and not (explicit and self.engine.q[RFLAGS] & x86.AC)
+
     # -- misses ------------------------------------------------------------------------
 
     def miss(self, gva: int, error: int) -> Miss:
@@ -292,7 +307,13 @@ class ShadowMmu(ShadowLeaves):
         user = bool(error & x86.PF_U)
         fetch = bool(error & self._fetches)
         found = self.walk(self.ram, self.top, gva)
-        code = denied(found, write=bool(write), user=user, wp=self.wp, fetch=fetch)
+        if error & x86.PF_I:
+            kept = self.smep
+        else:
+            kept = self.smap and self.keeps_out(explicit=True)
+        code = denied(
+            found, write=bool(write), user=user, wp=self.wp, fetch=fetch, kept=kept
+        )
         if code is not None:
             self.fault = code
             return GUEST_FAULT
@@ -307,8 +328,10 @@ class ShadowMmu(ShadowLeaves):
         if not pte & x86.PTE_D:
             rights &= ~x86.PTE_RW
         elif write and not rights & x86.PTE_RW:
-            # CR0.WP is 0: the kernel may write, so no user may use this entry.
-            rights = x86.PTE_RW | rights & _NX
+            # CR0.WP is 0: the kernel may write, so no user may use this entry. With
+            # SMEP the kernel may not execute what is a user's.
+            never = _NX if self.smep and rights & x86.PTE_US else rights & _NX
+            rights = x86.PTE_RW | never
         use = self.use
         if page < self.ram.pages and use.state[page] != UNBACKED:
             if use.state[page] == DATA and not error & x86.PF_I:

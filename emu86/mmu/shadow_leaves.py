@@ -12,7 +12,9 @@ from array import array
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from emu86.cpu import offsets
 from emu86.cpu.engine import Engine
+from emu86.cpu.state import HFLAGS
 from emu86.mmu.listeners import Listeners
 from emu86.mmu.page_use import PageUse
 from emu86.mmu.paging import LEAF_SHIFT, NO_PAGING, Format, Walk
@@ -34,7 +36,7 @@ LEAF: Final = x86.PTE_P | x86.PTE_A | x86.PTE_D
 RIGHTS: Final = x86.PTE_RW | x86.PTE_US | x86.PTE_NX
 _NX: Final = x86.PTE_NX
 _PART: Final = 128  # bytes of a table that are compared at once
-_WINDOW: Final = x86.PTE_P | x86.PTE_US | x86.PTE_A | x86.PTE_D
+_WINDOW: Final = x86.PTE_P | x86.PTE_A | x86.PTE_D
 
 
 @dataclass(slots=True)
@@ -277,6 +279,8 @@ class ShadowLeaves:
     def open_window(self, index: int, gva: int, page: int, *, write: bool) -> None:
         """Have the entry at `index`, which maps `gva`, map a page of the VMM's own."""
         rights = x86.PTE_RW if write else 0
+        if self.engine.d[HFLAGS] & offsets.HF_CPL == x86.CPL_USER:
+            rights |= x86.PTE_US  # else SMAP might keep the kernel out
         self.sptes[index] = VmmMemory.hpa(page) | _WINDOW | rights
         self.engine.flush_page(gva & ~0xFFF)
 

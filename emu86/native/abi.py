@@ -54,6 +54,7 @@ TRANSFER_WORDS: Final = 1 << 12  # that fit into one block of an ATA drive
 TO_HOST: Final = 1
 TO_DRIVE: Final = 2
 CHANNELS: Final = 2
+CPUID_80000001: Final = 5  # where that leaf is among those of `Control.cpuid`
 
 # An entry of `opcodes`: bits, and masks by ModRM.reg (or bit 0 of one: no ModRM).
 OPCODE_MODRM: Final = 1 << 0
@@ -561,7 +562,8 @@ class Control(ctypes.Structure):
     shadow_pdes: address of the current shadow root's 2048 PDEs (0: no paging);
     tables_known: not 0 if handlers may read and compare the guest's tables; wide: not
     0 if their entries have 64 bits, as with PAE paging; frame, reserved, reserved_page,
-    fetch_bit: of their `Format`, the last PF_I or 0; guest_pdes, known_pdes: addresses
+    fetch_bit: of their `Format`, the last PF_I or 0; no_user_code, no_user_data: US if
+    there is SMEP, or SMAP, else 0; guest_pdes, known_pdes: addresses
     of the guest's page directories, one or four (0: there is none), and of the VMM's
     copies of those; vmm_memory_bias: what to add to a host-physical address to get one
     of this process; linked_pdes: a bit for each 32 PDEs of which some are linked;
@@ -665,6 +667,8 @@ class Control(ctypes.Structure):
     reserved: u64
     reserved_page: u64
     fetch_bit: i64
+    no_user_code: u64
+    no_user_data: u64
     guest_pdes: Annotated[Array, Word * DIRECTORIES]
     known_pdes: Annotated[Array, Word * DIRECTORIES]
     vmm_memory_bias: u64
@@ -701,6 +705,7 @@ class Control(ctypes.Structure):
     cstar: u64
     fmask: u64
     kernel_gs_base: u64
+    tsc_aux: u64
     kernel_iopl: u32
     behind: i64
     write_protect: i64
@@ -769,6 +774,9 @@ class Control(ctypes.Structure):
     count_swapgs: i64
     count_rdmsr: i64
     count_wrmsr: i64
+    count_clac: i64
+    count_stac: i64
+    count_rdtscp: i64
     post_code: Annotated[Latch, Latch]
     pit: Annotated[Array, Counter * 3]
     pics: Annotated[Array, Pic * 2]
@@ -879,6 +887,9 @@ COUNT_SYSRET: Final = _word("count_sysret")
 COUNT_SWAPGS: Final = _word("count_swapgs")
 COUNT_RDMSR: Final = _word("count_rdmsr")
 COUNT_WRMSR: Final = _word("count_wrmsr")
+COUNT_CLAC: Final = _word("count_clac")
+COUNT_STAC: Final = _word("count_stac")
+COUNT_RDTSCP: Final = _word("count_rdtscp")
 
 
 def _counts() -> Iterator[int]:

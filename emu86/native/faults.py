@@ -11,7 +11,7 @@ from emu86.cpu import offsets
 from emu86.native import abi
 from emu86.native.abi import Control, Cpu, WideTable
 from emu86.native.records import i64, u32, u64
-from emu86.native.state import NOWHERE, host, is_canonical, leave, waits
+from emu86.native.state import NOWHERE, host_of, is_canonical, leave, spte_of, waits
 from emu86.native.tables import (
     directory_of,
     entry_at,
@@ -25,7 +25,7 @@ from emu86.native.transfers import (
     note_event,
     note_ring,
 )
-from emu86.native.transfers64 import deliver64, host64
+from emu86.native.transfers64 import code_at, deliver64
 from emu86.spec import opcodes, x86
 from emu86.spec.opcodes import ESCAPE, OPCODES, TWO_BYTES
 
@@ -128,7 +128,8 @@ def page_fault(control: Control, cpu: Cpu) -> bool:
             return False
         pte = entry_at(control, where, pte_index(control, address))
     in_page = linear & 0xFFF <= x86.PAGE_SIZE - _LONGEST
-    at = host(control, linear, False) if in_page else NOWHERE
+    entry = spte_of(control, linear) if in_page else 0
+    at = host_of(control, entry, linear, False)
     return own_fault(control, cpu, linear, at, pte, pde & pte, pde | pte)
 
 
@@ -189,7 +190,7 @@ def page_fault_64(control: Control, cpu: Cpu) -> bool:
                 return False
     in_32_bits = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
     rip = cpu.rip if cpu.hflags & offsets.HF_CS64 else in_32_bits
-    at = host64(control, rip, _LONGEST, False)
+    at = code_at(control, rip, _LONGEST)
     return own_fault(control, cpu, rip, at, entry, both, either)
 
 

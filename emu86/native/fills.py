@@ -72,6 +72,11 @@ def put(
     control.added_count += 1
 
 
+def no_data(control: Control, cpu: Cpu) -> u64:
+    """Return US if SMAP forbids what instructions of a supervisor do, or 0."""
+    return 0 if cpu.rflags & x86.AC else control.no_user_data
+
+
 def fill(control: Control, cpu: Cpu) -> bool:
     """Fill the missing shadow entry of a #PF, and neighbours that were used before."""
     if cpu.cr2 > x86.MASK32 or not control.tables_known:
@@ -119,7 +124,10 @@ def fill_entry(
     if not pte & x86.PTE_P or pte & control.reserved_page:
         return False
     # Else the fault is the guest's own, or CR0.WP is 0.
-    if error & x86.PF_U and not rights & x86.PTE_US:
+    if error & x86.PF_U:
+        if not rights & x86.PTE_US:
+            return False
+    elif rights & (control.no_user_code if error & x86.PF_I else no_data(control, cpu)):
         return False
     if writes and not rights & x86.PTE_RW:
         return False

@@ -15,7 +15,8 @@ from emu86.native.abi import Control, Cpu, Descriptors, ShadowPdes
 from emu86.native.records import u32, u64
 from emu86.native.state import (
     NOWHERE,
-    host,
+    entry_for,
+    host_of,
     leave,
     spte_address,
     spte_address_64,
@@ -184,7 +185,7 @@ def load_sreg(control: Control, cpu: Cpu, vector: u32) -> bool:
     linear = cpu.rip + cpu.segments[x86.CS].base & x86.MASK32
     if control.told or waits(control, cpu) or linear & 0xFFF == 0xFFF:
         return False
-    at = host(control, linear, False)
+    at = host_of(control, entry_for(control, linear), linear, False)
     if at == NOWHERE:
         return False
     opcode = ctypes.c_uint16.from_address(at).value

@@ -16,18 +16,18 @@ from emu86.native.records import i32, u32, u64
 from emu86.native.state import (
     NOWHERE,
     flags_of,
-    host_of,
     is_canonical,
     knows_flags,
     leave,
     set_flags,
     split,
-    spte_of_64,
+    virtual_time,
 )
 from emu86.native.transfers import note_ring
-from emu86.native.transfers64 import interrupt64, iretq, popfq
+from emu86.native.transfers64 import code_at, interrupt64, iretq, popfq
 from emu86.native.tree import fill_64, invlpg_64, write_cr3_64
 from emu86.spec import x86
+from emu86.spec.features import RDTSCP
 
 _MODE = (
     offsets.HF_CPL | offsets.HF_CS32 | offsets.HF_SS32 | offsets.HF_ADDSEG
@@ -42,14 +42,6 @@ _PREFIXES = 3  # of CMPXCHG16B, which Linux has behind LOCK, or GS, and REX
 _NOT_A_REGISTER = (4, 5)  # as ModRM.rm of an operand without displacement
 _RETURNED = 0x3C7FD7  # what SYSRET takes of R11
 _NOT_HELD = x86.RF | x86.VM | x86.VIF | x86.VIP  # of RFLAGS, by the engine
-
-
-def code_at(control: Control, linear: u64, size: u32) -> u64:
-    """Return where in this process `size` bytes of code are, or NOWHERE."""
-    offset = linear & 0xFFF
-    if offset > x86.PAGE_SIZE - size:
-        return NOWHERE
-    return host_of(control, spte_of_64(control, linear), offset, False)
 
 
 def load_flat(to: Segment, selector: u32, attributes: u32, ring: u32) -> None:
@@ -248,10 +240,41 @@ def byte_at(at: u64, offset: u32) -> u32:
     return ctypes.c_uint8.from_address(at + offset & x86.MASK64).value
 
 
+def set_ac(control: Control, cpu: Cpu, value: u32) -> bool:
+    """Do a STAC or CLAC, while there is SMAP; RIP is behind its first byte."""
+    if not control.no_user_data:
+        return False
+    if value:
+        cpu.rflags |= x86.AC
+        control.count_stac += 1
+    else:
+        cpu.rflags &= ~x86.AC
+        control.count_clac += 1
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    leave(control, cpu, 2)
+    return True
+
+
+def rdtscp(control: Control, cpu: Cpu) -> bool:
+    """Do an RDTSCP; RIP is behind its first byte."""
+    if not control.cpuid[abi.CPUID_80000001].edx & RDTSCP or control.cr4 & x86.CR4_TSD:
+        return False
+    now = virtual_time(control, control.now + control.exit_cost & x86.MASK64)
+    tsc = now + control.tsc_offset & x86.MASK64
+    cpu.gpr[x86.EAX] = tsc & x86.MASK32
+    cpu.gpr[x86.EDX] = tsc >> 32
+    cpu.gpr[x86.ECX] = control.tsc_aux
+    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
+    control.count_rdtscp += 1
+    leave(control, cpu, 2)
+    return True
+
+
 def patched(control: Control, cpu: Cpu) -> bool:
     """Handle what stands in RAM where an INT3 has run: the scanner has patched it.
 
-    RIP is behind the INT3. All but CMPXCHG8B and CMPXCHG16B are the guest's ring 0's.
+    RIP is behind the INT3. All but CMPXCHG8B, CMPXCHG16B and RDTSCP are the guest's
+    ring 0's.
     """
     if not cpu.hflags & offsets.HF_CS64:
         return False
@@ -267,11 +290,15 @@ def patched(control: Control, cpu: Cpu) -> bool:
             break
     if byte_at(at, skip) == 0x0F and byte_at(at, skip + 1 & 7) == 0xC7:
         return byte_at(at, skip + 2 & 7) >> 3 & 7 == 1 and split(control, cpu)
+    if first == 0x0F and byte_at(at, 1) == 0x01 and byte_at(at, 2) == 0xF9:
+        return rdtscp(control, cpu)
     kernel = cpu.hflags & offsets.HF_CPL == 1
     if not kernel or cpu.segments[x86.CS].selector & 3:
         return False
     if first == 0x9D:
         return popfq(control, cpu)
+    if first == 0x0F and byte_at(at, 1) == 0x01 and byte_at(at, 2) & 0xFE == 0xCA:
+        return set_ac(control, cpu, byte_at(at, 2) & 1)
     return first == 0x48 and byte_at(at, 1) == 0xCF and iretq(control, cpu)
 
 

@@ -20,6 +20,7 @@ from emu86.spec import x86
 _REGISTER: Final = 0x3F  # of an entry of `ports`: what it is, and which register
 _PYTHONS: Final = 256  # instead of a byte
 _PIT_CONTROL: Final = 3
+_STRUCTURED: Final = 7  # the leaf of CPUID that has others, by ECX
 # Of a control word of the 8254: its number of the counter, and how that is accessed.
 _READ_BACK: Final = 3
 _ACCESS: Final = 0x30
@@ -165,7 +166,8 @@ def on_cpuid(uc: u64, control: Control) -> i32:
     if not control.told:
         for i in range(abi.CPUID_LEAVES):
             known = control.cpuid[i]
-            if known.leaf == leaf and i < control.cpuid_count:
+            found = known.leaf == leaf and i < control.cpuid_count
+            if found and (leaf != _STRUCTURED or not cpu.gpr[x86.ECX] & x86.MASK32):
                 cpu.gpr[x86.EAX] = known.eax
                 cpu.gpr[x86.EBX] = known.ebx
                 cpu.gpr[x86.ECX] = known.ecx

@@ -51,7 +51,10 @@ def setcc(control: Control, cpu: Cpu, kind: i64) -> bool:
     offset = operand_offset(cpu, kind)
     linear = segment.base + offset & x86.MASK32
     entry = spte_of(control, linear)
-    if cpu.hflags & offsets.HF_CPL == x86.CPL_USER and not entry & x86.PTE_US:
+    if cpu.hflags & offsets.HF_CPL == x86.CPL_USER:
+        if not entry & x86.PTE_US:
+            return False
+    elif entry & control.no_user_data:
         return False
     at = host_of(control, entry, linear, True)
     if at == NOWHERE:

@@ -135,12 +135,20 @@ def spte_of_64(control: Control, linear: u64) -> u64:
 def host(control: Control, linear: u32, write: bool) -> u64:
     """Return where in this process a linear address is, or NOWHERE.
 
-    By the shadow tables, for ring 0: what the engine could access itself. Code is
-    written at the engine's slow path alone.
+    By the shadow tables, for ring 0: what the engine could access itself, but a user's
+    page while there is SMAP. Code is written at the engine's slow path alone.
     """
+    entry = entry_for(control, linear)
+    if entry & control.no_user_data:
+        return NOWHERE
+    return host_of(control, entry, linear, write)
+
+
+def entry_for(control: Control, linear: u32) -> u64:
+    """Return the shadow entry that maps a linear address, with paging or without."""
     if control.direct:
-        return host_of(control, entry_of_itself(control, linear), linear, write)
-    return host_of(control, spte_of(control, linear), linear, write)
+        return entry_of_itself(control, linear)
+    return spte_of(control, linear)
 
 
 def entry_of_itself(control: Control, linear: u32) -> u64:

@@ -38,7 +38,18 @@ def host64(control: Control, linear: u64, size: u32, write: bool) -> u64:
     offset = linear & 0xFFF
     if offset > x86.PAGE_SIZE - size or not is_canonical(linear):
         return NOWHERE
-    return host_of(control, spte_of_64(control, linear), offset, write)
+    entry = spte_of_64(control, linear)
+    if entry & control.no_user_data:
+        return NOWHERE  # SMAP, or AC lifts it
+    return host_of(control, entry, offset, write)
+
+
+def code_at(control: Control, linear: u64, size: u32) -> u64:
+    """Return where in this process `size` bytes of code are, or NOWHERE."""
+    offset = linear & 0xFFF
+    if offset > x86.PAGE_SIZE - size:
+        return NOWHERE
+    return host_of(control, spte_of_64(control, linear), offset, False)
 
 
 def enter(cpu: Cpu, ring: u32) -> None:

@@ -46,8 +46,8 @@ class Interrupts(Protocol):
 class LinearMemory(Protocol):
     """Guest memory by linear address, as emulated instructions read and write it.
 
-    1 to 4 bytes, with supervisor or user rights; raises PageFault. ram: where it is;
-    bytes: all of that.
+    1 to 8 bytes; raises PageFault. ram: where it is; bytes: all of that. user: whether
+    it is an access of an instruction at CPL 3; None: an implicit one of a supervisor.
     """
 
     ram: Ram
@@ -57,22 +57,20 @@ class LinearMemory(Protocol):
         """Return the GPA that the guest's tables give, without effects; or None."""
         ...
 
-    def page(self, gva: int) -> int:
-        """Return the GPA of the page of a supervisor read; -1: use `read`."""
-        ...
-
-    def page_to_write(self, gva: int) -> int:
+    def page_to_write(self, gva: int, *, user: bool | None = None) -> int:
         """Return the GPA of the page for a supervisor write; -1: use `write`.
 
         What is written there at once needs nothing else.
         """
         ...
 
-    def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
+    def translate(
+        self, gva: int, *, write: bool = False, user: bool | None = None
+    ) -> int:
         """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
         ...
 
-    def read(self, gva: int, size: int, *, user: bool = False) -> int:
+    def read(self, gva: int, size: int, *, user: bool | None = None) -> int:
         """Read `size` bytes."""
         ...
 
@@ -80,7 +78,9 @@ class LinearMemory(Protocol):
         """Read a doubleword with supervisor rights."""
         ...
 
-    def write(self, gva: int, value: int, size: int, *, user: bool = False) -> None:
+    def write(
+        self, gva: int, value: int, size: int, *, user: bool | None = None
+    ) -> None:
         """Write `size` bytes."""
         ...
 

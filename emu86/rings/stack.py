@@ -37,7 +37,7 @@ class Stack:
             self.limit = x86.MASK32
         self.error = 0
         self.esp = cpu.q[x86.ESP] & x86.MASK32
-        self.user = cpu.cpl == x86.CPL_USER
+        self.user: bool | None = cpu.cpl == x86.CPL_USER
         if cpu.stack_bits == 64:
             self._widen(cpu.q[x86.ESP])
 
@@ -55,15 +55,23 @@ class Stack:
         stack.error = selector & 0xFFFC
         stack.mask = x86.MASK32 if found.attributes & x86.DESC_B else 0xFFFF
         stack.esp = stack.esp & ~stack.mask | esp & stack.mask
-        stack.user = False
+        stack._enter(ring=0)
         return stack
 
+    def _enter(self, ring: int) -> None:
+        """Be used by a transfer to `ring`, which is not CPL yet.
+
+        What a supervisor pushes while CPL is 3 EFLAGS.AC lets not through SMAP.
+        """
+        if self.user and ring != x86.CPL_USER:
+            self.user = None
+
     @classmethod
-    def wide(cls, cpu: Cpu, rsp: int, *, user: bool = False) -> "Stack":
-        """Return the stack at RSP of 64-bit code that a transfer leads to."""
+    def wide(cls, cpu: Cpu, rsp: int, *, ring: int = 0) -> "Stack":
+        """Return the stack at RSP of 64-bit code, of a transfer to `ring`."""
         stack = cls(cpu)
         stack._widen(rsp)
-        stack.user = user
+        stack._enter(ring)
         return stack
 
     def push(self, value: int, size: int) -> None:

@@ -36,14 +36,22 @@ NX: Final = 1 << 20
 PDPE1GB: Final = 1 << 26
 LM: Final = 1 << 29
 LAHF64: Final = 1 << 0
+RDTSCP: Final = 1 << 27
+# CPUID.7.0:EBX
+SMEP: Final = 1 << 7
+SMAP: Final = 1 << 20
 # In no flag of CPUID.1:EDX: the hint NOPs, which the P6 family brought (Vol. 2B NOP);
-# what CPUs later than any model have, such as SSE3; and SWAPGS, which comes with LM.
+# what CPUs later than any model have, such as SSE3; SWAPGS, which comes with LM; STAC
+# and CLAC, with SMAP; and RDTSCP.
 P6: Final = 1 << 32
 LATER: Final = 1 << 33
 INTEL64: Final = 1 << 34
+STAC: Final = 1 << 35
+TSC_AUX: Final = 1 << 36
 NAMES: Final = {
     CMOV: "CMOV", CLFSH: "CLFSH", MMX: "MMX", FXSR: "FXSR", SSE: "SSE", SSE2: "SSE2",
-    P6: "the P6 family", LATER: "later CPUs", INTEL64: "Intel 64",
+    P6: "the P6 family", LATER: "later CPUs", INTEL64: "Intel 64", STAC: "SMAP",
+    TSC_AUX: "RDTSCP",
 }  # fmt: skip
 
 # Mandatory prefixes: Vol. 2A section 2.1.2.
@@ -115,7 +123,8 @@ _ROWS: Final = (
     _Row(SSE2, ANY, _of(0xC3)),  # MOVNTI
     _Row(SSE2, ANY, _of(0xAE), (5, 6), memory=False),  # LFENCE, MFENCE
     _Row(CLFSH, ANY, _of(0xAE), (7,), register=False),
-    # VMX, MONITOR, XGETBV, RDTSCP (and SWAPGS) and others; RDRAND and RDSEED; XSAVE
+    # VMX, MONITOR, XGETBV and others (and SWAPGS, STAC, CLAC, RDTSCP: see
+    # `rings.insn.table`); RDRAND and RDSEED; XSAVE
     _Row(LATER, ANY, _of(0x01), (0, 1, 2, 3, 5, 7), memory=False),
     _Row(LATER, ANY, _of(0xC7), (6, 7), memory=False),
     _Row(LATER, ANY, _of(0xAE), (4, 5, 6), register=False),

@@ -132,6 +132,7 @@ next:
     mov cr0, rax
     mov eax, {cr4}
     mov cr4, rax
+    mov dword [PML4], PDPT + 7
     mov eax, PML4
     mov cr3, rax
     xor eax, eax

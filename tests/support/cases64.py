@@ -81,9 +81,9 @@ def records(raw, count):
     return found
 
 
-def on_emu86(cases, *, options=None, **setup):
+def on_emu86(cases, *, cpu="atom", options=None, **setup):
     """The records of these cases under emu86."""
-    built = Machine(memory=MEMORY, debug_exit=True, cpu="atom", **options or {})
+    built = Machine(memory=MEMORY, debug_exit=True, cpu=cpu, **options or {})
     built.load_kernel(image(cases, **setup))
     stop = built.run(timeout=300)
     assert stop.reason == "debug exit", stop
@@ -91,15 +91,18 @@ def on_emu86(cases, *, options=None, **setup):
 
 
 @cache
-def on_qemu(cases, **setup):
-    """The records of these cases on QEMU's own CPU; skips the test without QEMU."""
+def on_qemu(cases, *, has="", **setup):
+    """The records of these cases on QEMU's own CPU; skips the test without QEMU.
+
+    has: more of the CPU's features, in QEMU's words.
+    """
     qemu = shutil.which("qemu-system-x86_64")
     if qemu is None:
         pytest.skip("qemu-system-x86_64 is not installed")
     with tempfile.TemporaryDirectory() as folder:
         kernel, log = Path(folder, "kernel"), Path(folder, "log")
         kernel.write_bytes(image(cases, **setup))
-        command = [qemu, "-M", "isapc", "-cpu", CPU, "-m", "16"]
+        command = [qemu, "-M", "isapc", "-cpu", CPU + has, "-m", "16"]
         command += ["-display", "none", "-no-reboot", "-kernel", kernel]
         command += ["-debugcon", f"file:{log}", "-serial", "null", "-monitor", "none"]
         command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]

@@ -263,7 +263,7 @@ def _deliver_in_ia32e(
             top = tss64_stack(cpu, 4 + 8 * level) if level < cpl else rsp
     except GuestFault as bad:
         raise GuestFault(bad.vector, (bad.error or 0) | ext) from bad
-    stack = Stack.wide(cpu, top & ~15, user=level == x86.CPL_USER)
+    stack = Stack.wide(cpu, top & ~15, ring=level)
     stack.error = ext
     if not is_canonical(gate.offset):
         raise GuestFault(x86.VEC_GP, ext)

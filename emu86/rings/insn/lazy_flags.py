@@ -45,7 +45,7 @@ def _to_write(cpu: Cpu, linear: int, size: int) -> int:
     if cpu.cpl == x86.CPL_USER or offset + size > x86.PAGE_SIZE:
         operand.translate(cpu, linear, size, write=True)
         return -1
-    start = cpu.memory.page_to_write(linear)
+    start = cpu.memory.page_to_write(linear, user=False)
     return start + offset if start >= 0 else -1
 
 

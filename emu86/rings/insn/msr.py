@@ -26,7 +26,7 @@ from emu86.rings.decode import Insn
 from emu86.rings.fault import gp, undefined
 from emu86.rings.insn.record import Record
 from emu86.spec import x86
-from emu86.spec.features import PAT
+from emu86.spec.features import PAT, RDTSCP
 
 
 class Register(NamedTuple):
@@ -215,6 +215,8 @@ def _read_of_intel64(cpu: Cpu, number: int) -> int:
         return vcpu.fmask
     if number == x86.MSR_KERNEL_GS_BASE:
         return vcpu.kernel_gs_base
+    if number == x86.MSR_TSC_AUX and vcpu.model.extended & RDTSCP:
+        return vcpu.tsc_aux
     raise gp(0)
 
 
@@ -226,6 +228,10 @@ def _write_of_intel64(cpu: Cpu, number: int, value: int) -> None:
         if value > x86.MASK32:
             raise gp(0)
         vcpu.fmask = value
+    elif number == x86.MSR_TSC_AUX:
+        if value > x86.MASK32 or not vcpu.model.extended & RDTSCP:
+            raise gp(0)
+        vcpu.tsc_aux = value
     elif not is_canonical(value):
         raise gp(0)
     elif number in _BASES:

@@ -14,6 +14,7 @@ from emu86.rings.fault import gp, undefined
 from emu86.rings.insn.record import Record
 from emu86.rings.insn.tasks import load_tr
 from emu86.spec import x86
+from emu86.spec.features import RDTSCP, SMAP
 
 _CR8 = 8  # of 64-bit code alone, which names it by a REX prefix
 
@@ -155,6 +156,28 @@ def _rdtsc(cpu: Cpu, _insn: Insn) -> None:
     cpu.q[x86.EAX], cpu.q[x86.EDX] = value & x86.MASK32, value >> 32 & x86.MASK32
 
 
+def _rdtscp(cpu: Cpu, insn: Insn) -> None:
+    if not cpu.vcpu.model.extended & RDTSCP:
+        raise undefined()
+    _rdtsc(cpu, insn)
+    cpu.q[x86.ECX] = cpu.vcpu.tsc_aux
+
+
+def _set_ac(cpu: Cpu, insn: Insn, ac: int) -> None:
+    there = cpu.vcpu.model.structured & SMAP
+    if not there or cpu.cpl or insn.size_prefix or insn.rep:
+        raise undefined()
+    cpu.q[RFLAGS] = cpu.q[RFLAGS] & ~x86.AC | ac
+
+
+def _clac(cpu: Cpu, insn: Insn) -> None:
+    _set_ac(cpu, insn, 0)
+
+
+def _stac(cpu: Cpu, insn: Insn) -> None:
+    _set_ac(cpu, insn, x86.AC)
+
+
 RECORDS = (
     Record(
         "CLI", "FA", (0xFA,), "privileged", "#GP(0): CPL 1 > IOPL 0", _cli,
@@ -263,6 +286,25 @@ RECORDS = (
         "#GP(0) with CR4.TSD; else an engine hook", _rdtsc, "Vol. 2B RDTSC",
         "Gives virtual time in nanoseconds: a TSC of 1 GHz. The hook is compiled"
         " code.",
+    ),
+    Record(
+        "RDTSCP", "0F 01 F9", (0x0F01,), "sensitive", "a patch: it does not trap",
+        _rdtscp, "Vol. 2B RDTSCP",
+        "As RDTSC, and ECX gets IA32_TSC_AUX. Unpatched it would get the engine's. #UD"
+        " on CPU models without it.",
+        reg=7, modrm=0xF9, patched=(1, 3), registers=True,
+    ),
+    Record(
+        "CLAC", "0F 01 CA", (0x0F01,), "privileged", "#UD", _clac, "Vol. 2A CLAC",
+        "Clears AC, so that SMAP keeps the kernel from its users' pages. AC and CR4's"
+        " SMEP and SMAP are the engine's, too, which looks at them in ring 1 as in ring"
+        " 0. Patched in the guest's kernel, for compiled code has the patches.",
+        reg=1, modrm=0xCA, patched=(1,), registers=True,
+    ),
+    Record(
+        "STAC", "0F 01 CB", (0x0F01,), "privileged", "#UD", _stac, "Vol. 2B STAC",
+        "Sets AC: see CLAC.",
+        reg=1, modrm=0xCB, patched=(1,), registers=True,
     ),
 )  # fmt: skip
 

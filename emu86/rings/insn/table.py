@@ -20,7 +20,16 @@ from emu86.rings.insn import (
 )
 from emu86.rings.insn.record import Record
 from emu86.spec import x86
-from emu86.spec.features import FORMS, INTEL64, LATER, MMX, SSE, SSE2
+from emu86.spec.features import (
+    FORMS,
+    INTEL64,
+    LATER,
+    MMX,
+    SSE,
+    SSE2,
+    STAC,
+    TSC_AUX,
+)
 from emu86.spec.opcodes import OPERAND_SIZE
 
 RECORDS: Final = (
@@ -53,7 +62,9 @@ _BY_MODRM: Final = {
     for opcode in record.opcodes
     if record.modrm >= 0
 }
-_SWAPGS: Final = 0x0F01, 0xF8  # of a form with others: see `FORMS`
+# CLAC, STAC, SWAPGS and RDTSCP, of forms with others: see `FORMS`.
+_GROUP7: Final = 0x0F01
+_BY_WHOLE_MODRM: Final = {0xCA: STAC, 0xCB: STAC, 0xF8: INTEL64, 0xF9: TSC_AUX}
 
 
 def needs(insn: Insn) -> int:
@@ -63,8 +74,8 @@ def needs(insn: Insn) -> int:
     forms = FORMS.get(insn.opcode)
     if forms is None:
         return 0
-    if (insn.opcode, insn.modrm) == _SWAPGS:
-        return INTEL64
+    if insn.opcode == _GROUP7 and insn.modrm in _BY_WHOLE_MODRM:
+        return _BY_WHOLE_MODRM[insn.modrm]
     form = insn.reg & 7 if insn.memory else insn.reg | 8
     if not insn.size_prefix:
         return forms[insn.rep][form]

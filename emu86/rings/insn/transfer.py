@@ -126,7 +126,7 @@ def _through_gate(
     if call:
         stack = Stack(cpu)
         if size == 8:
-            stack = Stack.wide(cpu, _rsp(cpu), user=cpl == x86.CPL_USER)
+            stack = Stack.wide(cpu, _rsp(cpu), ring=cpl)
         stack.push(cpu.d[SELECTOR[x86.CS]], size)
         stack.push(next_eip, size)
         stack.commit()

@@ -92,7 +92,7 @@ class Bare(Technique):
     def __init__(
         self, name: str, policy: Policy, engine: Engine, ram: Ram, vcpu: VCpu
     ) -> None:
-        memory = BareMemory(vcpu, ram)
+        memory = BareMemory(engine, vcpu, ram)
         cpu = BareCpu(engine, vcpu, memory, engine.clock)
         super().__init__(name, policy, engine, cpu)
         self.acts = _ACTS  # what puts the engine right, by opcode
@@ -174,6 +174,12 @@ class Bare(Technique):
         """Follow a task switch to another page directory; TR is not pushed yet."""
         self.q[CR + 3] = value
         self._pull_cr3(x86.MASK32)
+
+    def write_cr4(self, value: int) -> None:
+        """MOV to CR4, of which the engine would clear SMEP and SMAP."""
+        self.engine.set_cr4(value)
+        self.engine.flush_tlb()
+        self._pull()
 
     def write_efer(self, value: int) -> None:
         """WRMSR of EFER: raises #GP(0).

@@ -1,6 +1,7 @@
 """The guest of technique `bare`: its memory, by its own tables, and its CPU."""
 
 from emu86.cpu import offsets
+from emu86.cpu.state import RFLAGS, CpuState
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import PageFault
 from emu86.mmu.paging import denied, is_canonical, touch, walk
@@ -13,16 +14,22 @@ from emu86.spec import x86
 class BareMemory:
     """Guest memory by linear address, walked afresh at every access."""
 
-    def __init__(self, vcpu: VCpu, ram: Ram) -> None:
+    def __init__(self, state: CpuState, vcpu: VCpu, ram: Ram) -> None:
         self.ram = ram
+        self._q = state.q
         self.bytes = ram.bytes
         self._vcpu = vcpu
 
-    def translate(self, gva: int, *, write: bool = False, user: bool = False) -> int:
+    def translate(
+        self, gva: int, *, write: bool = False, user: bool | None = None
+    ) -> int:
         """Return the GPA of `gva`, setting accessed and dirty bits as accesses do."""
-        found = walk(self.ram, self._vcpu, gva)
-        wp = bool(self._vcpu.cr0 & x86.CR0_WP)
-        code = denied(found, write=write, user=user, wp=wp)
+        vcpu = self._vcpu
+        found = walk(self.ram, vcpu, gva)
+        wp = bool(vcpu.cr0 & x86.CR0_WP)
+        lifted = user is not None and self._q[RFLAGS] & x86.AC
+        kept = bool(vcpu.cr4 & x86.CR4_SMAP and vcpu.cr0 & x86.CR0_PG and not lifted)
+        code = denied(found, write=write, user=bool(user), wp=wp, kept=kept)
         if code is not None:
             raise PageFault(gva, code)
         touch(self.ram, found, write=write)
@@ -35,15 +42,18 @@ class BareMemory:
         found = walk(self.ram, self._vcpu, gva)
         return found.page << 12 | gva & 0xFFF if found.mapped else None
 
-    def page(self, _gva: int) -> int:
-        """Return -1: use `read`."""
-        return -1
-
-    def page_to_write(self, _gva: int) -> int:
+    def page_to_write(
+        self,
+        _gva: int,
+        *,
+        user: bool | None = None,  # noqa: ARG002 (as in `GuestMemory`)
+    ) -> int:
         """Return -1: use `write`."""
         return -1
 
-    def _where(self, gva: int, size: int, *, write: bool, user: bool) -> list[int]:
+    def _where(
+        self, gva: int, size: int, *, write: bool, user: bool | None
+    ) -> list[int]:
         """Translate every byte before any is touched."""
         mask = x86.MASK64 if self._vcpu.efer & x86.EFER_LMA else x86.MASK32
         gva &= mask
@@ -54,7 +64,7 @@ class BareMemory:
         after = self.translate(gva + split & mask, write=write, user=user)
         return [first + i if i < split else after + i - split for i in range(size)]
 
-    def read(self, gva: int, size: int, *, user: bool = False) -> int:
+    def read(self, gva: int, size: int, *, user: bool | None = None) -> int:
         """Read `size` bytes."""
         value = 0
         places = self._where(gva, size, write=False, user=user)
@@ -67,7 +77,9 @@ class BareMemory:
         """Read a doubleword with supervisor rights."""
         return self.read(gva, 4)
 
-    def write(self, gva: int, value: int, size: int, *, user: bool = False) -> None:
+    def write(
+        self, gva: int, value: int, size: int, *, user: bool | None = None
+    ) -> None:
         """Write `size` bytes."""
         places = self._where(gva, size, write=True, user=user)
         for i, gpa in enumerate(places):

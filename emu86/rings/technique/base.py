@@ -55,7 +55,8 @@ COMPILED: Final = {
     "MOV to CR": abi.COUNT_WRITE_CR, "MOV from CR": abi.COUNT_READ_CR,
     "CLTS": abi.COUNT_CLTS, "SYSCALL": abi.COUNT_SYSCALL, "SYSRET": abi.COUNT_SYSRET,
     "SWAPGS": abi.COUNT_SWAPGS, "RDMSR": abi.COUNT_RDMSR, "WRMSR": abi.COUNT_WRMSR,
-    "HLT": abi.COUNT_HLT,
+    "HLT": abi.COUNT_HLT, "RDTSCP": abi.COUNT_RDTSCP,
+    "CLAC": abi.COUNT_CLAC, "STAC": abi.COUNT_STAC,
     "MOV to Sreg": abi.COUNT_LOAD_SREG, "POP Sreg": abi.COUNT_POP_SREG,
     "SETcc": abi.COUNT_SETCC, "#PF guest": abi.COUNT_PAGE_FAULT,
     "#PF fill": abi.COUNT_FILLED, "POPF": abi.COUNT_POPF, "VERW": abi.COUNT_VERW,
@@ -197,16 +198,18 @@ class Technique:
     def _publish_cpuid(self) -> None:
         """Have compiled code know the leaves that the CPU model has."""
         shared = self.engine.shared
-        leaves = (0, 1, 2, *range(0x80000000, 0x80000009), 0x40000000)
+        leaves = (0, 1, 2, 7, *range(0x80000000, 0x80000009), 0x40000000)
         for known, leaf in zip(shared.cpuid, leaves, strict=False):
             known.leaf = leaf
             known.eax, known.ebx, known.ecx, known.edx = self._cpuid(leaf)
         shared.cpuid_count = len(leaves)
 
-    def _cpuid(self, leaf: int) -> tuple[int, int, int, int]:
+    def _cpuid(self, leaf: int, subleaf: int = 0) -> tuple[int, int, int, int]:
         vcpu = self.vcpu
         long_mode = bool(vcpu.efer & x86.EFER_LMA)
-        return vcpu.model.cpuid(leaf, vcpu.hypervisor, long_mode=long_mode)
+        return vcpu.model.cpuid(
+            leaf, vcpu.hypervisor, subleaf=subleaf, long_mode=long_mode
+        )
 
     # -- what a technique does its own way ---------------------------------------------
 
@@ -404,8 +407,9 @@ class Technique:
         self._control[abi.NOW] += self._control[abi.EXIT_COST]
         self._reason = "CPUID"
         q = self.q
-        leaf = q[x86.EAX] & x86.MASK32
-        q[x86.EAX], q[x86.EBX], q[x86.ECX], q[x86.EDX] = self._cpuid(leaf)
+        leaf, subleaf = q[x86.EAX] & x86.MASK32, q[x86.ECX] & x86.MASK32
+        found = self._cpuid(leaf, subleaf)
+        q[x86.EAX], q[x86.EBX], q[x86.ECX], q[x86.EDX] = found
         self._account(0)
 
     def _account(self, start: int) -> None:

@@ -26,6 +26,7 @@ from emu86.mmu.shadow import (
     PAGING_CR0,
     PAGING_CR4,
     RELOADING_CR0,
+    RELOADING_CR4,
     ShadowMmu,
 )
 from emu86.mmu.shadow_leaves import ShadowStats
@@ -865,7 +866,7 @@ class Deprivileged(Technique):
         vcpu = self.vcpu
         check_cr4(vcpu, value)
         changed = vcpu.cr4 ^ value
-        if changed & PAGING_CR4:
+        if changed & RELOADING_CR4:
             load_pdptes(vcpu, self.ram, vcpu.cr0, vcpu.cr3, value, vcpu.efer)
         vcpu.cr4 = value
         if changed & PAGING_CR4:

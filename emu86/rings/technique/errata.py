@@ -10,7 +10,7 @@ from typing import Final
 
 from emu86.cpu import offsets
 from emu86.cpu.state import HFLAGS, RFLAGS, RIP, SELECTOR
-from emu86.mmu.shadow import PAGING_CR4, RELOADING_CR0
+from emu86.mmu.shadow import RELOADING_CR0, RELOADING_CR4
 from emu86.rings import operand
 from emu86.rings.cpu import Cpu
 from emu86.rings.decode import Insn
@@ -84,6 +84,17 @@ def _smsw(cpu: Cpu, insn: Insn) -> bool:
 _SMSW: Final = 4
 
 
+def _newer(cpu: Cpu, insn: Insn) -> bool:
+    record = find(insn)
+    if record is None or insn.modrm not in _NEWER:
+        return False
+    record.handler(cpu, insn)
+    return _done(cpu, insn)
+
+
+_NEWER: Final = (0xCA, 0xCB, 0xF9)  # CLAC, STAC, RDTSCP
+
+
 def _ltr(cpu: Cpu, insn: Insn) -> bool:
     loads = insn.reg == _LTR and not (cpu.cpl or cpu.is_real)
     if loads and not operand.read_rm(cpu, insn, 2) & 0xFFFC:
@@ -107,10 +118,13 @@ def _to_cr(cpu: Cpu, insn: Insn) -> bool:
         efer = efer_by_cr0(cpu, value)
     elif insn.reg == _CR3 and value >> x86.MAXPHYADDR:
         raise gp(0)
-    elif insn.reg == 4:
+    elif insn.reg == _CR4:
         check_cr4(vcpu, value)
     _load_pdptes(cpu, insn.reg, value, efer)
-    return False
+    if insn.reg != _CR4 or not (value | vcpu.cr4) & (x86.CR4_SMEP | x86.CR4_SMAP):
+        return False
+    cpu.services.write_cr4(value)
+    return _done(cpu, insn)
 
 
 def _load_pdptes(cpu: Cpu, number: int, value: int, efer: int) -> None:
@@ -118,7 +132,7 @@ def _load_pdptes(cpu: Cpu, number: int, value: int, efer: int) -> None:
     vcpu = cpu.vcpu
     now = {0: vcpu.cr0, 3: vcpu.cr3, 4: vcpu.cr4}
     changed = now.get(number, 0) ^ value
-    reloads = RELOADING_CR0 if number == 0 else PAGING_CR4
+    reloads = RELOADING_CR0 if number == 0 else RELOADING_CR4
     if number == _CR3 or (number in now and changed & reloads):
         now[number] = value
         load_pdptes(vcpu, cpu.memory.ram, now[0], now[3], now[4], efer)
@@ -131,7 +145,7 @@ def _from_cr(cpu: Cpu, insn: Insn) -> bool:
     return _done(cpu, insn)
 
 
-_CR3: Final = 3
+_CR3, _CR4 = 3, 4
 
 
 def _dr(cpu: Cpu, insn: Insn) -> bool:
@@ -447,6 +461,10 @@ ERRATA: Final = (
     Erratum(
         frozenset({_WRMSR, _RDMSR, _RDPMC}), "unknown MSRs read as 0; no RDPMC",
         "#GP(0) for what the model does not have", "Vol. 2B RDMSR", _msr,
+    ),
+    Erratum(
+        frozenset({0x0F01}), "no CLAC and STAC; RDTSCP runs on any model",
+        "as CPUID says", "Vol. 2A CLAC", _newer,
     ),
     Erratum(
         frozenset({0x0F01}), "SMSW r32 writes 16 bits",

@@ -144,6 +144,10 @@ def prefilter(ring: int, skip: tuple[str, ...], lacks: int) -> re.Pattern[bytes]
         told = record.reg >= 0 or record.memory
         mods = _MEMORY if record.memory else _MEMORY + _REGISTER
         for opcode in record.opcodes:
+            if record.modrm >= 0:  # of a group whose others are another's
+                if ring in record.patched:
+                    sites.add((b"", opcode, re.escape(bytes([record.modrm]))))
+                continue
             group = OPCODES[opcode][members]
             behind = _modrm(mods, regs) if told else b""
             if not all(member.lock for member in group):
