@@ -170,44 +170,50 @@ _DIGITS: Final = b"".join(bytes((code, 0)) for code in b"0123456789")
 _FEWEST: Final = 1000  # symbols of a kernel
 _SHORT, _LONG = 4, 64  # bytes that names and markers have for each, on average
 _PER_MARKER: Final = 256
+_OF_32_BITS: Final = 4  # bytes of a word
 _PIECE: Final = 1 << 22
 _REACH: Final = 1 << 23  # from the token table to the ends of the others
-_LOW_MEMORY: Final = 1 << 30  # where a 32-bit Linux is
+_LOW_MEMORY: Final = 1 << 30  # where a Linux is, but for one that KASLR has moved up
 
 
 def of_linux(ram: memoryview) -> Symbols | None:
-    """Return the symbols that a 32-bit Linux has in its memory, for /proc/kallsyms.
+    """Return the symbols that a Linux has in its memory, for /proc/kallsyms.
 
-    They are those of the kernel, without modules, at the addresses that it runs at;
-    CONFIG_KALLSYMS_BASE_RELATIVE, as since Linux 4.6. None: there are none.
+    It is of 32 or 64 bits. They are those of the kernel, without modules, at the
+    addresses that it runs at; CONFIG_KALLSYMS_BASE_RELATIVE, as since Linux 4.6. None:
+    there are none.
     """
     for piece in range(0, min(len(ram), _LOW_MEMORY), _PIECE):
         text = bytes(ram[piece : piece + _PIECE + len(_DIGITS)])
         at = text.find(_DIGITS)
         while at >= 0:
-            first = max(piece + at - _REACH, 0) & ~3
+            first = max(piece + at - _REACH, 0) & ~7
             data = bytes(ram[first : piece + at + _REACH])
-            try:
-                found = _kallsyms(data, piece + at - first)
-            except (IndexError, struct.error):  # cut short: they are none
-                found = None
-            if found is not None:
-                return found
+            for width in (4, 8):
+                try:
+                    found = _kallsyms(data, piece + at - first, width)
+                except (IndexError, struct.error):  # cut short: they are none
+                    continue
+                if found is not None:
+                    return found
             at = text.find(_DIGITS, at + 1)
     return None
 
 
-def _kallsyms(data: bytes, digits: int) -> Symbols | None:
-    """Read the tables around the token table that may have "0" to "9" at `digits`."""
+def _kallsyms(data: bytes, digits: int, width: int) -> Symbols | None:
+    """Read the tables around the token table that may have "0" to "9" at `digits`.
+
+    width: bytes of the kernel's words, to which all is aligned.
+    """
     end = digits
     for _ in range(_ZERO, _TOKENS):
         end = data.find(b"\0", end) + 1
-    index = _align(end)
+    index = _align(end, width)
     places = struct.unpack_from(f"<{_TOKENS}H", data, index)
     start = digits - places[_ZERO]
     tokens = data[max(start, 0) : end].split(b"\0")[:-1]
     told = [0, *accumulate(len(token) + 1 for token in tokens)]
-    if start % 4 or start < 0 or told != [*places, end - start]:
+    if start % width or start < 0 or told != [*places, end - start]:
         return None
     letters = {code for code, token in enumerate(tokens) if token[:1].isalpha()}
     words = memoryview(data[:start]).cast("I")
@@ -215,9 +221,9 @@ def _kallsyms(data: bytes, digits: int) -> Symbols | None:
         count = words[at]
         room = start - 4 * at
         if count >= _FEWEST and _SHORT * count < room < _LONG * count:
-            names = _names(data, 4 * at + 4, count, letters)
-            after = index + 2 * _TOKENS
-            addresses = _addresses(data, 4 * at, after, count) if names else None
+            names = _names(data, 4 * at + width, count, letters, width)
+            ends = 4 * at, index + 2 * _TOKENS
+            addresses = _addresses(data, *ends, count, width) if names else None
             if names and addresses:
                 texts = (
                     b"".join([tokens[code] for code in name]).decode("utf-8", "replace")
@@ -232,7 +238,7 @@ def _kallsyms(data: bytes, digits: int) -> Symbols | None:
 
 
 def _names(
-    data: bytes, start: int, count: int, letters: set[int]
+    data: bytes, start: int, count: int, letters: set[int], width: int
 ) -> list[bytes] | None:
     """Return the names of `count` symbols, in tokens; None: they are none.
 
@@ -250,26 +256,37 @@ def _names(
             return None
         names.append(data[at : at + length])
         at += length
-    at = _align(at)
+    at = _align(at, width)
     if data[at : at + 4 * len(markers)] != struct.pack(f"<{len(markers)}I", *markers):
         return None
     return names
 
 
-def _addresses(data: bytes, before: int, after: int, count: int) -> list[int] | None:
+def _addresses(
+    data: bytes, before: int, after: int, count: int, width: int
+) -> list[int] | None:
     """Return the addresses of `count` symbols, upwards; None: they are not there.
 
     Offsets and what they are relative to end at `before`, or begin at `after` as since
-    Linux 6.4.
+    Linux 6.4. Where some offsets are negative (CONFIG_KALLSYMS_ABSOLUTE_PERCPU) the
+    others are addresses themselves.
     """
-    for at in (before - 4 - 4 * count, after):
-        if at >= 0 and at + 4 * count + 4 <= len(data):
-            *offsets, base = struct.unpack_from(f"<{count + 1}I", data, at)
-            rises = offsets[0] < offsets[-1] and all(map(le, offsets, offsets[1:]))
-            if base and rises:
-                return [base + offset & x86.MASK32 for offset in offsets]
+    size = _align(4 * count, width)
+    word = "I" if width == _OF_32_BITS else "Q"
+    mask = (1 << 8 * width) - 1
+    for at in (before - width - size, after):
+        if at < 0 or at + size + width > len(data):
+            continue
+        offsets = struct.unpack_from(f"<{count}i", data, at)
+        (base,) = struct.unpack_from(f"<{word}", data, at + size)
+        if width > _OF_32_BITS and min(offsets) < 0:
+            found = [base - 1 - o & mask if o < 0 else o for o in offsets]
+        else:
+            found = [base + (o & x86.MASK32) & mask for o in offsets]
+        if base and found[0] < found[-1] and all(map(le, found, found[1:])):
+            return found
     return None
 
 
-def _align(at: int) -> int:
-    return at + -at % 4
+def _align(at: int, width: int) -> int:
+    return at + -at % width

@@ -142,11 +142,14 @@ BASE = 0xC1000000
 COUNT = 1500
 
 
-def aligned(data):
-    return data + bytes(-len(data) % 4)
+BASE64 = 0xFFFFFFFF9A000000
 
 
-def linux(*, since_6_4, seqs, base=BASE):
+def aligned(data, width=4):
+    return data + bytes(-len(data) % width)
+
+
+def linux(*, since_6_4, seqs, base=BASE, width=4, percpu=0):
     """Memory with the tables of COUNT symbols, as scripts/kallsyms.c lays them out."""
     tokens = [bytes([code]) if 0x30 <= code < 0x5B else b"" for code in range(256)]
     tokens[0x80], tokens[0x81], tokens[0x82] = b"Tdo_", b"t", b"D"
@@ -163,13 +166,16 @@ def linux(*, since_6_4, seqs, base=BASE):
         else:
             names += bytes([len(text)])
         names += text
-    addresses = struct.pack(f"<{COUNT}I", *range(0, 16 * COUNT, 16))
-    addresses += struct.pack("<I", base)
+    offsets = list(range(0, 16 * COUNT, 16))
+    if percpu:  # the first are absolute
+        offsets[percpu:] = [-1 - offset for offset in offsets[percpu:]]
+    addresses = aligned(struct.pack(f"<{COUNT}i", *offsets), width)
+    addresses += struct.pack("<I" if width == 4 else "<Q", base)
     places = [sum(len(token) + 1 for token in tokens[:i]) for i in range(256)]
-    table = struct.pack("<I", COUNT) + aligned(names)
-    table += struct.pack(f"<{len(markers)}I", *markers)
-    table += aligned(b"\0\1\2" * COUNT) if seqs else b""
-    table += aligned(b"".join(token + b"\0" for token in tokens))
+    table = aligned(struct.pack("<I", COUNT), width) + aligned(names, width)
+    table += aligned(struct.pack(f"<{len(markers)}I", *markers), width)
+    table += aligned(b"\0\1\2" * COUNT, width) if seqs else b""
+    table += aligned(b"".join(token + b"\0" for token in tokens), width)
     table += struct.pack("<256H", *places)
     table = table + addresses if since_6_4 else addresses + table
     # What has the digits, too, but is no token table.
@@ -188,6 +194,22 @@ def test_the_tables_of_a_linux(since_6_4, seqs):
     assert known.name(BASE + 7 * 16) == "7" + "X" * 200
     assert known.name(BASE + 1498 * 16) == "do_1498"
     assert known.name(BASE + 1499 * 16) == ""  # data
+
+
+@pytest.mark.parametrize("percpu", [0, 1, 3])
+@pytest.mark.parametrize("since_6_4", [False, True])
+def test_the_tables_of_a_linux_of_64_bits(since_6_4, percpu):
+    ram = linux(
+        since_6_4=since_6_4, seqs=since_6_4, base=BASE64, width=8, percpu=percpu
+    )
+    known = symbols.of_linux(memoryview(ram))
+    assert known.name(BASE64 - 1) == (
+        "" if not percpu else known.name(16 * percpu - 16)
+    )
+    assert known.name(BASE64 + 16 * 8) == "do_8"
+    assert known.name(BASE64 + 7 * 16) == "7" + "X" * 200
+    assert known.name(BASE64 + 1498 * 16) == "do_1498"
+    assert (known.name(16) == "1") == (percpu > 1)
 
 
 def test_a_memory_without_tables():

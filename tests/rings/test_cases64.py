@@ -4,8 +4,11 @@
 
 import pytest
 
-from support.cases import TECHNIQUES
-from support.cases64 import Case, differences, on_emu86, on_qemu
+from emu86 import Machine
+from support.cases import MEMORY, TECHNIQUES
+from support.cases64 import Case, differences, image, on_emu86, on_qemu
+
+_PAGE = 0xE00000  # of the guest's `PAGE`
 
 # QEMU makes SS null when an IST changes the stack within a ring. SDM Vol. 2A INT n,
 # intra-privilege-level interrupts, leaves it.
@@ -260,6 +263,37 @@ SWITCHES = (
         "jmp CODE0:.d\nbits 64\n.d:",
     ),
 )
+_AT = "mov rax, 1 << 47\n"
+# Where an address must be canonical (Vol. 1 3.3.7.1), and where it need not.
+ADDRESSES = (
+    Case("INVLPG, where it does nothing", _AT + "invlpg [rax]"),
+    Case("DR0, which takes any", _AT + "mov dr0, rax\nmov rbx, dr0\nmov dr0, rcx"),
+    Case("DR7 beyond 32 bits", _AT + "mov dr7, rax"),
+    Case("over the end of the lower half", "mov rax, (1 << 47) - 2\nmov [rax], eax", 3),
+    Case("into the upper half", "mov rax, -(1 << 47) - 2\nmov eax, [rax]", 3),
+    Case("a base and an offset", "mov rax, (1 << 47) - 8\nmov rbx, [rax + rax]", 3),
+    Case("GS", "mov rax, (1 << 47) - 8\nmov rbx, [gs:rax]", 3),
+    *(
+        Case(name, f"mov rsp, 1 << 47\nmov rbp, rsp\n{code}", 3)
+        for name, code in (
+            ("PUSH", "push rax"), ("POP", "pop rax"), ("CALL", "call .t\n.t:"),
+            ("RET", "ret"), ("LEAVE", "leave"), ("ENTER", "enter 8, 0"),
+            ("PUSHFQ", "pushfq"), ("POPFQ", "popfq"), ("a read by RBP", "mov rax, [rbp]"),
+            ("IRETQ", "iretq"), ("RETFQ", "retfq"), ("PUSH of 2 bytes", "push ax"),
+        )
+    ),
+    *(
+        Case(name, f"{_AT}mov rdi, rax\nmov rsi, rax\nmov rbx, rax\n{code}", 3)
+        for name, code in (
+            ("STOSB", "stosb"), ("LODSQ", "lodsq"), ("REP MOVSB", "rep movsb"),
+            ("XLAT", "xlatb"), ("CMPXCHG16B", "cmpxchg16b [rsi]"), ("SETC", "setc [rsi]"),
+            ("RCL", "rcl byte [rsi], 1"), ("SGDT", "sgdt [rsi]"), ("STR", "str [rsi]"),
+            ("LAR", "lar eax, [rsi]"), ("MOV DS", "mov ds, [rsi]"),
+            ("a far CALL", "call far [rsi]"), ("CMPXCHG8B", "cmpxchg8b [rsi]"),
+        )
+    ),
+    Case("LGDT from there", _AT + "lgdt [rax]"),
+)  # fmt: skip
 # What no QEMU can run beside us: #GP(0) by SDM Vol. 2A LGDT and Vol. 2B MOV to CR.
 ALONE = (
     Case("PG cleared in 64-bit code", "mov rax, cr0\nbtr eax, 31\nmov cr0, rax"),
@@ -270,14 +304,46 @@ ALONE = (
         "mov word [SCRATCH], 0xff\nmov rax, 1 << 47\nmov [SCRATCH + 2], rax\n"
         "lgdt [SCRATCH]",
     ),
+    Case(
+        "LIDT of what is not canonical",
+        "mov word [SCRATCH], 0xff\nmov rax, 1 << 47\nmov [SCRATCH + 2], rax\n"
+        "lidt [SCRATCH]",
+    ),
+    *(
+        Case(f"WRMSR of {number:#x}", f"mov ecx, {number:#x}\nmov edx, 0x8000\nwrmsr")
+        for number in (
+            0x175, 0x176, 0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102,
+        )
+    ),
+    Case("SYSRET", "mov rcx, 1 << 47\no64 sysret"),
+    Case("SYSEXIT", "mov ecx, 0x174\nmov eax, 8\nxor edx, edx\nwrmsr\n"
+         "mov rdx, 1 << 47\nmov rcx, STACK3\no64 sysexit"),
+    Case("SYSEXIT with RCX", "mov rcx, 1 << 47\nmov rdx, .t\no64 sysexit\n.t: nop"),
+)  # fmt: skip
+# REX.R names registers that there are not: #UD at any CPL (Vol. 2B MOV).
+UNDEFINED = tuple(
+    Case(f"{name} at ring {ring}", code, ring)
+    for ring in (0, 3)
+    for name, code in (
+        ("MOV from CR9", "db 0x44, 0x0f, 0x20, 0xc8"),
+        ("MOV to CR9", "db 0x44, 0x0f, 0x22, 0xc8"),
+        ("MOV from DR8", "db 0x44, 0x0f, 0x21, 0xc0"),
+        ("MOV to DR8", "db 0x44, 0x0f, 0x23, 0xc0"),
+    )
 )
 _NULL_SS = "CODE0 with 3", "CODE0 with 1", "CODE1 with 0", "COMPAT0 with 0"
 _FAR = ("jmp", "call")
+# Where QEMU has #GP(0) for a stack that it reads, and a CPU #SS(0): Vol. 1 3.3.7.1.
+OF_THE_STACK = (
+    "POP", "RET", "LEAVE", "POPFQ", "a read by RBP", "IRETQ", "RETFQ",
+)  # fmt: skip
 # What QEMU takes, and a CPU refuses with #GP and this error code: code that is both of
 # 64 and of 32 bits; a null SS with another RPL or for compatibility mode; RIP that is
 # not canonical or beyond the limit; LME changed while there is paging; CR0 beyond 32
 # bits. (SDM Vol. 2A IRET, CALL, JMP; Vol. 2B MOV to CR; Vol. 3A 9.8.5.)
 REFUSED = {
+    "over the end of the lower half": 0,
+    **dict.fromkeys(OF_THE_STACK, 0),
     "an offset not canonical": 0,
     "lldt BADBASE at ring 0": 0xD0,
     "ltr 0 at ring 0": 0,
@@ -317,7 +383,16 @@ _IGNORED = {
 @pytest.mark.parametrize("technique", ["patch", "iopl"])
 @pytest.mark.parametrize(
     "name",
-    ["EVENTS", "STACKS", "RETURNS", "TRANSFERS", "CONFORMING", "LOADS", "SWITCHES"],
+    [
+        "EVENTS",
+        "STACKS",
+        "RETURNS",
+        "TRANSFERS",
+        "CONFORMING",
+        "LOADS",
+        "SWITCHES",
+        "ADDRESSES",
+    ],
 )
 def test_ia32e(name, technique):
     cases = globals()[name]
@@ -329,7 +404,10 @@ def test_ia32e(name, technique):
             hidden = 0x3000 if technique == "iopl" else 0
             ignore = _IGNORED.get(name, ())
             lines += differences((case,), (our,), (their,), ignore, hidden=hidden)
-        elif (our["vector"], our["error"]) != (13, REFUSED[case.name]):
+        elif (our["vector"], our["error"]) != (
+            12 if case.name in OF_THE_STACK else 13,
+            REFUSED[case.name],
+        ):
             lines.append(f"{case.name}: {our['vector']}, {our['error']:#x}")
     assert not lines, "\n".join(lines[:40])
 
@@ -337,3 +415,25 @@ def test_ia32e(name, technique):
 def test_what_is_refused_alone():
     for case, record in zip(ALONE, on_emu86(ALONE), strict=True):
         assert (record["vector"], record["error"]) == (13, 0), case.name
+
+
+def test_a_tss_whose_base_is_not_canonical():
+    case = Case("", "mov dword [GDT + TSS1 + 8], 0x8000\nmov eax, TSS1\nltr ax")
+    (record,) = on_emu86((case,))
+    assert (record["vector"], record["error"]) == (13, 0xB0)
+
+
+@pytest.mark.parametrize("technique", ["patch", "trap", "bare"])
+def test_registers_that_there_are_not(technique):
+    found = on_emu86(UNDEFINED, options={"technique": technique})
+    assert [record["vector"] for record in found] == [6] * len(UNDEFINED)
+
+
+def test_a_store_of_gdtr_that_faults_has_stored_nothing():
+    case = Case(
+        "", "mov dword [PT + 8], 0\ninvlpg [PAGE + 0x1000]\nsgdt [PAGE + 0xffc]"
+    )
+    machine = Machine(memory=MEMORY, debug_exit=True, cpu="atom")
+    machine.load_kernel(image((case,)))
+    assert machine.run(timeout=60).reason == "debug exit"
+    assert machine.read_physical(_PAGE + 0xFFC, 4) == bytes(4)

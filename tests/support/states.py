@@ -17,6 +17,7 @@ from emu86.native.state import site_index
 from emu86.native.transfers import gate_slot, return_slot
 from emu86.rings.technique.prefilter import opcode_table
 from emu86.spec import x86
+from emu86.spec.features import RDTSCP
 from support import states64
 from support.world import CODE, KERNEL, RAM_PAGES, STACK, TSS, USER, VMM_MEMORY
 
@@ -111,6 +112,7 @@ PATCHED64 = {
     "IRETQ": ("48cf",), "POPFQ": ("9d",),
     "CMPXCHG16B": ("f0480fc70f", "0fc70a", "65480fc74e20", "f065480fc70f"),
     "INT3": ("cc", "48909090", "0fc7f0"),
+    "RDTSCP": ("0f01f9", "0f01f8"), "STAC": ("0f01cb", "0f01ca", "0f01cc"),
 }  # fmt: skip
 TREES = "INVLPG", "MOV to CR3", "#PF", "#PF of the guest's", "#PF of the GDT"
 INT64 = {"INT": ("cd80",)}
@@ -300,6 +302,10 @@ def code64(world, pick, name):
     cpu.gpr[x86.R11] |= pick.odd(0, x86.TF, x86.IOPL)
     for field in ("star", "lstar", "fmask", "kernel_gs_base"):
         setattr(control, field, pick.getrandbits(64))
+    if name == "STAC":
+        control.no_user_data = pick.odd(x86.PTE_US, 0)
+    control.tsc_aux, control.cr4 = pick.word(), pick.odd(0, x86.CR4_TSD)
+    control.cpuid[abi.CPUID_80000001].edx = pick.odd(RDTSCP, 0)
     if name.endswith("MSR"):
         states64.registers(world, pick)
     if name == "#PF of the guest's":
@@ -497,6 +503,8 @@ def ports(world, pick):
     world.value = pick.odd(command, pick.getrandbits(32), once=2)
     control.post_code.value = pick.getrandbits(8)
     control.cpuid_count = pick.randrange(1, abi.CPUID_LEAVES + 1)
+    if not pick.randrange(4):
+        cpu.gpr[x86.EAX], cpu.gpr[x86.ECX] = 7, pick.few(0, 1)
     for i, leaf in enumerate(control.cpuid):
         leaf.leaf, leaf.eax, leaf.ebx, leaf.ecx, leaf.edx = (
             pick.word() for _ in "12345"
@@ -1030,7 +1038,8 @@ def transfers(world, pick):
     cpu.gpr[x86.ESP] = esp
     where = esp + cpu.segments[x86.SS].base & x86.MASK32
     data = 0x63 | x86.PTE_NX
-    rights = pick.odd(data, 0x61, 0x63, 0, 0)
+    rights = pick.odd(data, 0x61, 0x63, 0, 0, 0x67 | x86.PTE_NX)
+    world.control.no_user_data = pick.few(0, x86.PTE_US)
     for stack in (where, 0xC0100000 + offset):
         if offset < 32:
             map_page(world, stack - 32, STACK - 1, pick.odd(data, 0x61, 0x63, 0))
@@ -1093,6 +1102,8 @@ def page_tables(world, pick, seed):
         world.page_state[page] = pick.choice(kinds)
     world.point_at(page_state=world.page_state, leaves=world.leaves)
     control.global_bit = pick.few(0, x86.PTE_G)
+    control.no_user_code = pick.odd(0, x86.PTE_US, once=8)
+    control.no_user_data = pick.odd(0, x86.PTE_US, once=3)
     control.mmio_first = seed % RAM_PAGES
     control.mmio_end = RAM_PAGES * (seed >> 2 & 1)
     most = abi.ADDED_MOST

@@ -27,7 +27,8 @@ def stack(world, pick, vector, map_page):
     cpl = cpu.segments[x86.CS].selector & 3
     top = pick.few(_HIGH, 0xC0000000) + (1 << 20) + pick.few(0x800, 0x808, 0xFD8, 0xFF8)
     cpu.gpr[x86.ESP] = pick.odd(top, top | _NOT_CANONICAL)
-    rights = pick.odd(0x63 | x86.PTE_NX, 0x61, 0x63)
+    rights = pick.odd(0x63 | x86.PTE_NX, 0x61, 0x63, 0x67 | x86.PTE_NX)
+    control.no_user_data = pick.few(0, x86.PTE_US)
     map_page(world, pick, top, STACK, rights)
     cs = pick.few(KERNEL, USER)
     ss = pick.few(0, 0x7B)

@@ -53,6 +53,7 @@ def _store_table(cpu: Cpu, insn: Insn, base: int, limit: int) -> None:
     # A 16-bit operand stores all 32 bits of the base too, on the P6 and later.
     width = 8 if cpu.code_bits == 64 else 4
     where = operand.address(cpu, insn, 2 + width)
+    operand.translate(cpu, where, 2 + width, write=True)  # before any is written
     operand.write(cpu, where, limit, 2)
     operand.write(cpu, where + 2 & cpu.address_mask, base, width)
 

@@ -67,9 +67,13 @@ _GROUP7: Final = 0x0F01
 _BY_WHOLE_MODRM: Final = {0xCA: STAC, 0xCB: STAC, 0xF8: INTEL64, 0xF9: TSC_AUX}
 
 
+# MOV to and from CR and DR, and the highest register that there is: REX.R names more.
+_HIGHEST: Final = {0x0F20: 8, 0x0F21: 7, 0x0F22: 8, 0x0F23: 7}
+
+
 def needs(insn: Insn) -> int:
     """Return the features that a CPU must have to run it: bits of `spec.features`."""
-    if insn.invalid:
+    if insn.invalid or insn.reg > _HIGHEST.get(insn.opcode, insn.reg):
         return LATER
     forms = FORMS.get(insn.opcode)
     if forms is None:

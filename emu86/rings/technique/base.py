@@ -90,7 +90,7 @@ def efer_by_cr0(cpu: Cpu, cr0: int) -> int:
             raise gp(0)
         return vcpu.efer | x86.EFER_LMA
     if lma and not pg:
-        if cpu.code_bits == 64 or vcpu.cr4 & x86.CR4_PCIDE:
+        if cpu.code_bits == 64:
             raise gp(0)
         return vcpu.efer & ~x86.EFER_LMA
     return vcpu.efer

@@ -663,6 +663,8 @@ class Deprivileged(Technique):
         record = insn.record
         if not isinstance(record, Record) or record.anew:
             self._reason = x86.VECTOR_NAMES[vector]
+            if needs(insn) & self.vcpu.model.lacks:
+                raise undefined()  # the engine has looked at CPL first
             if insn.code64 and vector == x86.VEC_GP and not error:
                 check_canonical(self.cpu, insn)  # by the stack it is #SS(0)
             raise GuestFault(vector, error)

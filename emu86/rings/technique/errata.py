@@ -424,7 +424,8 @@ ERRATA: Final = (
         "#PF of a user", "Vol. 3A 4.7", _user_call,
     ),
     Erratum(
-        frozenset(FORMS), "CMOV, MMX, SSE and later run on any model; TS is before EM",
+        frozenset({*FORMS, *range(0x0F20, 0x0F24)}),
+        "CMOV, MMX, SSE and later run on any model; TS is before EM; MOV CR9 is #GP",
         "#UD, unless CPUID tells of them; CR0.EM is before TS",
         "Vol. 2A CPUID", _denied,
     ),
