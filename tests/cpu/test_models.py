@@ -11,8 +11,9 @@ from support.cases import Case, on_emu86
 # (VME, ...) have none.
 NEEDS = {2: 4, 3: 2, 4: 3, 5: 6, 6: 7, 7: 13, 9: 24, 10: 25}
 PCE = 8  # RDPMC's: comes with the counters of the P6 family
+SMEP, SMAP = 20, 21  # of leaf 7
 READ = (
-    "mov eax, {leaf}\nmov ecx, 0\ncpuid\nmov [SCRATCH], eax\nmov [SCRATCH + 4], ebx\n"
+    "mov eax, {leaf}\nmov ecx, {subleaf}\ncpuid\nmov [SCRATCH], eax\nmov [SCRATCH + 4], ebx\n"
     "mov [SCRATCH + 8], ecx\nmov [SCRATCH + 12], edx"
 )
 OF_64_BITS = ("atom", "skylake")
@@ -22,7 +23,7 @@ LEAVES = (0, 1, 2, 3, 7, 0x40000000, 0x80000000, 0x80000001, 0x80000002, 0x80000
 
 def leaves(name, **options):
     cases = tuple(
-        Case(f"{leaf:#x} at ring {ring}", READ.format(leaf=leaf), ring)
+        Case(f"{leaf:#x} at ring {ring}", READ.format(leaf=leaf, subleaf=0), ring)
         for leaf in LEAVES
         for ring in (0, 3)
     )
@@ -60,11 +61,24 @@ def test_cpuid(name):
             "pentium3-pae": 1 << 20,
             **dict.fromkeys(OF_64_BITS, 1 << 20 | 1 << 26 | 1 << 29),
         }.get(name, 0)
+        bits |= 1 << 27 if name == "skylake" else 0  # RDTSCP
         assert told[0x80000001][:4] == (0, 0, int(name in OF_64_BITS), bits)
     if name in OF_64_BITS:
         assert told[0x80000008] == (0x3024, 0, 0, 0)  # bits of addresses
         assert told[0x80000005] == (0, 0, 0, 0)
     assert told[1][2] == (1 << 13 if name in OF_64_BITS else 0)  # CMPXCHG16B
+
+
+def test_leaf_7_tells_of_smep_and_smap():
+    cases = tuple(Case(f"{i}", READ.format(leaf=7, subleaf=i)) for i in (0, 1))
+    for name in ("atom", "skylake"):
+        first, second = on_emu86(cases, options={"cpu": name})
+        smep_smap = (0, 1 << 7 | 1 << 20, 0, 0)
+        if name == "skylake":
+            assert first.scratch[:4] == smep_smap
+            assert second.scratch[:4] == (0, 0, 0, 0)
+        else:
+            assert first.scratch[:4] == second.scratch[:4] != smep_smap
 
 
 def test_syscall_is_told_of_in_long_mode():
@@ -82,6 +96,7 @@ def test_cr4_takes_what_the_features_say(name):
     )  # fmt: skip
     for bit, record in enumerate(on_emu86(cases, options={"cpu": name})):
         has = bit in NEEDS and features >> NEEDS[bit] & 1
+        has = has or (bit in (SMEP, SMAP) and name == "skylake")
         has = has or (
             bit == PCE and signature >> 8 & 15 == 6 and name not in OF_64_BITS
         )

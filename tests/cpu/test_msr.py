@@ -40,6 +40,7 @@ AT_FIRST = {
     (15, 0x1A0): 0x1801, (6, 0x1E0): 4, (ATOM, 0x1B): 0xFEE00100, (ATOM, 0xCD): 5,
     (ATOM, 0x179): 5, (ATOM, 0x1A0): 0x1801, (ATOM, 0x277): 0x0007040600070406,
 }  # fmt: skip
+TSC_AUX = 0xC0000103
 NONE = (
     0x2, 0xE, 0x14, 0x3A, 0x79, 0xC0, 0xC3, 0x11A, 0x178, 0x17B, 0x188,
     0x414, 0xC0000080, 0xFFFFFFFF,
@@ -68,7 +69,7 @@ def test_which_there_are(name):
         if name in ("atom", "skylake"):
             has = number in ATOM_HAS
         if name == "skylake":
-            has = has and number not in OF_ATOM_ALONE
+            has = number == TSC_AUX or (has and number not in OF_ATOM_ALONE)
         has = has or (number == 0xC0000080 and name == "pentium3-pae")
         assert (record["vector"], hex(number)) == (0x40 if has else 13, hex(number))
         if has and number != 0x10:
@@ -85,6 +86,12 @@ def held(cpu, *writes):
     codes = (write(number, value & 0xFFFFFFFF, value >> 32) for number, value in writes)
     told = on_emu86(cases(*codes), options={"cpu": cpu})
     return [None if r["vector"] == 13 else r["edx"] << 32 | r["eax"] for r in told]
+
+
+def test_tsc_aux_has_32_bits():
+    written = (TSC_AUX, 0xFFFFFFFF), (TSC_AUX, 1 << 32)
+    assert held("skylake", *written) == [0xFFFFFFFF, None]
+    assert held("atom", *written) == [None, None]
 
 
 def test_the_apic_stays_disabled():
