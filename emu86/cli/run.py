@@ -100,10 +100,9 @@ _STATUSES: Final = {
 @click.option(
     "--display",
     type=OneOf(["terminal", "none"]),
-    default="none",
-    show_default=True,
     help="terminal: the guest's screen is on this terminal, whose keys go to the "
-    "guest's keyboard. none: its serial line. Ctrl-A t changes.",
+    "guest's keyboard. none: its serial line. Ctrl-A t changes. [default: terminal "
+    "with --bios and a terminal, else none]",
 )
 @click.option(
     "--keys",
@@ -200,7 +199,7 @@ def command(
     cpu: str | None,
     technique: str,
     rtc: float | None,
-    display: str,
+    display: str | None,
     keys: tuple[tuple[str, list[tuple[bool, str]]], ...],
     until: str | None,
     timeout: float | None,
@@ -300,6 +299,8 @@ def command(
                 # A mistake shows before the run, and no other leaves an empty file.
                 try_to_write(option, file)
         shows_screen = display == "terminal"
+        if display is None:
+            shows_screen = bios is not None and interactive and can_move(1)
         if shows_screen:
             doing(None)
         with Console(machine, screenshot, display=shows_screen) as console:

@@ -849,6 +849,18 @@ def test_the_terminal_is_given_back_after_a_signal(number):
         assert at.modes() == at.before
 
 
+@pytest.mark.parametrize(
+    ("options", "shown"), [((), True), (("--display", "none"), False)]
+)
+def test_a_bios_has_the_screen(options, shown):
+    at = Terminal("run", "--bios", "rom.bin", *options)
+    at.wait_for(b"the time is over")
+    assert at.end() == 3
+    assert (ENTER in at.screen) == shown
+    for end in (at.keyboard, at.line):
+        os.close(end)
+
+
 def test_a_screen_needs_a_terminal():
     result = run("halted", "--display", "terminal")
     assert result.returncode == 2

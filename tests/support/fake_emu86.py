@@ -87,6 +87,7 @@ class Report:
 class Machine:
     def __init__(self, **options):
         self.options = options
+        self.script = []
         self.stats = Stats()
         self.window = memoryview(bytearray(WINDOW))
         self.vga = Vga(self.window, lambda _plain: None, images.font())
