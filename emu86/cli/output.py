@@ -1,5 +1,6 @@
 """Files that options name: what is written into them, and mistakes in their names."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,30 @@ def try_to_write(option: str, path: str) -> None:
         raise ConfigError(f"{option}: {path}: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{option}: {path!r}: {error}") from None
+
+
+class Printer:
+    """What a printer on the parallel port gets, at the end of a file.
+
+    tell: takes a line for the user, once, if the host cannot write it. The guest's
+    printer then has a fault.
+    """
+
+    def __init__(
+        self, path: str, machine: "Machine", tell: Callable[[str], None]
+    ) -> None:
+        self._path = path
+        self._machine = machine
+        self._tell = tell
+
+    def take(self, data: bytes) -> None:
+        """Print bytes."""
+        try:
+            with Path(self._path).open("ab") as file:
+                file.write(data)
+        except OSError as error:
+            self._tell(f"--parallel: {self._path}: {error.strerror}")
+            self._machine.stop_printer()
 
 
 def write_screenshot(machine: "Machine", path: str) -> str:

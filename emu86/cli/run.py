@@ -8,7 +8,7 @@ import click
 
 from emu86 import config
 from emu86.cli.arguments import Date, Keys, OneOf, Seconds, files
-from emu86.cli.output import try_to_write, write, write_screenshot
+from emu86.cli.output import Printer, try_to_write, write, write_screenshot
 from emu86.cli.progress import progress
 from emu86.cli.terminal import OutputError, can_move, is_terminal, say, show
 
@@ -55,6 +55,12 @@ _STATUSES: Final = {
     metavar="FILE",
     shell_complete=files,
     help="An image of a CD in an IDE drive; '' is a drive without one.",
+)
+@click.option(
+    "--parallel",
+    metavar="FILE",
+    shell_complete=files,
+    help="A parallel port with a printer, which appends what it gets to FILE.",
 )
 @click.option(
     "--discard-writes",
@@ -191,6 +197,7 @@ def command(
     initrd: str | None,
     disks: tuple[str, ...],
     cdrom: str | None,
+    parallel: str | None,
     discard_writes: bool,
     read_only: bool,
     append: str | None,
@@ -273,6 +280,7 @@ def command(
             cdrom=cdrom,
             writes=writes,
             bios=bios,
+            parallel=parallel is not None,
         )
         if bios is None:
             doing("loading " + ("the teaching kernel" if kernel is None else kernel))
@@ -294,6 +302,7 @@ def command(
             ("--stats-json", stats_json),
             ("--profile", profile),
             ("--screenshot", screenshot),
+            ("--parallel", parallel),
         ):
             if file is not None:
                 # A mistake shows before the run, and no other leaves an empty file.
@@ -311,6 +320,8 @@ def command(
 
             machine.on_console(see, at_once=False)
             machine.on_media_error(console.tell)
+            if parallel is not None:
+                machine.on_print(Printer(parallel, machine, console.tell).take)
             ran = _run(
                 machine,
                 console,

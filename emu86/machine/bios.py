@@ -22,6 +22,7 @@ _IRET: Final = 0xF000FF53  # F000:FF53, where a PC's ROM has an IRET
 _COLOUR_80X25: Final = 2 << 4  # equipment word, bits 5 and 4
 _COPROCESSOR: Final = 1 << 1
 _SERIAL_PORTS: Final = 9  # first bit of their number
+_PRINTERS: Final = 14
 _TIMER_COUNT: Final = 0x10000  # what a count of 0 means: 18.2 interrupts a second
 
 # (port, byte) in order. 8259As: ICW1 to ICW4, then the masks. What has an interrupt
@@ -37,20 +38,22 @@ def leave(ram: memoryview, board: Board, now: int) -> None:
     """Put into `ram` (all of it) and the chips what a BIOS leaves there at `now`."""
     ram[layout.ROM : layout.ROM + images.TABLES_SIZE] = images.tables()
     ram[:_DATA] = _IRET.to_bytes(4, "little") * 256
-    area = _data_area(board.rtc.seconds_of_day(now))
+    area = _data_area(board.rtc.seconds_of_day(now), printer=board.parallel is not None)
     ram[_DATA : _DATA + len(area)] = area
     ram[LOW_END] = _EBDA_KIB
     for port, value in _PORTS:
         board.port_write(port, 1, value)
 
 
-def _data_area(seconds: int) -> bytes:
+def _data_area(seconds: int, *, printer: bool) -> bytes:
     """Return the BIOS data area, `seconds` after midnight."""
+    equipment = _COPROCESSOR | _COLOUR_80X25 | 1 << _SERIAL_PORTS | printer << _PRINTERS
     area = bytearray(256)
     for offset, size, value in (
-        (0x00, 2, layout.COM1.start),  # base of COM1; there is neither COM2 nor LPT1
+        (0x00, 2, layout.COM1.start),  # base of COM1; there is no COM2
+        (0x08, 2, layout.LPT1.start if printer else 0),
         (0x0E, 2, LOW_END >> 4),  # segment of the extended BIOS data area
-        (0x10, 2, _COPROCESSOR | _COLOUR_80X25 | 1 << _SERIAL_PORTS),  # equipment
+        (0x10, 2, equipment),
         (0x13, 2, LOW_END >> 10),  # KiB of memory below the extended data area
         (0x1A, 2, 0x1E),  # keyboard buffer: its head, offset in segment 40h
         (0x1C, 2, 0x1E),  # its tail: it is empty

@@ -14,6 +14,7 @@ from emu86.devices.bus import Addressable, Bus, Stateful, Timed
 from emu86.devices.i8042 import I8042
 from emu86.devices.ide import Channel
 from emu86.devices.medium import Medium
+from emu86.devices.parallel import Parallel
 from emu86.devices.pic import PicPair
 from emu86.devices.pit import Pit
 from emu86.devices.ports import (
@@ -49,7 +50,8 @@ class Board:
     itself off or resets; set_a20: told by the keyboard controller and by port 92h
     whether address line 20 is let through, and who was the last counts; rtc: see
     `Machine`; disks: what is in the ATA disks, two to a channel; cdrom: drive 0 of the
-    second one; debug_exit: whether port F4h ends the run.
+    second one; printed: takes what a printer on LPT1 gets, None: there is no such port;
+    debug_exit: whether port F4h ends the run.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Board:
         rtc: float,
         disks: Sequence[Medium] = (),
         cdrom: CdRom | None = None,
+        printed: Callable[[bytes], None] | None = None,
         debug_exit: bool = False,
     ) -> None:
         self._clock = clock
@@ -118,6 +121,10 @@ class Board:
             layout.POWER, PowerControl(lambda: end("poweroff", "by port 604h")), "power"
         )
         self._attach_drives(disks, cdrom)
+        self.parallel: Parallel | None = None
+        if printed is not None:
+            self.parallel = Parallel(line(layout.IRQ_LPT1), printed)
+            attach(layout.LPT1, self.parallel, "parallel port")
         if debug_exit:
             leave = DebugExit(lambda value: end("debug exit", str(value)))
             attach(layout.DEBUG_EXIT, leave, "debug exit")

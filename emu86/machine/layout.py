@@ -16,6 +16,7 @@ SYSTEM_CONTROL_A: Final = range(0x92, 0x93)
 PIC_SLAVE: Final = range(0xA0, 0xA2)
 COPROCESSOR: Final = range(0xF0, 0xF2)
 DEBUG_EXIT: Final = range(0xF4, 0xF8)
+LPT1: Final = range(0x378, 0x37B)
 COM1: Final = range(0x3F8, 0x400)
 # The channels of the disk controller: command block, control block, interrupt line.
 IDE: Final = (
@@ -35,6 +36,7 @@ ROM: Final = 0xFF000  # to 1 MiB; copied to RAM there, as a PC shadows its ROM
 IRQ_PIT: Final = 0
 IRQ_KEYBOARD: Final = 1
 IRQ_COM1: Final = 4
+IRQ_LPT1: Final = 7
 IRQ_RTC: Final = 8
 IRQ_MOUSE: Final = 12
 IRQ_FERR: Final = 13

@@ -58,10 +58,11 @@ class Machine:
     four; cdrom: a file with the image of a CD, or "" for a drive without one; writes: a
     name in `config.WRITES`, what becomes of writes to disks; bios: a ROM image (a path,
     or its bytes) that starts the machine, at F000:FFF0 in real mode, instead of a
-    kernel; native: have compiled code handle the most common exits, where it fits this
-    host; else CPython does, to the same end, slowly; abilities: for tests, what of
-    Unicorn's private state to use. Raises ConfigError and, as all methods do, TypeError
-    for a value of another type.
+    kernel; parallel: there is a parallel port with a printer, see `on_print`; native:
+    have compiled code handle the most common exits, where it fits this host; else
+    CPython does, to the same end, slowly; abilities: for tests, what of Unicorn's
+    private state to use. Raises ConfigError and, as all methods do, TypeError for a
+    value of another type.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Machine:
         cdrom: str | PathLike[str] | None = None,
         writes: str = config.WRITE,
         bios: bytes | bytearray | str | PathLike[str] | None = None,
+        parallel: bool = False,
         native: bool = True,
         abilities: Abilities | None = None,
     ) -> None:
@@ -91,7 +93,7 @@ class Machine:
             config.check_rom(len(rom))
         switches = {
             "debug_exit": debug_exit, "realtime": realtime, "hypervisor": hypervisor,
-            "native": native,
+            "native": native, "parallel": parallel,
         }  # fmt: skip
         config.check_rtc(rtc)
         for name, value in switches.items():
@@ -101,10 +103,11 @@ class Machine:
         paths = config.disks(disks, beside=cd)
         self._configuration = snapshot.Configuration(
             memory, cpu, technique, debug_exit, realtime, hypervisor, rtc,
-            paths, cd, writes, rom,
+            paths, cd, writes, rom, parallel,
         )  # fmt: skip
         self._media_watchers: list[Callable[[str], None]] = []
         self._closed = False
+        self._printers: list[Callable[[bytes], None]] = []
         self._media: dict[str, Image] = {}  # by the names that messages have
         with ExitStack() as opened:  # a mistake with one closes the others
             for number, path in enumerate(paths):
@@ -145,6 +148,7 @@ class Machine:
             rtc=rtc,
             disks=disk_images,
             cdrom=self._cdrom,
+            printed=self._printed if parallel else None,
             debug_exit=debug_exit,
         )
         self.vmm.connect(self.board, self.board.pic)
@@ -358,6 +362,20 @@ class Machine:
             return self._loop.run(text, timeout, panics=panics)
         finally:
             self._lock.release()
+
+    def on_print(self, callback: Callable[[bytes], None]) -> None:
+        """Call `callback` with each byte that the guest sends to its printer."""
+        expect("callback", callback, Callable)
+        self._printers.append(self._loop.guard(callback))
+
+    def stop_printer(self) -> None:
+        """Have the printer report a fault, and take nothing any more."""
+        if self.board.parallel is not None:
+            self.board.parallel.fault = True
+
+    def _printed(self, data: bytes) -> None:
+        for callback in self._printers:
+            callback(data)
 
     def close(self) -> None:
         """Give the images of disks back, with their locks; the host has it all.

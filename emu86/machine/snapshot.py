@@ -51,6 +51,7 @@ class Configuration:
     cdrom: str | None
     writes: str
     bios: bytes | None = field(repr=False)
+    parallel: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -866,3 +866,26 @@ def test_a_screen_needs_a_terminal():
     assert result.returncode == 2
     assert "standard output is no terminal that can show a screen" in result.stderr
     assert run("halted", "--display", "sdl").returncode == 2
+
+
+# -- the printer -----------------------------------------------------------------------
+
+
+def test_what_is_printed_is_in_the_file(tmp_path):
+    paper = tmp_path / "paper"
+    paper.write_bytes(b"before ")
+    assert "('parallel', True)" in run("tell", "--parallel", paper).stdout
+    run("print:one print:two", "--parallel", paper)
+    assert paper.read_bytes() == b"before onetwo"
+    assert "('parallel', False)" in run("tell").stdout
+
+
+def test_a_file_that_cannot_be_printed_to():
+    result = run("say:on", "--parallel", "/none/paper")
+    assert result.returncode == 2
+    told = "emu86: --parallel: /none/paper: No such file or directory\n"
+    assert result.stderr == told
+    result = run("print:x say:on", "--parallel", "/dev/full")
+    assert result.stdout == "on"
+    told = "emu86: --parallel: /dev/full: No space left on device\n"
+    assert result.stderr.startswith(told)

@@ -10,6 +10,7 @@ from emu86.devices.atapi import CdRom
 from emu86.devices.bus import Bus, Timed
 from emu86.devices.i8042 import I8042
 from emu86.devices.ide import Channel
+from emu86.devices.parallel import Parallel
 from emu86.devices.pic import PicPair
 from emu86.devices.pit import Pit
 from emu86.devices.ports import (
@@ -156,6 +157,11 @@ class Board:
         self.act = lambda n, _: setattr(media[n & 1], "broken", n & 2)
         return [channel]
 
+    def parallel(self):
+        port = self.put(Parallel(self.tell("irq7"), self.tell("printed")), 3)
+        self.act = lambda n, _: setattr(port, "fault", n > 200)
+        return [port]
+
     def act(self, n, now):
         """Do nothing: this chip has no other side."""
 
@@ -207,7 +213,7 @@ def steps(draw):
     return made
 
 
-KINDS = ["pic", "pit", "uart", "rtc", "i8042", "vga", "ports", "ide"]
+KINDS = ["pic", "pit", "uart", "rtc", "i8042", "vga", "ports", "ide", "parallel"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,13 +3,14 @@
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 from emu86 import ConfigError
 from support.iso import iso
 from support.places import GUESTS
-from support.shell import Shell
+from support.shell import APPEND, KERNEL, Qemu, Shell
 
 INITRD = GUESTS / "initrd-disk.cpio"
 pytestmark = [
@@ -21,7 +22,7 @@ MOUNT = "mount -t ext4 /dev/sda /mnt"
 
 def tool(*command, status=0):
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.returncode == status, (command, ran.stdout, ran.stderr)
+    assert status in (None, ran.returncode), (command, ran.stdout, ran.stderr)
     return ran.stdout
 
 
@@ -74,3 +75,48 @@ def test_it_mounts_writes_and_leaves_a_clean_file_system(disk, tmp_path):
     assert content(disk, "new") == "new\n"
     numbers = content(disk, "numbers").splitlines()
     assert content(disk, "back").splitlines() == numbers[::-1]
+
+
+COPY = "i=$((i+1)); cp /mnt/numbers /mnt/f$i; rm -f /mnt/f$((i-3)); sync"
+WRITING = f"i=0; while :; do {COPY}; done"
+
+
+@pytest.mark.slow
+def test_after_sigkill_the_journal_repairs_it(disk):
+    """What was flushed is there, and what was under way has done no harm."""
+    command = [sys.executable, "-m", "emu86", "run", KERNEL, "--initrd", INITRD]
+    loop = f"{WRITING} & sleep 5; echo kill-me; sleep 99"
+    with subprocess.Popen(
+        [*command, "--append", APPEND, "--disk", disk],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        process.stdin.write(f"{MOUNT}; echo kept > /mnt/kept; sync; {loop}\n".encode())
+        process.stdin.flush()
+        shown = b""
+        while b"\nkill-me" not in shown:
+            more = process.stdout.read1()
+            assert more, shown
+            shown += more
+        process.kill()
+    assert "recovering journal" in tool("e2fsck", "-p", str(disk), status=None)
+    tool("e2fsck", "-fn", str(disk))
+    assert content(disk, "kept") == "kept\n"
+    files = tool("debugfs", "-R", "ls -p /", str(disk))
+    assert re.search(r"/f[0-9]+/", files)
+
+
+@pytest.mark.slow
+def test_qemu_reads_what_was_written_and_writes_what_is_read(disk):
+    """QEMU's ISA PC has the same drive, and the same modules mount it."""
+    shell = Shell(initrd=INITRD, disks=[disk])
+    shell.do(f"{MOUNT}; tac /mnt/numbers > /mnt/back; umount /mnt")
+    shell.machine.close()
+    drive = ["-drive", f"file={disk},format=raw,if=ide"]
+    qemu = Qemu(initrd=INITRD, more=drive)
+    sum_ = "tac /mnt/back | cmp - /mnt/numbers; echo $?"
+    assert qemu.do(f"{MOUNT}; {sum_}") == "0\n"
+    qemu.do("tac /mnt/back > /mnt/again; umount /mnt; sync")
+    qemu.close()
+    shell = Shell(initrd=INITRD, disks=[disk])
+    assert shell.do(f"{MOUNT}; cmp /mnt/again /mnt/numbers; echo $?") == "0\n"

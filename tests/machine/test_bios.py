@@ -175,3 +175,27 @@ def test_it_is_what_seabios_leaves():
     ours, theirs = on_emu86(cases), on_qemu(cases)
     for case, our, their in zip(cases, ours, theirs, strict=True):
         assert our["eax"] == their["eax"], case.name
+
+
+def test_a_printer_is_in_the_data_area():
+    with_printer = Machine(memory=MIB, parallel=True)
+    assert word(with_printer, 0x408) == 0x378
+    assert word(with_printer, 0x410) >> 14 == 1
+    without = Machine(memory=MIB)
+    assert word(without, 0x408) == word(without, 0x410) >> 14 == 0
+    assert without.board.ports.name(0x378) is None
+
+
+def test_a_guest_prints():
+    """MOV DX, 378h; OUT; INC DX twice; strobe; HLT."""
+    machine = Machine(memory=MIB, parallel=True)
+    paper = bytearray()
+    machine.on_print(paper.extend)
+    code = "66ba7803 b041 ee 4242 b00d ee b00c ee fa f4"
+    machine.load_flat(bytes.fromhex(code), 0x10000)
+    assert machine.run().reason == "halted"
+    assert paper == b"A"
+    other = Machine.restore(machine.save())
+    assert other.board.parallel.data == 0x41
+    machine.stop_printer()
+    assert port(machine, 0x379) == 0x57

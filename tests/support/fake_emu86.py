@@ -6,6 +6,7 @@ The words of --append, run one after another:
     echo         it echoes what is typed until it has seen "."
     wait         it does nothing until it is stopped
     late:TEXT    it prints a character, and the others once it is stopped
+    print:TEXT   the guest prints TEXT on its printer
     media:TEXT   TEXT is told of an image
     draw:TEXT    the guest's screen shows TEXT; draw: is a picture
     load:TIME    loading has taken so many seconds (the first word only)
@@ -133,6 +134,12 @@ class Machine:
     def on_media_error(self, callback):
         self.tell_of_media = callback
 
+    def on_print(self, callback):
+        self.print_on_paper = callback
+
+    def stop_printer(self):
+        self.print_on_paper = None
+
     def insert(self, drive, file):
         if file == "wrong":
             raise emu86.ConfigError("cdrom: wrong: it is wrong")
@@ -173,7 +180,9 @@ class Machine:
         while self.script:
             word = self.script.pop(0)
             kind, _, text = word.partition(":")
-            if kind == "media":
+            if kind == "print":
+                self.print_on_paper(text.encode())
+            elif kind == "media":
                 self.tell_of_media(text)
             elif kind == "say":
                 data = text.replace("\\n", "\n").replace("\\r", "\r").encode()

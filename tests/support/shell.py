@@ -77,15 +77,16 @@ class Shell:
 class Qemu:
     """The same guest on QEMU's PC without PCI: what to compare with.
 
-    cpu: a name of `CPUS`.
+    cpu: a name of `CPUS`; more: other options of QEMU.
     """
 
-    def __init__(self, kernel=KERNEL, initrd=INITRD, cpu="pentium3"):
+    def __init__(self, kernel=KERNEL, initrd=INITRD, cpu="pentium3", more=()):
         program, model = CPUS[cpu]
         machine = ["-accel", "tcg", "-M", "isapc", "-cpu", model]
         guest = ["-kernel", kernel, "-initrd", initrd, "-append", APPEND]
         quiet = ["-display", "none", "-serial", "stdio", "-monitor", "none"]
-        command = [*machine, *guest, *quiet, "-m", str(MEMORY >> 20), "-no-reboot"]
+        size = ["-m", str(MEMORY >> 20)]
+        command = [*machine, *guest, *quiet, *size, "-no-reboot", *more]
         self._process = subprocess.Popen(
             [program, *command],
             stdin=subprocess.PIPE,
