@@ -48,10 +48,9 @@ class Clock:
 
     def __init__(self, control: memoryview) -> None:
         self._control = control
-        self._stop_at = abi.NEVER  # what STOP_AT would be without samples
         self.sample_at = abi.NEVER
         self._every = 0  # work between two samples
-        control[abi.STOP_AT] = abi.NEVER
+        control[abi.STOP_AT] = control[abi.STOP_FOR] = abi.NEVER
         control[abi.EXIT_COST] = abi.EXIT_TIME
         control[abi.RATE] = int(USUAL * _ONE)
 
@@ -82,13 +81,27 @@ class Clock:
         return self._control[abi.NOW]
 
     @property
+    def zero(self) -> int:
+        """The host's monotonic clock (ns) at virtual time 0, for who sleeps by it."""
+        return self._control[abi.ZERO]
+
+    @zero.setter
+    def zero(self, ns: int) -> None:
+        self._control[abi.ZERO] = ns
+
+    @property
+    def rested(self) -> int:
+        """How long (virtual ns) compiled code has slept in all."""
+        return self._control[abi.RESTED]
+
+    @property
     def rate(self) -> float:
         """How many nanoseconds a unit of work takes from now on."""
         return self._control[abi.RATE] / _ONE
 
     @rate.setter
     def rate(self, ns: float) -> None:
-        control, rate = self._control, max(int(ns * _ONE), 1)
+        control, rate = self._control, min(max(int(ns * _ONE), 1), abi.RATE_MOST)
         if rate != control[abi.RATE]:
             control[abi.NS], control[abi.SINCE] = self.now, control[abi.NOW]
             control[abi.RATE] = rate
@@ -133,14 +146,15 @@ class Clock:
 
     def run_on(self, work: int) -> None:
         """Have the engine stop once that much work is done."""
-        self._stop_at = self._control[abi.NOW] + work
-        self._stop_when(min(self._stop_at, self.sample_at))
+        control = self._control
+        until = control[abi.LOOK_AT] = control[abi.STOP_FOR] = control[abi.NOW] + work
+        self._stop_when(min(until, self.sample_at))
 
     def stop_by(self, ns: int) -> None:
         """Have the engine stop at that time, if it does not sooner."""
         control, at = self._control, self._work_at(ns)
         if control[abi.STOP_AT]:
-            self._stop_at = min(self._stop_at, at)
+            control[abi.STOP_FOR] = min(control[abi.STOP_FOR], at)
         self._stop_when(min(control[abi.STOP_AT], at))
 
     def stop_soon(self) -> None:
@@ -148,7 +162,7 @@ class Clock:
 
         From another thread it may be a later one, if the engine sets LIMIT meanwhile.
         """
-        self._stop_at = 0
+        self._control[abi.STOP_FOR] = 0
         self._stop_when(0)
 
     def _stop_when(self, work: int) -> None:
@@ -160,7 +174,7 @@ class Clock:
         """Whether it is time for the engine to stop, and not for a sample alone."""
         now, stop_at = self._control[abi.NOW], self._control[abi.STOP_AT]
         if self._every and stop_at:
-            stop_at = self._stop_at
+            stop_at = self._control[abi.STOP_FOR]
         return bool(now >= stop_at)
 
     # -- samples -----------------------------------------------------------------------
@@ -169,9 +183,9 @@ class Clock:
         """Have a sample be due each time that so much work is done, from now on."""
         control = self._control
         self._every = every
-        self._stop_at = control[abi.STOP_AT]
+        until = control[abi.STOP_FOR] = control[abi.STOP_AT]
         self.sample_at = control[abi.NOW] + every
-        self._stop_when(min(self._stop_at, self.sample_at))
+        self._stop_when(min(until, self.sample_at))
 
     def take_samples(self) -> int:
         """Return how many samples have become due; they are due no longer."""
@@ -182,8 +196,8 @@ class Clock:
         if control[abi.STOP_AT]:
             control[abi.STOP_AT] = self.sample_at
             # Last: another thread may ask for a stop in between.
-            if self._stop_at < self.sample_at:
-                control[abi.STOP_AT] = self._stop_at
+            if control[abi.STOP_FOR] < self.sample_at:
+                control[abi.STOP_AT] = control[abi.STOP_FOR]
         return count
 
     # -- its state ---------------------------------------------------------------------

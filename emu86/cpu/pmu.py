@@ -40,6 +40,7 @@ class Pmu:
         self._count = [0] * COUNTERS
         self._where = _OS  # which of _USR and _OS time passes for now; 0: for neither
         self._since = 0
+        self._rested = control[abi.RESTED]  # when that was settled
 
     @property
     def by_ring(self) -> bool:
@@ -72,6 +73,7 @@ class Pmu:
 
     def save(self) -> PmuState:
         """Return what it holds."""
+        self._let_rest_pass()
         return PmuState(
             tuple(self.select), tuple(self._count), self._where, self._since
         )
@@ -81,13 +83,21 @@ class Pmu:
         self.select[:] = state.select
         self._count[:] = state.counted
         self._where, self._since = state.where, state.since
+        self._rested = self._control[abi.RESTED]
         self._count_by_ring()
 
     def _count_by_ring(self) -> None:
         by_ring = any(bool(s & _USR) != bool(s & _OS) for s in self.select)
         self._control[abi.BY_RING] = by_ring
 
+    def _let_rest_pass(self) -> None:
+        """Leave out the time for which compiled code has had the CPU halted."""
+        rested = self._control[abi.RESTED]
+        self._since += rested - self._rested
+        self._rested = rested
+
     def _settle(self, now: int) -> None:
+        self._let_rest_pass()
         passed = now - self._since
         self._since = now
         if not self.select[0] & _EN:

@@ -27,20 +27,14 @@ from emu86.devices.saving import capture, reinstate
 from emu86.native import abi
 from emu86.native.abi import NONE
 from emu86.native.pit import (
-    FREQUENCY,
-    SECOND,
     count,
-    effective_reload,
     latch,
+    next_edge,
     read,
     sync,
+    tick_time,
     ticks,
 )
-
-
-def tick_time(tick: int) -> int:
-    """Return the first time (ns) at which ``ticks`` gives ``tick``."""
-    return -(-tick * SECOND // FREQUENCY)
 
 
 def from_bcd(value: int) -> int:
@@ -101,28 +95,6 @@ class Channel(abi.Counter):
     def sync(self, t: int) -> bool:
         """Bring the counter to pulse ``t``; True if OUT rose on the way."""
         return sync(self, t)
-
-    def next_edge(self) -> int | None:
-        """Pulse of the next edge of OUT, None if it stays.
-
-        The falling edges of the low pulses of modes 2, 4 and 5 are left out.
-        """
-        if self.load_at != NONE:
-            if not self.gate and self.mode not in (1, 5):
-                return None
-            if self.mode >= 4 and not self.out:
-                return self.load_at  # it ends the strobe of the count before
-            count, high = effective_reload(self), 1
-            start = self.load_at
-        elif not self.period or self.held != NONE or self.expired:
-            return None
-        else:
-            start, count, high = self.origin, self.period, self.out
-        if self.mode == 2:
-            return start + count
-        if self.mode == 3:
-            return start + (count + high) // 2
-        return start + self._length(count)
 
     def program(self, control: int, t: int) -> None:
         """Take a control word (Control Word Format)."""
@@ -193,10 +165,6 @@ class Channel(abi.Counter):
             if self.mode in (2, 3):
                 self.out = 1
 
-    def _length(self, count: int) -> int:
-        """Pulses from loading ``count`` to OUT going high, in modes 0, 1, 4, 5."""
-        return count + 1 if self.mode >= 4 else count
-
 
 class Pit:
     """The chip: three counters and a control word register (offset 3).
@@ -261,8 +229,8 @@ class Pit:
         """Move the interrupt line to where it is at ``now``."""
         self._sync(0, ticks(now))
 
-    def ticked(self) -> None:
-        """Learn that OUT of channel 0 has risen, and the interrupt line knows."""
+    def changed(self) -> None:
+        """Learn that compiled code has moved channel 0, whose OUT is or was high."""
         self._line = True
         self._find_deadline()
 
@@ -333,5 +301,5 @@ class Pit:
         self._find_deadline()
 
     def _find_deadline(self) -> None:
-        edge = self._channels[0].next_edge()
-        self._due = None if edge is None else tick_time(edge)
+        edge = next_edge(self._channels[0])
+        self._due = None if edge == abi.NEVER else tick_time(edge)

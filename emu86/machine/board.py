@@ -214,6 +214,11 @@ class Board:
         """Hear of what compiled code has sent on COM1."""
         self.uart.flush()
 
+    def timer_changed(self) -> None:
+        """Hear that compiled code has delivered the timer's interrupt, or set it."""
+        self.pit.changed()
+        self.schedule()
+
     def coprocessor_error(self) -> None:
         """Assert FERR#, which port F0h clears."""
         self.coprocessor.fail()
@@ -222,8 +227,16 @@ class Board:
 
     def schedule(self) -> None:
         """Learn the next deadline, and have the engine stop for it."""
-        deadlines = [d for device in self.timed if (d := device.deadline()) is not None]
-        self._next = min(deadlines) if deadlines else None
+        deadlines = [
+            due
+            for device in self.timed
+            if device is not self.pit and (due := device.deadline()) is not None
+        ]
+        self._shared.others = min(deadlines, default=abi.NEVER)
+        due = self.pit.deadline()
+        if due is not None:
+            deadlines.append(due)
+        self._next = min(deadlines, default=None)
         self.stop_in_time()
 
     def stop_in_time(self) -> None:
@@ -251,29 +264,6 @@ class Board:
                 if due is not None and now >= due:
                     device.advance(now)
             self.schedule()
-
-    def tick(self, deliver: Callable[[int], bool]) -> bool:
-        """Have `deliver` do all of the timer's interrupt, if nothing else is due.
-
-        deliver: told the time; it tells whether that is done. If not, nothing is.
-        """
-        now, due = self._clock.now, self._next
-        if due is None or now < due:
-            return False
-        others: int | None = None  # when the first of the others is due
-        for chip in self.timed:
-            at = None if chip is self.pit else chip.deadline()
-            if at is not None and (others is None or at < others):
-                others = at
-        if (others is not None and now >= others) or not deliver(now):
-            return False
-        self.pit.ticked()
-        due = self.pit.deadline()
-        if due is None or (others is not None and others < due):
-            due = others
-        self._next = due
-        self.stop_in_time()
-        return True
 
     # -- state -------------------------------------------------------------------------
 

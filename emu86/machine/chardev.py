@@ -126,6 +126,11 @@ class CharDevice:
         return bool(self._pending and frontend is not None and frontend.ready)
 
     @property
+    def waits(self) -> bool:
+        """Whether something that was sent is not delivered yet."""
+        return bool(self._pending)
+
+    @property
     def waiting(self) -> int:
         """How many bytes that were sent the guest has not received yet."""
         beyond = 0 if self._frontend is None else len(self._frontend.waiting)

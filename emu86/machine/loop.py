@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Final
@@ -14,6 +14,7 @@ from emu86.cpu.clock import USUAL
 from emu86.cpu.state import RFLAGS
 from emu86.machine.board import Board
 from emu86.machine.chardev import CharDevice
+from emu86.machine.kick import Kick
 from emu86.machine.panic import ENDS, PanicWatch
 from emu86.machine.realtime import RealTime
 from emu86.machine.screen import ScreenWatch
@@ -25,6 +26,7 @@ from emu86.spec import x86
 _SECOND: Final = 1_000_000_000  # ns
 _SLICE: Final = 4_000_000  # virtual ns between looks at the host
 _LONGEST_SLEEP: Final = 0.25  # seconds
+_LONGEST_REST: Final = _SECOND // 4  # virtual ns of which compiled code sleeps some
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,36 +54,6 @@ class Stop:
         return table("Stop", [row for row in rows if row[1]])
 
 
-class _Kick:
-    """A call to come back from sleep, from any thread; one thread waits for it.
-
-    A `threading.Event` would cost half as much again for each wait, of which an idle
-    guest has hundreds in a second.
-    """
-
-    def __init__(self) -> None:
-        self._held = threading.Lock()
-        self.clear()
-
-    def set(self) -> None:
-        """Call, if that has not been done."""
-        with suppress(RuntimeError):
-            self._held.release()
-
-    def clear(self) -> None:
-        """Forget the call."""
-        self._held.acquire(blocking=False)
-
-    def wait(self, seconds: float) -> None:
-        """Wait for a call, and forget it."""
-        self._held.acquire(timeout=seconds)
-
-    @property
-    def is_set(self) -> bool:
-        """Whether there is a call that nobody has waited for."""
-        return not self._held.locked()
-
-
 class RunLoop:
     """Runs one virtual CPU with its board and its console.
 
@@ -99,7 +71,7 @@ class RunLoop:
         self._clock = vmm.engine.clock
         self.realtime = realtime
         self._pace = RealTime(self._clock)
-        self._kicked = _Kick()  # input has come, or a request to stop
+        self._kicked = Kick(vmm.engine)  # input has come, or a request to stop
         self._stop_asked = False
         self._found = False
         self._panic = PanicWatch(self._panicked)
@@ -199,6 +171,7 @@ class RunLoop:
         alarm.daemon = True
         if timeout is not None:
             alarm.start()
+        rested = self._clock.rested
         self._found = False
         self._panics = panics
         self._console.expect(until, self._find)
@@ -221,6 +194,8 @@ class RunLoop:
             if collecting:
                 gc.enable()
             alarm.cancel()
+            self._vmm.may_rest(0)
+            self.slept += (self._clock.rested - rested) / _SECOND
             self.wall += time.monotonic() - start
 
     def _run(self, deadline: float | None) -> Stop:
@@ -246,26 +221,10 @@ class RunLoop:
                     self._idle(deadline)
                     continue
                 board.stop_in_time()
-            vmm.run()
-            if self.realtime and vmm.vcpu.halted:
-                self._sleep_through(deadline)
-
-    def _sleep_through(self, deadline: float | None) -> None:
-        """Sleep, and give the guest its ticks, while there is nothing else to do.
-
-        A kick that has come since the last look ends a sleep as it begins.
-        """
-        vmm, board, kicked = self._vmm, self._board, self._kicked
-        while vmm.vcpu.halted:
-            is_over = vmm.end or self._found or self._error
-            looks = self._watch.expected or self.typist.busy
-            if is_over or looks or board.pic.intr or self._console.deliverable:
-                return
-            self._idle(deadline)
-            # Set first, as in `_run`.
-            self._begin_slice()
-            if kicked.is_set or self._stop_asked or not board.tick(vmm.tick):
-                return
+                if self.realtime:
+                    looks = self._watch.expected or self.typist.busy
+                    waits = looks or self._console.waits
+                    vmm.may_rest(0 if waits else self._clock.now + _LONGEST_REST)
             vmm.run()
 
     def _begin_slice(self) -> None:

@@ -36,7 +36,7 @@ class RealTime:
 
     def start(self) -> None:
         """Have virtual time go on from now, in this thread."""
-        self._zero = monotonic_ns() - self._clock.now
+        self._zero = self._clock.zero = monotonic_ns() - self._clock.now
         self._seen = thread_time_ns(), self._clock.work
 
     def pace(self) -> None:

@@ -25,6 +25,7 @@ from emu86.native.records import (
 
 QUARTERS: Final = 4  # quarter nanoseconds in a nanosecond
 RATE_SHIFT: Final = 32
+RATE_MOST: Final = (1 << 44) - 1
 NEVER: Final = 1 << 62
 # An exit takes the guest time too, or one that does nothing but fault would stand still
 # and never come to the next look at the host.
@@ -88,6 +89,7 @@ WRITTEN: Final = 4
 REREAD: Final = 8
 SENT: Final = 16
 HALTED: Final = 32
+TIMER: Final = 64
 
 IDLE: Final = 1  # see `delivering`
 DELIVERED: Final = 0x1000
@@ -170,6 +172,12 @@ RaiseException: TypeAlias = Annotated[
 ProbeAccess: TypeAlias = Annotated[
     CFunction,
     function(Word, Word, Word, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32, Word),
+]
+Wait: TypeAlias = Annotated[
+    CFunction, function(ctypes.c_int32, Word, ctypes.c_int32, Word)
+]
+GetTime: TypeAlias = Annotated[
+    CFunction, function(ctypes.c_int32, ctypes.c_int32, Word)
 ]
 Read32: TypeAlias = Annotated[CFunction, function(ctypes.c_uint32, Word, Word, Word)]
 GuestTable = ctypes.c_uint32 * 1024
@@ -534,6 +542,14 @@ class CpuidLeaf(ctypes.Structure):
     edx: u32
 
 
+@record
+class Timespec(ctypes.Structure):
+    """A time of the host: `struct timespec`."""
+
+    seconds: i64
+    nanoseconds: i64
+
+
 BY_IRET: Final = 256
 BY_EVENT: Final = 512  # plus its vector
 BY_INTERRUPT: Final = 1024
@@ -548,7 +564,8 @@ class Control(ctypes.Structure):
     """The control block.
 
     now: work done; virtual time in quarter nanoseconds at the usual rate; stop_at: the
-    engine stops before the first block once `now` has reached it; limit: blocks that
+    engine stops before the first block once `now` has reached it; stop_for: what
+    `stop_at` would be if nobody took samples; limit: blocks that
     count themselves look whether to stop once `now` has reached it (who lowers
     `stop_at` or sets `pending` sets it to 0); on_guard: address of
     `handlers.on_guard`; uc: the engine's handle; cpu: its live CPU state; on_exception:
@@ -581,9 +598,9 @@ class Control(ctypes.Structure):
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
     read again, into `gdt_words`; SENT: the serial line was, `uart.sent`; HALTED: the
-    CPU is. guarded: a set of linear pages whose INVLPG is Python's, by the low 12 bits
-    of their number; held: pages of descriptors that must be the same behind a MOV to
-    CR3, or it is Python's.
+    CPU is; TIMER: the timer has interrupted, or is set. guarded: a set of linear pages
+    whose INVLPG is Python's, by the low 12 bits of their number; held: pages of
+    descriptors that must be the same behind a MOV to CR3, or it is Python's.
 
     gdt_page: the guest page of the GDT if it is all there, else -1; gdt_at: its address
     in this process; gdt_entries: address of the shadow GDT; gdt_filled: its
@@ -625,6 +642,14 @@ class Control(ctypes.Structure):
     8259As, the master first; uart: COM1; cpuid_count: how many leaves `cpuid` has;
     transfers: addresses of the `Transfer` of the drive that is selected on each IDE
     channel, or 0.
+
+    For HLT while virtual time is kept to the host's: sem_clockwait, clock_gettime: of
+    libc, or 0; kick: a `sem_t`, posted to end a sleep; host_time: what they are given;
+    zero: the host's monotonic clock at virtual time 0; rests: until when compiled code
+    may sleep and deliver the timer's interrupts, 0 if it may not; others: when the
+    first of the chips that are not the timer is due, or NEVER; these are nanoseconds,
+    and so is rested: how long it has slept in all. look_at: the work at which Python is
+    to look at the host's clock again, whatever is due.
 
     check_exit: the engine's look whether to stop; sites: decoded instructions, each at
     its `state.site_index` or beside it (a cache of two ways).
@@ -788,6 +813,17 @@ class Control(ctypes.Structure):
     do_interrupt: FlushTlb
     delivering: i64
     direct: i64
+    sem_clockwait: Wait
+    clock_gettime: GetTime
+    kick: Annotated[Array, Word * 4]
+    host_time: Annotated[Timespec, Timespec]
+    zero: u64
+    rests: u64
+    others: u64
+    rested: i64
+    look_at: i64
+    stop_for: i64
+    count_interrupt: i64
 
 
 def _word(field: str) -> int:
@@ -890,6 +926,12 @@ COUNT_WRMSR: Final = _word("count_wrmsr")
 COUNT_CLAC: Final = _word("count_clac")
 COUNT_STAC: Final = _word("count_stac")
 COUNT_RDTSCP: Final = _word("count_rdtscp")
+COUNT_INTERRUPT: Final = _word("count_interrupt")
+LOOK_AT: Final = _word("look_at")
+STOP_FOR: Final = _word("stop_for")
+RESTED: Final = _word("rested")
+RESTS: Final = _word("rests")
+ZERO: Final = _word("zero")
 
 
 def _counts() -> Iterator[int]:

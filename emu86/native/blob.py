@@ -18,7 +18,6 @@ from emu86.native import (
     ia32e,
     ports,
     prologue,
-    timer,
     transfers,
     transfers64,
 )
@@ -34,7 +33,7 @@ EXPORTS: Final = (
     ports.on_in, ports.on_out, ports.on_cpuid, ia32e.on_syscall,
     transfers.return_by_plan, transfers.deliver_by_plan, transfers.external,
     transfers64.return64, transfers64.deliver64, transfers64.external64,
-    prologue.shorten, timer.tick,
+    prologue.shorten,
 )  # fmt: skip
 _ALIASES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -54,7 +53,7 @@ def fingerprint() -> str:
             abi.Block, abi.Segment, abi.Cpu, abi.Site, abi.Plan, abi.Leaf, abi.Added,
             abi.Verw, abi.Root, abi.Event, abi.Change, abi.Counter, abi.Pic, abi.Uart,
             abi.Latch, abi.CpuidLeaf, abi.Held, abi.Control, abi.TlbMode, abi.TlbTable,
-            abi.Tlb,
+            abi.Tlb, abi.Timespec,
         )
         for field in record._fields_
     ]  # fmt: skip

@@ -50,6 +50,7 @@ from emu86.native.tables import (
     first_shadow_pde,
     pde_index,
 )
+from emu86.native.timer import hlt
 from emu86.native.transfers import interrupt, iret
 from emu86.spec import x86
 
@@ -244,19 +245,6 @@ def clts(control: Control, cpu: Cpu) -> bool:
     cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
     control.count_clts += 1
     leave(control, cpu, 2)
-    return True
-
-
-def hlt(control: Control, cpu: Cpu) -> bool:
-    """Halt, and end the engine's run; not if an interrupt waits or none can come."""
-    if control.pending or not cpu.rflags & x86.IF:
-        return False
-    cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
-    control.behind |= abi.HALTED
-    control.count_hlt += 1
-    leave(control, cpu, 1)
-    control.limit = 0  # the next block looks whether to stop
-    control.emu_stop(control.uc)
     return True
 
 

@@ -22,6 +22,12 @@ def ticks(now: u64) -> i64:
     return now // SECOND * FREQUENCY + now % SECOND * FREQUENCY // SECOND
 
 
+def tick_time(t: u64) -> u64:
+    """Return the first time (ns) at which `ticks` gives `t`."""
+    rest = t % FREQUENCY * SECOND + FREQUENCY - 1
+    return t // FREQUENCY * SECOND + rest // FREQUENCY & x86.MASK64
+
+
 def elapsed(counter: Counter, t: i64) -> u64:
     """Return the pulses that the count last loaded has counted."""
     if counter.held != abi.NONE:
@@ -104,6 +110,29 @@ def sync(counter: Counter, t: i64) -> bool:
     return rose
 
 
+def next_edge(counter: Counter) -> u64:
+    """Return the pulse of the next edge of OUT; NEVER: it stays.
+
+    The falling edges of the low pulses of modes 2, 4 and 5 are left out.
+    """
+    length: u32 = counter.period
+    high: u32 = counter.out
+    start: i64 = counter.origin
+    if counter.load_at != abi.NONE:
+        if not counter.gate and counter.mode not in (1, 5):
+            return abi.NEVER
+        if counter.mode >= 4 and not counter.out:
+            return counter.load_at & x86.MASK64  # it ends the strobe before
+        length = effective_reload(counter)
+        high = 1
+        start = counter.load_at
+    elif not counter.period or counter.held != abi.NONE or counter.expired:
+        return abi.NEVER
+    if counter.mode == 3:
+        return start + (length + high) // 2 & x86.MASK64
+    return start + length + (1 if counter.mode >= 4 else 0) & x86.MASK64
+
+
 def is_quiet(counter: Counter, t: i64) -> bool:
     """Tell whether OUT stays as it is up to pulse `t`: the chip's line need not hear.
 
@@ -171,4 +200,22 @@ def write_low(counter: Counter, value: u32) -> bool:
         return False
     counter.low_byte = value
     counter.write_high = 1
+    return True
+
+
+def write_high(counter: Counter, value: u32, t: i64) -> bool:
+    """Write the high byte of the count of a single strobe that is done (mode 4).
+
+    Its line stays high until then. False: nothing is done.
+    """
+    is_done = counter.expired != 0 and counter.load_at == abi.NONE
+    if not is_done or counter.mode != 4 or counter.access != 3 or counter.bcd:
+        return False
+    if not counter.write_high or not counter.gate:
+        return False
+    counter.write_high = 0
+    new = (value & 0xFF) << 8 | counter.low_byte & 0xFF
+    counter.reload = 0x10000 if new == 0 else new
+    counter.null_count = 1
+    counter.load_at = t + 1
     return True

@@ -1,8 +1,8 @@
 """IN and OUT of ports that only count or answer, and CPUID.
 
-Such a port moves no interrupt line and no deadline. `Control.ports` says what is at
-each. All others are Python's, as is an access of more than a byte, but for a drive's
-data port.
+Such a port moves no interrupt line, and no deadline but the timer's. `Control.ports`
+says what is at each. All others are Python's, as is an access of more than a byte, but
+for a drive's data port.
 """
 
 from typing import Final
@@ -11,9 +11,19 @@ from emu86.native import abi
 from emu86.native.abi import Control, Transfer
 from emu86.native.ide import is_inside, pull, push
 from emu86.native.pic import read_register, write_quietly
-from emu86.native.pit import is_quiet, latch, read, sync, ticks, write_low
+from emu86.native.pit import (
+    is_quiet,
+    latch,
+    next_edge,
+    read,
+    sync,
+    tick_time,
+    ticks,
+    write_high,
+    write_low,
+)
 from emu86.native.records import i32, i64, u32, u64
-from emu86.native.state import virtual_time
+from emu86.native.state import stop_by, virtual_time
 from emu86.native.uart import LSR, THR, line_status, send
 from emu86.spec import x86
 
@@ -87,6 +97,15 @@ def latch_counter(control: Control, value: u32) -> bool:
     return True
 
 
+def set_timer(control: Control, value: u32) -> bool:
+    """Write the high byte of counter 0's count, and have the engine stop in time."""
+    if not write_high(control.pit[0], value, pulse(control)):
+        return False
+    control.behind |= abi.TIMER
+    stop_by(control, tick_time(next_edge(control.pit[0])))
+    return True
+
+
 def take(control: Control, at: u32, value: u32) -> bool:
     """Write a byte to a port, an entry of `ports`; False: it is Python's."""
     kind = at & 7
@@ -100,7 +119,7 @@ def take(control: Control, at: u32, value: u32) -> bool:
     if kind == abi.PORT_PIT and at >> 3 == _PIT_CONTROL:
         return latch_counter(control, value)
     if kind == abi.PORT_PIT and at >> 3 == 0:
-        return write_low(control.pit[0], value)
+        return write_low(control.pit[0], value) or set_timer(control, value)
     return kind == abi.PORT_NOTHING
 
 

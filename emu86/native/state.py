@@ -77,6 +77,25 @@ def virtual_time(control: Control, work: u64) -> u64:
     return control.ns + whole + part & x86.MASK64
 
 
+def work_at(control: Control, ns: u64) -> i64:
+    """Return how much work is done at virtual time `ns`, which is to come."""
+    rate = max(control.rate & abi.RATE_MOST, 1)
+    ahead = ns - control.ns & x86.MASK64
+    # (ahead << RATE_SHIFT) / rate, 16 bits at a time, and up.
+    rest = ahead % rate << 16
+    last = ((rest % rate << 16) + rate - 1) // rate
+    work = (ahead // rate << 32) + (rest // rate << 16) & x86.MASK64
+    return control.since + work + last & x86.MASK64 >> 1
+
+
+def stop_by(control: Control, ns: u64) -> None:
+    """Have the engine stop at that virtual time (ns), if it does not sooner."""
+    at = work_at(control, ns)
+    control.stop_for = min(control.stop_for, at)
+    control.stop_at = min(control.stop_at, at)
+    control.limit = min(control.limit, control.stop_at)
+
+
 def operand_offset(cpu: Cpu, kind: i64) -> u32:
     """Return where in its segment a site's operand is: see `abi.access_kind`."""
     index = cpu.gpr[kind >> 12 & 15] << (kind >> 16 & 3) & x86.MASK64

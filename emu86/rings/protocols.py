@@ -28,6 +28,10 @@ class IoBus(Protocol):
         """Hear of what compiled code has sent on a serial line."""
         ...
 
+    def timer_changed(self) -> None:
+        """Hear that compiled code has delivered the timer's interrupt, or set it."""
+        ...
+
     def coprocessor_error(self) -> None:
         """Raise the FERR# line (IRQ 13)."""
         ...

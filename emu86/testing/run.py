@@ -78,6 +78,9 @@ class Ports:
     def catch_up(self) -> None:
         """Compiled code does nothing here."""
 
+    def timer_changed(self) -> None:
+        """There is no timer."""
+
     def coprocessor_error(self) -> None:
         """Nobody listens."""
 

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emu86.native import blob, handlers, ia32e, transfers64
-from emu86.native.timer import tick
 from support import planted
 from support.arm import Arm
 from support.states import AIMS, randomize
@@ -25,7 +24,6 @@ STATES = 4  # of one example: they are cheap
 OF = {
     handlers.on_exception: AIMS,
     ia32e.on_syscall: ("64-bit SYSCALL",),
-    tick: ("timer",),
     transfers64.return64: ("64-bit IRETQ",),
     transfers64.deliver64: ("64-bit INT",),
     transfers64.external64: ("64-bit INT",),
@@ -53,7 +51,6 @@ def arguments(name, seed, control, cpu):
         "on_syscall": (uc, control),
         "on_edge": (uc, WORLD.block_at, seed & 15, control),
         "on_exception": (uc, WORLD.vector, control),
-        "tick": (control, cpu, WORLD.time),
         "external": (control, cpu, WORLD.vector & 255),
         "return_by_plan": (control, cpu, seed & 1),
         "return64": (control, cpu, seed & 1),
@@ -225,7 +222,7 @@ ERRORS = [
     ("state", "if value & x86.DF else 1", "if value & x86.CF else 1"),
     ("state", "0 if cpu.df == 1 else x86.DF", "0 if cpu.df != 1 else x86.DF"),
     ("state", "value & ~_LAZY | x86.FLAGS_FIXED", "value & ~_LAZY"),
-    ("state", "if is_64_bit else x86.MASK32", "if is_64_bit else x86.MASK64"),
+    ("state", "length & (x86.MASK64 if is_64", "length & (x86.MASK32 if is_64"),
     ("ia32e", "rip + 2 & x86.MASK64", "rip & x86.MASK64"),
     ("ia32e", "selector + 16 | 3", "selector + 16"),
     ("ia32e", "cpu.hflags & ~_MODE | ring", "cpu.hflags | ring"),
@@ -284,7 +281,10 @@ ERRORS = [
         "counter.period\n    if counter.mode == 3",
     ),
     ("timer", "master.lines |= 1", "master.lines |= 2"),
-    ("timer", "elapsed(counter, t) >= counter", "elapsed(counter, t) > counter"),
+    ("timer", "if due >= min(control.rests", "if due > min(control.rests"),
+    ("timer", "control.ns += now - before", "control.ns += now"),
+    ("pit", "counter.load_at = t + 1", "counter.load_at = t"),
+    ("state", "rest % rate << 16", "rest % rate << 15"),
     ("pic", "chip.isr = isr", "chip.isr = imr"),
     ("pic", "chip.irr & ~chip.imr & 0xFF)", "chip.irr & 0xFF)"),
     ("uart", "uart.empty_pending = 1", "uart.empty_pending = 0"),

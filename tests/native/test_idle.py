@@ -1,12 +1,17 @@
 """A guest that waits for its timer: HLT and a tick are compiled code's."""
 
+import threading
+import time
+
 import pytest
 
 from emu86 import Stop
 from emu86.cpu.engine import abilities
 from emu86.cpu.library import Abilities
 from emu86.machine import realtime
+from emu86.native import abi
 from support.flat import flat
+from support.snippets import PIC
 from support.ticks import TICKS
 
 native = pytest.mark.skipif(not abilities().native, reason="no compiled code here")
@@ -30,33 +35,6 @@ def test_whoever_halts_the_guest_ends_alike(between):
     assert found[0][3] == 300
 
 
-def times(monkeypatch, machine):
-    """Have a machine sleep no time; return how often, and what it was woken by."""
-    ticks, late = [], [0]
-    board = machine.board
-    tick = board.tick
-    monkeypatch.setattr(board, "tick", lambda do: ticks.append(tick(do)) or ticks[-1])
-    now = realtime.monotonic_ns
-    monkeypatch.setattr(realtime, "monotonic_ns", lambda: now() + late[0])
-
-    def wait(seconds):
-        late[0] += int(seconds * 1e9)
-
-    monkeypatch.setattr(machine._loop._kicked, "wait", wait)
-    return ticks
-
-
-@native
-def test_a_tick_of_a_halted_guest_is_one_call(monkeypatch):
-    machine = flat(HALTS, "local", realtime=True)
-    ticks = times(monkeypatch, machine)
-    found = ends(machine)
-    # The first makes the plan.
-    assert ticks.count(True) > 280
-    assert found[2:] == (300, 300)
-    assert machine.vmm.exits["interrupt"][0] == 300
-
-
 # A chip beside the timer is due at the same time, or the 8259A is set up otherwise.
 OTHERWISE = {
     "automatic end": ("mov al, 1\n    out 0x21, al", "mov al, 3\n    out 0x21, al"),
@@ -70,9 +48,70 @@ def test_what_is_not_the_usual_is_done_one_by_one(monkeypatch, how):
     before, after = OTHERWISE[how]
     assert HALTS.count(before) == 1
     machine = flat(HALTS.replace(before, after), "local", realtime=True)
-    ticks = times(monkeypatch, machine)
+    late = [0]
+    now = realtime.monotonic_ns
+    monkeypatch.setattr(realtime, "monotonic_ns", lambda: now() + late[0])
+
+    def wait(seconds):
+        late[0] += int(seconds * 1e9)
+
+    monkeypatch.setattr(machine._loop._kicked, "wait", wait)
+    # No time is slept, by compiled code neither.
+    machine.vmm.engine.control[abi.Control.sem_clockwait.offset // 8] = 0
     assert ends(machine)[2:] == (300, 300)
-    assert not any(ticks)
+    assert machine.vmm.exits["interrupt"][0] == 300
+
+
+LISTENS = """
+    mov al, 0x34
+    out 0x43, al
+    mov al, 255
+    out 0x40, al
+    out 0x40, al
+    gate 12, typed
+    gate 8, ticked
+    {pic}
+    mov dx, 0x3F9
+    mov al, 1
+    out dx, al
+    mov dx, 0x3FC
+    mov al, 0x0B
+    out dx, al
+    xor esi, esi
+    sti
+.wait:
+    hlt
+    jmp .wait
+typed:
+    mov dx, 0x3F8
+    in al, dx
+    jmp fin
+ticked:
+    inc esi
+    push eax
+    mov al, 0x20
+    out 0x20, al
+    pop eax
+    iret
+"""
+
+
+@native
+def test_what_is_typed_ends_a_sleep_of_compiled_code():
+    """While it sleeps: the guest hears of it at once."""
+    machine = flat(LISTENS.format(pic=PIC.format(base=8, mask=0xEE)), realtime=True)
+    control = machine.vmm.engine.shared
+    typed = threading.Event()
+
+    def type_():
+        while not control.rested:
+            time.sleep(0.001)
+        machine.console_input(b"*")
+        typed.set()
+
+    threading.Thread(target=type_, daemon=True).start()
+    assert machine.run(timeout=60) == Stop("debug exit", ord("*"))
+    assert typed.is_set()
 
 
 @native

@@ -333,6 +333,6 @@ def test_python_is_asked_for_what_moves_something(first):
     ends(machine)
     shared = machine.vmm.engine.shared
     assert shared.count_in == 200 + 3 * 20
-    # Of a tick both masks, the EOI and the low byte; not the high one, not OCW3. At the
-    # start one mask, and another one if it moves nothing.
-    assert shared.count_out == 4 * 20 + 1 + (first == 0xFE)
+    # Of a tick both masks, the EOI and the count; not OCW3. At the start one mask, and
+    # another one if it moves nothing.
+    assert shared.count_out == 5 * 20 + 1 + (first == 0xFE)

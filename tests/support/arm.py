@@ -8,7 +8,7 @@ from unicorn.arm64_const import (
     UC_ARM64_REG_X0,
 )
 
-from support.world import CALLS, KINDS, PAGE, RESULTS, SIZE
+from support.world import CALLS, KINDS, PAGE, SIZE
 
 
 class Arm:
@@ -23,10 +23,10 @@ class Arm:
         self.uc.mem_map(self.stack, 0x10000)
         self.uc.mem_map(self.stubs, PAGE)
         ret = 0xD65F03C0
-        self.uc.mem_write(self.stubs, ret.to_bytes(4, "little") * 16)
+        self.uc.mem_write(self.stubs, ret.to_bytes(4, "little") * 32)
         self.calls = {name: self.stubs + 4 * i for i, name in enumerate(CALLS)}
         self.uc.mem_map_ptr(world.base, SIZE, UC_PROT_ALL, world.base)
-        self.uc.hook_add(UC_HOOK_CODE, self.stub, None, self.stubs, self.stubs + 63)
+        self.uc.hook_add(UC_HOOK_CODE, self.stub, None, self.stubs, self.stubs + 127)
 
     def stub(self, uc, address, _size, _data):
         index = (address - self.stubs) // 4
@@ -38,11 +38,13 @@ class Arm:
             value = uc.reg_read(UC_ARM64_REG_X0 + i)
             values.append(kind(value).value)
         self.world.log.append((name, *values))
-        uc.reg_write(UC_ARM64_REG_X0, RESULTS.get(name, 0))
+        uc.reg_write(
+            UC_ARM64_REG_X0, self.world.results.get(name, 0) & 0xFFFFFFFFFFFFFFFF
+        )
 
     def call(self, name, *arguments):
         """Call an exported function; its 32-bit result."""
-        end = self.stubs + 60
+        end = self.stubs + 124
         for i, value in enumerate(arguments):
             self.uc.reg_write(UC_ARM64_REG_X0 + i, value)
         self.uc.reg_write(UC_ARM64_REG_LR, end)

@@ -19,7 +19,16 @@ from emu86.rings.technique.prefilter import opcode_table
 from emu86.spec import x86
 from emu86.spec.features import RDTSCP
 from support import states64
-from support.world import CODE, KERNEL, RAM_PAGES, STACK, TSS, USER, VMM_MEMORY
+from support.world import (
+    CODE,
+    KERNEL,
+    RAM_PAGES,
+    RESULTS,
+    STACK,
+    TSS,
+    USER,
+    VMM_MEMORY,
+)
 
 PAGE_TABLE = 7
 DIRECTORY = 9  # that CR3 is to be, with a page table
@@ -154,7 +163,6 @@ AIMS = {
     "#PF": lambda _pick: (x86.VEC_PF, 0),
     "#PF of the GDT": lambda _pick: (x86.VEC_PF, 0),
     "#PF of the guest's": lambda _pick: (x86.VEC_PF, 0),
-    "timer": lambda pick: (8 * pick.randrange(32), 0),
     **{f"64-bit {name}": at_general_protection(lambda _pick: 0) for name in CODES64},
     "64-bit #PF": lambda _pick: (x86.VEC_PF, 0),
     "64-bit #PF of the guest's": lambda _pick: (x86.VEC_PF, 0),
@@ -171,6 +179,7 @@ def randomize(world, seed, aim="any"):
     world.clear()
     world.vector, kind = AIMS[aim](pick)
     world.point_at(cpu=cpu)
+    world.results = RESULTS
     world.absent = {name for name in ("compute_flags",) if not pick.odd(1, 0)}
     control.uc = pick.getrandbits(64)
     control.engine_cpu = pick.getrandbits(64)
@@ -236,7 +245,7 @@ def randomize(world, seed, aim="any"):
         code64(world, Pick(seed), aim.partition(" ")[2])
     elif aim == "SETcc":
         store_flag(world, kind, pick)
-    elif aim == "timer":
+    elif aim == "HLT":
         timer(world, Pick(seed))
     if world.vector == x86.VEC_BP and kind & 15 == abi.SITE_ACCESS:
         limit(world, kind, pick)
@@ -550,6 +559,11 @@ def ports(world, pick):
             counter.mode, counter.period, counter.out = pick.few(2, 2, 3), most, 1
             counter.held = counter.load_at = abi.NONE
             counter.origin = t - pick.few(0, most // 2, most - 2, most - 1, most)
+        elif not i and pick.few(0, 1):  # one that has ended
+            counter.mode, counter.access = pick.odd(4, 5), pick.odd(3, 1)
+            counter.expired, counter.load_at = pick.odd(1, 0), abi.NONE
+            counter.bcd, counter.gate = pick.odd(0, 1), pick.odd(1, 0, once=2)
+            counter.write_high = pick.randrange(2)
         # It is accessed at pulse t, or at any time.
         if i == register % 3 and pick.odd(1, 0, once=4):
             control.ns = -(-t * pit.SECOND // pit.FREQUENCY) - passed & x86.MASK64
@@ -561,19 +575,34 @@ def timer(world, pick):
     """Counter 0 is about to rise, or has, and the 8259A is as in a PC, or nearly."""
     ports(world, pick)
     control, cpu, master = world.control, world.cpu, world.control.pics[0]
+    vector, cpl = 8 * pick.randrange(32), cpu.segments[x86.CS].selector & 3
+    gate, old = (control.gates[gate_slot(v, cpl)] for v in (vector, world.vector))
+    if gate is not old:
+        ctypes.memmove(
+            ctypes.addressof(gate), ctypes.addressof(old), ctypes.sizeof(old)
+        )
+    gate.key ^= (vector ^ world.vector) << 2
     cpu.rflags |= pick.odd(x86.IF, 0)
     cpu.hflags &= ~pick.odd(offsets.HF_INHIBIT_IRQ, 0)
     control.told = control.by_ring = 0
     counter = control.pit[0]
-    counter.mode, counter.out = pick.odd(2, 3), pick.randrange(2)
+    counter.mode, counter.out = pick.odd(pick.few(2, 4), 3), pick.randrange(2)
     counter.period = pick.odd(pick.randrange(2, 1 << 16), 0)
     counter.held = pick.odd(abi.NONE, 5)
-    counter.load_at = pick.odd(abi.NONE, counter.origin)
-    pulse = counter.origin + counter.period * pick.few(1, 1, 3) + pick.few(-1, 0, 1, 9)
-    world.time = -(-max(pulse, 0) * pit.SECOND // pit.FREQUENCY)
+    counter.load_at = pick.odd(abi.NONE, counter.origin, once=6)
+    counter.expired, counter.gate = pick.odd(0, 1), pick.odd(1, 0, once=8)
+    due = pit.tick_time(pit.next_edge(counter))
+    control.now, control.zero = pick.getrandbits(31), pick.getrandbits(40)
+    control.stop_at = control.now + pick.odd(1000, 0)
+    control.look_at = control.now + pick.few(1000, 1 << 40)
+    control.ns = due - pick.few(1, 1000, 4_000_000, -1) & x86.MASK64 >> 1
+    control.behind = pick.odd(0, abi.SENT)
+    control.rests, control.others = (pick.odd(due + 1, due, 1 << 62) for _ in "12")
+    world.absent |= {name for name in ("sem_clockwait",) if not pick.odd(1, 0, once=8)}
+    world.results = RESULTS | {"sem_clockwait": pick.odd(-1, 0)}
     master.intr, master.special_mask = pick.odd(0, 1), pick.odd(0, 1)
     master.elcr, master.icw4 = pick.odd(0, 1), pick.odd(1, 3)
-    master.icw2 = world.vector | pick.randrange(8)
+    master.icw2 = vector | pick.randrange(8)
     master.imr &= ~pick.odd(1, 0)
     master.isr, master.lowest = pick.odd(0, 1, 2), pick.odd(7, 3)
     master.irr = pick.odd(0, 1, pick.getrandbits(8))

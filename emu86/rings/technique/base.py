@@ -55,8 +55,8 @@ COMPILED: Final = {
     "MOV to CR": abi.COUNT_WRITE_CR, "MOV from CR": abi.COUNT_READ_CR,
     "CLTS": abi.COUNT_CLTS, "SYSCALL": abi.COUNT_SYSCALL, "SYSRET": abi.COUNT_SYSRET,
     "SWAPGS": abi.COUNT_SWAPGS, "RDMSR": abi.COUNT_RDMSR, "WRMSR": abi.COUNT_WRMSR,
-    "HLT": abi.COUNT_HLT, "RDTSCP": abi.COUNT_RDTSCP,
-    "CLAC": abi.COUNT_CLAC, "STAC": abi.COUNT_STAC,
+    "HLT": abi.COUNT_HLT, "interrupt": abi.COUNT_INTERRUPT,
+    "RDTSCP": abi.COUNT_RDTSCP, "CLAC": abi.COUNT_CLAC, "STAC": abi.COUNT_STAC,
     "MOV to Sreg": abi.COUNT_LOAD_SREG, "POP Sreg": abi.COUNT_POP_SREG,
     "SETcc": abi.COUNT_SETCC, "#PF guest": abi.COUNT_PAGE_FAULT,
     "#PF fill": abi.COUNT_FILLED, "POPF": abi.COUNT_POPF, "VERW": abi.COUNT_VERW,
@@ -288,12 +288,11 @@ class Technique:
         """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
         raise NotImplementedError
 
-    def tick(self, _now: int) -> bool:
-        """Do all of a timer's interrupt at virtual time `now` (ns), if that can be.
+    def may_rest(self, _until: int) -> None:
+        """Let compiled code sleep while the CPU is halted, to virtual time `until`.
 
-        The CPU is halted. False: nothing is done.
+        0: it may not.
         """
-        return False
 
     # -- what only a technique that keeps more than the guest's state has to do --------
 

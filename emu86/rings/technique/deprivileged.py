@@ -31,7 +31,7 @@ from emu86.mmu.shadow import (
 )
 from emu86.mmu.shadow_leaves import ShadowStats
 from emu86.mmu.vmm_memory import VmmMemory
-from emu86.native import abi, timer
+from emu86.native import abi
 from emu86.rings.cpu import MODE_BITS
 from emu86.rings.decode import Insn
 from emu86.rings.events import protection
@@ -113,7 +113,6 @@ class Deprivileged(Technique):
         self.mmio_step = MmioStep(
             cpu, mmu, self.instructions, self.single_step, self.breakpoints
         )
-        self._tick = engine.native(timer.tick)
         self._delivered = False  # an event, in this exit
         self._no_trap_at = -1  # where the next #DB is none of the guest's
         self._alone = False  # a shadow is the VMM's, for an instruction to run alone
@@ -515,6 +514,8 @@ class Deprivileged(Technique):
             self.cpu.catch_up(behind)
             if behind & abi.SENT:
                 self.bus.catch_up()
+            if behind & abi.TIMER:
+                self.bus.timer_changed()
 
     def _update_mode(self) -> None:
         """Learn what the hardware has done by itself since the last exit."""
@@ -795,14 +796,13 @@ class Deprivileged(Technique):
             self._step_to_breakpoints()
         return True
 
-    def tick(self, now: int) -> bool:
-        """Do all of a timer's interrupt, if compiled code can."""
-        is_theirs = self.scanner.pending is None and self.cpu.plans.delivers
-        if not is_theirs or self.on_exit is not None or not self._tick(now):
-            return False
-        self._wake()
-        self._count_interrupt()
-        return True
+    def may_rest(self, until: int) -> None:
+        """Let compiled code sleep and do the timer's interrupts, if nobody else does.
+
+        A profile takes samples by work, and is told of interrupts.
+        """
+        is_theirs = self.cpu.plans.delivers and self.on_exit is None
+        self._control[abi.RESTS] = until if is_theirs else 0
 
     # -- what handlers use -------------------------------------------------------------
 
