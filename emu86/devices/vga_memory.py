@@ -166,12 +166,15 @@ class VideoMemory:
         return bytes(self._window[plain.start : plain.stop])
 
     def now(self) -> Sequence[bytes | bytearray]:
-        """Return what the planes hold, with what is in the window; touch nothing."""
+        """Return what the planes hold, with what is in the window; touch nothing.
+
+        Any thread may ask, and the guest's may change the layout meanwhile.
+        """
         layout = self._layout
-        if not layout.kind:
-            return self.planes
         planes = tuple(map(bytearray, self.planes))
-        _keep(planes, layout, self.plain())
+        if layout.kind:
+            plain = layout.plain
+            _keep(planes, layout, bytes(self._window[plain.start : plain.stop]))
         return planes
 
     # -- accesses that are looked at ---------------------------------------------------

@@ -275,6 +275,31 @@ def test_what_there_is_of_a_register_is_read_back(card):
     assert (card.vga.read(0x13, 1, 0), card.vga.read(0x20, 1, 0)) == (0xFF, 0xFF)
 
 
+def test_a_frame_does_not_change_and_no_change_of_layout_disturbs_it(card):
+    """Another thread takes it while the guest sets a mode."""
+    before = card.vga.frame()
+    card.planar()
+    assert card.vga.frame().planes is not card.vga._memory.planes
+    taken = card.vga.frame()
+    card.poke(0x9001, 0x5A)
+    assert (before.planes[0][0x9001], taken.planes[0][0x9001]) == (0, 0)
+
+    memory = card.vga._memory
+    layout, looks = memory._layout, []
+
+    class Changing(type(memory)):
+        """It may have another layout at each look, and so is looked at once."""
+
+        @property
+        def _layout(self):
+            looks.append(layout)
+            return layout
+
+    memory.__class__ = Changing
+    memory.now()
+    assert len(looks) == 1
+
+
 def test_save_and_restore(card):
     filled(card, 1, 2, 3, 4)
     card.set(GRAPHICS, _5=0x40, _6=0x05)
