@@ -591,9 +591,10 @@ class Control(ctypes.Structure):
     flush of its whole TLB; tlb, jumps: addresses of its TLB and of its cache of jumps,
     or 0; cr0, cr2, cr3, cr4, pdptes, efer: the guest's, and so star, lstar, cstar,
     fmask and kernel_gs_base, its MSRs of SYSCALL and SWAPGS; kernel_iopl: the IOPL that
-    its ring 0 has in the engine at least; write_protect: its CR0.WP is set; mmio_first,
-    mmio_end: below RAM's end, pages without RAM from the one to before the other may be
-    devices'.
+    its ring 0 has in the engine at least; sets_if: not 0 where the guest's code may set
+    IF without an exit, whatever IOPL is now; write_protect: its CR0.WP is set;
+    mmio_first, mmio_end: below RAM's end, pages without RAM from the one to before the
+    other may be devices'.
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
@@ -732,6 +733,7 @@ class Control(ctypes.Structure):
     kernel_gs_base: u64
     tsc_aux: u64
     kernel_iopl: u32
+    sets_if: u32
     behind: i64
     write_protect: i64
     mmio_first: i64

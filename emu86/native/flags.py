@@ -28,6 +28,8 @@ def sti(control: Control, cpu: Cpu) -> bool:
     begins = not cpu.rflags & x86.IF and open_ == cpu.hflags
     if control.pending and not begins:
         return False
+    if control.pending:
+        control.limit = 0
     cpu.hflags = open_ | offsets.HF_INHIBIT_IRQ if begins else open_
     cpu.rflags |= x86.IF
     control.count_sti += 1

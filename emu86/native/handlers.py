@@ -87,8 +87,14 @@ def on_block(uc: u64, address: u64, size: u32, control: Control) -> None:
 
 
 def set_limit(control: Control) -> None:
-    """Have the next block look whether to stop if it may have to."""
-    control.limit = 0 if control.pending else control.stop_at
+    """Have the next block look whether to stop if it may have to.
+
+    Where an interrupt waits and IF is 0, an exit must come before IF can be 1, unless
+    the guest's code sets it natively. Who sets it in an exit looks, or sets `limit`.
+    """
+    flags = control.cpu.contents.rflags
+    may_open = flags & (x86.IF | x86.IOPL) != 0 or control.sets_if != 0
+    control.limit = 0 if control.pending and may_open else control.stop_at
 
 
 def on_late(control: Control, linear: u64) -> None:

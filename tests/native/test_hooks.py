@@ -7,8 +7,11 @@ import pytest
 from emu86 import Machine, images
 from emu86.cpu.library import Abilities
 from emu86.native import abi
+from emu86.native.flags import sti
+from emu86.native.handlers import set_limit
 from emu86.spec import x86
 from support.assembler import assemble
+from support.cases import MEMORY
 
 # Global pages, the timer at about 1 kHz and CLI, STI, RDTSC, CPUID in a loop. An
 # interrupt's time is in the sum, so a difference of one instruction shows.
@@ -244,3 +247,34 @@ def test_cmpxchg8b_in_a_block_of_its_own():
         names = (*x86.GPR_NAMES, "eip", "eflags")
         ends.append(([registers[n] for n in names], machine.read_physical(0x30000, 16)))
     assert ends[0] == ends[1] == ends[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sets_if", "looks"),
+    [
+        (0, 0, False),
+        (x86.IF, 0, True),
+        (1 << 12, 0, True),  # the guest's IOPL, by which STI runs natively
+        (0, 1, True),
+    ],
+)
+def test_an_interrupt_that_waits_behind_cli_costs_nothing(flags, sets_if, looks):
+    """Blocks look whether to stop only where IF may be set without an exit."""
+    control, cpu = abi.Control(), abi.Cpu()
+    control.cpu.contents = cpu
+    control.pending, control.stop_at = 1, 1000
+    cpu.rflags, control.sets_if = flags | x86.FLAGS_FIXED, sets_if
+    set_limit(control)
+    assert control.limit == (0 if looks else 1000)
+    if not flags & x86.IF:
+        control.limit = 1000
+        assert sti(control, cpu)
+        assert control.limit == 0
+
+
+@pytest.mark.parametrize("technique", ["patch", "trap", "iopl", "bare"])
+def test_who_sets_if_without_an_exit_is_known(technique):
+    machine = Machine(memory=MEMORY, technique=technique)
+    machine.load_flat(b"\xf4", 0x100000)
+    known = machine.vmm.engine.shared.sets_if
+    assert bool(known) == (technique in ("iopl", "bare"))

@@ -198,6 +198,7 @@ def randomize(world, seed, aim="any"):
         if name.startswith("count_") and not name.endswith(("_int", "_exceptions")):
             setattr(control, name, counts.some())
     control.efer = counts.odd(0, x86.EFER_LMA, once=60)
+    control.sets_if = counts.few(0, 0, 1)
     is_break = world.vector == x86.VEC_BP
     is_int = is_break or aim in ("INT", "any")
     is_int = is_int and world.vector not in (x86.VEC_GP, x86.VEC_PF)

@@ -95,6 +95,7 @@ class Bare(Technique):
         memory = BareMemory(engine, vcpu, ram)
         cpu = BareCpu(engine, vcpu, memory, engine.clock)
         super().__init__(name, policy, engine, cpu)
+        engine.shared.sets_if = 1
         self.acts = _ACTS  # what puts the engine right, by opcode
         self._events = 0
         self.insn: Insn | None = None  # what was run last, and where

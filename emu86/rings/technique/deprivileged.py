@@ -128,6 +128,7 @@ class Deprivileged(Technique):
         engine.hook()
         if policy.raises_iopl:
             engine.shared.kernel_iopl = policy.kernel_ring << 12
+            engine.shared.sets_if = 1
         if engine.stepped:
             self._control[abi.TOLD] = 1  # a step ends at each event
         self._sync_host()
@@ -786,6 +787,7 @@ class Deprivileged(Technique):
 
     def interrupt(self) -> bool:
         """Deliver the interrupt that waits, if the guest lets it in; tell if it did."""
+        self._control[abi.LIMIT] = 0  # this exit may have changed when it comes in
         if self._control[abi.BEHIND]:
             self.catch_up()
         if self.scanner.pending is not None or self.end or not self.is_open():
