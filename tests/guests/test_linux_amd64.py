@@ -36,6 +36,29 @@ def test_it_gets_the_cpu_that_it_needs(shell):
     assert shell.do("uname -m") == "x86_64\n"
 
 
+def test_a_system_call_has_six_exits_and_none_in_python(shell):
+    vmm = shell.machine.vmm
+
+    def exits(bytes_):
+        before, pythons = vmm.all_exits(), {k: v[0] for k, v in vmm.exits.items()}
+        shell.do(f"dd if=/dev/zero of=/dev/null bs=1 count={bytes_} 2>/dev/null")
+        after = {k: v[0] - before.get(k, (0, 0))[0] for k, v in vmm.all_exits().items()}
+        python = sum(v[0] - pythons.get(k, 0) for k, v in vmm.exits.items())
+        return after, python
+
+    (few, python_few), (many, python_many) = exits(1000), exits(5000)
+    calls = many["SYSCALL"] - few["SYSCALL"]
+    assert 8000 <= calls < 8050  # a read and a write of each byte
+    per_call = {k: (many[k] - few.get(k, 0)) / calls for k in many}
+    assert {k for k, count in per_call.items() if count > 0.5} == {
+        "SYSCALL", "SYSRET", "SWAPGS", "CLI", "STI", "RDTSC",
+    }  # fmt: skip
+    # RDTSC, a hook and no trap, moves the stack (CONFIG_RANDOMIZE_KSTACK_OFFSET).
+    assert per_call["RDTSC"] < 1.1
+    assert sum(per_call.values()) - per_call["RDTSC"] < 6.1  # the timer's among them
+    assert (python_many - python_few) / calls < 0.01
+
+
 def test_a_cpu_of_32_bits_is_refused():
     machine = Machine(memory=256 << 20, cpu="pentium3-pae")
     refusal = "needs 64-bit mode, which this CPU model has not: take atom or skylake$"
