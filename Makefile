@@ -34,7 +34,7 @@ test: guests
 # The same each time: one seed, and hypothesis's profile for CI.
 nightly: $(READY)
 	@tools/install_debian gcc-multilib cpio
-	$(BIN)/python tools/fetch_guests.py --nightly
+	$(BIN)/python -m tools.fetch_guests --nightly
 	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 -m slow --emu86-seed=0 $(ARGS)
 
 soak: $(READY) debian
@@ -59,7 +59,7 @@ bench: guests
 	$(BIN)/python -m bench $(ARGS)
 
 guests: $(READY) debian
-	$(BIN)/python tools/fetch_guests.py
+	$(BIN)/python -m tools.fetch_guests
 
 debian:
 	@tools/install_debian

@@ -26,9 +26,9 @@ def pytest_runtest_setup(item):
     """Skip a `guest` test if its guest is not there; in CI that is a mistake."""
     mark = item.get_closest_marker("guest")
     if mark and not (GUESTS / (mark.args or ("vmlinuz",))[0]).exists():
-        assert not os.environ.get("CI"), "tools/fetch_guests.py has not run"
+        assert not os.environ.get("CI"), "make guests has not run"
         option = " --nightly" if mark.args else ""
-        pytest.skip(f"no guests: run tools/fetch_guests.py{option}")
+        pytest.skip(f"no guests: run python -m tools.fetch_guests{option}")
 
 
 def pytest_collection_modifyitems(items):

@@ -11,6 +11,10 @@
                          file systems, loaded: a shell
     initrd-amd64.cpio, workload-amd64.cpio
                          the same with busybox of 64 bits
+    grub-floppy.img, grub-cdrom.iso
+                         GRUB's rescue media (package grub-rescue-pc)
+    disk-grub.img        a disk with GRUB, `vmlinuz` and busybox on ext4, which asks who
+                         logs in; only where there is mke2fs
 
 With --nightly also what only `make nightly` boots, 135 MB to download:
 
@@ -36,6 +40,8 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from tools import grub_disk
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "tools" / "initramfs"
@@ -65,6 +71,11 @@ def _busybox(architecture: str) -> Source:
     return Source(architecture, "busybox-static", r"\./(usr/)?bin/busybox")
 
 
+def _rescue(file: str) -> Source:
+    path = rf"\./usr/lib/grub-rescue/grub-rescue-{file}"
+    return Source("amd64", "grub-rescue-pc", path)
+
+
 def _installer(file: str) -> Source:
     """Name a file of the installer of the Debian that this is."""
     release = platform.freedesktop_os_release().get("VERSION_ID", "")
@@ -79,6 +90,8 @@ PACKAGED: Final = {
     "vmlinuz-amd64": _kernel("amd64", "amd64"),
     "vmlinuz-cloud-amd64": _kernel("amd64", "cloud-amd64"),
     "busybox-amd64": _busybox("amd64"),
+    "grub-floppy.img": _rescue(r"floppy\.img"),
+    "grub-cdrom.iso": _rescue(r"cdrom\.iso"),
 }
 NIGHTLY: Final = {
     "memtest-amd64": Source("amd64", "memtest86+", r"\./boot/memtest86\+x64\.bin"),
@@ -93,6 +106,7 @@ NIGHTLY: Final = {
 }
 MODULES: Final = "modules.tar"  # of `vmlinuz`, in the order in which they are loaded
 WANTED: Final = ("pata_legacy", "sd_mod", "sr_mod", "crc32c_generic", "ext4", "isofs")
+DISK: Final = "disk-grub.img"
 ARCHIVES: Final = {
     "": "busybox",
     "-amd64": "busybox-amd64",
@@ -308,20 +322,40 @@ def build_archives() -> None:
         ):
             content = more | {"init": (SOURCES / init).read_bytes()}
             write(GUESTS / f"{name}{end}.cpio", archive(content))
+    write(GUESTS / "initrd-disk.cpio", with_modules("disk"))
+
+
+def with_modules(init: str) -> bytes:
+    """Make an archive of busybox, the modules and an init of SOURCES."""
     files = {"bin/busybox": (GUESTS / "busybox").read_bytes()}
-    files["init"] = (SOURCES / "disk").read_bytes()
+    files["init"] = (SOURCES / init).read_bytes()
     with tarfile.open(GUESTS / MODULES) as packed:
         for number, entry in enumerate(packed):
             if file := packed.extractfile(entry):
                 files[f"modules/{number:02}-{entry.name}"] = file.read()
-    write(GUESTS / "initrd-disk.cpio", archive(files))
+    return archive(files)
+
+
+def build_disk() -> None:
+    """Make the disk that boots by GRUB."""
+    directory = GUESTS / "apt"
+    apt = Apt(directory, platform.machine().replace("x86_64", "amd64"))
+    apt.update()
+    grub_disk.build(
+        GUESTS / DISK,
+        (GUESTS / "vmlinuz").read_bytes(),
+        with_modules("root"),
+        (GUESTS / "busybox").read_bytes(),
+        [apt.download("grub-pc-bin"), apt.download("grub-common")],
+    )
+    shutil.rmtree(directory)
 
 
 def inputs() -> str:
     """Digest everything that the archives are made of, but for the packages."""
     digest = hashlib.sha256(str(shutil.which("nasm")).encode())
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
-    for path in (Path(__file__), *sources):
+    for path in (Path(__file__), Path(grub_disk.__file__), *sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -335,12 +369,19 @@ def main(nightly: bool) -> int:
         f"{name}{end}.cpio" for end in ARCHIVES for name in ("initrd", "workload")
     )
     wanted = [*sources, *archives, "initrd-disk.cpio"]
+    disks = shutil.which("mke2fs") is not None
+    if disks:
+        wanted.append(DISK)
+    else:
+        print("fetch_guests: no mke2fs, no disk")
     there = all((GUESTS / name).exists() for name in wanted)
     if there and stamp.exists() and stamp.read_text() == inputs():
         return 0
     try:
         fetch_packages(sources)
         build_archives()
+        if disks:
+            build_disk()
     except (FetchError, OSError, subprocess.CalledProcessError) as error:
         print(f"fetch_guests: {error}", file=sys.stderr)
         return 1
