@@ -156,7 +156,7 @@ class Scanner:
             self.pending = gpa, self._ram.bytes[gpa]  # as it is
         if found is not None:
             self._patch(linear + found & cpu.address_mask)
-        self._translate_again(linear, size)
+        self._translate_again(linear)
         return self._guard
 
     def on_real_block(self, linear: int, size: int) -> None:
@@ -176,14 +176,13 @@ class Scanner:
         found = self._first_site(code, REAL, linear)
         if found is not None:
             self._patch(linear + found & x86.MASK32)
-            self._translate_again(linear, size)
+            self._translate_again(linear)
 
-    def _translate_again(self, linear: int, size: int) -> None:
+    def _translate_again(self, linear: int) -> None:
         """Drop a block that has been patched, and stop before it runs."""
         if self.pending is not None:
-            start = self._mmu.fetch_gpa(linear)
-            size = min(size, x86.PAGE_SIZE - (start & 0xFFF))
-            self._engine.drop_code(start, size)
+            # By its first byte: others that lead to the same site stay as they are.
+            self._engine.drop_code(self._mmu.fetch_gpa(linear), 1)
             self._engine.stop()
 
     def _filter(self, ring: int) -> re.Pattern[bytes]:
