@@ -24,7 +24,7 @@ TREE: Final = {
 serial --unit=0 --speed=115200
 terminal_output console serial
 terminal_input console serial
-set timeout=1
+set timeout=0
 menuentry "Debian's kernel and busybox" {
     linux /boot/vmlinuz console=tty0 console=ttyS0,115200
     initrd /boot/initrd
