@@ -73,7 +73,8 @@ _STATUSES: Final = {
     "--bios",
     metavar="FILE",
     shell_complete=files,
-    help="A ROM image that starts the PC in real mode, instead of a kernel.",
+    help="A ROM image that starts the PC in real mode, instead of a kernel. "
+    "[default: with --disk or --cdrom and no kernel, our own]",
 )
 @click.option(
     "--memory",
@@ -108,7 +109,7 @@ _STATUSES: Final = {
     type=OneOf(["terminal", "none"]),
     help="terminal: the guest's screen is on this terminal, whose keys go to the "
     "guest's keyboard. none: its serial line. Ctrl-A t changes. [default: terminal "
-    "with --bios and a terminal, else none]",
+    "with a BIOS and a terminal, else none]",
 )
 @click.option(
     "--keys",
@@ -223,8 +224,9 @@ def command(
 ) -> None:
     """Boot a guest with its serial line on this terminal.
 
-    KERNEL: a file with a Linux bzImage or vmlinux, or a Multiboot kernel; without it
-    our teaching kernel is booted.
+    KERNEL: a file with a Linux bzImage or vmlinux, or a Multiboot kernel. Without it
+    our BIOS boots from the disk or CD that is given, and without those it is our
+    teaching kernel.
 
     Ctrl-A x quits, Ctrl-A h helps. Without a terminal standard input is fed to the
     guest.
@@ -254,6 +256,9 @@ def command(
     if display == "terminal" and not can_move(1):
         mistake = "standard output is no terminal that can show a screen"
         raise click.BadParameter(mistake, param_hint="--display")
+    boots_media = kernel is None and bios is None and bool(disks or cdrom)
+    if boots_media and (initrd, append) != (None, None):
+        raise click.UsageError("--initrd and --append are a kernel's: there is none")
     interactive = is_terminal(0)
     if rtc is None:
         rtc = time.time() if interactive else config.RTC
@@ -279,10 +284,10 @@ def command(
             disks=disks,
             cdrom=cdrom,
             writes=writes,
-            bios=bios,
+            bios=images.bios() if boots_media else bios,
             parallel=parallel is not None,
         )
-        if bios is None:
+        if bios is None and not boots_media:
             doing("loading " + ("the teaching kernel" if kernel is None else kernel))
             if kernel is None and append is None and not interactive:
                 append = "script"
@@ -309,7 +314,9 @@ def command(
                 try_to_write(option, file)
         shows_screen = display == "terminal"
         if display is None:
-            shows_screen = bios is not None and interactive and can_move(1)
+            shows_screen = (
+                (bios is not None or boots_media) and interactive and can_move(1)
+            )
         if shows_screen:
             doing(None)
         with Console(machine, screenshot, display=shows_screen) as console:
