@@ -17,6 +17,7 @@ from emu86.cpu.engine import Engine
 from emu86.cpu.state import ATTRIBUTES, LIMIT, RFLAGS, SELECTOR
 from emu86.cpu.vcpu import VCpu
 from emu86.mmu.memory import GuestMemory, PageFault
+from emu86.mmu.ram import MIXED
 from emu86.mmu.shadow import ShadowMmu
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
@@ -151,6 +152,8 @@ class ShadowTable:
                 page = gpa >> 12
                 if not mem.ram.backed(page):
                     break
+                if cpu.vcpu.real_mode_seen and mem.ram.state[page] == MIXED:
+                    break  # it stays so, and is written without a word
                 if page == cpu.shared.gdt_page:
                     cpu.keep_gdt(-1)
                 cpu.mmu.use.watch(page)
