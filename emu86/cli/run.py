@@ -29,12 +29,12 @@ _STATUSES: Final = {
 
 
 @click.command("run", short_help="Boot a guest, its serial line on this terminal.")
-@click.argument("image", metavar="[KERNEL]", required=False, shell_complete=files)
+@click.argument("image", metavar="[FILE]", required=False, shell_complete=files)
 @click.option(
     "--kernel",
     metavar="FILE",
     shell_complete=files,
-    help="The same as KERNEL.",
+    help="FILE, which is a kernel.",
 )
 @click.option(
     "--initrd",
@@ -224,9 +224,9 @@ def command(
 ) -> None:
     """Boot a guest with its serial line on this terminal.
 
-    KERNEL: a file with a Linux bzImage or vmlinux, or a Multiboot kernel. Without it
-    our BIOS boots from the disk or CD that is given, and without those it is our
-    teaching kernel.
+    FILE: a Linux bzImage or vmlinux, or a Multiboot kernel; an image of a disk or a CD,
+    which our BIOS boots from, as with --disk and --cdrom; or a ROM, as with --bios.
+    Without any of them our teaching kernel is booted.
 
     Ctrl-A x quits, Ctrl-A h helps. Without a terminal standard input is fed to the
     guest.
@@ -250,7 +250,20 @@ def command(
     if image is not None and kernel is not None:
         twice = f"{image!r} and --kernel {kernel!r}"
         raise click.UsageError(f"the kernel is given twice: {twice}")
-    kernel = image if kernel is None else kernel
+    if image is not None:
+        from emu86.machine.boot.kinds import option_of  # noqa: PLC0415 - slow to import
+
+        option = option_of(image)
+        if option == "--kernel":
+            kernel = image
+        elif option == "--disk":
+            disks = (image, *disks)
+        elif option == "--bios":
+            bios = _only(option, image, bios)
+        else:
+            cdrom = _only(option, image, cdrom)
+        if option != "--kernel":
+            say(f"{image}: taken as by {option}")
     if bios is not None and (kernel, initrd, append) != (None, None, None):
         raise click.UsageError("--bios starts the PC, and takes no kernel")
     if display == "terminal" and not can_move(1):
@@ -359,6 +372,13 @@ def command(
         if profiled is not None and profile is not None:
             _show_profile(machine, profiled, console, profile)
     ctx.exit(status)
+
+
+def _only(option: str, image: str, other: str | None) -> str:
+    """Return what FILE is found to be for an option; a mistake if it has another."""
+    if other is not None:
+        raise click.UsageError(f"{option} is given twice: {image!r} and {other!r}")
+    return image
 
 
 def _type(machine: "emu86.Machine", waits: str, parts: list[tuple[bool, str]]) -> None:

@@ -48,11 +48,14 @@ def test_a_boot_sector_writes_on_the_screen(disk):
     assert "a boot sector says hello" in machine.screen.text
 
 
-def test_the_command_boots_a_disk_without_a_kernel(disk):
-    command = [sys.executable, "-m", "emu86", "run", "--disk", disk]
+@pytest.mark.parametrize("option", [["--disk"], []])
+def test_the_command_boots_a_disk_without_a_kernel(disk, option):
+    command = [sys.executable, "-m", "emu86", "run", *option, disk]
     done = subprocess.run(command, capture_output=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert b"a boot sector says hello" in done.stdout
+    found = f"{disk}: taken as by --disk"
+    assert (found in done.stderr.decode()) == (not option)
     wrong = [*command, "--append", "quiet"]
     done = subprocess.run(wrong, capture_output=True, check=False, timeout=120)
     assert done.returncode == 2

@@ -11,7 +11,9 @@ from emu86.errors import ConfigError
 from emu86.machine.boot import elf
 
 _UNPACK: Final = "unpack it first ({})"
-_NO_DISK: Final = "there is no disk here; give the file of the kernel that is in it"
+_CD: Final = "give it with --cdrom"
+_DISK: Final = "give it with --disk"
+_RAW: Final = "--disk takes a raw image, which qemu-img convert -O raw makes of it"
 _BUILD: Final = "build it for i386 (gcc -m32, ld -m elf_i386)"
 _LD: Final = "ld -m {} -Ttext 0x100000"
 _LINK: Final = f"link it ({_LD.format('elf_i386')})"
@@ -40,17 +42,17 @@ _KINDS: Final = (
     (0, b"!<arch>\n", "a library of object files", _LINK),
     (0, b"\xed\xab\xee\xdb", "an RPM package", _UNPACK.format("rpm2cpio")),
     (0, b"07070", "a cpio archive (an initrd?)", _INITRD),
-    (0x8001, b"CD001", "an ISO 9660 image", _NO_DISK),
-    (0, b"QFI\xfb", "a disk image (qcow2)", _NO_DISK),
-    (0, b"KDMV", "a disk image (VMDK)", _NO_DISK),
-    (0, b"# Disk DescriptorFile", "a disk image (VMDK)", _NO_DISK),
-    (0x40, b"\x7f\x10\xda\xbe", "a disk image (VDI)", _NO_DISK),
-    (0, b"conectix", "a disk image (VHD)", _NO_DISK),
-    (-512, b"conectix", "a disk image (VHD)", _NO_DISK),
-    (0, b"vhdxfile", "a disk image (VHDX)", _NO_DISK),
-    (512, b"EFI PART", "a disk image (with a GPT)", _NO_DISK),
-    (0x438, b"\x53\xef", "a file system (ext2, ext3 or ext4)", _NO_DISK),
-    (0, b"hsqs", "a file system (squashfs)", _NO_DISK),
+    (0x8001, b"CD001", "an ISO 9660 image", _CD),
+    (0, b"QFI\xfb", "a disk image (qcow2)", _RAW),
+    (0, b"KDMV", "a disk image (VMDK)", _RAW),
+    (0, b"# Disk DescriptorFile", "a disk image (VMDK)", _RAW),
+    (0x40, b"\x7f\x10\xda\xbe", "a disk image (VDI)", _RAW),
+    (0, b"conectix", "a disk image (VHD)", _RAW),
+    (-512, b"conectix", "a disk image (VHD)", _RAW),
+    (0, b"vhdxfile", "a disk image (VHDX)", _RAW),
+    (512, b"EFI PART", "a disk image (with a GPT)", _DISK),
+    (0x438, b"\x53\xef", "a file system (ext2, ext3 or ext4)", _DISK),
+    (0, b"hsqs", "a file system (squashfs)", _DISK),
     (0, b"\x27\x05\x19\x56", "a U-Boot image", "take the kernel that is in it"),
     (0, b"ANDROID!", "an Android boot image", "take the kernel that is in it"),
     (0, b"\xd0\x0d\xfe\xed", "a device tree", "a PC has none; " + _KERNEL),
@@ -70,7 +72,7 @@ _KINDS: Final = (
     (0, b"\xff\xd8\xff", "a picture (JPEG)", _KERNEL),
     (0, b"GIF8", "a picture (GIF)", _KERNEL),
     (0, b"\x55\xaa", "an expansion ROM", _BOOTED),
-    (510, b"\x55\xaa", "a boot sector or a disk image", _BOOTED),
+    (510, b"\x55\xaa", "a boot sector or a disk image", _DISK),
 )
 
 # What is at the address of the file header that DOS programs name (PE format, "MS-DOS
@@ -87,6 +89,7 @@ _EFI_SUBSYSTEMS: Final = range(10, 14)
 # WBINVD.
 _RESET_VECTOR: Final = re.compile(rb"(?:[\x90\xfa\xfc]|\x0f[\x08\x09])*[\xe9\xea\xeb]")
 _ROM_UNIT: Final = 1 << 16
+RESET_BYTES: Final = 16
 
 _MACHINES: Final = {
     2: "SPARC", 3: "i386", 4: "68000", 8: "MIPS", 20: "PowerPC", 21: "PowerPC 64",
@@ -122,8 +125,13 @@ def refuse(image: bytes, otherwise: tuple[str, str] = _NO_KERNEL) -> ConfigError
 
 def is_rom(image: bytes) -> bool:
     """Whether `image` is a ROM: its last 16 bytes are where a CPU starts at reset."""
-    whole = bool(image) and len(image) % _ROM_UNIT == 0
-    return whole and _RESET_VECTOR.match(image, len(image) - 16) is not None
+    return is_rom_of(len(image), image[-RESET_BYTES:])
+
+
+def is_rom_of(size: int, end: bytes) -> bool:
+    """Whether a file of `size` bytes with this end, `RESET_BYTES` of it, is a ROM."""
+    whole = size > 0 and size % _ROM_UNIT == 0
+    return whole and _RESET_VECTOR.match(end) is not None
 
 
 def check_machine(found: elf.Headers, image: bytes) -> None:

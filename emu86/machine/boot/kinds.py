@@ -1,0 +1,40 @@
+"""Which option of `emu86 run` a file without one is for."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from emu86.machine.boot import elf, foreign, linux, multiboot, multiboot2
+
+_HEAD: Final = 0x8800  # with the first descriptor of an ISO 9660 image
+_ISO: Final = 0x8001, b"CD001"
+_BOOT_SECTOR: Final = 510, b"\x55\xaa"
+
+
+def option_of(path: str | os.PathLike[str]) -> str:
+    """The option that the file is for: --disk, --cdrom or --bios; else --kernel.
+
+    A kernel is known first, for a bzImage has a boot sector's mark, too; then a CD, for
+    so has a hybrid one. What cannot be read is --kernel's, which says why.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(_HEAD)
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(size - foreign.RESET_BYTES, 0))
+            end = file.read()
+    except (OSError, ValueError):
+        return "--kernel"
+    is_kernel = (
+        linux.is_linux(head)
+        or elf.is_elf(head)
+        or multiboot.find_header(head) is not None
+        or multiboot2.find_header(head) is not None
+    )
+    if is_kernel:
+        return "--kernel"
+    if head.startswith(_ISO[1], _ISO[0]):
+        return "--cdrom"
+    if head.startswith(_BOOT_SECTOR[1], _BOOT_SECTOR[0]):
+        return "--disk"
+    return "--bios" if foreign.is_rom_of(size, end) else "--kernel"
