@@ -368,6 +368,7 @@ OF_64_BITS = {
     "LAHF/SAHF with REX": "409f", "SHLD/SHRD relative to RIP": "0fa4050000000000",
     "CMPXCHG of registers": "0fb1c8", "MOVSXD of 16 bits": "6663c0",
     "near branch with 66h": "66e800000000", "SWAPGS": "0f01f8",
+    "RDTSCP": "0f01f9", "CLAC": "0f01ca", "STAC": "0f01cb",
 }  # fmt: skip
 
 
