@@ -39,8 +39,8 @@ if __name__ == "__main__":
     made = []
     build = Ram.__init__
 
-    def kept(self, size):
-        build(self, size)
+    def kept(self, *sizes):
+        build(self, *sizes)
         made.append(self)
 
     Ram.__init__ = kept
