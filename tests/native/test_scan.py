@@ -194,5 +194,6 @@ def test_no_code_is_looked_for_beyond_ram():
     pages = shared.ram_size >> 12
     uses = (ctypes.c_ubyte * (2 * pages))()  # all data
     machine.vmm.engine.control[abi.PAGE_STATE] = ctypes.addressof(uses)
+    shared.direct = 1
     assert scan.fetched_by(shared, shared.ram_size - 1)
     assert not scan.fetched_by(shared, shared.ram_size)

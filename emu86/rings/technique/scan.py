@@ -38,6 +38,7 @@ from emu86.spec import x86
 
 INT3: Final = 0xCC
 # In virtual-8086 mode the engine's PUSHFD shows VM.
+_MOV_CR: Final = range(0x0F20, 0x0F24)  # and DR
 _PUSHF: Final = 0x9C
 _STI: Final = 0xFB
 _CS_PREFIX: Final = 0x2E
@@ -275,7 +276,9 @@ class Scanner:
                 if wanted and record.mnemonic not in skip:
                     self.patched[record.mnemonic] += 1
                     return offset
-            if needs(insn) & lacks:
+            # MOV of CR9 and its kind traps by itself.
+            traps = insn.opcode in _MOV_CR and insn.reg > x86.EDI
+            if needs(insn) & lacks and not traps:
                 self.patched["#UD"] += 1
                 return offset
             seen = offset == 0 and self._cpu.d[HFLAGS] & offsets.HF_INHIBIT_IRQ
