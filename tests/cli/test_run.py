@@ -326,8 +326,8 @@ def test_options_reach_the_machine(tmp_path):
         "tell poweroff",
         *("--memory", "64M", "--cpu", "pentium", "--technique", "iopl", "--debug-exit"),
         *("--rtc", "2001-09-09T03:46:40.5+02:00"),
-        *("--initrd", str(initrd)),
-        "--no-native",
+        *("--initrd", str(initrd), "--disk", "a", "--disk", "b", "--cdrom", "c"),
+        *("--no-native", "--read-only"),
     )
     assert dict(eval(result.stdout)) == {
         "memory": 64 << 20,
@@ -340,6 +340,11 @@ def test_options_reach_the_machine(tmp_path):
         "panics": True,
         "timeout": None,
         "initrd": str(initrd),
+        "bios": None,
+        "disks": ("a", "b"),
+        "cdrom": "c",
+        "writes": "refuse",
+        "parallel": False,
     }
 
 
