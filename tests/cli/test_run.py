@@ -327,7 +327,7 @@ def test_options_reach_the_machine(tmp_path):
         *("--memory", "64M", "--cpu", "pentium", "--technique", "iopl", "--debug-exit"),
         *("--rtc", "2001-09-09T03:46:40.5+02:00"),
         *("--initrd", str(initrd), "--disk", "a", "--disk", "b", "--cdrom", "c"),
-        *("--no-native", "--read-only"),
+        *("--kernel", __file__, "--no-native", "--read-only"),
     )
     assert dict(eval(result.stdout)) == {
         "memory": 64 << 20,
@@ -763,7 +763,8 @@ def test_on_a_terminal_the_date_is_the_hosts():
     [((), "keep"), (("--discard-writes",), "discard"), (("--read-only",), "refuse")],
 )
 def test_disks(option, writes):
-    out = run("tell", "--disk", "a.img", "--disk", "b.img", *option).stdout
+    disks = ("--disk", "a.img", "--disk", "b.img")
+    out = run("tell", "--kernel", __file__, *disks, *option).stdout
     assert "('disks', ('a.img', 'b.img'))" in out
     assert f"('writes', '{writes}')" in out
 
@@ -785,7 +786,8 @@ def test_an_error_of_an_image_is_one_line():
 
 
 def test_a_cd_is_changed_by_ctrl_a():
-    with terminal("say:ready> wait", "--cdrom", "a.iso") as at:
+    cd = ("--kernel", __file__, "--cdrom", "a.iso")
+    with terminal("say:ready> wait", *cd) as at:
         at.wait_for(b"ready>")
         for typed, told in (
             (b"c.iso\x7f\x7f\x7f\x7f\x7fb\xc3\xa4.iso\r", b"cdrom: b\xc3\xa4.iso"),

@@ -14,8 +14,8 @@ _BOOT_SECTOR: Final = 510, b"\x55\xaa"
 def option_of(path: str | os.PathLike[str]) -> str:
     """The option that the file is for: --disk, --cdrom or --bios; else --kernel.
 
-    A kernel is known first, for a bzImage has a boot sector's mark, too; then a CD, for
-    so has a hybrid one. What cannot be read is --kernel's, which says why.
+    A bzImage is known first, for it has a boot sector's mark, too; then a CD, for so has
+    a hybrid one. What cannot be read is --kernel's, which says why.
     """
     try:
         with Path(path).open("rb") as file:
@@ -25,16 +25,14 @@ def option_of(path: str | os.PathLike[str]) -> str:
             end = file.read()
     except (OSError, ValueError):
         return "--kernel"
-    is_kernel = (
-        linux.is_linux(head)
-        or elf.is_elf(head)
-        or multiboot.find_header(head) is not None
-        or multiboot2.find_header(head) is not None
-    )
-    if is_kernel:
+    if linux.is_linux(head) or elf.is_elf(head):
         return "--kernel"
     if head.startswith(_ISO[1], _ISO[0]):
         return "--cdrom"
+    # Behind its first sector GRUB has a Multiboot header.
     if head.startswith(_BOOT_SECTOR[1], _BOOT_SECTOR[0]):
         return "--disk"
+    headers = multiboot.find_header(head), multiboot2.find_header(head)
+    if headers != (None, None):
+        return "--kernel"
     return "--bios" if foreign.is_rom_of(size, end) else "--kernel"

@@ -7,6 +7,7 @@ from emu86.machine.boot.kinds import option_of
 
 BOOT_SECTOR = bytes(510) + b"\x55\xaa"
 CD = bytes(0x8001) + b"CD001\1"
+MULTIBOOT = b"\x02\xb0\xad\x1b" + bytes(4) + b"\xfe\x4f\x52\xe4"
 BZIMAGE = bytes(0x202).ljust(510, b"\0") + b"\x55\xaa\xeb\x66HdrS" + bytes(0x4000)
 
 
