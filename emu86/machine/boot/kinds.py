@@ -14,8 +14,8 @@ _BOOT_SECTOR: Final = 510, b"\x55\xaa"
 def option_of(path: str | os.PathLike[str]) -> str:
     """The option that the file is for: --disk, --cdrom or --bios; else --kernel.
 
-    A bzImage is known first, for it has a boot sector's mark, too; then a CD, for so has
-    a hybrid one. What cannot be read is --kernel's, which says why.
+    A bzImage is known first, for it has a boot sector's mark, too; then a CD, for so
+    has a hybrid one. What cannot be read is --kernel's, which says why.
     """
     try:
         with Path(path).open("rb") as file:
