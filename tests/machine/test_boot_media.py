@@ -42,6 +42,22 @@ def disk(tmp_path):
     return path
 
 
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("ud2", "Invalid opcode at 0000:7C00"),
+        ("div cl", "Division by zero or overflow"),
+    ],
+)
+def test_the_bios_says_where_a_boot_sector_fails(tmp_path, code, text):
+    path = tmp_path / "disk.img"
+    sector = f"bits 16\norg 0x7c00\n{code}\ntimes 510 - ($ - $$) db 0\ndw 0xaa55\n"
+    path.write_bytes(assemble(sector))
+    machine = Machine(memory="4M", bios=images.bios(), disks=[path])
+    assert machine.run(timeout=120).reason == "halted"
+    assert text in machine.screen.text
+
+
 def test_a_boot_sector_writes_on_the_screen(disk):
     machine = Machine(memory="4M", bios=images.bios(), disks=[disk])
     assert machine.run(timeout=120).reason == "poweroff"
