@@ -118,6 +118,7 @@ class Deprivileged(Technique):
         self._alone = False  # a shadow is the VMM's, for an instruction to run alone
         self._host_cr0 = _HOST_CR0
         self._follow_pe()
+        engine.on_exception = self.on_exception
         engine.on_invalid = self.on_invalid
         engine.on_in = self.on_in
         engine.on_out = self.on_out
@@ -378,9 +379,7 @@ class Deprivileged(Technique):
         """Choose what the engine calls, by CR0.PE."""
         real = not self.vcpu.cr0 & x86.CR0_PE
         self._host_cr0 = _HOST_CR0 & ~x86.CR0_PE if real else _HOST_CR0
-        engine = self.engine
-        engine.on_exception = self._on_real_exception if real else self.on_exception
-        engine.on_block = self._on_real_block if real else self._on_block
+        self.engine.on_block = self._on_real_block if real else self._on_block
         self.mmu.use.in_real_mode = real
 
     def set_a20(self, *, is_open: bool) -> None:
@@ -396,23 +395,18 @@ class Deprivileged(Technique):
         self.scanner.on_real_block(linear, size)
         return 0 if self.q[RFLAGS] & x86.IOPL == x86.IOPL else -1
 
-    def _on_real_exception(self, vector: int) -> None:
-        """Take what `on_exception` does, in real mode.
-
-        If the engine has met a fault on the way to a handler, it begins anew, here.
-        """
-        event = self._control[abi.DELIVERING]
-        if event & abi.DELIVERED:
-            self._control[abi.DELIVERING] = abi.IDLE
-            vector, self.d[IS_INT] = event & 0xFF, event >> 8 & 1
-        self.on_exception(vector)
-
     # -- exits ------------------------------------------------------------------------
 
     def on_exception(self, vector: int) -> None:
         """Take an exception or a software interrupt of the guest."""
         start = perf_counter_ns() if self.timing else 0
         self._begin()
+        event = self._control[abi.DELIVERING]
+        if event & abi.DELIVERED:
+            # Of real mode: the engine has met a fault on the way to its handler. It
+            # begins anew, here.
+            self._control[abi.DELIVERING] = abi.IDLE
+            vector, self.d[IS_INT] = event & 0xFF, event >> 8 & 1
         is_int = self.d[IS_INT]
         self._reason = ""
         try:
