@@ -1,7 +1,6 @@
 """What the guest shows on its screen: as text, as a picture, for notebooks."""
 
 import base64
-import html
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -158,5 +157,7 @@ class Screen:
     def _repr_html_(self) -> str:
         """Show it in a notebook."""
         data = base64.b64encode(self.image.png()).decode("ascii")
-        words = html.escape("\n".join(line.rstrip() for line in self.lines).rstrip())
+        from html import escape  # noqa: PLC0415 (few are in a notebook)
+
+        words = escape("\n".join(line.rstrip() for line in self.lines).rstrip())
         return f'<img alt="{words}" src="data:image/png;base64,{data}">'

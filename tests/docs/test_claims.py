@@ -98,6 +98,6 @@ def test_a_division_by_zero_leaves_no_flag_in_mxcsr():
     assert registers["eax"] == 0x1F80
 
 
-def test_the_screen_is_not_there():
+def test_the_screen_is_there():
     # mov byte [B8000h], 41h; mov al, [B8000h]
-    assert ran("c6 05 00 80 0b 00 41  a0 00 80 0b 00")["eax"] & 0xFF == 0xFF
+    assert ran("c6 05 00 80 0b 00 41  a0 00 80 0b 00")["eax"] & 0xFF == 0x41

@@ -244,7 +244,7 @@ ERRORS = [
     ("fills", "frame | _LEAF | rights & x86.PTE_US\n", "frame | _LEAF\n"),
     ("fills", "if state == abi.DATA else writes", "if state == abi.DATA else 0"),
     ("fills", "return entry | never if", "return entry if"),
-    ("fills", "(pde | pte) & x86.PTE_NX", "pde & x86.PTE_NX"),
+    ("fills", "(above | pte) & x86.PTE_NX", "above & x86.PTE_NX"),
     (
         "fills",
         "x86.PDE_PS) != _USED or pde & control.reserved:",
@@ -254,7 +254,7 @@ ERRORS = [
     ("tables", "shift = 3 if", "shift = 2 if"),
     ("faults", "_ACCESS | control.fetch_bit", "_ACCESS"),
     ("fills", "    used = pte | wanted", "    used = pte | x86.PTE_A"),
-    ("handlers", "and open_ == cpu.hflags", "or open_ == cpu.hflags"),
+    ("flags", "and open_ == cpu.hflags", "or open_ == cpu.hflags"),
     ("handlers", "& ~x86.ZF | known.zf", "| known.zf"),
     ("handlers", "> segment.limit or", ">= segment.limit or"),
     ("handlers", "= tsc >> 32", "= tsc >> 31"),

@@ -30,7 +30,7 @@ class Memory:
     def lookup(self, gva):
         return gva
 
-    def page_to_write(self, gva):
+    def page_to_write(self, gva, *, user=None):  # noqa: ARG002
         return gva & ~0xFFF
 
     page = page_to_write

@@ -207,6 +207,10 @@ def randomize(world, seed, aim="any"):
     # TF: a single step, the guest's or that of a breakpoint which is armed.
     cpu.rflags |= pick.odd(0, x86.TF, x86.VM, x86.NT, x86.AC)
     cpu.hflags = pick.getrandbits(23) & ~3 | pick.odd(1, 0, 3)
+    mode = Pick(seed)  # its own, too: real mode, and memory without paging
+    cpu.hflags = (cpu.hflags & ~offsets.HF_PE) | offsets.HF_PE * mode.odd(1, 0, once=20)
+    control.delivering = mode.odd(abi.IDLE, abi.DELIVERED)
+    control.direct = mode.odd(0, 1, once=6)
     cpu.error_code, cpu.is_int = pick.odd(0, 8, 1), pick.odd(is_int, not is_int, 2)
     cpu.old_exception = pick.word()
     for i in range(8):
@@ -348,6 +352,10 @@ def write_to_gdt_64(world, pick):
         place = cpu.cr2 >> 21 & 511
         put(world, world.ram, DIRECTORY, place, pde)
         put(world, world.known_pdes, 0, place, pick.odd(pde, 0x67))
+    elif not pick.randrange(4):  # its page table is not there any more
+        pde, place = RAM_PAGES << 12 | 0x27, cpu.cr2 >> 21 & 511
+        put(world, world.ram, DIRECTORY, place, pde)
+        put(world, world.known_pdes, 0, place, pde)
 
 
 def own_fault_64(world, pick):

@@ -87,7 +87,7 @@ def load(
     if entry < MIB:
         raise ConfigError(
             f"kernel: its entry {entry:#x} is below 1 MiB: it starts in real mode (as"
-            " iPXE and memory tests do), which there is not"
+            " iPXE and memory tests do): boot it from a disk or a CD"
         )
     # First all that it needs, so that what is told to be missing is all of it.
     needed = max(_memory_needed(params, version, entry), len(kernel))

@@ -7,6 +7,9 @@ from support.cases import TECHNIQUES, Case, check, on_emu86
 
 # Mnemonic of the record -> ways to use it. Each leaves in EAX and SCRATCH what it gave.
 CODE = {
+    "RDTSCP": ["rdtscp"],
+    "CLAC": ["db 0x0f, 1, 0xca"],
+    "STAC": ["db 0x0f, 1, 0xcb"],
     "CLI": ["sti\ncli\npushfd\npop eax"],
     "STI": ["sti\npushfd\npop eax"],
     "MOV from CR": [
