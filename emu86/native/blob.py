@@ -49,14 +49,10 @@ def fingerprint() -> str:
     """
     known = [
         (record.__name__, field[0], getattr(record, field[0]).offset)
-        for record in (
-            abi.Block, abi.Segment, abi.Cpu, abi.Site, abi.Plan, abi.Leaf, abi.Added,
-            abi.Verw, abi.Root, abi.Event, abi.Change, abi.Counter, abi.Pic, abi.Uart,
-            abi.Latch, abi.CpuidLeaf, abi.Held, abi.Control, abi.TlbMode, abi.TlbTable,
-            abi.Tlb, abi.Timespec,
-        )
-        for field in record._fields_
-    ]  # fmt: skip
+        for record in vars(abi).values()
+        if isinstance(record, type) and issubclass(record, ctypes.Structure)
+        for field in getattr(record, "_fields_", ())
+    ]
     constants = {k: v for k, v in vars(abi).items() if isinstance(v, int)}
     layout = {k: v for k, v in vars(offsets).items() if isinstance(v, int)}
     text = json.dumps([known, constants, layout, [f.__name__ for f in EXPORTS]])

@@ -94,7 +94,10 @@ def rest(control: Control, cpu: Cpu) -> bool:
 
 
 def hlt(control: Control, cpu: Cpu) -> bool:
-    """Halt, and end the engine's run; not if an interrupt waits or none can come."""
+    """Halt to the timer's interrupt, or end the engine's run; see `rest`.
+
+    False: an interrupt waits, or none can come.
+    """
     if control.pending or not cpu.rflags & x86.IF:
         return False
     cpu.hflags &= ~offsets.HF_INHIBIT_IRQ
