@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from emu86.errors import ConfigError
+from emu86.machine.boot import foreign
 
 # Windows has no flock: there an image is not locked.
 try:
@@ -29,15 +30,7 @@ SECTOR: Final = 512
 CD_SECTOR: Final = 2048
 _LARGEST: Final = SECTOR << 48  # what a disk can name
 
-# What formats begin with that are no raw images: where, with what, and their names.
-_FOREIGN: Final = (
-    (0, b"QFI\xfb", "qcow2"),
-    (0, b"KDMV", "VMDK"),
-    (0, b"# Disk DescriptorFile", "VMDK"),
-    (64, b"\x7f\x10\xda\xbe", "VDI"),
-    (0, b"conectix", "VHD"),
-    (0, b"vhdxfile", "VHDX"),
-)
+# What packed files begin with: where, with what, and their names.
 _PACKED: Final = (
     (0, b"\x1f\x8b", "gzip"),
     (0, b"\xfd7zXZ\0", "xz"),
@@ -139,7 +132,7 @@ class Image:
             raise self._wrong(error.strerror or str(error)) from None
         if not size:
             raise self._wrong("is empty")
-        for at, begins, name in _FOREIGN:
+        for at, begins, name in foreign.DISK_FORMATS:
             if head[at:].startswith(begins):
                 raise self._wrong(
                     f"is a {name} image, not a raw one;"

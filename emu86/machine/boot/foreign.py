@@ -23,6 +23,19 @@ _PROGRAM: Final = "boot Linux, with the program in an initrd"
 _INITRD: Final = "give it with --initrd, and a kernel with --kernel"
 _KERNEL: Final = "take the file of a kernel"
 
+# Disks in other formats than the raw one: (offset, magic number, name).
+DISK_FORMATS: Final = (
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"KDMV", "VMDK"),
+    (0, b"# Disk DescriptorFile", "VMDK"),
+    (0x40, b"\x7f\x10\xda\xbe", "VDI"),
+    (0, b"conectix", "VHD"),
+    (0, b"vhdxfile", "VHDX"),
+)
+# (offset, magic number) of an image of a CD, and of a boot sector.
+ISO: Final = 0x8001, b"CD001"
+BOOT_SECTOR: Final = 510, b"\x55\xaa"
+
 # (offset, magic number, what it is, what to do). The first that fits counts, so what
 # has two of them stands before what has one.
 _KINDS: Final = (
@@ -42,14 +55,9 @@ _KINDS: Final = (
     (0, b"!<arch>\n", "a library of object files", _LINK),
     (0, b"\xed\xab\xee\xdb", "an RPM package", _UNPACK.format("rpm2cpio")),
     (0, b"07070", "a cpio archive (an initrd?)", _INITRD),
-    (0x8001, b"CD001", "an ISO 9660 image", _CD),
-    (0, b"QFI\xfb", "a disk image (qcow2)", _RAW),
-    (0, b"KDMV", "a disk image (VMDK)", _RAW),
-    (0, b"# Disk DescriptorFile", "a disk image (VMDK)", _RAW),
-    (0x40, b"\x7f\x10\xda\xbe", "a disk image (VDI)", _RAW),
-    (0, b"conectix", "a disk image (VHD)", _RAW),
+    (*ISO, "an ISO 9660 image", _CD),
+    *((at, magic, f"a disk image ({name})", _RAW) for at, magic, name in DISK_FORMATS),
     (-512, b"conectix", "a disk image (VHD)", _RAW),
-    (0, b"vhdxfile", "a disk image (VHDX)", _RAW),
     (512, b"EFI PART", "a disk image (with a GPT)", _DISK),
     (0x438, b"\x53\xef", "a file system (ext2, ext3 or ext4)", _DISK),
     (0, b"hsqs", "a file system (squashfs)", _DISK),
@@ -72,7 +80,7 @@ _KINDS: Final = (
     (0, b"\xff\xd8\xff", "a picture (JPEG)", _KERNEL),
     (0, b"GIF8", "a picture (GIF)", _KERNEL),
     (0, b"\x55\xaa", "an expansion ROM", _BOOTED),
-    (510, b"\x55\xaa", "a boot sector or a disk image", _DISK),
+    (*BOOT_SECTOR, "a boot sector or a disk image", _DISK),
 )
 
 # What is at the address of the file header that DOS programs name (PE format, "MS-DOS

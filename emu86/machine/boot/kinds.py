@@ -7,8 +7,6 @@ from typing import Final
 from emu86.machine.boot import elf, foreign, linux, multiboot, multiboot2
 
 _HEAD: Final = 0x8800  # with the first descriptor of an ISO 9660 image
-_ISO: Final = 0x8001, b"CD001"
-_BOOT_SECTOR: Final = 510, b"\x55\xaa"
 
 
 def option_of(path: str | os.PathLike[str]) -> str:
@@ -27,12 +25,18 @@ def option_of(path: str | os.PathLike[str]) -> str:
         return "--kernel"
     if linux.is_linux(head) or elf.is_elf(head):
         return "--kernel"
-    if head.startswith(_ISO[1], _ISO[0]):
+    if _has(head, foreign.ISO):
         return "--cdrom"
     # Behind its first sector GRUB has a Multiboot header.
-    if head.startswith(_BOOT_SECTOR[1], _BOOT_SECTOR[0]):
+    if _has(head, foreign.BOOT_SECTOR):
         return "--disk"
     headers = multiboot.find_header(head), multiboot2.find_header(head)
     if headers != (None, None):
         return "--kernel"
     return "--bios" if foreign.is_rom_of(size, end) else "--kernel"
+
+
+def _has(head: bytes, place: tuple[int, bytes]) -> bool:
+    """Tell whether a file has a magic number at its offset."""
+    offset, magic = place
+    return head.startswith(magic, offset)
