@@ -270,6 +270,7 @@ def command(
         mistake = "standard output is no terminal that can show a screen"
         raise click.BadParameter(mistake, param_hint="--display")
     boots_media = kernel is None and bios is None and bool(disks or cdrom)
+    starts_bios = bios is not None or boots_media
     if boots_media and (initrd, append) != (None, None):
         raise click.UsageError("--initrd and --append are a kernel's: there is none")
     interactive = is_terminal(0)
@@ -300,7 +301,7 @@ def command(
             bios=images.bios() if boots_media else bios,
             parallel=parallel is not None,
         )
-        if bios is None and not boots_media:
+        if not starts_bios:
             doing("loading " + ("the teaching kernel" if kernel is None else kernel))
             if kernel is None and append is None and not interactive:
                 append = "script"
@@ -327,9 +328,7 @@ def command(
                 try_to_write(option, file)
         shows_screen = display == "terminal"
         if display is None:
-            shows_screen = (
-                (bios is not None or boots_media) and interactive and can_move(1)
-            )
+            shows_screen = starts_bios and interactive and can_move(1)
         if shows_screen:
             doing(None)
         with Console(machine, screenshot, display=shows_screen) as console:
