@@ -8,6 +8,7 @@ from emu86 import Machine
 from emu86.machine import boot
 from support.cases import Case, on_emu86, on_qemu
 from support.flat import flat
+from support.snippets import PIC
 
 MIB = 1 << 20
 
@@ -110,16 +111,9 @@ def test_a_kernel_that_programs_the_8259a_alone_gets_its_interrupts():
     """Row 37 of the faults that were found in use."""
     body = """
     gate 0x20, t
-    mov al, 0x11
-    out 0x20, al
-    mov al, 0x20
-    out 0x21, al
-    mov al, 4
-    out 0x21, al
-    mov al, 1
-    out 0x21, al
-    mov al, 0xfe
-    out 0x21, al
+    """
+    body += PIC.format(base=0x20, mask="0xFE")
+    body += """
     sti
     hlt
 t:  mov eax, 1

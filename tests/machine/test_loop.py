@@ -10,16 +10,9 @@ from support.snippets import PIC
 # The serial line hears, and a byte received interrupts: IRQ 4 at vector 12.
 _LISTEN = """
     gate 12, heard
-    mov al, 0x11
-    out 0x20, al
-    mov al, 8
-    out 0x21, al
-    mov al, 4
-    out 0x21, al
-    mov al, 1
-    out 0x21, al
-    mov al, 0xef
-    out 0x21, al
+    """
+_LISTEN += PIC.format(base=8, mask="0xEF")
+_LISTEN += """
     mov dx, 0x3fc
     mov al, 0x0b
     out dx, al

@@ -6,6 +6,11 @@ from emu86 import ConfigError, Machine
 from emu86.cpu.library import Abilities
 from support.assembler import assemble
 from support.real_mode import on_emu86, on_qemu, rom
+from support.snippets import PIC, TIMER
+
+# IRQ 0, unmasked alone, at vector 8: every 1000h clocks of the timer, or every 200h.
+TICKS = PIC.format(base=8, mask="0xFE") + TIMER
+FAST_TICKS = TICKS.replace("mov al, 0x10", "mov al, 2")
 
 # Flags without IOPL: real mode shows 3 there (docs/techniques.md).
 FLAGS = """
@@ -230,22 +235,9 @@ CASES = {
     """,
     "the timer wakes HLT": """
         vector 8, .tick
-        mov al, 0x11
-        out 0x20, al
-        mov al, 8
-        out 0x21, al
-        mov al, 4
-        out 0x21, al
-        mov al, 1
-        out 0x21, al
-        mov al, 0xfe
-        out 0x21, al
-        mov al, 0x34
-        out 0x43, al
-        xor al, al
-        out 0x40, al
-        mov al, 0x10
-        out 0x40, al
+    """
+    + TICKS
+    + """
         sti
         hlt
         hlt
@@ -395,22 +387,9 @@ REPEATED = {
     "an interrupt comes between two rounds of REP": """
         vector 8, .tick
         mov word [0x500], 0
-        mov al, 0x11
-        out 0x20, al
-        mov al, 8
-        out 0x21, al
-        mov al, 4
-        out 0x21, al
-        mov al, 1
-        out 0x21, al
-        mov al, 0xfe
-        out 0x21, al
-        mov al, 0x34
-        out 0x43, al
-        xor al, al
-        out 0x40, al
-        mov al, 2
-        out 0x40, al
+    """
+    + FAST_TICKS
+    + """
         mov ax, 0x2000
         mov es, ax
         sti
@@ -808,25 +787,13 @@ def booted(code, technique, **options):
     return Machine(memory=1 << 20, bios=small(code), **TECHNIQUES[technique], **options)
 
 
-COUNTER = """
+COUNTER = (
+    """
         mov word [0x4 * 8], tick
         mov word [0x4 * 8 + 2], cs
-        mov al, 0x11
-        out 0x20, al
-        mov al, 8
-        out 0x21, al
-        mov al, 4
-        out 0x21, al
-        mov al, 1
-        out 0x21, al
-        mov al, 0xfe
-        out 0x21, al
-        mov al, 0x34
-        out 0x43, al
-        mov al, 0
-        out 0x40, al
-        mov al, 0x02
-        out 0x40, al
+    """
+    + FAST_TICKS
+    + """
         mov dx, 0x3f8
         sti
     again:
@@ -850,13 +817,14 @@ COUNTER = """
         inc word [0x600]
         iret
 """.replace(
-    "        sti\n    again",
-    """        mov word [4 * 0x60], service
+        "        sti\n    again",
+        """        mov word [4 * 0x60], service
         mov word [4 * 0x60 + 2], cs
         mov al, 'a'
         out dx, al
         sti
     again""",
+    )
 )
 
 
