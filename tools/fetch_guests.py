@@ -11,10 +11,6 @@
                          file systems, loaded: a shell
     initrd-amd64.cpio, workload-amd64.cpio
                          the same with busybox of 64 bits
-    grub-floppy.img, grub-cdrom.iso
-                         GRUB's rescue media (package grub-rescue-pc)
-    disk-grub.img        a disk with GRUB, `vmlinuz` and busybox on ext4, which asks who
-                         logs in; only where there is mke2fs
 
 With --nightly also what only `make nightly` boots, 135 MB to download:
 
@@ -22,6 +18,9 @@ With --nightly also what only `make nightly` boots, 135 MB to download:
     xen-amd64.gz         Xen, a Multiboot kernel once it is unpacked
     vmlinuz-installer-amd64, initrd-installer-amd64.gz
                          Debian's installer in a terminal, as it comes by network
+    grub-cdrom.iso       GRUB's rescue CD (package grub-rescue-pc)
+    disk-grub.img        a disk with GRUB, `vmlinuz` and busybox on ext4, which asks who
+                         logs in; only where there is mke2fs
 
 The packages come by apt-get from the system's own sources, with apt's state in
 build/guests/apt: nothing of the system is changed, and no root is needed. What is
@@ -71,11 +70,6 @@ def _busybox(architecture: str) -> Source:
     return Source(architecture, "busybox-static", r"\./(usr/)?bin/busybox")
 
 
-def _rescue(file: str) -> Source:
-    path = rf"\./usr/lib/grub-rescue/grub-rescue-{file}"
-    return Source("amd64", "grub-rescue-pc", path)
-
-
 def _installer(file: str) -> Source:
     """Name a file of the installer of the Debian that this is."""
     release = platform.freedesktop_os_release().get("VERSION_ID", "")
@@ -90,8 +84,6 @@ PACKAGED: Final = {
     "vmlinuz-amd64": _kernel("amd64", "amd64"),
     "vmlinuz-cloud-amd64": _kernel("amd64", "cloud-amd64"),
     "busybox-amd64": _busybox("amd64"),
-    "grub-floppy.img": _rescue(r"floppy\.img"),
-    "grub-cdrom.iso": _rescue(r"cdrom\.iso"),
 }
 NIGHTLY: Final = {
     "memtest-amd64": Source("amd64", "memtest86+", r"\./boot/memtest86\+x64\.bin"),
@@ -103,6 +95,11 @@ NIGHTLY: Final = {
     ),
     "vmlinuz-installer-amd64": _installer("linux"),
     "initrd-installer-amd64.gz": _installer(r"initrd\.gz"),
+    "grub-cdrom.iso": Source(
+        "amd64",
+        "grub-rescue-pc",
+        r"\./usr/lib/grub-rescue/grub-rescue-cdrom\.iso",
+    ),
 }
 MODULES: Final = "modules.tar"  # of `vmlinuz`, in the order in which they are loaded
 WANTED: Final = ("pata_legacy", "sd_mod", "sr_mod", "crc32c_generic", "ext4", "isofs")
@@ -369,18 +366,19 @@ def main(nightly: bool) -> int:
         f"{name}{end}.cpio" for end in ARCHIVES for name in ("initrd", "workload")
     )
     wanted = [*sources, *archives, "initrd-disk.cpio"]
-    disks = shutil.which("mke2fs") is not None
-    if disks:
+    disk = nightly and shutil.which("mke2fs") is not None
+    if disk:
         wanted.append(DISK)
-    else:
+    elif nightly:
         print("fetch_guests: no mke2fs, no disk")
     there = all((GUESTS / name).exists() for name in wanted)
     if there and stamp.exists() and stamp.read_text() == inputs():
         return 0
+    (GUESTS / DISK).unlink(missing_ok=True)  # of what has changed, perhaps
     try:
         fetch_packages(sources)
         build_archives()
-        if disks:
+        if disk:
             build_disk()
     except (FetchError, OSError, subprocess.CalledProcessError) as error:
         print(f"fetch_guests: {error}", file=sys.stderr)
