@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from emu86.spec import x86
 from emu86.testing import stage
-from emu86.testing.encode import mov, mov64
-from emu86.testing.operands import Code, absolute
+from emu86.testing.encode import absolute, mov, mov64
+from emu86.testing.operands import Code
 
 
 @dataclass(frozen=True)

@@ -33,3 +33,10 @@ def mov64(register: int, value: int) -> bytes:
     return bytes([0x48 | register >> 3, 0xB8 + (register & 7)]) + struct.pack(
         "<Q", value & x86.MASK64
     )
+
+
+def absolute(reg: int, at: int, bits: int = 32) -> bytes:
+    """Return ModRM and what follows for `[at]`; 64-bit code extends the sign."""
+    if bits == 64:
+        return bytes([reg << 3 | 4, 0x25]) + i32(at)
+    return bytes([reg << 3 | 5]) + i32(at)

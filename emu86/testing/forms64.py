@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from emu86.spec import x86
 from emu86.testing import stage
-from emu86.testing.encode import i32, mov, mov64, push
+from emu86.testing.encode import absolute, i32, mov, mov64, push
 from emu86.testing.forms import AT, HERE, Form
-from emu86.testing.operands import absolute
 from emu86.testing.stage64 import SYSTEM_CALLS, gate64
 
 

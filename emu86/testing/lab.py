@@ -19,9 +19,8 @@ from emu86.rings.decode import decode
 from emu86.rings.insn.table import find
 from emu86.spec import x86
 from emu86.testing import stage
-from emu86.testing.encode import i32, mov, mov64, push
+from emu86.testing.encode import absolute, i32, mov, mov64, push
 from emu86.testing.image import ram_image
-from emu86.testing.operands import absolute
 from emu86.testing.outcome import differences
 from emu86.testing.run import Trace, Traced, run
 from emu86.testing.stage import State

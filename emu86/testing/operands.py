@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from emu86.spec import x86
 from emu86.spec.opcodes import SEGMENT_PREFIXES
 from emu86.testing import stage
-from emu86.testing.encode import i32
+from emu86.testing.encode import absolute, i32
 
 Code = st.SearchStrategy[bytes]
 
@@ -89,13 +89,6 @@ def operands(reg: int, *, memory: bool | None = None, bits: int = 32) -> Code:
     """
     _check(reg)
     return _operands(reg, memory=memory, bits=bits)
-
-
-def absolute(reg: int, at: int, bits: int = 32) -> bytes:
-    """Return ModRM and what follows for `[at]`; 64-bit code extends the sign."""
-    if bits == 64:
-        return bytes([reg << 3 | 4, 0x25]) + i32(at)
-    return bytes([reg << 3 | 5]) + i32(at)
 
 
 @cache

@@ -17,10 +17,9 @@ from emu86.errors import unknown
 from emu86.spec import x86
 from emu86.testing import stage
 from emu86.testing.accesses import Access, AccessPattern, access_patterns, accesses
-from emu86.testing.encode import check_bits, i32, mov, mov64, push
+from emu86.testing.encode import absolute, check_bits, i32, mov, mov64, push
 from emu86.testing.operands import (
     Code,
-    absolute,
     addresses,
     encoded,
     flags,

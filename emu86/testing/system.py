@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from emu86.spec import x86
 from emu86.testing import stage
-from emu86.testing.encode import i32, mov, mov64, push
+from emu86.testing.encode import absolute, i32, mov, mov64, push
 from emu86.testing.operands import (
     Code,
-    absolute,
     addresses,
     encoded,
     flags,
