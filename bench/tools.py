@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from rich.console import Console
-from rich.table import Table
+from emu86.cli.report import table
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 GUESTS: Final = ROOT / "build" / "guests"
@@ -27,8 +26,6 @@ CPUS: Final = {
     "pentium3": (QEMU, "pentium3,-apic"),
     "atom": ("qemu-system-x86_64", "n270,+lm,+syscall,+nx,+cx16,-apic"),
 }
-
-terminal: Final = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 
 
 class BenchError(Exception):
@@ -215,15 +212,9 @@ def say(text: str) -> None:
     """Print a line."""
     if sys.stderr.isatty():
         doing("")
-    terminal.print(text, soft_wrap=True, markup=False)
+    print(text, flush=True)  # noqa: T201
 
 
 def show(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table: text in the first column, figures in the others."""
-    say(f"\n{title}")
-    table = Table()
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left")
-    for row in rows:
-        table.add_row(*row)
-    terminal.print(table)
+    say("\n" + table(title, headings, list(rows), figures=True))

@@ -10,7 +10,7 @@ from emu86.cpu.models import MODELS
 from emu86.mmu import ram
 from emu86.rings.technique.registry import POLICIES
 
-HEAVY = {"capstone", "llvmlite", "numpy", "rich", "unicorn"}
+HEAVY = {"capstone", "llvmlite", "numpy", "unicorn"}
 
 
 @pytest.mark.parametrize(

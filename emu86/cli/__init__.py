@@ -1,7 +1,7 @@
 """The command line: `emu86 run` and its siblings, a file each.
 
 A command is imported when it is asked for, and what takes long to import (Unicorn,
-Capstone, rich) where it is needed, so that help and mistakes answer at once.
+Capstone) where it is needed, so that help and mistakes answer at once.
 """
 
 import gc

@@ -43,6 +43,6 @@ def command(names: tuple[str, ...], bits: str, as_json: bool) -> None:
 
         click.echo(json.dumps([one.to_dict() for one in found], indent=2))
         return
-    from emu86.cli.report import show_classes  # noqa: PLC0415 - rich is slow
+    from emu86.cli.report import show_classes  # noqa: PLC0415 - seldom needed
 
     show_classes(found)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from emu86.cli.arguments import completion, words_of
+from emu86.cli.terminal import put
 from emu86.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def command(code: tuple[str, ...], bits: str) -> None:
     else:
         lines = explain_text(" ".join(code), int(bits))
     for line in lines:
-        click.echo(line)
+        put(line)
 
 
 _NATIVELY: Final = (

@@ -1,9 +1,16 @@
 """Progress: what is being waited for, shown on a terminal."""
 
 import contextlib
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from emu86.cli.terminal import can_move
+
+_PERIOD_S: Final = 0.2
+_ERASE: Final = "\r\x1b[K"
 
 
 @contextlib.contextmanager
@@ -12,32 +19,31 @@ def progress(text: str) -> Iterator[Callable[[str | None], None]]:
     if not can_move(2):
         yield lambda _text: None
         return
-    from rich.console import Console as Terminal  # noqa: PLC0415 - rich is slow to import
-    from rich.progress import (  # noqa: PLC0415
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
+    shown = [text]
+    ended = threading.Event()
+    began = time.monotonic()
 
-    with Progress(
-        # Its default has characters that not every terminal shows.
-        SpinnerColumn("line"),
-        TextColumn("{task.description}", markup=False),
-        TimeElapsedColumn(),
-        console=Terminal(stderr=True),
-        transient=True,
-        refresh_per_second=5,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    ) as bar:
-        task = bar.add_task(text)
+    def show() -> None:
+        turns = 0
+        while not ended.wait(_PERIOD_S):
+            seconds = int(time.monotonic() - began)
+            turns += 1
+            wheel = "|/-\\"[turns % 4]
+            line = f"{_ERASE}{wheel} {shown[0]} {seconds // 60}:{seconds % 60:02}"
+            print(line, end="", file=sys.stderr, flush=True)  # noqa: T201
 
-        def change(text: str | None) -> None:
-            if text is None:
-                if bar.live.is_started:
-                    bar.stop()
-            else:
-                bar.update(task, description=text)
+    thread = threading.Thread(target=show, daemon=True)
 
+    def change(to: str | None) -> None:
+        if to is not None:
+            shown[0] = to
+        elif not ended.is_set():
+            ended.set()
+            thread.join()
+            print(_ERASE, end="", file=sys.stderr, flush=True)  # noqa: T201
+
+    thread.start()
+    try:
         yield change
+    finally:
+        change(None)

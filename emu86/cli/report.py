@@ -1,13 +1,12 @@
-"""Tables for a person to read; imported when one is shown, for rich takes long."""
+"""Tables for a person to read."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Final
 
-from rich.box import SIMPLE_HEAD, Box
-from rich.console import Console
-from rich.table import Table
-
-from emu86.cli.terminal import is_unbounded
+from emu86.cli.terminal import is_unbounded, put, show
 
 if TYPE_CHECKING:
     from emu86 import Stats
@@ -15,54 +14,71 @@ if TYPE_CHECKING:
     from emu86.testing.classify import Class
 
 
-_WIDE: Final = 1000  # columns where no terminal has fewer: a row is a line, for grep
-_ASCII_HEAD: Final = Box(str(SIMPLE_HEAD).replace("─", "-"), ascii=True)
 _NARROW: Final = 110  # columns that have no room for the SDM's titles
+_LEAST: Final = 7  # columns that words are not squeezed below
 
 
-class _Terminal(Console):
-    """Standard output or error; a reader that has gone away is an error like others."""
+def width() -> int | None:
+    """Return the columns of standard output; None where a row is a line, for grep."""
+    return None if is_unbounded(1) else shutil.get_terminal_size().columns
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        width = _WIDE if is_unbounded(2 if stderr else 1) else None
-        super().__init__(stderr=stderr, width=width, highlight=False, markup=False)
 
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+def table(
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    figures: bool = False,
+    whole: Sequence[str] = (),
+    columns: int | None = None,
+) -> str:
+    """Return a table as lines.
+
+    figures: all columns but the first are numbers, to stand at the right. whole: the
+    headings of columns that are not cut into lines. columns: what it has to fit into.
+    """
+    lines = [headings, *rows]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    while columns and sum(widths) + 2 * len(widths) > columns:
+        widest = max(
+            range(len(widths)), key=lambda i: (headings[i] not in whole) * widths[i]
+        )
+        if headings[widest] in whole or widths[widest] <= _LEAST:
+            break
+        widths[widest] -= 1
+    text = [title]
+    for cells in (headings, ["-" * width for width in widths], *rows):
+        cut = [textwrap.wrap(cell, at) for cell, at in zip(cells, widths, strict=True)]
+        for parts in zip_longest(*cut, fillvalue=""):
+            padded = [
+                part.rjust(at) if figures and i else part.ljust(at)
+                for i, (part, at) in enumerate(zip(parts, widths, strict=True))
+            ]
+            text.append("  ".join(padded).rstrip())
+    return "\n".join(text)
 
 
 def show_stats(stats: "Stats") -> None:
     """Print the statistics of a run on standard error."""
-    terminal = _Terminal(stderr=True)
-    terminal.print(exit_table(stats))
-    for line in summary(stats):
-        terminal.print(line, soft_wrap=True)
+    for line in (exit_table(stats), *summary(stats)):
+        show(line)
 
 
-def exit_table(stats: "Stats") -> Table:
+def exit_table(stats: "Stats") -> str:
     """VM exits by reason, the dearest first."""
-    table = Table(title="VM exits", title_justify="left")
-    table.add_column("reason")
-    for heading in ("count", "mean µs", "share of time"):
-        table.add_column(heading, justify="right")
     wall = stats.wall_s * 1e9
-    rows = sorted(stats.exits.items(), key=lambda row: row[1].ns, reverse=True)
-    for reason, cost in rows:
-        if cost.count:
-            timed = cost.ns and wall
-            mean = f"{cost.ns / cost.count / 1000:.2f}" if timed else "-"
-            share = f"{cost.ns / wall:.1%}" if timed else "-"
-            table.add_row(reason, f"{cost.count:,}", mean, share)
-    table.add_section()
-    count = sum(cost.count for cost in stats.exits.values())
-    spent = sum(cost.ns for cost in stats.exits.values())
-    table.add_row(
-        "all",
-        f"{count:,}",
-        f"{spent / count / 1000:.2f}" if count else "-",
-        f"{spent / wall:.1%}" if wall else "-",
-    )
-    return table
+
+    def row(reason: str, count: int, ns: float) -> tuple[str, str, str, str]:
+        timed = count and ns and wall
+        mean = f"{ns / count / 1000:.2f}" if timed else "-"
+        return reason, f"{count:,}", mean, f"{ns / wall:.1%}" if timed else "-"
+
+    dearest = sorted(stats.exits.items(), key=lambda one: one[1].ns, reverse=True)
+    rows = [row(reason, one.count, one.ns) for reason, one in dearest if one.count]
+    count = sum(one.count for one in stats.exits.values())
+    spent = sum(one.ns for one in stats.exits.values())
+    headings = ("reason", "count", "mean µs", "share of time")
+    return table("VM exits", headings, [*rows, row("all", count, spent)], figures=True)
 
 
 def summary(stats: "Stats") -> list[str]:
@@ -84,50 +100,34 @@ def summary(stats: "Stats") -> list[str]:
     ]
 
 
-def _style(out: Console, title: str) -> dict[str, Any]:
-    """Return how a table looks that is to be narrow."""
-    box = _ASCII_HEAD if out.options.ascii_only else SIMPLE_HEAD
-    return {
-        "title": title, "title_justify": "left", "box": box, "pad_edge": False,
-        "collapse_padding": True,
-    }  # fmt: skip
-
-
 def show_records(records: "Iterable[Record]") -> None:
     """Print the exit table on standard output."""
-    out = _Terminal()
-    wide = out.width >= _NARROW
-    table = Table(**_style(out, "The exit table"))
-    headings = ("instruction", "kind", "encoding", "reaches the VMM by", "SDM")
-    for heading in headings[: None if wide else -1]:
-        table.add_column(heading, no_wrap=heading == "kind")
-    for record in records:
-        cells = record.mnemonic, record.kind, record.encoding, record.traps, record.sdm
-        table.add_row(*cells[: len(table.columns)])
-    out.print(table)
+    columns = width()
+    wide = columns is None or columns >= _NARROW
+    headings = ["instruction", "kind", "encoding", "reaches the VMM by", "SDM"]
+    rows = [[r.mnemonic, r.kind, r.encoding, r.traps, r.sdm] for r in records]
     if not wide:
-        out.print("emu86 explain INSTRUCTION tells more, and where the SDM has it.")
+        headings, rows = headings[:-1], [row[:-1] for row in rows]
+    shown = table("The exit table", headings, rows, whole=("kind",), columns=columns)
+    put(shown)
+    if not wide:
+        put("emu86 explain INSTRUCTION tells more, and where the SDM has it.")
 
 
-def show_classes(classes: "Iterable[Class]", out: Console | None = None) -> None:
+def show_classes(classes: "Iterable[Class]") -> None:
     """Show what `emu86.testing.classify` has observed, and what the columns mean."""
-    out = out or _Terminal()
-    table = Table(**_style(out, "System instructions, by what they do"))
     classes = list(classes)
-    bits = classes[0].bits
-    for heading in class_row(classes[0]):
-        table.add_column(
-            heading, no_wrap=heading in _WHOLE, min_width=_AT_LEAST.get(heading)
-        )
-    notes = []
+    rows = [class_row(found) for found in classes]
+    title = "System instructions, by what they do"
+    cells = [list(row.values()) for row in rows]
+    put(table(title, list(rows[0]), cells, whole=_WHOLE, columns=width()))
     for found in classes:
-        cells = class_row(found).values()
-        table.add_row(*cells, style="bold" if found.hole else None)
-        notes += [f"{found.name}: {note}" for note in class_notes(found)]
-    out.print(table)
-    legend = [line for line in _LEGEND.splitlines() if bits == 32 or "VM86" not in line]
-    for line in (*notes, *([""] if notes else []), *legend):
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
+        for note in class_notes(found):
+            put(f"{found.name}: {note}")
+    put("")
+    for line in _LEGEND.splitlines():
+        if classes[0].bits == 32 or "VM86" not in line:
+            put(line)
 
 
 _LEGEND: Final = """\
@@ -142,8 +142,7 @@ wrong       the techniques under which a guest can tell that it is not on its ow
 engine      y: the engine has it wrong, and emu86 puts it right"""
 
 
-_WHOLE: Final = ("traps", "class", "engine")  # not cut into lines
-_AT_LEAST: Final = {"name": 8, "depends on": 7}
+_WHOLE: Final = ("traps", "class", "engine")
 _SIGN: Final = {"never": "-", "some": "s", "always": "y"}
 
 

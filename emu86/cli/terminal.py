@@ -87,6 +87,11 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
     return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 
+def put(text: str) -> None:
+    """Put lines on standard output, by its own encoding; click has one of its own."""
+    print(text)  # noqa: T201
+
+
 def say(text: str) -> None:
     """Tell the user `text`, one line, on standard error if there is still one."""
     show(f"emu86: {text}")

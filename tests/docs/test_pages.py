@@ -157,8 +157,8 @@ def test_no_source_is_lost(tmp_path):
 
 OUTPUT = """\
 [    0.500000] boots
-│ INT 03h   │      1 │ 12.00 │
-│ INT 80h   │ 12,345 │  3.00 │
+INT 03h         1  12.00
+INT 80h    12,345   3.00
 sites patched: CMPXCHG8B 161, IRET 4, POPF 4
 after 1.5 s and 777 exits
 """
@@ -169,7 +169,7 @@ def test_what_a_page_shows_of_an_output_is_renewed():
 [    0.4] boots
 [...]
 after [...] s and 1 exits
-│ INT 80h   │ 9 │[...]
+INT 80h    9[...]
 sites patched: CMPXCHG8B 2, IRET 1, [...]
 """
     renewed = make_docs.renewed(shown, OUTPUT)
@@ -177,7 +177,7 @@ sites patched: CMPXCHG8B 2, IRET 1, [...]
         "[    0.500000] boots",
         "[...]",
         "after [...] s and 777 exits",
-        "│ INT 80h   │ 12,345 │[...]",
+        "INT 80h    12,345[...]",
         "sites patched: CMPXCHG8B 161, IRET 4, [...]",
     ]
     assert make_docs.renewed(renewed, OUTPUT) == renewed
