@@ -35,6 +35,8 @@ CPUS: Final = {
 }
 """The CPU models: what each has, in a line. All of it, `emu86.cpu.models` has."""
 CPU: Final = "pentium3"
+# With a BIOS nobody knows what it boots: what all kernels of 32 and 64 bits run on.
+CPU_OF_MEDIA: Final = "atom"
 # Those that a kernel gets when nobody names one: the first that has what it needs.
 CHOSEN: Final = (CPU, "pentium3-pae", "atom")
 

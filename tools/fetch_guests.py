@@ -11,6 +11,10 @@
                          file systems, loaded: a shell
     initrd-amd64.cpio, workload-amd64.cpio
                          the same with busybox of 64 bits
+    seabios.bin, vgabios-isavga.bin
+                         SeaBIOS, and its ROM for the display (package seabios)
+    grub-floppy.img, grub-cdrom.iso
+                         GRUB's rescue floppy and CD (package grub-rescue-pc)
 
 With --nightly also what only `make nightly` boots, 135 MB to download:
 
@@ -18,7 +22,6 @@ With --nightly also what only `make nightly` boots, 135 MB to download:
     xen-amd64.gz         Xen, a Multiboot kernel once it is unpacked
     vmlinuz-installer-amd64, initrd-installer-amd64.gz
                          Debian's installer in a terminal, as it comes by network
-    grub-cdrom.iso       GRUB's rescue CD (package grub-rescue-pc)
     disk-grub.img        a disk with GRUB, `vmlinuz` and busybox on ext4, which asks who
                          logs in; only where there is mke2fs
 
@@ -77,6 +80,10 @@ def _installer(file: str) -> Source:
     return Source("amd64", package, rf"\./.*/text/debian-installer/amd64/{file}")
 
 
+def _of(package: str, path: str) -> Source:
+    return Source("amd64", package, rf"\./usr/{re.escape(path)}")
+
+
 PACKAGED: Final = {
     "vmlinuz": _kernel("i386", "686"),
     "vmlinuz-pae": _kernel("i386", "686-pae"),
@@ -84,6 +91,10 @@ PACKAGED: Final = {
     "vmlinuz-amd64": _kernel("amd64", "amd64"),
     "vmlinuz-cloud-amd64": _kernel("amd64", "cloud-amd64"),
     "busybox-amd64": _busybox("amd64"),
+    "seabios.bin": _of("seabios", "share/seabios/bios.bin"),
+    "vgabios-isavga.bin": _of("seabios", "share/seabios/vgabios-isavga.bin"),
+    "grub-floppy.img": _of("grub-rescue-pc", "lib/grub-rescue/grub-rescue-floppy.img"),
+    "grub-cdrom.iso": _of("grub-rescue-pc", "lib/grub-rescue/grub-rescue-cdrom.iso"),
 }
 NIGHTLY: Final = {
     "memtest-amd64": Source("amd64", "memtest86+", r"\./boot/memtest86\+x64\.bin"),
@@ -95,11 +106,6 @@ NIGHTLY: Final = {
     ),
     "vmlinuz-installer-amd64": _installer("linux"),
     "initrd-installer-amd64.gz": _installer(r"initrd\.gz"),
-    "grub-cdrom.iso": Source(
-        "amd64",
-        "grub-rescue-pc",
-        r"\./usr/lib/grub-rescue/grub-rescue-cdrom\.iso",
-    ),
 }
 MODULES: Final = "modules.tar"  # of `vmlinuz`, in the order in which they are loaded
 WANTED: Final = ("pata_legacy", "sd_mod", "sr_mod", "crc32c_generic", "ext4", "isofs")

@@ -104,7 +104,8 @@ class Console:
     left. SIGINT, SIGTERM, SIGHUP and a terminal or reader that has gone away stop the
     machine: `status` is then the exit status to end with, else None. What Ctrl-A asks
     for stops it, too, and is done by `serve`. screenshot: the file of that option;
-    display: begin with the guest's screen, and keys for its keyboard.
+    display: begin with the guest's screen, and keys for its keyboard; serial: where the
+    serial line is, "stdio" is here: elsewhere it is not fed.
     """
 
     def __init__(
@@ -113,9 +114,12 @@ class Console:
         screenshot: str | None = None,
         *,
         display: bool = False,
+        serial: str = "stdio",
     ) -> None:
         self._machine = machine
         self._starts_with_screen = display
+        self._serial = serial
+        self._feeds = serial == "stdio"
         self._display = Display(machine, self._write)
         self._unseen = b""  # what the guest has sent while the screen was shown
         self._screenshot = screenshot
@@ -207,12 +211,14 @@ class Console:
         while True:
             # While the guest lags behind, look again soon instead of reading on. But a
             # terminal has keys for emu86 behind those for the guest.
-            reads = self._saved is not None or self._machine.console_waiting < _CHUNK
+            lags = self._feeds and self._machine.console_waiting >= _CHUNK
+            reads = self._saved is not None or (self._feeds and not lags)
             watched = [0] if reads else []
+            again = 0.02 if lags and not reads else None
             try:
                 if _POSIX:
                     ready, _, _ = select.select(
-                        [*watched, self._wake[0]], [], [], None if watched else 0.02
+                        [*watched, self._wake[0]], [], [], again
                     )
                 else:
                     ready = watched
@@ -235,7 +241,8 @@ class Console:
                     self._type(data)
                     continue
                 data = self._that_fits(data)
-            self._machine.console_input(data)
+            if self._feeds:
+                self._machine.console_input(data)
 
     def _type(self, data: bytes) -> None:
         """Type on the guest's keyboard what came from the terminal."""
@@ -296,6 +303,9 @@ class Console:
             if self._display.active:
                 self._change_view()  # where the user is asked
             self._change_medium()
+        elif key == "t" and self._display.active and not self._feeds:
+            where = "not there" if self._serial == "none" else f"in {self._serial}"
+            self._tell(f"the serial line is {where}")
         elif key == "t":
             self._change_view()
         elif key == "lost":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import click
 
@@ -43,6 +43,39 @@ def try_to_write(option: str, path: str) -> None:
         raise ConfigError(f"{option}: {path}: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{option}: {path!r}: {error}") from None
+
+
+class Log:
+    """A new file with what a guest sends, as it sends it.
+
+    option: the name of the file is that one's; tell: takes a line for the user, once,
+    if the host cannot write it, and the file then gets nothing more. Raises ConfigError
+    if there can be no such file. It is open while a `with` block lasts.
+    """
+
+    def __init__(self, option: str, path: str, tell: Callable[[str], None]) -> None:
+        try_to_write(option, path)
+        self._option = option
+        self._tell = tell
+        self._file = Path(path).open("wb", buffering=0)  # noqa: SIM115 (__exit__ closes it)
+        self._path = path
+
+    def take(self, data: bytes) -> None:
+        """Write bytes."""
+        if self._file.closed:
+            return
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            self._file.close()
+            self._tell(f"{self._option}: {self._path}: {error.strerror}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 class Printer:

@@ -2,13 +2,14 @@
 
 import os
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
 from emu86 import config
 from emu86.cli.arguments import Date, Keys, OneOf, Seconds, files
-from emu86.cli.output import Printer, try_to_write, write, write_screenshot
+from emu86.cli.output import Log, Printer, try_to_write, write, write_screenshot
 from emu86.cli.progress import progress
 from emu86.cli.terminal import OutputError, can_move, is_terminal, say, show
 
@@ -63,6 +64,22 @@ _STATUSES: Final = {
     help="A parallel port with a printer, which appends what it gets to FILE.",
 )
 @click.option(
+    "--serial",
+    metavar="stdio|FILE|none",
+    shell_complete=files,
+    default="stdio",
+    show_default=True,
+    help="What the guest's serial line is connected to: this terminal, or FILE, which "
+    "gets what the guest sends. none: there is no serial port.",
+)
+@click.option(
+    "--debugcon",
+    metavar="FILE",
+    shell_complete=files,
+    help="Write into FILE what the guest writes to port E9h or 402h, as SeaBIOS does "
+    "with its log; - is this terminal.",
+)
+@click.option(
     "--discard-writes",
     is_flag=True,
     help="Throw away at the end what the guest has written to disks.",
@@ -88,7 +105,8 @@ _STATUSES: Final = {
     "--cpu",
     type=OneOf(config.CPUS),
     help=". ".join(f"{name}: {line}" for name, line in config.CPUS.items())
-    + f". [default: what the kernel needs, from {config.CPU} on]",
+    + f". [default: what the kernel needs, from {config.CPU} on; with a BIOS "
+    f"{config.CPU_OF_MEDIA}]",
 )
 @click.option(
     "--technique",
@@ -108,8 +126,8 @@ _STATUSES: Final = {
     "--display",
     type=OneOf(["terminal", "none"]),
     help="terminal: the guest's screen is on this terminal, whose keys go to the "
-    "guest's keyboard. none: its serial line. Ctrl-A t changes. [default: terminal "
-    "with a BIOS and a terminal, else none]",
+    "guest's keyboard. none: its serial line. Ctrl-A t changes. [default: on a "
+    "terminal, terminal with a BIOS or where --serial is elsewhere; else none]",
 )
 @click.option(
     "--keys",
@@ -175,9 +193,8 @@ _STATUSES: Final = {
 @click.option(
     "--on-reset",
     type=OneOf(["exit", "reboot"]),
-    default="exit",
-    show_default=True,
-    help="What follows a reset or a triple fault: the end, or the same guest anew.",
+    help="What follows a reset or a triple fault: the end, or the same guest anew. "
+    "[default: reboot with a BIOS, else exit]",
 )
 @click.option(
     "--keep-going",
@@ -199,6 +216,8 @@ def command(
     disks: tuple[str, ...],
     cdrom: str | None,
     parallel: str | None,
+    serial: str,
+    debugcon: str | None,
     discard_writes: bool,
     read_only: bool,
     append: str | None,
@@ -218,7 +237,7 @@ def command(
     symbols: tuple[str, ...],
     debug_exit: bool,
     debug_exit_qemu: bool,
-    on_reset: str,
+    on_reset: str | None,
     keep_going: bool,
     no_native: bool,
 ) -> None:
@@ -300,6 +319,8 @@ def command(
             writes=writes,
             bios=images.bios() if boots_media else bios,
             parallel=parallel is not None,
+            serial=serial != "none",
+            debug_console=debugcon is not None,
         )
         if not starts_bios:
             doing("loading " + ("the teaching kernel" if kernel is None else kernel))
@@ -328,17 +349,33 @@ def command(
                 try_to_write(option, file)
         shows_screen = display == "terminal"
         if display is None:
-            shows_screen = starts_bios and interactive and can_move(1)
+            wanted = starts_bios or serial != "stdio"
+            shows_screen = wanted and interactive and can_move(1)
         if shows_screen:
             doing(None)
-        with Console(machine, screenshot, display=shows_screen) as console:
+        with (
+            Console(
+                machine, screenshot, display=shows_screen, serial=serial
+            ) as console,
+            ExitStack() as opened,
+        ):
 
             def see(data: bytes) -> None:
                 doing(None)
                 console.show(data)
 
-            machine.on_console(see, at_once=False)
             machine.on_media_error(console.tell)
+            if serial == "stdio":
+                machine.on_console(see, at_once=False)
+            elif serial != "none":
+                log = opened.enter_context(Log("--serial", serial, console.tell))
+                machine.on_console(log.take, at_once=False)
+            if debugcon == "-":
+                line = b"\r\n" if interactive else b"\n"  # a raw terminal needs both
+                machine.on_debug_console(lambda data: see(data.replace(b"\n", line)))
+            elif debugcon is not None:
+                log = opened.enter_context(Log("--debugcon", debugcon, console.tell))
+                machine.on_debug_console(log.take)
             if parallel is not None:
                 machine.on_print(Printer(parallel, machine, console.tell).take)
             ran = _run(
@@ -347,7 +384,7 @@ def command(
                 until=None if until is None else os.fsencode(until),
                 end=end,
                 panics=not keep_going and (until is not None or not interactive),
-                reboots=on_reset == "reboot",
+                reboots=starts_bios if on_reset is None else on_reset == "reboot",
             )
             doing(None)
         machine.close()

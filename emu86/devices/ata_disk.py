@@ -272,7 +272,8 @@ class AtaDisk(Drive):
     def _identity(self) -> bytes:
         total = self._total
         per_cylinder = HEADS * SECTORS
-        cylinders = min(total // per_cylinder, CYLINDERS_MOST)
+        # A disk that is smaller than a cylinder has one, for BIOSes to read it at all.
+        cylinders = min(max(total // per_cylinder, 1), CYLINDERS_MOST)
         now = min(total // (self.heads * self.sectors), 0xFFFF)
         capacity = now * self.heads * self.sectors
         lba28 = min(total, LBA28_MOST)

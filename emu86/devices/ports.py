@@ -4,7 +4,8 @@ Sources: IBM PC/AT Technical Reference (80h, the POST code; F0h and F1h, the
 coprocessor); IBM PS/2 Hardware Interface Technical Reference (system control port A,
 92h); ACPI specification 1.0b, 4.7.3.2.1 (PM1a control, at 604h by the habit of common
 PC boards). The debug exit port is no PC's: it is for test programs to say how they
-ended.
+ended. Nor is the debug console: Bochs has it at E9h ("port_e9_hack"), and QEMU's
+SeaBIOS finds it at 402h.
 """
 
 # Every register is read and written with the arguments of `bus.Addressable`.
@@ -145,6 +146,21 @@ class DebugExit(Register):
     def write(self, offset: int, width: int, value: int, now: int) -> None:
         """End the run."""
         self._leave(value & ((1 << 8 * width) - 1))
+
+
+class DebugConsole(Register):
+    """A port that takes text a byte at a time, and reads as E9h to be found by that."""
+
+    PRESENT: Final = 0xE9
+
+    def __init__(self, said: Callable[[bytes], None]) -> None:
+        """Make a port that gives ``said`` each byte."""
+        super().__init__(self.PRESENT)
+        self._said = said
+
+    def write(self, offset: int, width: int, value: int, now: int) -> None:
+        """Take a byte."""
+        self._said(bytes((value & 0xFF,)))
 
 
 class PowerControl(Register):

@@ -38,19 +38,24 @@ def leave(ram: memoryview, board: Board, now: int) -> None:
     """Put into `ram` (all of it) and the chips what a BIOS leaves there at `now`."""
     ram[layout.ROM : layout.ROM + images.TABLES_SIZE] = images.tables()
     ram[:_DATA] = _IRET.to_bytes(4, "little") * 256
-    area = _data_area(board.rtc.seconds_of_day(now), printer=board.parallel is not None)
+    area = _data_area(
+        board.rtc.seconds_of_day(now),
+        serial=board.ports.name(layout.COM1.start) is not None,
+        printer=board.parallel is not None,
+    )
     ram[_DATA : _DATA + len(area)] = area
     ram[LOW_END] = _EBDA_KIB
     for port, value in _PORTS:
         board.port_write(port, 1, value)
 
 
-def _data_area(seconds: int, *, printer: bool) -> bytes:
+def _data_area(seconds: int, *, serial: bool, printer: bool) -> bytes:
     """Return the BIOS data area, `seconds` after midnight."""
-    equipment = _COPROCESSOR | _COLOUR_80X25 | 1 << _SERIAL_PORTS | printer << _PRINTERS
+    equipment = _COPROCESSOR | _COLOUR_80X25
+    equipment |= serial << _SERIAL_PORTS | printer << _PRINTERS
     area = bytearray(256)
     for offset, size, value in (
-        (0x00, 2, layout.COM1.start),  # base of COM1; there is no COM2
+        (0x00, 2, layout.COM1.start if serial else 0),  # there is no COM2
         (0x08, 2, layout.LPT1.start if printer else 0),
         (0x0E, 2, LOW_END >> 4),  # segment of the extended BIOS data area
         (0x10, 2, equipment),

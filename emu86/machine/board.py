@@ -1,7 +1,7 @@
 """The board: which chips there are and what is wired to what, top to bottom."""
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -11,6 +11,7 @@ from emu86.devices.ata import Drive
 from emu86.devices.ata_disk import AtaDisk
 from emu86.devices.atapi import CdRom
 from emu86.devices.bus import Addressable, Bus, Stateful, Timed
+from emu86.devices.fw_cfg import FwCfg
 from emu86.devices.i8042 import I8042
 from emu86.devices.ide import Channel
 from emu86.devices.medium import Medium
@@ -19,6 +20,7 @@ from emu86.devices.pic import PicPair
 from emu86.devices.pit import Pit
 from emu86.devices.ports import (
     Coprocessor,
+    DebugConsole,
     DebugExit,
     PostCode,
     PowerControl,
@@ -50,8 +52,11 @@ class Board:
     itself off or resets; set_a20: told by the keyboard controller and by port 92h
     whether address line 20 is let through, and who was the last counts; rtc: see
     `Machine`; disks: what is in the ATA disks, two to a channel; cdrom: drive 0 of the
-    second one; printed: takes what a printer on LPT1 gets, None: there is no such port;
-    debug_exit: whether port F4h ends the run.
+    second one; serial: whether there is COM1; printed: takes what a printer on LPT1
+    gets, None: there is no such port; said: takes what the guest writes to the debug
+    console, None: there is none;
+    firmware: the files of the fw_cfg device, None: there is none; debug_exit: whether
+    port F4h ends the run.
     """
 
     def __init__(
@@ -68,7 +73,10 @@ class Board:
         rtc: float,
         disks: Sequence[Medium] = (),
         cdrom: CdRom | None = None,
+        serial: bool = True,
         printed: Callable[[bytes], None] | None = None,
+        said: Callable[[bytes], None] | None = None,
+        firmware: Mapping[str, bytes] | None = None,
         debug_exit: bool = False,
     ) -> None:
         self._clock = clock
@@ -107,7 +115,8 @@ class Board:
         attach(layout.SPEAKER, self.speaker, "port 61h")
         attach(layout.I8042, self.keyboard, "8042")
         attach(layout.RTC, self.rtc, "MC146818")
-        attach(layout.COM1, self.uart, "16550A", abi.PORT_UART)
+        if serial:
+            attach(layout.COM1, self.uart, "16550A", abi.PORT_UART)
         attach(layout.VGA, self.vga, "VGA")
         attach(layout.COPROCESSOR, self.coprocessor, "coprocessor error")
         post_code = PostCode(latch=shared.post_code)
@@ -125,6 +134,11 @@ class Board:
         if printed is not None:
             self.parallel = Parallel(line(layout.IRQ_LPT1), printed)
             attach(layout.LPT1, self.parallel, "parallel port")
+        if said is not None:
+            for ports in layout.DEBUG_CONSOLE:
+                attach(ports, DebugConsole(said), f"debug console {ports[0]:X}h")
+        if firmware is not None:
+            attach(layout.FW_CFG, FwCfg(memory, firmware), "fw_cfg")
         if debug_exit:
             leave = DebugExit(lambda value: end("debug exit", str(value)))
             attach(layout.DEBUG_EXIT, leave, "debug exit")

@@ -15,6 +15,8 @@ POST_CODE: Final = range(0x80, 0x81)
 SYSTEM_CONTROL_A: Final = range(0x92, 0x93)
 PIC_SLAVE: Final = range(0xA0, 0xA2)
 COPROCESSOR: Final = range(0xF0, 0xF2)
+# The debug console, where Bochs has it and where SeaBIOS looks for it.
+DEBUG_CONSOLE: Final = (range(0xE9, 0xEA), range(0x402, 0x403))
 DEBUG_EXIT: Final = range(0xF4, 0xF8)
 LPT1: Final = range(0x378, 0x37B)
 COM1: Final = range(0x3F8, 0x400)
@@ -25,6 +27,7 @@ IDE: Final = (
 )
 IDE_CDROM: Final = 2  # the number of the CD-ROM drive: the first of the second channel
 ELCR: Final = range(0x4D0, 0x4D2)
+FW_CFG: Final = range(0x510, 0x512)
 POWER: Final = range(0x604, 0x606)
 
 VGA: Final = range(0x3B0, 0x3E0)

@@ -19,6 +19,7 @@ from emu86.devices.atapi import CdRom
 from emu86.errors import ConfigError, as_bytes, as_int, expect, unknown
 from emu86.machine import bios as bios_data
 from emu86.machine import boot, keys, layout, snapshot
+from emu86.machine import rom as rom_files
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.chardev import EVERY, CharDevice
@@ -50,7 +51,7 @@ class Machine:
     memory: bytes of RAM, a multiple of 4 KiB from 1 MiB to 63 GiB, or text like "64M";
     what is beyond 3 GiB is from 4 GiB on;
     cpu and technique: names in `emu86.config`, where each has its line; without a cpu
-    it is the smallest that the kernel needs, from pentium3 on;
+    it is the smallest that the kernel needs, from pentium3 on, and with a BIOS atom;
     debug_exit: a write to port F4h ends the run; realtime: the guest's clock keeps to
     the host's, where else idle time is skipped; hypervisor: tell the guest of a
     hypervisor in CPUID; rtc: the date at the start, in seconds since 1970, as
@@ -58,8 +59,11 @@ class Machine:
     four; cdrom: a file with the image of a CD, or "" for a drive without one; writes: a
     name in `config.WRITES`, what becomes of writes to disks; bios: a ROM image (a path,
     or its bytes) that starts the machine, at F000:FFF0 in real mode, instead of a
-    kernel; parallel: there is a parallel port with a printer, see `on_print`; native:
-    have compiled code handle the most common exits, where it fits this host; else
+    kernel; vga_bios: the ROM of a display, which the BIOS finds by QEMU's fw_cfg device
+    (None: one beside the file of `bios`, if there is one); serial: there is a serial
+    port, COM1; parallel: there is a parallel port with a printer, see `on_print`;
+    debug_console: ports E9h and 402h take text, see `on_debug_console`; native: have
+    compiled code handle the most common exits, where it fits this host; else
     CPython does, to the same end, slowly; abilities: for tests, what of Unicorn's
     private state to use. Raises ConfigError and, as all methods do, TypeError for a
     value of another type.
@@ -79,21 +83,24 @@ class Machine:
         cdrom: str | PathLike[str] | None = None,
         writes: str = config.WRITE,
         bios: bytes | bytearray | str | PathLike[str] | None = None,
+        vga_bios: bytes | bytearray | str | PathLike[str] | None = None,
+        serial: bool = True,
         parallel: bool = False,
+        debug_console: bool = False,
         native: bool = True,
         abilities: Abilities | None = None,
     ) -> None:
         memory = config.memory(memory)
         self._chooses = cpu is None  # the CPU model, by the kernel
-        cpu = config.CPU if cpu is None else cpu
+        if cpu is None:
+            cpu = config.CPU if bios is None else config.CPU_OF_MEDIA
         config.check_cpu(cpu)
         config.check_technique(technique)
-        rom = None if bios is None else boot.read("bios", bios)
-        if rom is not None:
-            config.check_rom(len(rom))
+        rom, vga_rom = rom_files.read(bios, vga_bios)
         switches = {
             "debug_exit": debug_exit, "realtime": realtime, "hypervisor": hypervisor,
-            "native": native, "parallel": parallel,
+            "native": native, "serial": serial, "parallel": parallel,
+            "debug_console": debug_console,
         }  # fmt: skip
         config.check_rtc(rtc)
         for name, value in switches.items():
@@ -103,11 +110,12 @@ class Machine:
         paths = config.disks(disks, beside=cd)
         self._configuration = snapshot.Configuration(
             memory, cpu, technique, debug_exit, realtime, hypervisor, rtc,
-            paths, cd, writes, rom, parallel,
+            paths, cd, writes, rom, vga_rom, serial, parallel, debug_console,
         )  # fmt: skip
         self._media_watchers: list[Callable[[str], None]] = []
         self._closed = False
         self._printers: list[Callable[[bytes], None]] = []
+        self._debuggers: list[Callable[[bytes], None]] = []
         self._media: dict[str, Image] = {}  # by the names that messages have
         with ExitStack() as opened:  # a mistake with one closes the others
             for number, path in enumerate(paths):
@@ -148,7 +156,10 @@ class Machine:
             rtc=rtc,
             disks=disk_images,
             cdrom=self._cdrom,
+            serial=serial,
             printed=self._printed if parallel else None,
+            said=self._debugged if debug_console else None,
+            firmware=None if rom is None else rom_files.files(vga_rom),
             debug_exit=debug_exit,
         )
         self.vmm.connect(self.board, self.board.pic)
@@ -375,6 +386,15 @@ class Machine:
 
     def _printed(self, data: bytes) -> None:
         for callback in self._printers:
+            callback(data)
+
+    def on_debug_console(self, callback: Callable[[bytes], None]) -> None:
+        """Call `callback` with each byte that the guest writes to port E9h or 402h."""
+        expect("callback", callback, Callable)
+        self._debuggers.append(self._loop.guard(callback))
+
+    def _debugged(self, data: bytes) -> None:
+        for callback in self._debuggers:
             callback(data)
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ from emu86.machine.chardev import CharDeviceState
 from emu86.machine.media import ImageState
 from emu86.rings.technique.base import TechniqueState
 
-VERSION: Final = 12  # of the format: a change of any state's fields is another one
+VERSION: Final = 13  # of the format: a change of any state's fields is another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,10 @@ class Configuration:
     cdrom: str | None
     writes: str
     bios: bytes | None = field(repr=False)
+    vga_bios: bytes = field(repr=False)
+    serial: bool
     parallel: bool
+    debug_console: bool
 
 
 @dataclass(frozen=True, slots=True)

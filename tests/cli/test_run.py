@@ -344,7 +344,9 @@ def test_options_reach_the_machine(tmp_path):
         "disks": ("a", "b"),
         "cdrom": "c",
         "writes": "refuse",
+        "serial": True,
         "parallel": False,
+        "debug_console": False,
     }
 
 
@@ -873,6 +875,52 @@ def test_a_screen_needs_a_terminal():
     assert result.returncode == 2
     assert "standard output is no terminal that can show a screen" in result.stderr
     assert run("halted", "--display", "sdl").returncode == 2
+
+
+# -- the serial line and the debug console ---------------------------------------------
+
+
+def test_a_serial_line_in_a_file(tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(b"of the last run, which was longer")
+    result = run("say:one\\r\\n say:two", "--serial", log, "--until", "two")
+    assert log.read_bytes() == b"one\r\ntwo"
+    assert result.stdout == ""
+    assert result.returncode == 0
+
+
+def test_a_serial_line_in_a_file_leaves_standard_input_alone(tmp_path):
+    end, typist = os.pipe()
+    os.write(typist, b"typed")
+    command = [*FAKE, "run", "--append", "poweroff", "--serial", tmp_path / "log"]
+    subprocess.run(command, stdin=end, capture_output=True, check=True, timeout=60)
+    assert os.read(end, 100) == b"typed"
+    os.close(typist)
+    os.close(end)
+
+
+def test_no_serial_port():
+    result = run("debugtell poweroff", "--serial", "none", "--debugcon", "-")
+    assert "('serial', False)" in result.stdout
+    assert "('debug_console', True)" in result.stdout
+
+
+def test_the_debug_console_in_a_file_and_here(tmp_path):
+    log = tmp_path / "log"
+    result = run("debug:of_the_BIOS say:on poweroff", "--debugcon", log)
+    assert (result.stdout, log.read_text()) == ("on", "of_the_BIOS")
+    assert run("debug:a\\n say:b poweroff", "--debugcon", "-").stdout == "a\nb"
+
+
+@pytest.mark.parametrize("option", ["--serial", "--debugcon"])
+def test_a_log_that_cannot_be_written(option):
+    result = run("say:x", option, "/none/log")
+    assert result.returncode == 2
+    assert result.stderr == f"emu86: {option}: /none/log: No such file or directory\n"
+    word = "say:x" if option == "--serial" else "debug:x"
+    result = run(f"{word} {word} poweroff", option, "/dev/full")
+    assert result.stderr.count(f"emu86: {option}: /dev/full: No space left") == 1
+    assert result.returncode == 0
 
 
 # -- the printer -----------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_drives_have_serial_numbers_of_their_own():
 @pytest.mark.parametrize(
     ("total", "cylinders", "lba28"),
     [
-        (1, 0, 1),
+        (1, 1, 1),
         (16 * 63 * 16383, 16383, 16 * 63 * 16383),
         (1 << 28, 16383, (1 << 28) - 1),
         (1 << 40, 16383, (1 << 28) - 1),

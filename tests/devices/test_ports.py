@@ -3,6 +3,7 @@ import pytest
 from emu86.devices.bus import Bus
 from emu86.devices.ports import (
     Coprocessor,
+    DebugConsole,
     DebugExit,
     PostCode,
     PowerControl,
@@ -54,6 +55,15 @@ def test_debug_exit(width, seen):
     bus.write(0xF4, width, 0x12345678, 0)
     assert left == [seen]
     assert bus.read(0xF4, width, 0) == (1 << 8 * width) - 1
+
+
+def test_the_debug_console_is_found_by_what_it_reads():
+    said = []
+    port = DebugConsole(said.append)
+    port.write(0, 1, 0x141, 0)
+    port.write(0, 1, 0x0A, 0)
+    assert said == [b"A", b"\n"]
+    assert port.read(0, 1, 0) == 0xE9
 
 
 @pytest.fixture

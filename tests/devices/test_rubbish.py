@@ -8,6 +8,7 @@ from emu86.devices import vga_picture as picture
 from emu86.devices.ata_disk import AtaDisk
 from emu86.devices.atapi import CdRom
 from emu86.devices.bus import Bus, Timed
+from emu86.devices.fw_cfg import FwCfg
 from emu86.devices.i8042 import I8042
 from emu86.devices.ide import Channel
 from emu86.devices.parallel import Parallel
@@ -15,6 +16,7 @@ from emu86.devices.pic import PicPair
 from emu86.devices.pit import Pit
 from emu86.devices.ports import (
     Coprocessor,
+    DebugConsole,
     DebugExit,
     PostCode,
     PowerControl,
@@ -149,6 +151,13 @@ class Board:
             self.put(PowerControl(self.tell("off")), 2, 6),
         ]
 
+    def firmware(self):
+        files = {"a": bytes(range(9)), "b": b""}
+        return [
+            self.put(FwCfg(1 << 20, files), 2),
+            self.put(DebugConsole(self.tell("said")), 1, 2),
+        ]
+
     def ide(self):
         media = [Ram(), Ram()]
         drives = [AtaDisk(media[0], 0), CdRom(media[1], 1)]
@@ -213,7 +222,9 @@ def steps(draw):
     return made
 
 
-KINDS = ["pic", "pit", "uart", "rtc", "i8042", "vga", "ports", "ide", "parallel"]
+KINDS = [
+    "pic", "pit", "uart", "rtc", "i8042", "vga", "ports", "firmware", "ide", "parallel",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)

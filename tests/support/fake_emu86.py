@@ -7,11 +7,13 @@ The words of --append, run one after another:
     wait         it does nothing until it is stopped
     late:TEXT    it prints a character, and the others once it is stopped
     print:TEXT   the guest prints TEXT on its printer
+    debug:TEXT   the guest writes TEXT to the debug console
     media:TEXT   TEXT is told of an image
     draw:TEXT    the guest's screen shows TEXT; draw: is a picture
     load:TIME    loading has taken so many seconds (the first word only)
     deaf:N       N bytes more than were typed wait for the guest
     tell         it prints what the machine was made with
+    debugtell    that on its debug console
     REASON       it ends for this reason; code:N gives its code
 
 A reset goes on with the words behind the one that ended the run.
@@ -93,6 +95,7 @@ class Machine:
         self.window = memoryview(bytearray(WINDOW))
         self.vga = Vga(self.window, lambda _plain: None, images.font())
         self.typed = queue.Queue()
+        self.print = lambda _data: None
         self.waiting = 0
         self.stopped = False
         self.now = 1_500_000_000
@@ -136,6 +139,9 @@ class Machine:
 
     def on_print(self, callback):
         self.print_on_paper = callback
+
+    def on_debug_console(self, callback):
+        self.debug = callback
 
     def stop_printer(self):
         self.print_on_paper = None
@@ -182,6 +188,8 @@ class Machine:
             kind, _, text = word.partition(":")
             if kind == "print":
                 self.print_on_paper(text.encode())
+            elif kind == "debug":
+                self.debug(text.replace("\\n", "\n").encode())
             elif kind == "media":
                 self.tell_of_media(text)
             elif kind == "say":
@@ -190,6 +198,8 @@ class Machine:
                 shown += data
             elif kind == "tell":
                 self.print(repr(sorted(self.options.items())).encode() + b"\r\n")
+            elif kind == "debugtell":
+                self.debug(repr(sorted(self.options.items())).encode())
             elif kind == "echo":
                 seen = b""
                 while not self.stopped and b"." not in seen:
