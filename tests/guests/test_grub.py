@@ -1,4 +1,4 @@
-"""From reset through our BIOS and GRUB: a CD to its menu, a disk to a login."""
+"""From reset through our BIOS, or SeaBIOS, and GRUB: to its menu, and to a login."""
 
 import shutil
 import subprocess
@@ -8,20 +8,57 @@ import pytest
 from emu86 import Machine, images
 from support.places import GUESTS
 
-pytestmark = pytest.mark.slow
-
 PATIENCE = 1200  # wall seconds, on a machine that is busy otherwise
 PARTITION = 1 << 20  # where it begins on the disk
 
 
-@pytest.mark.guest("grub-cdrom.iso")
-def test_a_cd_to_its_menu():
-    machine = Machine(bios=images.bios(), cdrom=GUESTS / "grub-cdrom.iso")
+def to_the_menu(**options):
+    machine = Machine(memory="32M", writes="discard", **options)
     stop = machine.run(until=b"for a command-line", timeout=PATIENCE)
-    assert stop.reason == "until"
+    assert stop.reason == "until", machine.screen.text
     assert "GNU GRUB  version 2" in machine.screen.text
+    return machine
 
 
+FLOPPY = {"disks": [GUESTS / "grub-floppy.img"]}
+CD = {"cdrom": GUESTS / "grub-cdrom.iso"}
+SEABIOS = GUESTS / "seabios.bin"
+
+
+@pytest.mark.not_quick
+@pytest.mark.guest("grub-cdrom.iso")
+@pytest.mark.parametrize("media", [FLOPPY, CD], ids=["floppy", "cd"])
+def test_to_its_menu(media):
+    """The floppy's image stands for a disk."""
+    to_the_menu(bios=images.bios(), **media)
+
+
+@pytest.mark.not_quick
+@pytest.mark.guest("seabios.bin")
+def test_seabios_to_the_menu():
+    to_the_menu(bios=SEABIOS, **FLOPPY)
+
+
+@pytest.mark.slow
+@pytest.mark.guest("grub-cdrom.iso")
+@pytest.mark.parametrize(
+    ("bios", "media", "answer"),
+    [
+        (images.bios(), FLOPPY, b"(hd0) (hd0,msdos1)"),
+        (images.bios(), CD, b"(cd0)"),
+        (SEABIOS, FLOPPY, b"(hd0) (hd0,msdos1)"),
+    ],
+    ids=["floppy", "cd", "seabios"],
+)
+def test_to_its_command_line(bios, media, answer):
+    machine = to_the_menu(bios=bios, **media)
+    machine.type("c")
+    assert machine.run(until=b"grub>", timeout=PATIENCE).reason == "until"
+    machine.type("ls\n")
+    assert machine.run(until=answer, timeout=PATIENCE).reason == "until"
+
+
+@pytest.mark.slow
 @pytest.mark.guest("disk-grub.img")
 def test_a_disk_to_its_login_and_a_clean_end(tmp_path):
     """Debian's kernel on ext4, written to, as a PC starts it."""

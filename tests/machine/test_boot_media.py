@@ -76,3 +76,99 @@ def test_the_command_boots_a_disk_without_a_kernel(disk, option):
     done = subprocess.run(wrong, capture_output=True, check=False, timeout=120)
     assert done.returncode == 2
     assert b"are a kernel's: there is none" in done.stderr
+
+
+OFF = """
+off:
+    mov ax, 0x2000
+    mov dx, 0x604
+    out dx, ax
+    hlt
+"""
+DESCRIPTORS = """
+table: dw 31
+       dd gdt
+align 8
+gdt: dq 0, 0x00cf9a000000ffff, 0x00cf92000000ffff, 0x00009a000000ffff
+"""
+# 4 GiB segments in real mode: a word above 1 MiB and back.
+UNREAL = """
+    cli
+    lgdt [table]
+    mov eax, cr0
+    or al, 1
+    mov cr0, eax
+    mov bx, 16
+    mov ds, bx
+    and al, 0xfe
+    mov cr0, eax
+    xor bx, bx
+    mov ds, bx
+    mov ax, 0x2402
+    int 0x15
+    mov ax, 0x2401
+    int 0x15
+    mov dword [dword 0x200000], 0x12345678
+    mov eax, [dword 0x200000]
+    mov [0x500], eax
+"""
+# There 32-bit code writes, and the BIOS serves a call after it is left.
+AND_BACK = """
+    cli
+    lgdt [table]
+    mov eax, cr0
+    or al, 1
+    mov cr0, eax
+    jmp dword 8:flat
+bits 32
+flat:
+    mov ax, 16
+    mov ds, ax
+    mov dword [0x200000], 0x12345678
+    mov ecx, [0x200000]
+    jmp 24:leave
+bits 16
+leave:
+    mov eax, cr0
+    and al, 0xfe
+    mov cr0, eax
+    jmp 0:real
+real:
+    xor ax, ax
+    mov ds, ax
+    mov [0x500], ecx
+    sti
+    mov ax, 0x0e21
+    mov bx, 7
+    int 0x10
+"""
+MODE_13 = """
+    mov ax, 0x13
+    int 0x10
+    mov ax, 0xa000
+    mov es, ax
+    xor di, di
+    mov cx, 320 * 200
+    mov al, 4
+    rep stosb
+    mov dword [0x500], 0x12345678
+"""
+
+
+@pytest.mark.parametrize(
+    "code", [UNREAL, AND_BACK, MODE_13], ids=["unreal", "and back", "mode 13h"]
+)
+def test_boot_sectors_of_the_usual_kinds(tmp_path, code):
+    path = tmp_path / "disk.img"
+    begin = "bits 16\norg 0x7c00\nxor ax, ax\nmov ds, ax\nmov ss, ax\nmov sp, 0x7c00\n"
+    end = "times 510 - ($ - $$) db 0\ndw 0xaa55\n"
+    path.write_bytes(assemble(begin + code + OFF + DESCRIPTORS + end))
+    machine = Machine(memory="4M", bios=images.bios(), disks=[path])
+    assert machine.run(timeout=120).reason == "poweroff"
+    assert machine.read_physical(0x500, 4) == bytes.fromhex("78563412")
+    if code == MODE_13:
+        image = machine.screen.image
+        assert (image.width, image.height) in {(320, 200), (320, 400), (640, 400)}
+        assert image.rgb == bytes.fromhex("aa0000") * (image.width * image.height)
+    elif code == AND_BACK:
+        assert "!" in machine.screen.text
