@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from emu86.machine.report import Report
     from emu86.machine.snapshot import MachineState
     from emu86.machine.stats import ExitStat, Stats
+    from emu86.machine.trace import Trace
     from emu86.rings.observers import Observer
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Report",
     "Stats",
     "Stop",
+    "Trace",
 ]
 
 _HOMES = {
@@ -31,6 +33,7 @@ _HOMES = {
     "Report": "emu86.machine.report",
     "MachineState": "emu86.machine.snapshot",
     "Stop": "emu86.machine.loop",
+    "Trace": "emu86.machine.trace",
     "ExitStat": "emu86.machine.stats",
     "Stats": "emu86.machine.stats",
     "Observer": "emu86.rings.observers",

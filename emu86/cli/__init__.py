@@ -32,7 +32,7 @@ fish (config.fish):  _EMU86_COMPLETE=fish_source emu86 | source
 """
 
 
-_COMMANDS: Final = ("run", "exits", "explain", "classify", "lab")
+_COMMANDS: Final = ("run", "trace", "exits", "explain", "classify", "lab")
 
 
 class _Commands(click.Group):

@@ -173,6 +173,24 @@ _STATUSES: Final = {
     "FILE, for flame-graph viewers; - is standard output.",
 )
 @click.option(
+    "--trace",
+    metavar="FILE",
+    shell_complete=files,
+    help="Record each exit in FILE, for emu86 trace; packed if its name ends in .gz.",
+)
+@click.option(
+    "--trace-filter",
+    metavar="TEXT",
+    help="Record only these: 'ring=3 or reason=CR3'. Conditions have reason, ring, "
+    "engine, ip, cr3, time or by.",
+)
+@click.option(
+    "--trace-last",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Record only the last N exits.",
+)
+@click.option(
     "--symbols",
     metavar="FILE",
     multiple=True,
@@ -234,6 +252,9 @@ def command(
     stats_json: str | None,
     screenshot: str | None,
     profile: str | None,
+    trace: str | None,
+    trace_filter: str | None,
+    trace_last: int | None,
     symbols: tuple[str, ...],
     debug_exit: bool,
     debug_exit_qemu: bool,
@@ -295,8 +316,15 @@ def command(
     interactive = is_terminal(0)
     if rtc is None:
         rtc = time.time() if interactive else config.RTC
-    if symbols and profile is None:
-        raise click.UsageError("--symbols names what --profile tells of; give both")
+    if symbols and profile is None and trace is None:
+        mistake = "--symbols names what --profile or --trace tells of; give one, too"
+        raise click.UsageError(mistake)
+    if trace is None and (trace_filter, trace_last) != (None, None):
+        raise click.UsageError("--trace-filter and --trace-last need --trace FILE")
+    if trace == "":
+        raise click.BadParameter("the name is empty", param_hint="--trace")
+    if trace is not None and profile is not None:
+        raise click.UsageError("--trace and --profile exclude each other")
     if discard_writes and read_only:
         raise click.UsageError("--discard-writes and --read-only exclude each other")
     writes = "discard" if discard_writes else "refuse" if read_only else config.WRITE
@@ -347,6 +375,11 @@ def command(
             if file is not None:
                 # A mistake shows before the run, and no other leaves an empty file.
                 try_to_write(option, file)
+        traced = None
+        if trace is not None:
+            traced = machine.trace(
+                trace, *symbols, matching=trace_filter or "", last=trace_last or 0
+            )
         shows_screen = display == "terminal"
         if display is None:
             wanted = starts_bios or serial != "stdio"
@@ -388,6 +421,8 @@ def command(
             )
             doing(None)
         machine.close()
+        if traced is not None:
+            traced.close()
         stop = ran.stop
         if console.error is not None:
             raise OutputError(console.error.errno, console.error.strerror)

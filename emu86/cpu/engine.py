@@ -13,7 +13,7 @@ private except the blob's layout. The facts relied on are listed in
 
 import ctypes
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Final
@@ -594,34 +594,43 @@ class Engine(CpuState):
         self,
         on_exception: Callable[[Callable[..., Any], int], None],
         on_instruction: Callable[..., Any],
-        on_stop: Callable[[], bool],
+        on_stop: Callable[[], bool] | None = None,
+        hooks: Container[str] = ("exception", *_INSTRUCTIONS),
     ) -> None:
         """Have what Unicorn reports go to Python first; call once, while it is still.
 
         on_exception, on_instruction: called with the handler that it went to, which may
         be compiled, and what that takes; before these, of an instruction, its name.
         What is returned is the instruction's result. on_stop: called where a handler
-        would stop the engine; tells whether to.
+        would stop the engine; tells whether to. hooks: what goes to Python at all,
+        "exception" and names of instructions.
         """
-        for hook in self._hooks:
-            check(quick.uc_hook_del(self._uch, ctypes.c_size_t(hook)), "hook")
-        handle = self._handler(
-            library.ON_EXCEPTION, handlers.on_exception, self._exception
-        )
-
-        def exception(_uc: int, vector: int, _data: int) -> None:
-            self._safely(on_exception, handle, vector)
-
-        self._hooks = [
-            self._add(uc_const.UC_HOOK_INTR, library.ON_EXCEPTION(exception))
-        ]
-        pythons = self._pythons()
-        for name, (number, kind, handler) in _INSTRUCTIONS.items():
-            told = partial(
-                on_instruction, name, self._handler(kind, handler, pythons[name])
+        if "exception" in hooks:
+            # The engine leaves its own delivery by a jump where that meets a fault, and
+            # it may not jump over frames of Python's. So no handler begins one.
+            self.control[abi.DELIVERING] = 0
+            handle = self._handler(
+                library.ON_EXCEPTION, handlers.on_exception, self._exception
             )
-            callback = kind(partial(self._instruction, told))
-            self._hooks.append(self._add_insn(number, callback))
+
+            def exception(_uc: int, vector: int, _data: int) -> None:
+                self._safely(on_exception, handle, vector)
+
+            self._remove(self._hooks[0])
+            self._hooks[0] = self._add(
+                uc_const.UC_HOOK_INTR, library.ON_EXCEPTION(exception)
+            )
+        pythons = self._pythons()
+        for i, (name, (number, kind, handler)) in enumerate(_INSTRUCTIONS.items(), 1):
+            if name in hooks:
+                told = partial(
+                    on_instruction, name, self._handler(kind, handler, pythons[name])
+                )
+                callback = kind(partial(self._instruction, told))
+                self._remove(self._hooks[i])
+                self._hooks[i] = self._add_insn(number, callback)
+        if on_stop is None:
+            return
 
         def stop(_uc: int) -> int:
             if self._safely(on_stop) is not False:
@@ -629,6 +638,9 @@ class Engine(CpuState):
             return 0
 
         self.control[abi.EMU_STOP] = self._kept(library.EMU_STOP(stop))
+
+    def _remove(self, hook: int) -> None:
+        check(quick.uc_hook_del(self._uch, ctypes.c_size_t(hook)), "hook")
 
     def _instruction(self, told: Callable[..., Any], _uc: int, *passed: int) -> int:
         """Have Python hear of an instruction, less Unicorn's own arguments."""

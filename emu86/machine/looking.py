@@ -4,13 +4,15 @@ Nothing here sets an accessed bit, fills a shadow entry or takes virtual time.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import capstone
 
-from emu86.cpu.state import BASE
+from emu86.cpu.state import BASE, CR
 from emu86.mmu.paging import format_of, is_canonical, walk
+from emu86.mmu.vmm_memory import VmmMemory
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ _STACK_BASES: Final = (
 _MODES: Final = {
     16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64,
 }  # fmt: skip
+_LEVELS_OF_48: Final = (39, 30, 21, 12)
+_LEVELS_OF_57: Final = (48, *_LEVELS_OF_48)
 # Bytes of R8 to R15 that a letter at the end of a name means.
 _PARTS: Final = {"d": 4, "w": 2, "b": 1}
 
@@ -64,6 +68,71 @@ class Operand:
     offset: int
     linear: int
     size: int
+
+
+@cache
+def _decoder(bits: int) -> capstone.Cs:
+    return capstone.Cs(capstone.CS_ARCH_X86, _MODES[bits])
+
+
+def disassemble(code: bytes, eip: int, bits: int) -> Instruction | None:
+    """Return the instruction that some code begins with, or None if it is none."""
+    found = next(iter(_decoder(bits).disasm_lite(code, eip, 1)), None)
+    return None if found is None else _instruction(found, eip, code)
+
+
+def _instruction(
+    found: tuple[int, int, str, str], eip: int, code: bytes
+) -> Instruction:
+    """Make one of what the disassembler has found in `code`, which begins at `eip`."""
+    at, length, mnemonic, operands = found
+    text = _TO_SEGMENT.sub(r"\1\2", operands.replace(" ptr ", " "))
+    start = at - eip
+    return Instruction(at, code[start : start + length], mnemonic, text)
+
+
+def read_linear(vmm: "Technique", linear: int, size: int) -> bytes:
+    """Read by the guest's tables and CR3 itself, up to what is not mapped.
+
+    In the midst of an exit, too, when the VMM may not have heard yet of compiled code.
+    """
+    ram, data = vmm.ram, b""
+    while len(data) < size:
+        at = linear + len(data)
+        found = walk(ram, vmm.vcpu, at) if is_canonical(at) else None
+        if found is None or not (found.mapped and ram.backed(found.page)):
+            break
+        part = min(size - len(data), x86.PAGE_SIZE - (at & 0xFFF))
+        data += ram.read(found.page << x86.PAGE_SHIFT | at & 0xFFF, part)
+    pending = vmm.pending_patch
+    gpa = None
+    if pending is not None and data:
+        found = walk(ram, vmm.vcpu, linear)
+        gpa = found.page << x86.PAGE_SHIFT | linear & 0xFFF
+        i = pending[0] - gpa
+        if 0 <= i < len(data):
+            data = data[:i] + bytes([pending[1]]) + data[i + 1 :]
+    return data
+
+
+def shadow_entry(vmm: "Technique", linear: int) -> int:
+    """Return the shadow's entry for a page, as the engine walks it; 0 if none leads."""
+    q = vmm.q
+    pool = vmm.shadow_memory
+    levels = _LEVELS_OF_57 if q[CR + 4] & x86.CR4_LA57 else _LEVELS_OF_48
+    table = q[CR + 3]
+    entry = 0
+    for shift in levels:
+        index = ((table & x86.LONG_FRAME) - VmmMemory.BASE >> 3) + (
+            linear >> shift & 511
+        )
+        if not 0 <= index < len(pool):
+            return 0
+        entry = pool[index]
+        if not entry & x86.PTE_P:
+            return entry if shift == x86.PAGE_SHIFT else 0
+        table = entry
+    return entry
 
 
 class Looker:
@@ -119,16 +188,8 @@ class Looker:
 
     def _sweep(self, code: bytes, eip: int, count: int) -> list[Instruction]:
         found = self._decoder.disasm_lite(code, eip, count)
-        out = []
-        for at, length, mnemonic, operands in found:
-            start = at - eip
-            text = _TO_SEGMENT.sub(r"\1\2", operands.replace(" ptr ", " "))
-            out.append(
-                Instruction(
-                    at & self.mask, code[start : start + length], mnemonic, text
-                )
-            )
-        return out
+        out = [_instruction(one, eip, code) for one in found]
+        return [replace(one, eip=one.eip & self.mask) for one in out]
 
     def around(self, eip: int, linear: int, count: int) -> list[Instruction]:
         """Return up to `count` instructions, those before `eip` first, then from it on.

@@ -37,6 +37,8 @@ from emu86.spec import x86
 if TYPE_CHECKING:
     from emu86.machine.profile import Profile
     from emu86.machine.report import Report
+    from emu86.machine.symbols import Names
+    from emu86.machine.trace import Trace
 
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
 _RDTSC_NS: Final = 500
@@ -174,7 +176,7 @@ class Machine:
         self._lock = threading.Lock()  # held while it runs
         self._runner = 0  # the thread that runs it
         self._kernel: Callable[[], bytes] = bytes  # what reads its file again
-        self._profiled = False
+        self._watched_by = ""  # "profile" or "trace"
         # What reads the guest's files again and returns what loads them; and what CPU
         # and chips are at a reset.
         self._reload: Callable[[], Callable[[], Entry]] | None = None
@@ -728,19 +730,61 @@ class Machine:
         looked at, too. Raises ConfigError for a file that is none of these, with
         technique "bare", while the machine runs, and if it has a profile already.
         """
-        from emu86.machine import profile, symbols  # noqa: PLC0415 (seldom needed)
+        from emu86.machine.profile import Profile  # noqa: PLC0415 (seldom needed)
+
+        names = self._names("profile", files)
+        made = Profile(self.vmm, names)
+        self._watched_by = "profile"
+        return made
+
+    def trace(
+        self,
+        path: str | PathLike[str] | None = None,
+        *symbols: bytes | bytearray | str | PathLike[str],
+        matching: str = "",
+        last: int = 0,
+    ) -> "Trace":
+        """Record each exit from now on, in a file or, without a path, in memory.
+
+        symbols: as the files of `profile`; matching: a filter, see `machine.filters`;
+        last: keep only so many, the last ones, 0: all. The file is complete once
+        `Trace.close` was called. The guest runs as without a trace, and has the same
+        exits. Raises ConfigError for a filter or a file that is none, with technique
+        "bare", while the machine runs, and if it has a trace or a profile already.
+        """
+        from importlib.metadata import version  # noqa: PLC0415 (seldom needed)
+
+        from emu86.machine.trace import Trace  # noqa: PLC0415 (seldom needed)
+
+        expect("matching", matching, str)
+        last = as_int("last", last, 0)
+        names = self._names("trace", symbols)
+        asked = self._configuration
+        header: dict[str, object] = {
+            "version": version("emu86"), "technique": asked.technique,
+            "cpu": asked.cpu, "memory": asked.memory, "last": last,
+        }  # fmt: skip
+        made = Trace(
+            self.vmm, path, matching=matching, last=last, names=names, header=header
+        )
+        self._watched_by = "trace"
+        return made
+
+    def _names(
+        self, what: str, files: Sequence[bytes | bytearray | str | PathLike[str]]
+    ) -> "Names":
+        """Return what names functions, for who is to watch all exits from now on."""
+        from emu86.machine import symbols  # noqa: PLC0415 (seldom needed)
 
         if self._lock.locked():
-            message = "profile: a running machine cannot be profiled; stop it"
+            message = f"{what}: the machine runs; stop it first"
             raise ConfigError(message)
-        if self._profiled:
-            message = "profile: this machine has one already"
+        if self._watched_by:
+            message = f"{what}: this machine has a {self._watched_by} already"
             raise ConfigError(message)
         known = [symbols.read(file) for file in files]
         own = symbols.ours(self._kernel())
-        made = profile.Profile(self.vmm, [*known, *([own] if own else [])])
-        self._profiled = True
-        return made
+        return symbols.Names(self._ram.bytes, [*known, *([own] if own else [])])
 
     @property
     def stats(self) -> Stats:

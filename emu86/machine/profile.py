@@ -1,7 +1,7 @@
 """Where a guest's time goes: its own code by samples, and every exit by its address."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import compress
@@ -12,8 +12,7 @@ from typing import Any, Final
 from emu86.cpu import offsets
 from emu86.cpu.state import BASE, HFLAGS, IS_INT, RFLAGS, RIP, SELECTOR
 from emu86.errors import ConfigError
-from emu86.machine import symbols
-from emu86.machine.symbols import Symbols
+from emu86.machine.symbols import Names, Symbols
 from emu86.mmu.paging import is_canonical, walk
 from emu86.native import abi, handlers
 from emu86.rings.technique.base import COMPILED, Technique
@@ -67,18 +66,17 @@ class Profile:
     own code is sampled, and stacks are, once in 25 virtual microseconds. The guest runs
     as without a profile, and the same run has the same profile, but for what is told of
     the host's time. Virtual time is told as at its usual rate, a quarter nanosecond for
-    a byte of code; that of a halted CPU is left out. known: names functions.
+    a byte of code; that of a halted CPU is left out. names: of functions.
     """
 
-    def __init__(self, vmm: Technique, known: Iterable[Symbols] = ()) -> None:
+    def __init__(self, vmm: Technique, names: Names) -> None:
         if vmm.policy.stepped:
             message = f"profile: technique {vmm.name} runs one instruction at a time"
             raise ConfigError(message)
         engine = vmm.engine
         self._vmm = vmm
         self._q, self._d, self._clock = vmm.q, vmm.d, vmm.clock
-        self._known = list(known)
-        self._linux: Symbols | None = None  # what its memory has been seen to have
+        self._names = names
         self._native = engine.can.native
         self._shared, self._control = engine.shared, engine.control
         self._code: Counter[Place] = Counter()
@@ -295,9 +293,7 @@ class Profile:
     @property
     def known(self) -> list[Symbols]:
         """The symbols by which it names places: those given, and a Linux's own."""
-        if self._linux is None:
-            self._linux = symbols.of_linux(self._vmm.ram.bytes)
-        return [*self._known, *([] if self._linux is None else [self._linux])]
+        return self._names.known
 
     def _namer(self) -> Callable[[int], str]:
         """Return what names the function at a linear address, or the page."""

@@ -62,9 +62,14 @@ class Symbols:
 
     def name(self, address: int) -> str:
         """Return the name of the function at a linear address; "" if none is known."""
+        found = self.function(address)
+        return "" if found is None else found.name
+
+    def function(self, address: int) -> Symbol | None:
+        """Return the function at a linear address; None if none is known."""
         index = bisect_right(self._addresses, address) - 1
         if index < 0:
-            return ""
+            return None
         symbol = self._symbols[index]
         if symbol.size:
             end = symbol.address + symbol.size
@@ -72,7 +77,49 @@ class Symbols:
             end = self._addresses[index + 1]
         else:
             end = (symbol.address | x86.PAGE_SIZE - 1) + 1  # for want of a better one
-        return symbol.name if symbol.is_code and address < end else ""
+        return symbol if symbol.is_code and address < end else None
+
+
+class Names:
+    """What names the functions of a guest: files, and what a Linux has in its memory.
+
+    ram: the guest's. Of several that know an address the first is taken.
+    """
+
+    def __init__(self, ram: memoryview, known: Iterable[Symbols] = ()) -> None:
+        self._ram = ram
+        self._known = list(known)
+        self._linux: Symbols | None = None
+        self._misses, self._look_at = 0, 1  # of addresses of kernels
+
+    @property
+    def known(self) -> list[Symbols]:
+        """All that is known, with what the memory has if it is a Linux's by now."""
+        if self._linux is None:
+            self._linux = of_linux(self._ram)
+        return [*self._known, *([] if self._linux is None else [self._linux])]
+
+    def place(self, address: int, *, kernel: bool = True) -> str:
+        """Return `name+1fh` for a linear address, "" if nothing names it.
+
+        kernel: it is code of ring 0. A Linux is looked for when one runs where it does,
+        in the upper half, and seldom again if there is none.
+        """
+        known = [*self._known, *([] if self._linux is None else [self._linux])]
+        for symbols in known:
+            found = symbols.function(address)
+            if found is not None:
+                text = "".join(c if c.isprintable() else "?" for c in found.name)
+                away = address - found.address
+                return f"{text}+{away:X}h" if away else text
+        if kernel and address >> 31 and self._linux is None:
+            self._misses += 1
+            if self._misses >= self._look_at:
+                self._look_at = 4 * self._misses
+                self._linux = of_linux(self._ram)
+                if self._linux is not None:
+                    return self.place(address)
+        return ""
 
 
 def read(source: bytes | bytearray | str | PathLike[str]) -> Symbols:

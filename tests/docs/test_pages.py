@@ -128,7 +128,14 @@ def test_make_verbs_exist(path):
 
 @pytest.mark.not_quick
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/library.md", "docs/package.md", "docs/testing.md"]
+    "page",
+    [
+        "README.md",
+        "docs/library.md",
+        "docs/package.md",
+        "docs/testing.md",
+        "docs/timeline.md",
+    ],
 )
 def test_examples(page):
     path = ROOT / page

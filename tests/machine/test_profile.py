@@ -300,7 +300,7 @@ def test_what_cannot_be_profiled():
     with pytest.raises(ConfigError, match=r"symbols: /nonexistent/x: "):
         machine.profile("/nonexistent/x")
     machine.profile()
-    with pytest.raises(ConfigError, match="has one already"):
+    with pytest.raises(ConfigError, match="has a profile already"):
         machine.profile()
     with pytest.raises(TypeError, match="symbols"):
         Machine().profile(7)

@@ -95,6 +95,7 @@ def deliver(
     if plans and plans.deliver(vector, error, fault=fault, software=software):
         cpu.update_mode()
         cpu.count_ring()
+        cpu.services.delivered(vector, error)
         return
     ext = 0 if software else _EXT
     where = vector << 3 | _IDT | ext

@@ -181,6 +181,8 @@ class Technique:
         self.timing = False
         # Told of each exit that Python has handled; where the guest is then, varies.
         self.on_exit: Callable[[str], None] | None = None
+        # And of each interrupt, behind its delivery: its vector.
+        self.on_interrupt: Callable[[int], None] | None = None
         self.exits: dict[str, list[int]] = {}  # reason -> [count, nanoseconds]
         self._reason = ""
         self._event: Event  # that is being delivered
@@ -293,6 +295,11 @@ class Technique:
 
         0: it may not.
         """
+
+    @property
+    def shadow_memory(self) -> memoryview:
+        """The VMM's own memory, 64-bit words: shadow page tables are in it."""
+        return memoryview(b"").cast("Q")
 
     # -- what only a technique that keeps more than the guest's state has to do --------
 
@@ -450,6 +457,8 @@ class Technique:
         if self.on_exit is not None:
             self.on_exit("interrupt")
         self._inject(vector, interrupt=True)
+        if self.on_interrupt is not None:
+            self.on_interrupt(vector)
 
     def _count_interrupt(self) -> None:
         self.exits.setdefault("interrupt", [0, 0])[0] += 1

@@ -203,6 +203,11 @@ class Deprivileged(Technique):
         """Where in RAM (GPA) a patch stands now, and the guest's byte there."""
         return self.scanner.pending
 
+    @property
+    def shadow_memory(self) -> memoryview:
+        """The VMM's own memory, 64-bit words: shadow page tables are in it."""
+        return self.mmu.sptes
+
     def unpatch(self) -> None:
         """Put back the byte of a patched block."""
         self.scanner.unpatch()
