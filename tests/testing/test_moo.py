@@ -162,6 +162,7 @@ def test_mistakes(tmp_path):
 )
 def test_mistakes_of_the_command(arguments, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    tmp_path.joinpath("00.moo").write_bytes(file(*GOOD))
     status, shown, error = command(*arguments)
     assert (status, shown, error.count("\n")) == (2, "", 1)
     assert line in error
