@@ -278,7 +278,8 @@ def _popped(name: str, code: str, *selectors: int) -> tuple[Form, ...]:
 def _pointer(name: str, opcode: str, *selectors: int) -> tuple[Form, ...]:
     """LDS and its kin: a pointer at AT to EBX, or BX."""
     found: list[Form] = []
-    for selector in selectors:
+    # RPL 1 first: once a selector was refused the code is patched, and the VMM decides.
+    for selector in sorted(selectors, key=lambda one: one != _RPL1):
         wide, _ = _of_memory(name, opcode, x86.EBX, i32(7) + _sel(selector))
         found.append(wide)
     _, short = _of_memory(name, opcode, x86.EBX, _sel(7) + _sel(selectors[0]))

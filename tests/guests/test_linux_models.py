@@ -40,16 +40,6 @@ def test_every_model_is_here():
     }
 
 
-@pytest.mark.slow
-def test_a_cpu_without_cmov():
-    """The first CMOV is #UD, and the kernel stops before it has a console."""
-    machine = Machine(memory=40 << 20, cpu="pentium")
-    machine.load_kernel(KERNEL, initrd=INITRD)
-    assert machine.run(timeout=240).reason == "halted"
-    assert machine.stats.patched["#UD"] > 0
-    assert machine.stats.exits["#UD"].count > 0
-
-
 @pytest.mark.parametrize(
     ("model", "mib"),
     [

@@ -79,7 +79,11 @@ def labs_say_what_the_table_says():
 def every_erratum_is_seen():
     both = *table(), *table(64)
     seen = {line.split(" (")[0] for one in both for line in one.engine}
-    left_out = "some take a LOCK prefix", "RCL, RCR, SETcc"  # of no row
+    left_out = (  # of no row
+        "some take a LOCK prefix", "RCL, RCR, SETcc", "PDPTEs are read at each walk",
+        "in 64-bit code some do what", "SSE takes operands that are",
+        "no CLAC and STAC",
+    )  # fmt: skip
     errata = {one.engine for one in ERRATA if not one.engine.startswith(left_out)}
     assert seen - errata == {"IRET of a user takes VM"}
     assert errata <= seen
