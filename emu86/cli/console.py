@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final, Self
 
 from emu86.cli.display import LEAVE, Display, keys_of
-from emu86.cli.output import write_screenshot
+from emu86.cli.output import write_pages, write_screenshot
 from emu86.cli.terminal import can_move, is_terminal, say
 from emu86.errors import ConfigError
 
@@ -47,6 +47,7 @@ HELP: Final = """\
 Ctrl-A x       quit
 Ctrl-A i       status: time, exits, where the guest is
 Ctrl-A p       write the picture of --screenshot now
+Ctrl-A g       write the page tables of --pages now
 Ctrl-A t       show the screen, or the serial line
 Ctrl-A r       reset: start the kernel anew
 Ctrl-A z       pause, and go on
@@ -103,15 +104,16 @@ class Console:
     A terminal is put into raw mode and given back as it was, however the block is
     left. SIGINT, SIGTERM, SIGHUP and a terminal or reader that has gone away stop the
     machine: `status` is then the exit status to end with, else None. What Ctrl-A asks
-    for stops it, too, and is done by `serve`. screenshot: the file of that option;
-    display: begin with the guest's screen, and keys for its keyboard; serial: where the
-    serial line is, "stdio" is here: elsewhere it is not fed.
+    for stops it, too, and is done by `serve`. screenshot, pages: the files of those
+    options; display: begin with the guest's screen, and keys for its keyboard; serial:
+    where the serial line is, "stdio" is here: elsewhere it is not fed.
     """
 
     def __init__(
         self,
         machine: "Machine",
         screenshot: str | None = None,
+        pages: str | None = None,
         *,
         display: bool = False,
         serial: str = "stdio",
@@ -123,6 +125,7 @@ class Console:
         self._display = Display(machine, self._write)
         self._unseen = b""  # what the guest has sent while the screen was shown
         self._screenshot = screenshot
+        self._pages = pages
         self.has_shown = False  # anything that the guest has sent
         self.status: int | None = None
         self.gone = False  # nobody is left to be told anything
@@ -267,7 +270,7 @@ class Console:
         """Take a key that followed Ctrl-A: the reader thread."""
         if key == "x":
             self.quit = True
-        if key[0] in "xiprtzdh?":
+        if key[0] in "xipgrtzdh?":
             self._ask(key)
 
     def _ask(self, key: str) -> None:
@@ -299,6 +302,8 @@ class Console:
             self._tell(self._status_line())
         elif key == "p":
             self._tell(self._photograph())
+        elif key == "g":
+            self._tell(self._map())
         elif key == "d":
             if self._display.active:
                 self._change_view()  # where the user is asked
@@ -352,6 +357,17 @@ class Console:
         except ConfigError as error:
             return str(error)
         return problem or f"the screen is in {path}"
+
+    def _map(self) -> str:
+        """Write the page tables; return what to say of it."""
+        path = self._pages
+        if path is None:
+            return "there is no file for it: start with --pages FILE"
+        try:
+            write_pages(self._machine, path)
+        except ConfigError as error:
+            return str(error)
+        return f"the page tables are in {path}"
 
     def _change_medium(self) -> None:
         """Have the user name another medium, and put it in; keys come as `Keys` has."""

@@ -102,6 +102,17 @@ class Printer:
             self._machine.stop_printer()
 
 
+def write_pages(machine: "Machine", path: str) -> None:
+    """Write page tables and descriptor tables: as text, .html, or .svg a picture."""
+    pages = machine.pages()
+    if path.lower().endswith(".svg"):
+        write("--pages", path, pages.svg())
+    elif path.lower().endswith(".html"):
+        write("--pages", path, pages.html() + machine.tables()._repr_html_())
+    else:
+        write("--pages", path, f"{pages}\n\n{machine.tables()}\n")
+
+
 def write_screenshot(machine: "Machine", path: str) -> str:
     """Write what the screen shows: a PNG, or its text where that is not its name.
 

@@ -9,7 +9,14 @@ import click
 
 from emu86 import config
 from emu86.cli.arguments import Date, Keys, OneOf, Seconds, files
-from emu86.cli.output import Log, Printer, try_to_write, write, write_screenshot
+from emu86.cli.output import (
+    Log,
+    Printer,
+    try_to_write,
+    write,
+    write_pages,
+    write_screenshot,
+)
 from emu86.cli.progress import progress
 from emu86.cli.terminal import OutputError, can_move, is_terminal, say, show
 
@@ -166,6 +173,14 @@ _STATUSES: Final = {
     "picture if FILE ends in .png, else its text; - is standard output.",
 )
 @click.option(
+    "--pages",
+    metavar="FILE",
+    shell_complete=files,
+    help="Write the guest's page tables and the shadow's, side by side, and the "
+    "descriptor tables into FILE, at the end and at Ctrl-A g: as text, as a page if "
+    "FILE ends in .html, as a picture if it ends in .svg; - is standard output.",
+)
+@click.option(
     "--profile",
     metavar="FILE",
     shell_complete=files,
@@ -251,6 +266,7 @@ def command(
     stats: bool,
     stats_json: str | None,
     screenshot: str | None,
+    pages: str | None,
     profile: str | None,
     trace: str | None,
     trace_filter: str | None,
@@ -328,6 +344,8 @@ def command(
     if discard_writes and read_only:
         raise click.UsageError("--discard-writes and --read-only exclude each other")
     writes = "discard" if discard_writes else "refuse" if read_only else config.WRITE
+    if pages is not None and technique == "bare":
+        raise click.UsageError("--pages: technique bare has no shadow tables")
     # Below this Unicorn, and what it is imported with, end the process by themselves.
     config.check_address_space(config.ram_end(memory) + config.MACHINE_SPACE)
     with progress("starting") as doing:
@@ -370,6 +388,7 @@ def command(
             ("--stats-json", stats_json),
             ("--profile", profile),
             ("--screenshot", screenshot),
+            ("--pages", pages),
             ("--parallel", parallel),
         ):
             if file is not None:
@@ -388,7 +407,7 @@ def command(
             doing(None)
         with (
             Console(
-                machine, screenshot, display=shows_screen, serial=serial
+                machine, screenshot, pages, display=shows_screen, serial=serial
             ) as console,
             ExitStack() as opened,
         ):
@@ -436,6 +455,8 @@ def command(
             show_stats(machine.stats)
         if stats_json is not None and not (console.gone and stats_json == "-"):
             write("--stats-json", stats_json, _as_json(machine, stop, status))
+        if pages is not None and not (console.gone and pages == "-"):
+            write_pages(machine, pages)
         if screenshot is not None and not (console.gone and screenshot == "-"):
             problem = write_screenshot(machine, screenshot)
             if problem and not console.gone:

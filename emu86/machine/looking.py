@@ -4,9 +4,10 @@ Nothing here sets an accessed bit, fills a shadow entry or takes virtual time.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import capstone
 
@@ -37,6 +38,7 @@ _STACK_BASES: Final = (
 _MODES: Final = {
     16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64,
 }  # fmt: skip
+_UPPER: Final = -1 << 36 & (1 << 52) - 1  # of the number of a page of the upper half
 _LEVELS_OF_48: Final = (39, 30, 21, 12)
 _LEVELS_OF_57: Final = (48, *_LEVELS_OF_48)
 # Bytes of R8 to R15 that a letter at the end of a name means.
@@ -135,6 +137,31 @@ def shadow_entry(vmm: "Technique", linear: int) -> int:
     return entry
 
 
+def shadow_leaves(vmm: "Technique") -> Iterator[tuple[int, int]]:
+    """Yield what the engine's walk can find: numbers of linear pages, their entries.
+
+    Without what maps the VMM's own tables.
+    """
+    levels = _LEVELS_OF_57 if vmm.q[CR + 4] & x86.CR4_LA57 else _LEVELS_OF_48
+    pool, fixed = vmm.shadow_memory, VmmMemory.hpa(VmmMemory.POOL)
+
+    def below(table: int, levels: tuple[int, ...], linear: int) -> Iterator[Any]:
+        first = (table & x86.LONG_FRAME) - VmmMemory.BASE >> 3
+        for i, entry in enumerate(pool[first : first + 512]):
+            at = linear | i << levels[0]
+            if not entry & x86.PTE_P:
+                continue
+            if len(levels) == 1:
+                yield at >> x86.PAGE_SHIFT, entry
+            elif entry & x86.LONG_FRAME >= fixed:
+                yield from below(entry, levels[1:], at)
+
+    # Of 57 bits the guest has the lowest and the highest 47: the others are copies.
+    for page, entry in below(vmm.q[CR + 3], levels, 0):
+        upper = levels is _LEVELS_OF_57 and page >> 35
+        yield page | (_UPPER if upper else 0), entry
+
+
 class Looker:
     """Looks at one guest as it is now."""
 
@@ -143,6 +170,7 @@ class Looker:
         vmm.cpu.update_mode()
         self.bits = vmm.cpu.code_bits
         self.mask = vmm.cpu.address_mask
+        self.is_ia32e = bool(vmm.vcpu.efer & x86.EFER_LMA)
         self._decoder = capstone.Cs(capstone.CS_ARCH_X86, _MODES[self.bits])
         self._decoder.detail = True
 

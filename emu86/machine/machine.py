@@ -35,10 +35,13 @@ from emu86.rings.technique.registry import build
 from emu86.spec import x86
 
 if TYPE_CHECKING:
+    from emu86.machine.pages import Pages
     from emu86.machine.profile import Profile
     from emu86.machine.report import Report
     from emu86.machine.symbols import Names
+    from emu86.machine.tables import Tables
     from emu86.machine.trace import Trace
+    from emu86.rings.technique.deprivileged import Deprivileged
 
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
 _RDTSC_NS: Final = 500
@@ -636,6 +639,40 @@ class Machine:
             message = "report: no guest was loaded"
             raise ConfigError(message)
         return Report.of(self.vmm, self.registers)
+
+    def pages(self) -> "Pages":
+        """Return the guest's page tables and the shadow's, side by side.
+
+        Nothing is changed by that. Raises ConfigError with technique "bare", which has
+        no shadow, and as `report` does.
+        """
+        from emu86.machine.pages import Pages  # noqa: PLC0415 (capstone takes long)
+
+        return Pages.of(self._deprivileged("pages"))
+
+    def tables(self) -> "Tables":
+        """Return GDT, LDT, IDT and TSS of the guest, and what is made of them.
+
+        Nothing is changed by that; it raises what `pages` does.
+        """
+        from emu86.machine.tables import Tables  # noqa: PLC0415 (capstone takes long)
+
+        return Tables.of(self._deprivileged("tables"))
+
+    def _deprivileged(self, what: str) -> "Deprivileged":
+        """Return the VMM of a guest that has shadow tables, for who looks at them."""
+        from emu86.rings.technique.deprivileged import (  # noqa: PLC0415
+            Deprivileged,
+        )
+
+        self._must_be_ours(what)
+        if not self._loaded:
+            message = f"{what}: no guest was loaded"
+            raise ConfigError(message)
+        if not isinstance(self.vmm, Deprivileged):
+            message = f"{what}: technique {self.vmm.name} has no shadow tables"
+            raise ConfigError(message)
+        return self.vmm
 
     def set_register(self, name: str, value: int) -> None:
         """Write a general register, EIP or EFLAGS; ValueError for another.

@@ -162,8 +162,8 @@ class Reasons:
         if not found.low | found.high:
             return f"the {name}'s descriptor {number(index)} is empty"
         if vector == x86.VEC_NP or (vector == x86.VEC_SS and not found.present):
-            return f"{_kind(found)} that is not present"
-        return f"{_kind(found)} of DPL {found.dpl}, in ring {self._vmm.cpu.cpl}"
+            return f"{kind(found)} that is not present"
+        return f"{kind(found)} of DPL {found.dpl}, in ring {self._vmm.cpu.cpl}"
 
     def _gate(self, index: int, vector: int) -> str:
         limit, size = self._vcpu.idt_limit, self._gate_size
@@ -297,7 +297,7 @@ class Reasons:
         return "the quotient does not fit" if divisor else "by 0"
 
 
-def _kind(found: Descriptor) -> str:
+def kind(found: Descriptor) -> str:
     """Name what a descriptor describes."""
     if found.system >= 0:
         return _NAMES.get(found.system, "a reserved descriptor")

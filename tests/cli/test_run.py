@@ -223,6 +223,35 @@ def test_a_screenshot_that_cannot_be_written(name):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_page_tables_are_text_a_page_or_a_picture_by_the_name(tmp_path):
+    text, page, picture = (tmp_path / name for name in ("a.txt", "a.HTML", "a.svg"))
+    for path in (text, page, picture):
+        assert run("halted", "--pages", path).returncode == 0
+    assert "dirty bit watched" in text.read_text()
+    assert text.read_text().endswith("\n\nno GDT\n\n")
+    assert page.read_text().startswith("<!doctype html>")
+    assert "no GDT" in page.read_text()
+    assert picture.read_text().startswith("<svg ")
+    assert "00400000" in run("halted", "--pages", "-").stdout
+
+
+def test_page_tables_at_any_time(tmp_path):
+    file = tmp_path / "now.svg"
+    with terminal("say:ready wait", "--pages", file) as at:
+        at.wait_for(b"ready")
+        at.type(CTRL_A + b"g")
+        at.wait_for(b"the page tables are in")
+        assert file.read_text().startswith("<svg ")
+        at.type(CTRL_A + b"x")
+        assert at.end() == 0
+    with terminal("say:ready wait") as at:
+        at.wait_for(b"ready")
+        at.type(CTRL_A + b"g")
+        at.wait_for(b"start with --pages FILE")
+        at.type(CTRL_A + b"x")
+        assert at.end() == 0
+
+
 def test_a_screenshot_at_any_time(tmp_path):
     file = tmp_path / "now.txt"
     with terminal("draw:early say:ready wait", "--screenshot", file) as at:
@@ -402,6 +431,8 @@ def test_memory_sizes(size, bytes_):
         (["run", "--profile", ""], "--profile: the name of its file is empty"),
         (["run", "--profile", "/nonexistent/x"], "--profile: /nonexistent/x: "),
         (["run", "--symbols", "/dev/null"], "give one, too"),
+        (["run", "--pages", ""], "--pages: the name of its file is empty"),
+        (["run", "--pages", "x", "--technique", "bare"], "bare has no shadow tables"),
         (["run", "--trace", ""], "--trace: the name is empty"),
         (["run", "--trace-last", "5"], "need --trace FILE"),
         (["run", "--trace", "x", "--trace-last", "0"], "0 is not in the range x>=1"),

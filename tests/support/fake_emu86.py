@@ -167,6 +167,18 @@ class Machine:
             symbols.read(file)
         return Profile([] if not files else list(files))
 
+    def pages(self):
+        from emu86.machine import pages  # it takes long
+
+        at = 0x400000
+        run = pages.Run(at, at + 0x1000, "urwx", "ur--", 0x1000, 0, pages.DIRTY)
+        return pages.Pages("32-bit paging", 0x101000, 0, (run,))
+
+    def tables(self):
+        from emu86.machine import tables
+
+        return tables.Tables(("no GDT",), ())
+
     def measure(self):
         self.stats.guest_share = 0.6
 
