@@ -125,3 +125,55 @@ def test_that_of_64_bit_code(native):
     assert (machine.vmm.q[x86.ESI], machine.vmm.q[x86.EDI]) == (1, 2)
     assert machine.vmm.all_exits()["#PF fill"][0] > 40
     assert machine.vmm.exits["#PF fill"][0] < 10
+
+
+@each
+def test_another_page_stands_there_by_a_cr3_when_python_hears_of_a_write(options):
+    """The page that was written is told, not the one that is the GDT's since."""
+    body = f"""
+    {OWN_GDT}
+        mov esi, GDT
+        mov edi, 0x230000
+        mov ecx, 1024
+        rep movsd
+        mov dword [0x91000], 1
+        mov dword [0x92000], 2
+        mov dword [0x93000], 3
+        mov ebp, 12
+        mov ecx, 0x1000
+    .again:
+        mov ebx, 0x220067
+        cmp ebp, 1
+        jne .same
+        mov ebx, 0x230067
+        mov ecx, 0x2000
+    .same:
+        mov eax, PD2
+        mov cr3, eax
+        mov eax, 0x1b
+        mov fs, eax
+        int 0x40
+        mov edx, PD
+        mov word [GDT + 26], cx  ; opened by compiled code
+        mov cr3, edx             ; compiled
+        mov dword [PT + 0x220 * 4], ebx
+        mov al, 1
+        out 0x70, al             ; Python hears
+        mov eax, PD2
+        mov cr3, eax             ; the GDT is at 220000h again
+        mov eax, 0x1b
+        mov fs, eax
+        int 0x40
+        dec ebp
+        jnz .again
+        mov eax, 0x1b
+        mov fs, eax
+        mov esi, [fs:0x90000]    ; 2
+        mov word [GDT + 26], 0x3000
+        mov fs, eax
+        mov edi, [fs:0x90000]    ; 3
+        shl edi, 4
+        lea eax, [edi + esi]
+        jmp fin
+    """
+    assert code(body, "local", **options) == 0x32

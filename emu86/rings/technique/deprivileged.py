@@ -510,8 +510,8 @@ class Deprivileged(Technique):
                 self._halted()
             if behind == abi.HALTED:
                 return  # as most often while the guest is idle
+            self.cpu.catch_up(behind)  # first: the GDT may be elsewhere by another CR3
             self.mmu.catch_up(behind, self.vcpu.cr3, self.vcpu.pdptes)
-            self.cpu.catch_up(behind)
             if behind & abi.SENT:
                 self.bus.catch_up()
             if behind & abi.TIMER:
