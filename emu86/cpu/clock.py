@@ -147,6 +147,7 @@ class Clock:
     def run_on(self, work: int) -> None:
         """Have the engine stop once that much work is done."""
         control = self._control
+        control[abi.LOOK_FOR] = work
         until = control[abi.LOOK_AT] = control[abi.STOP_FOR] = control[abi.NOW] + work
         self._stop_when(min(until, self.sample_at))
 

@@ -266,8 +266,7 @@ class Plan(ctypes.Structure):
 
     key: what it is found by, `PLANNED` set; cs, ss: what it loads; offset, dpl: of a
     gate; masks_if: an interrupt gate; stack: address in this process of the TSS's
-    `Stack0`, or RSP0; iopl: the least IOPL of the hardware's then, in place. Of a
-    return, not 0 if the hardware's is raised, and stays.
+    `Stack0`, or RSP0.
     """
 
     key: u64
@@ -277,7 +276,6 @@ class Plan(ctypes.Structure):
     offset: u64
     dpl: u16
     masks_if: u16
-    iopl: u32
 
 
 TlbEntry = ctypes.c_uint64 * 8  # addresses to read, write and fetch at; and more
@@ -590,11 +588,11 @@ class Control(ctypes.Structure):
     of the PML4; roots: those to switch to, by `root_slot`; flush_tlb: the engine's
     flush of its whole TLB; tlb, jumps: addresses of its TLB and of its cache of jumps,
     or 0; cr0, cr2, cr3, cr4, pdptes, efer: the guest's, and so star, lstar, cstar,
-    fmask and kernel_gs_base, its MSRs of SYSCALL and SWAPGS; kernel_iopl: the IOPL that
-    its ring 0 has in the engine at least; sets_if: not 0 where the guest's code may set
-    IF without an exit, whatever IOPL is now; write_protect: its CR0.WP is set;
-    mmio_first, mmio_end: below RAM's end, pages without RAM from the one to before the
-    other may be devices'.
+    fmask and kernel_gs_base, its MSRs of SYSCALL and SWAPGS; iopl: its IOPL, 0 to 3;
+    kernel_iopl: the IOPL that its ring 0 has in the engine at least, in place; sets_if:
+    not 0 where the guest's code may set IF without an exit, whatever IOPL is now;
+    write_protect: its CR0.WP is set; mmio_first, mmio_end: below RAM's end, pages
+    without RAM from the one to before the other may be devices'.
 
     behind: bits for what Python has not heard of. DROPPED: `dropped`, linear pages that
     INVLPG has dropped; SWITCHED: CR3 was written; WRITTEN: the GDT was; REREAD: and
@@ -650,7 +648,8 @@ class Control(ctypes.Structure):
     may sleep and deliver the timer's interrupts, 0 if it may not; others: when the
     first of the chips that are not the timer is due, or NEVER; these are nanoseconds,
     and so is rested: how long it has slept in all. look_at: the work at which Python is
-    to look at the host's clock again, whatever is due.
+    to look at the host's clock again, whatever is due; look_for: how far ahead that is
+    where the clocks have just been seen to agree.
 
     check_exit: the engine's look whether to stop; sites: decoded instructions, each at
     its `state.site_index` or beside it (a cache of two ways).
@@ -732,6 +731,7 @@ class Control(ctypes.Structure):
     fmask: u64
     kernel_gs_base: u64
     tsc_aux: u64
+    iopl: u64
     kernel_iopl: u32
     sets_if: u32
     behind: i64
@@ -824,6 +824,7 @@ class Control(ctypes.Structure):
     others: u64
     rested: i64
     look_at: i64
+    look_for: i64
     stop_for: i64
     count_interrupt: i64
 
@@ -892,6 +893,7 @@ TLB: Final = _word("tlb")
 JUMPS: Final = _word("jumps")
 CR0: Final = _word("cr0")
 CR4: Final = _word("cr4")
+IOPL: Final = _word("iopl")
 BEHIND: Final = _word("behind")
 WRITE_PROTECT: Final = _word("write_protect")
 MMIO_FIRST: Final = _word("mmio_first")
@@ -930,6 +932,7 @@ COUNT_STAC: Final = _word("count_stac")
 COUNT_RDTSCP: Final = _word("count_rdtscp")
 COUNT_INTERRUPT: Final = _word("count_interrupt")
 LOOK_AT: Final = _word("look_at")
+LOOK_FOR: Final = _word("look_for")
 STOP_FOR: Final = _word("stop_for")
 RESTED: Final = _word("rested")
 RESTS: Final = _word("rests")

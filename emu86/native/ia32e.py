@@ -23,6 +23,7 @@ from emu86.native.state import (
     split,
     virtual_time,
 )
+from emu86.native.timer import hlt
 from emu86.native.transfers import note_ring
 from emu86.native.transfers64 import code_at, interrupt64, iretq, popfq
 from emu86.native.tree import fill_64, invlpg_64, write_cr3_64
@@ -208,6 +209,8 @@ def privileged(control: Control, cpu: Cpu) -> bool:
         return cli(control, cpu)
     if first == 0xFB:
         return sti(control, cpu)
+    if first == 0xF4:
+        return hlt(control, cpu)
     start = code_at(control, cpu.rip, 4)
     if start == NOWHERE:
         return False

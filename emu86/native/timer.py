@@ -7,11 +7,13 @@ from emu86.native import abi
 from emu86.native.abi import Control, Cpu, Pic
 from emu86.native.pic import requested
 from emu86.native.pit import SECOND, next_edge, sync, tick_time, ticks
-from emu86.native.records import u64
+from emu86.native.records import u32, u64
 from emu86.native.state import leave, stop_by, virtual_time
 from emu86.native.transfers import external
+from emu86.native.transfers64 import external64
 from emu86.spec import x86
 
+_AGREES = 1_000_000  # ns: so late a sleep may end, and virtual time is still the host's
 _MONOTONIC = 1  # CLOCK_MONOTONIC of Linux, which Python's `monotonic_ns` reads
 
 
@@ -22,6 +24,13 @@ def is_plain(chip: Pic) -> bool:
     """
     by_level = chip.elcr & 1
     return not (chip.intr or chip.special_mask or by_level) and chip.icw4 & 3 == 1
+
+
+def interrupts(control: Control, cpu: Cpu, vector: u32) -> bool:
+    """Deliver an interrupt, which the guest lets in; False: nothing is done."""
+    if control.efer & x86.EFER_LMA:
+        return external64(control, cpu, vector)
+    return external(control, cpu, vector)
 
 
 def tick(control: Control, cpu: Cpu, now: u64) -> bool:
@@ -35,7 +44,7 @@ def tick(control: Control, cpu: Cpu, now: u64) -> bool:
         return False
     irr = master.irr
     master.irr = irr | 1
-    if requested(master) or not external(control, cpu, master.icw2 & 0xF8):
+    if requested(master) or not interrupts(control, cpu, master.icw2 & 0xF8):
         master.irr = irr
         return False
     sync(control.pit[0], ticks(now))
@@ -85,6 +94,10 @@ def rest(control: Control, cpu: Cpu) -> bool:
         return False
     if not tick(control, cpu, due):
         return False
+    woke = control.host_time
+    late = woke.seconds * SECOND + woke.nanoseconds - control.zero - due & x86.MASK64
+    if late < _AGREES:
+        control.look_at = control.now + control.look_for
     control.stop_at = control.look_at
     control.stop_for = control.look_at
     after = next_edge(counter)

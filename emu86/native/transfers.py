@@ -66,7 +66,7 @@ def return_by_plan(control: Control, cpu: Cpu, opens: bool) -> bool:
         return False
     if image & (x86.VM | x86.TF):
         return False
-    if (image ^ cpu.rflags) & x86.IOPL and not plan.iopl:
+    if not keeps_iopl(control, image):
         return False
     if rpl:
         if not keeps_data_segments(cpu):
@@ -78,7 +78,7 @@ def return_by_plan(control: Control, cpu: Cpu, opens: bool) -> bool:
     cpu.rip = frame[0]
     load_segment(cpu.segments[x86.CS], plan.cs)
     sync_mode(cpu, 3 if rpl else 1)
-    set_flags(cpu, image & POPPED | cpu.rflags & x86.IOPL)
+    set_flags(cpu, image & POPPED | iopl_in(control, rpl))
     return True
 
 
@@ -96,10 +96,29 @@ def gate_slot(vector: u32, cpl: u32) -> u32:
     return (vector ^ vector >> 2) & _VECTORS - 1 | (_VECTORS if cpl else 0)
 
 
-def flags_in_gate(plan: Plan, flags: u32) -> u32:
-    """Return the flags that an event's handler begins with."""
+def iopl_in(control: Control, cpl: u32) -> u32:
+    """Return the engine's IOPL, in place, while the guest is at `cpl`."""
+    iopl = control.iopl << 12 & x86.IOPL
+    return iopl if cpl else max(iopl, control.kernel_iopl & x86.IOPL)
+
+
+def keeps_iopl(control: Control, image: u64) -> bool:
+    """Tell whether an IRET to ring 0 or 3 leaves IOPL as it is.
+
+    It does where ring 0 has another in the engine than the guest's.
+    """
+    return control.kernel_iopl != 0 or (image >> 12 ^ control.iopl) & 3 == 0
+
+
+def flags_in_image(control: Control, flags: u32) -> u32:
+    """Return the guest's flags without RF, by those of the engine."""
+    return flags & ~(x86.RF | x86.IOPL) | control.iopl << 12 & x86.IOPL
+
+
+def flags_in_gate(control: Control, plan: Plan, flags: u32) -> u32:
+    """Return the flags that an event's handler in ring 0 begins with."""
     kept = flags & ~(_CLEARED_BY_TRAP | x86.IOPL | (x86.IF if plan.masks_if else 0))
-    return kept | max(flags & x86.IOPL, plan.iopl & x86.IOPL)
+    return kept | iopl_in(control, 0)
 
 
 def deliver_by_plan(
@@ -138,7 +157,7 @@ def deliver_by_plan(
     at = host(control, linear, True)
     if at == NOWHERE:
         return False
-    flags = flags_of(control, cpu) & ~x86.RF
+    flags = flags_in_image(control, flags_of(control, cpu))
     frame = EventFrame.from_address(at)
     if with_error:
         frame[0] = error
@@ -153,7 +172,7 @@ def deliver_by_plan(
     cpu.rip = plan.offset & x86.MASK32
     load_segment(cpu.segments[x86.CS], plan.cs)
     sync_mode(cpu, 1)
-    set_flags(cpu, flags_in_gate(plan, flags))
+    set_flags(cpu, flags_in_gate(control, plan, flags))
     return True
 
 

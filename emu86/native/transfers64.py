@@ -24,7 +24,15 @@ from emu86.native.state import (
     sync_mode,
     waits,
 )
-from emu86.native.transfers import flags_in_gate, gate_slot, note_ring, return_slot
+from emu86.native.transfers import (
+    flags_in_gate,
+    flags_in_image,
+    gate_slot,
+    iopl_in,
+    keeps_iopl,
+    note_ring,
+    return_slot,
+)
 from emu86.spec import x86
 
 _DATA = (x86.ES, x86.DS, x86.FS, x86.GS)
@@ -96,7 +104,7 @@ def return64(control: Control, cpu: Cpu, opens: bool) -> bool:
         return False
     if image & x86.IF and not opens:
         return False
-    if (image ^ cpu.rflags) & x86.IOPL and not plan.iopl:
+    if not keeps_iopl(control, image):
         return False
     if cs & 3 and not keeps_data_segments(cpu):
         return False
@@ -105,7 +113,7 @@ def return64(control: Control, cpu: Cpu, opens: bool) -> bool:
     load_segment(cpu.segments[x86.SS], plan.ss)
     load_segment(cpu.segments[x86.CS], plan.cs)
     enter(cpu, 3 if cs & 3 else 1)
-    set_flags(cpu, image & POPPED | cpu.rflags & x86.IOPL)
+    set_flags(cpu, image & POPPED | iopl_in(control, cs & 3))
     return True
 
 
@@ -156,7 +164,7 @@ def deliver64(
     at = host64(control, new, size, True)
     if at == NOWHERE:
         return False
-    flags = flags_of(control, cpu) & ~x86.RF
+    flags = flags_in_image(control, flags_of(control, cpu))
     stack = cpu.segments[x86.SS]
     frame = EventFrame64.from_address(at)
     if with_error:
@@ -172,7 +180,7 @@ def deliver64(
     cpu.rip = plan.offset
     load_segment(cpu.segments[x86.CS], plan.cs)
     enter(cpu, 1)
-    set_flags(cpu, flags_in_gate(plan, flags))
+    set_flags(cpu, flags_in_gate(control, plan, flags))
     return True
 
 

@@ -89,30 +89,22 @@ class Plans:
         """Drop those of events: the IDT or the TSS has changed."""
         _clear(self._control.gates)
 
-    def keep_return(self, selector: int, ss: int = 0, *, iopl: int = 0) -> None:
-        """Keep an IRET to what CS and SS hold now; ss: 0 for one in ring 0.
-
-        iopl: what the hardware's is raised to, whatever the image on the stack says.
-        """
+    def keep_return(self, selector: int, ss: int = 0) -> None:
+        """Keep an IRET to what CS and SS hold now; ss: 0 for one in ring 0."""
         key = abi.PLANNED | selector | ss << 16
-        plan = self._control.returns[return_slot(key)]
-        self._keep(plan, key)
-        plan.iopl = iopl << 12
+        self._keep(self._control.returns[return_slot(key)], key)
 
     def keep_gate(
-        self, vector: int, cpl: int, offset: int, dpl: int, *, masks: bool, iopl: int
+        self, vector: int, cpl: int, offset: int, dpl: int, *, masks: bool
     ) -> None:
-        """Keep an event in ring `cpl` that has led to what CS and SS hold now.
-
-        iopl: the least that the hardware's is then.
-        """
+        """Keep an event in ring `cpl` that has led to what CS and SS hold now."""
         stack = self._stack_at() if cpl else 0
         if cpl and not stack:
             return
         plan = self._control.gates[gate_slot(vector, cpl)]
         self._keep(plan, abi.PLANNED | vector << 2 | cpl)
         plan.stack, plan.offset, plan.dpl = stack, offset, dpl
-        plan.masks_if, plan.iopl = masks, iopl << 12
+        plan.masks_if = masks
 
     def _keep(self, plan: abi.Plan, key: int) -> None:
         self._resume()

@@ -10,7 +10,7 @@ from emu86.cpu.engine import abilities
 from emu86.cpu.library import Abilities
 from emu86.machine import realtime
 from emu86.native import abi
-from support.flat import flat
+from support.flat import flat, guest64
 from support.snippets import PIC
 from support.ticks import TICKS
 
@@ -120,6 +120,54 @@ def test_python_halts_once():
     _now, _registers, halts, _interrupts = ends(machine)
     assert halts == 300
     assert machine.vmm.exits["HLT"][0] == 1
+
+
+HALTS64 = f"""
+    lidt [idtr]
+    mov dword [0x170000 + 16 * 8], 0x00080000 | (ticked - $$) & 0xFFFF
+    mov dword [0x170004 + 16 * 8], 0x00108E00
+    lgdt [gdtr]
+    mov rsp, 0x130000
+    {PIC.format(base=8, mask=0xFE)}
+    mov al, 0x34
+    out 0x43, al
+    mov al, 11932 & 255
+    out 0x40, al
+    mov al, 11932 >> 8
+    out 0x40, al
+    xor esi, esi
+    sti
+wait_:
+    hlt
+    cmp esi, 20
+    jne wait_
+    cli
+    hlt
+ticked:
+    inc esi
+    push rax
+    mov al, 0x20
+    out 0x20, al
+    pop rax
+    iretq
+align 8
+gdt: dq 0, 0x00AF9B000000FFFF, 0x00AF9B000000FFFF, 0x00CF93000000FFFF
+gdtr: dw 31
+    dq gdt
+idtr: dw 0xFFF
+    dq 0x170000
+"""
+
+
+@native
+@pytest.mark.parametrize("realtime_", [False, True])
+def test_64_bit_code_halts_in_compiled_code(realtime_):
+    machine = guest64(HALTS64, realtime=realtime_)
+    assert machine.run(timeout=60).reason == "halted"
+    assert machine.vmm.all_exits()["HLT"][0] == 21
+    assert machine.vmm.exits["HLT"][0] == 1  # the last: no interrupt can come
+    assert machine.vmm.all_exits()["interrupt"][0] == 20
+    assert (machine.vmm.exits["interrupt"][0] < 20) == realtime_
 
 
 def test_a_profile_stops_where_the_guest_halts():

@@ -108,7 +108,7 @@ CODES64 = {
     "MOV from CR": (
         "0f20d3", "410f20d1", "0f20c3", "0f20df", "410f20e1", "0f20cb", "410f20c9",
     ),
-    "SYSCALL": ("0f05",), "others": ("0f09",),
+    "SYSCALL": ("0f05",), "HLT": ("f4",), "others": ("0f09",),
     "INVLPG": ("0f0138", "0f013f", "410f0138", "410f013f", "0f013c", "410f013d"),
     "MOV to CR3": ("0f22d8", "0f22df", "410f22d8", "410f22df"), "#PF": ("90",),
     "MOV to CR": ("0f22d7",), "WRMSR": ("0f30",), "RDMSR": ("0f32",),
@@ -322,6 +322,9 @@ def code64(world, pick, name):
     control.cpuid[abi.CPUID_80000001].edx = pick.odd(RDTSCP, 0)
     if name.endswith("MSR"):
         states64.registers(world, pick)
+    if name == "HLT":
+        states64.stack(world, pick, world.vector, map_page_64)
+        timer(world, pick)
     if name == "#PF of the guest's":
         own_fault_64(world, pick)
     if name == "#PF of the GDT":
@@ -604,6 +607,7 @@ def timer(world, pick):
     control.now, control.zero = pick.getrandbits(31), pick.getrandbits(40)
     control.stop_at = control.now + pick.odd(1000, 0)
     control.look_at = control.now + pick.few(1000, 1 << 40)
+    control.look_for = pick.few(1000, 1 << 40)
     control.ns = due - pick.few(1, 1000, 4_000_000, -1) & x86.MASK64 >> 1
     control.behind = pick.odd(0, abi.SENT)
     control.rests, control.others = (pick.odd(due + 1, due, 1 << 62) for _ in "12")
@@ -973,6 +977,7 @@ INSNS = [
         "90", "8b 03", "01 d8", "83 c4 0c", "64 a1 04 00 00 00", "0f b6 c0", "c2 04 00",
         "64 8b 0d 10 00 00 00", "64 8b 15 10 00 00 00", "65 8b 15 00 00 00 00", "f3 a5",
         "f7 c1 01 00 00 00", "f7 d9", "66 f7 c1 01 00", "c8 08 00 00", "8d 74 26 00",
+        "f6 d1", "f7 d1",
         "8b 84 24 10 00 00 00", "2e 0f 1f 84 00 00 00 00 00", "2e 89 03", "26 8b 03",
         "f0 0f b1 0b", "f0 8b 03", "67 8b 03", "0f 38 00 c0", "9d", "66 9c", "0f 22 d8",
         "9a 00 00 00 00 00 00", "66 9a 00 00 00 00", "e8 00 00 00 00", "8e d8", "0f",
@@ -1084,8 +1089,9 @@ def transfers(world, pick):
         map_page(world, stack, STACK, rights)
     rpl = pick.few(0, 3)
     flags = pick.getrandbits(22) & ~(x86.VM | x86.TF) | pick.odd(0, x86.TF, x86.VM)
-    iopl = pick.odd(cpu.rflags, ~cpu.rflags) & x86.IOPL
-    image = flags & ~x86.IOPL | iopl
+    control.iopl = pick.few(0, 0, 1, 2)
+    control.kernel_iopl = pick.few(0, 0, 1 << 12)
+    image = flags & ~x86.IOPL | pick.odd(control.iopl, control.iopl ^ 3) << 12
     cs = USER if rpl else KERNEL | pick.odd(0, 1)
     rubbish = pick.few(0, pick.getrandbits(16) << 16)  # in what is a selector
     # What an IRET finds, or a POPF.
@@ -1118,7 +1124,7 @@ def plan(found, key, pick):
         segment.limit = pick.few(x86.MASK32, x86.MASK32, pick.word())
         segment.attributes = pick.getrandbits(24) & ~0xFF
     found.offset, found.dpl = pick.word(), pick.few(0, 3, 3)
-    found.masks_if, found.iopl = pick.randrange(2), pick.few(0, 0x1000, 0x2000)
+    found.masks_if = pick.randrange(2)
 
 
 def looks(world, pick):

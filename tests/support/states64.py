@@ -32,7 +32,9 @@ def stack(world, pick, vector, map_page):
     map_page(world, pick, top, STACK, rights)
     cs = pick.few(KERNEL, USER)
     ss = pick.few(0, 0x7B)
-    iopl = pick.odd(cpu.rflags, ~cpu.rflags, once=6) & x86.IOPL
+    control.iopl = pick.few(0, 0, 1, 2)
+    control.kernel_iopl = pick.few(0, 0, 1 << 12)
+    iopl = pick.odd(control.iopl, control.iopl ^ 3, once=6) << 12
     image = pick.getrandbits(22) & ~(x86.IOPL | x86.TF) | iopl | pick.odd(0, x86.TF)
     rip = pick.odd(_HIGH + 5, _NOT_CANONICAL, once=8)
     words = rip, cs | pick.few(0, 1 << 16), image, top - 64, ss | pick.few(0, 1 << 20)
@@ -65,4 +67,4 @@ def plan(found, key, pick):
         segment.base, segment.limit = 0, x86.MASK32
         segment.attributes = pick.getrandbits(24) & ~0xFF
     found.offset, found.dpl = _HIGH | pick.word(), pick.few(0, 3, 3)
-    found.masks_if, found.iopl = pick.randrange(2), pick.few(0, 0x1000, 0x2000)
+    found.masks_if = pick.randrange(2)

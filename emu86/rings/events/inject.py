@@ -182,13 +182,11 @@ def deliver(
         and level == 0
         and cpl in (0, x86.CPL_USER)
         and cpu.stack_bits == 32
-        and not (cpu.raises_iopl and not cpl)
         and plans.is_watched(selector, ss)
         and plans.watch_gate(base)
     ):
-        least = cpu.kernel_ring if cpu.raises_iopl else 0
         masks = kind in _INTERRUPT_GATES
-        plans.keep_gate(vector, cpl, offset, gate.dpl, masks=masks, iopl=least)
+        plans.keep_gate(vector, cpl, offset, gate.dpl, masks=masks)
     clear = _CLEARED_BY_TRAP
     if kind in _INTERRUPT_GATES:
         clear |= x86.IF
@@ -288,13 +286,11 @@ def _deliver_in_ia32e(
         and not ist
         and level == 0
         and cpl in (0, x86.CPL_USER)
-        and not (cpu.raises_iopl and not cpl)
         and plans.is_watched(selector)
         and plans.watch_gate(base)
     ):
-        least = cpu.kernel_ring if cpu.raises_iopl else 0
         masks = gate.system == x86.SYS_INT64
-        plans.keep_gate(vector, cpl, gate.offset, gate.dpl, masks=masks, iopl=least)
+        plans.keep_gate(vector, cpl, gate.offset, gate.dpl, masks=masks)
     clear = _CLEARED_BY_TRAP
     if gate.system == x86.SYS_INT64:
         clear |= x86.IF

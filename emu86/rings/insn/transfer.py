@@ -273,7 +273,6 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
     fresh = _fresh_flags(cpl, flags, image, size)
     rpl = selector & 3
     plans = cpu.plans
-    raised = cpu.kernel_ring if cpu.raises_iopl else 0
     wide = cpu.stack_bits == 32
     if rpl == cpl:
         cpu.check_target(found, eip)
@@ -283,7 +282,7 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
         cpu.q[RIP] = eip
         cpu.enter_ring()
         if plans and cpl == 0 and plans.is_watched(selector):
-            plans.keep_return(selector, iopl=raised)
+            plans.keep_return(selector)
     else:
         esp = stack.peek(3 * size, size)
         ss = stack.peek(4 * size, size) & 0xFFFF
@@ -291,7 +290,6 @@ def iret(cpu: Cpu, size: int, next_eip: int) -> None:
         wide &= cpu.stack_bits == 32
         if (
             plans
-            and not raised  # it is not in ring 3
             and plans.is_watched(selector, ss)
             and cpl == 0
             and rpl == x86.CPL_USER
@@ -330,16 +328,15 @@ def _iret_in_ia32e(cpu: Cpu, size: int) -> None:
     if selector & 3 != cpl or cpu.code_bits == 64:
         rsp, ss = stack.peek(3 * size, size), stack.peek(4 * size, size) & 0xFFFF
         _return_with_stack(cpu, selector, found, rip, ss, rsp)
-        raised = cpu.kernel_ring if cpu.raises_iopl else 0
         if (
             plans
             and wide
             and cpl == 0
-            and cpu.cpl in ((0,) if raised else (0, x86.CPL_USER))
+            and cpu.cpl in (0, x86.CPL_USER)
             and cpu.stack_bits != 16
             and plans.is_watched(selector, ss)
         ):
-            plans.keep_return(selector, ss, iopl=raised)
+            plans.keep_return(selector, ss)
     else:
         cpu.check_target(found, rip)
         stack.drop(3 * size)

@@ -204,6 +204,7 @@ class ShadowCpu(Cpu):
         mmu: ShadowMmu,
         policy: Policy,
     ) -> None:
+        self._control = engine.control
         super().__init__(engine, vcpu, memory, engine.clock)
         self.mmu = mmu
         self.checks = SegmentChecks(engine, mmu.listeners, enabled=policy.scans)
@@ -222,7 +223,6 @@ class ShadowCpu(Cpu):
         # not global, MOV to CR3 can put another page there.
         self.held: dict[int, int] = {}
         self._any_nonglobal = False
-        self._control = engine.control
         self.shared = engine.shared
         self.gdt = ShadowTable(self, VmmMemory.GDT, offsets.GDTR)
         self.ldt = ShadowTable(self, VmmMemory.LDT, offsets.LDTR)
@@ -233,6 +233,15 @@ class ShadowCpu(Cpu):
         listeners.flushed_all.append(self.check_mapping)
         listeners.flushed_nonglobal.append(self._switch)
         listeners.flushed_page.append(self._invalidate)
+
+    @property
+    def iopl(self) -> int:
+        """The guest's IOPL, which compiled handlers read."""
+        return self._control[abi.IOPL]
+
+    @iopl.setter
+    def iopl(self, value: int) -> None:
+        self._control[abi.IOPL] = value
 
     def keep_gdt(self, page: int) -> None:
         """Have compiled handlers take writes to the GDT, all in `page`; -1: Python."""
