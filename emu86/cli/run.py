@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import emu86
     from emu86.cli.console import Console
     from emu86.machine.profile import Profile
+    from emu86.observe.gdb import GdbServer
 
 _NOT_SEEN: Final = 3  # exit status: --until without success
 # Exit statuses of runs that ended for these reasons, --until or not.
@@ -214,6 +215,12 @@ _STATUSES: Final = {
     "[default: what the kernel's ELF file or a Linux's memory has]",
 )
 @click.option(
+    "--gdb",
+    metavar="ADDRESS",
+    help="Wait for gdb at [HOST:]PORT, of this computer alone without a HOST, or at a "
+    "Unix socket's path, and let it debug the guest; ADDRESS,nowait does not wait.",
+)
+@click.option(
     "--debug-exit",
     is_flag=True,
     help="A byte written to port F4h ends the run; the byte is the status.",
@@ -272,6 +279,7 @@ def command(
     trace_filter: str | None,
     trace_last: int | None,
     symbols: tuple[str, ...],
+    gdb: str | None,
     debug_exit: bool,
     debug_exit_qemu: bool,
     on_reset: str | None,
@@ -403,6 +411,7 @@ def command(
         if display is None:
             wanted = starts_bios or serial != "stdio"
             shows_screen = wanted and interactive and can_move(1)
+        server = None if gdb is None else _serve_gdb(machine, gdb)
         if shows_screen:
             doing(None)
         with (
@@ -433,12 +442,15 @@ def command(
             ran = _run(
                 machine,
                 console,
+                server,
                 until=None if until is None else os.fsencode(until),
                 end=end,
                 panics=not keep_going and (until is not None or not interactive),
                 reboots=starts_bios if on_reset is None else on_reset == "reboot",
             )
             doing(None)
+        if server is not None:
+            server.close()
         machine.close()
         if traced is not None:
             traced.close()
@@ -492,9 +504,22 @@ class _Ran(NamedTuple):
     rebooting: float
 
 
+def _serve_gdb(machine: "emu86.Machine", address: str) -> "GdbServer":
+    """Listen for gdb, and tell how it finds us."""
+    from emu86.observe.gdb import GdbServer  # noqa: PLC0415 - seldom needed
+
+    where = address.removesuffix(",nowait")
+    server = GdbServer(machine, where, waits=where == address)
+    at = where if "/" in where else f"{where.rpartition(':')[0]}:{server.link.port}"
+    does = "waiting for gdb" if where == address else "gdb may come"
+    say(f"{does}: target remote {at}")
+    return server
+
+
 def _run(
     machine: "emu86.Machine",
     console: "Console",
+    server: "GdbServer | None",
     *,
     until: bytes | None,
     end: float | None,
@@ -503,15 +528,21 @@ def _run(
 ) -> _Ran:
     """Run the guest to its end or that of its time, through resets if it `reboots`.
 
+    server: gdb's, which may stop it meanwhile.
+
     What is asked for by Ctrl-A is done in between; it takes none of its time.
     """
     count, rebooting = 0, 0.0
+    run = machine.run if server is None else server.run
     while True:
         timeout = None if end is None else max(end - time.monotonic(), 0)
-        stop = machine.run(until=until, timeout=timeout, panics=panics)
+        paused = 0 if server is None else server.paused
+        stop = run(until, timeout, panics=panics)
+        if end is not None and server is not None:
+            end += server.paused - paused
         if stop.reason == "interrupted":
             asked = time.monotonic()
-            if not console.serve():
+            if stop.detail or not console.serve():
                 return _Ran(stop, count, rebooting)
             if end is not None:
                 end += time.monotonic() - asked

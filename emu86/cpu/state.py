@@ -57,6 +57,11 @@ class CpuState:
         """Write EFLAGS, 32 bits."""
         self.q[RFLAGS] = value | x86.FLAGS_FIXED
 
+    @property
+    def ring(self) -> int:
+        """The CPL of the engine itself."""
+        return self.d[HFLAGS] & 3
+
     def set_segment(
         self, index: int, selector: int, base: int, limit: int, attributes: int
     ) -> None:

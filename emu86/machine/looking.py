@@ -189,6 +189,10 @@ class Looker:
             data += self._unpatched(gpa, ram.read(gpa, part))
         return data
 
+    def read_physical(self, gpa: int, size: int) -> bytes:
+        """Read RAM; FFh where there is none."""
+        return self._unpatched(gpa, self._vmm.ram.read(gpa, size))
+
     def lookup(self, linear: int) -> int | None:
         """Return where the tables map a linear address to, or None."""
         return self._vmm.memory.lookup(linear) if is_canonical(linear) else None

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final
 
@@ -23,6 +23,10 @@ from emu86.notebook import table
 from emu86.rings.technique.base import Technique
 from emu86.spec import x86
 
+_RESUMABLE: Final = (
+    "until", "panic", "timeout", "interrupted",
+    "step", "breakpoint", "watchpoint", "catch",
+)  # fmt: skip
 _SECOND: Final = 1_000_000_000  # ns
 _SLICE: Final = 4_000_000  # virtual ns between looks at the host
 _LONGEST_SLEEP: Final = 0.25  # seconds
@@ -36,21 +40,25 @@ class Stop:
     reason: "until", "panic", "poweroff", "halted", "reset", "triple fault",
     "debug exit", "unsupported", "timeout" or "interrupted"; code: the value written to
     the debug exit port, else 0; detail: more words for a person, or empty; of "until"
-    it is "on the screen" if the text was seen there.
+    it is "on the screen" if the text was seen there. For a debugger, also "step",
+    "breakpoint", "watchpoint" and "catch"; address: the linear one that one of these is
+    about, or 0.
     """
 
     reason: str
     code: int = 0
     detail: str = ""
+    address: int = field(default=0, repr=False)
 
     @property
     def resumable(self) -> bool:
         """Whether `Machine.run` can go on from here."""
-        return self.reason in ("until", "panic", "timeout", "interrupted")
+        return self.reason in _RESUMABLE
 
     def _repr_html_(self) -> str:
         """Show it in a notebook."""
         rows = [("reason", self.reason), ("code", self.code), ("detail", self.detail)]
+        rows.append(("address", self.address and f"{self.address:#x}"))
         return table("Stop", [row for row in rows if row[1]])
 
 
@@ -77,24 +85,46 @@ class RunLoop:
         self._panic = PanicWatch(self._panicked)
         self._panics = False
         self._watch = ScreenWatch(board.vga)
-        self.typist = Typist(board, console, self._kick)
+        self.typist = Typist(board, console, self.kick)
         self._error: BaseException | None = None  # of a callback, or Ctrl-C
         self.wall = 0.0
         self.slept = 0.0
-        console.on_input = self._kick
+        console.on_input = self.kick
         console.guard = vmm.observers.guard = self.guard
         console.subscribe(self._panic.take, ENDS)
 
     def stop(self) -> None:
         """End the run soon, from any thread; before a run, that run at its start."""
         self._stop_asked = True
-        self._kick()
+        self.kick()
+
+    def wait(self, ready: Callable[[], bool]) -> bool:
+        """Wait between two runs until it is `ready`, of which `kick` is to tell.
+
+        Returns False if `stop` is asked for instead.
+        """
+        while not self._stop_asked:
+            self._kicked.clear()
+            if ready():
+                return True
+            if not self._stop_asked:
+                self._kicked.wait(threading.TIMEOUT_MAX)
+        self._stop_asked = False
+        return False
+
+    def step(self, until: bytes, timeout: float | None, *, panics: bool) -> Stop:
+        """Run one instruction, or until an event of its is delivered; else as `run`."""
+        self._vmm.begin_step()
+        try:
+            return self.run(until, timeout, panics=panics)
+        finally:
+            self._vmm.end_step()
 
     def forget(self) -> None:
         """Take the guest for another one: what the last one showed tells no panic."""
         self._panic.forget()
 
-    def _kick(self) -> None:
+    def kick(self) -> None:
         """Bring the CPU back from the guest or from sleep, as KVM does; any thread."""
         self._clock.stop_soon()
         self._kicked.set()
@@ -118,7 +148,7 @@ class RunLoop:
         """Have the run raise `error` soon, unless it has an earlier one to raise."""
         if self._error is None:
             self._error = error
-        self._kick()
+        self.kick()
 
     def _raise(self) -> None:
         """Raise what there is to raise, once."""
@@ -167,7 +197,7 @@ class RunLoop:
         start = time.monotonic()
         deadline = None if timeout is None else start + timeout
         longest = threading.TIMEOUT_MAX
-        alarm = threading.Timer(min(timeout or 0, longest), self._kick)
+        alarm = threading.Timer(min(timeout or 0, longest), self.kick)
         alarm.daemon = True
         if timeout is not None:
             alarm.start()
@@ -235,6 +265,9 @@ class RunLoop:
 
     def _reason_to_stop(self, deadline: float | None) -> Stop | None:
         self._raise()
+        trap, self._vmm.debug.trap = self._vmm.debug.trap, None
+        if trap is not None:
+            return Stop(trap.reason, 0, trap.detail, trap.address)
         if self._found:
             self._found = False
             self._watch.expect("")

@@ -23,6 +23,7 @@ from emu86.machine import rom as rom_files
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.chardev import EVERY, CharDevice
+from emu86.machine.debugger import Debugger
 from emu86.machine.loop import RunLoop, Stop
 from emu86.machine.media import CD_SECTOR, Image
 from emu86.machine.screen import Screen
@@ -180,6 +181,7 @@ class Machine:
         self._runner = 0  # the thread that runs it
         self._kernel: Callable[[], bytes] = bytes  # what reads its file again
         self._watched_by = ""  # "profile" or "trace"
+        self._debugger: Debugger | None = None
         # What reads the guest's files again and returns what loads them; and what CPU
         # and chips are at a reset.
         self._reload: Callable[[], Callable[[], Entry]] | None = None
@@ -364,6 +366,12 @@ class Machine:
             if not timeout >= 0:
                 message = f"timeout: {timeout} is no number of seconds"
                 raise ValueError(message)
+        return self._run(text, timeout, panics=panics)
+
+    def _run(
+        self, text: bytes, timeout: float | None, *, panics: bool, steps: bool = False
+    ) -> Stop:
+        """Run as `run`; steps: one instruction."""
         if not self._loaded:
             message = "kernel: none was loaded"
             raise ConfigError(message)
@@ -375,9 +383,47 @@ class Machine:
             raise ConfigError(message)
         try:
             self._runner = threading.get_ident()
+            debugger = self._debugger
+            if debugger is not None and (steps or debugger.must_step()):
+                stop = self._loop.step(text, timeout, panics=panics)
+                if steps or stop.reason != "step":
+                    return stop
             return self._loop.run(text, timeout, panics=panics)
         finally:
             self._lock.release()
+
+    @property
+    def debugger(self) -> Debugger:
+        """Breakpoints and steps. Raises ConfigError with technique "bare"."""
+        if self._debugger is None:
+            self._debugger = Debugger(self.vmm)
+        return self._debugger
+
+    def step(self, count: int = 1, timeout: float | None = None) -> Stop:
+        """Run `count` instructions; the Stop is a "step", or why it ended before.
+
+        What is delivered instead, an exception or the interrupt that ends HLT, counts
+        as one, too; other interrupts wait. Breakpoints do not matter. timeout: wall
+        seconds, as of `run`. Raises what `debugger` and `run` do.
+        """
+        count = as_int("count", count, 1)
+        stop = Stop("step")
+        _ = self.debugger
+        while count and stop.reason == "step":
+            stop = self._run(b"", timeout, panics=False, steps=True)
+            count -= 1
+        return stop
+
+    def wait(self, ready: Callable[[], bool]) -> bool:
+        """Wait, not running, until `ready()`, of which `wake` tells from any thread.
+
+        Returns False if `stop` is asked for instead.
+        """
+        return self._loop.wait(ready)
+
+    def wake(self) -> None:
+        """Have `wait` look again."""
+        self._loop.kick()
 
     def on_print(self, callback: Callable[[bytes], None]) -> None:
         """Call `callback` with each byte that the guest sends to its printer."""

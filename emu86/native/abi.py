@@ -627,6 +627,7 @@ class Control(ctypes.Structure):
     are scanned; judged: what `scan.guard_of` says of the block that Python is told of;
     armed: segment registers that are checked, by ring, as bits; unguarded: not 0 if
     there are `NullSelectors.unguarded`; inner: not 0 in the guest's rings 1 and 2;
+    breaks: the 64 bytes of a page, as bits, in which a debugger has breakpoints;
     behind_load: a set of linear addresses behind loads of DS and ES; opcodes: of one
     byte, then behind 0Fh; opcodes64: the address of those of 64-bit code; prologues:
     see `PROLOGUE`; code_next, code_end: addresses in this process behind the last
@@ -780,6 +781,7 @@ class Control(ctypes.Structure):
     judged: i64
     unguarded: i64
     inner: i64
+    breaks: u64
     code_next: u64
     code_end: u64
     opcodes64: u64

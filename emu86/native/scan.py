@@ -60,6 +60,19 @@ def behind_address(code: u64, at: u32, size: u32, modrm: u32) -> u32:
     return at + (1 if mod == 1 else 0) & x86.MASK32
 
 
+def may_break(control: Control, linear: u64, size: u32) -> bool:
+    """Tell whether a block is where some breakpoint may be: it is looked at again."""
+    first: u32 = linear & 0xFFF
+    last: u32 = (first + size & x86.MASK32) >> 6
+    for line in range(64):
+        at: u32 = (first >> 6) + line
+        if at > last:
+            break
+        if control.breaks >> (at & 63) & 1:
+            return True
+    return False
+
+
 def guard_of(control: Control, linear: u64, size: u32) -> i64:
     """Return what the block must look at as it begins: see `cpu.prologue`; or PYTHON.
 
@@ -67,6 +80,8 @@ def guard_of(control: Control, linear: u64, size: u32) -> i64:
     """
     cpu = control.cpu.contents
     if not control.scans or control.patched:
+        return PYTHON
+    if control.breaks and may_break(control, linear, size):
         return PYTHON
     if cpu.hflags & offsets.HF_CS64:
         return guard_of_64(control, linear, size)

@@ -24,7 +24,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 FILE = re.compile(r"(?ms)^<!-- file: (\S+) -->\n\n```\w+\n(.*?)^```$")
 RUN = re.compile(r"(?ms)^<!-- run(?:: \w+)? -->\n\n```console\n(.*?)^```$")
 END = "\1"  # of what a command shows
-TOOLS = ("nasm", "gcc", "ld", "cpio")
+TOOLS = ("nasm", "gcc", "ld", "cpio", "gdb")
 
 
 def recipes():

@@ -898,6 +898,7 @@ def blocks(world, pick):
     control, cpu = world.control, world.cpu
     control.scans = pick.odd(1, 0)
     control.unguarded, control.inner = pick.odd(0, 1), pick.odd(0, 1)
+    control.breaks = pick.odd(0, pick.word())
     for ring in (1, 3):
         control.armed[ring] = pick.odd(0, 1)
     control.opcodes[:], world.opcodes64[:] = OPCODES

@@ -32,19 +32,21 @@ class Breakpoints:
     """Those of one virtual CPU.
 
     hits: what of DR6 the instruction under way sets when it is done; resume: RF, if the
-    next instruction does not break (a return to it had the flag set, or it repeats).
+    next instruction does not break (a return to it had the flag set, or it repeats);
+    stepped: a debugger steps the guest, which needs the same looks.
     """
 
     def __init__(self, cpu: Cpu) -> None:
         self._cpu = cpu
         self.hits = 0
         self.resume = 0
+        self.stepped = False
         self._repeated = -1  # EIP of the string instruction under way
 
     @property
     def armed(self) -> bool:
-        """Whether some breakpoint is enabled."""
-        return bool(self._cpu.vcpu.dr[7] & ENABLED)
+        """Whether each instruction is looked at: some breakpoint is enabled, or so."""
+        return self.stepped or bool(self._cpu.vcpu.dr[7] & ENABLED)
 
     # -- debug registers ---------------------------------------------------------------
 

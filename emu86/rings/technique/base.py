@@ -4,7 +4,7 @@ A `Technique` runs one virtual CPU on one engine. What is done with the guest's 
 to keep it from the hardware (`deprivileged`) or not at all (`bare`), is each one's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from time import perf_counter_ns
 from typing import Final
@@ -18,6 +18,7 @@ from emu86.mmu.ram import DATA, UNBACKED, Ram
 from emu86.mmu.shadow_leaves import ShadowStats
 from emu86.native import abi
 from emu86.rings.cpu import Cpu
+from emu86.rings.debug import Debug
 from emu86.rings.decode import Insn
 from emu86.rings.events.breakpoints import Breakpoints
 from emu86.rings.events.inject import inject, software
@@ -177,6 +178,7 @@ class Technique:
         self.breakpoints = Breakpoints(cpu)
         self.observers = Observers()
         self.history = History(engine.shared)
+        self.debug = Debug(engine.shared)
         self.end: tuple[str, str] | None = None
         self.timing = False
         # Told of each exit that Python has handled; where the guest is then, varies.
@@ -352,6 +354,25 @@ class Technique:
 
     def finish_instruction(self) -> None:
         """Run to the end of an instruction that is under way, if one is."""
+
+    # -- for a debugger ----------------------------------------------------------------
+
+    def set_breakpoints(
+        self, linear: Collection[int], physical: Collection[int]
+    ) -> None:
+        """Have these breakpoints and no others, by addresses of instructions."""
+        raise NotImplementedError
+
+    def begin_step(self) -> None:
+        """Have the next `run` end after one instruction, or where one is delivered to.
+
+        Interrupts are held off, but for a halted CPU. `Debug.trap` tells of the end.
+        """
+        raise NotImplementedError
+
+    def end_step(self) -> None:
+        """Undo `begin_step`, whatever has come of it."""
+        raise NotImplementedError
 
     # -- its state ---------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ Everything the hardware reports comes in at `on_exception`, `on_invalid`, `on_in
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -33,6 +33,7 @@ from emu86.mmu.shadow_leaves import ShadowStats
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.rings.cpu import MODE_BITS
+from emu86.rings.debug import Trap
 from emu86.rings.decode import Insn
 from emu86.rings.events import protection
 from emu86.rings.events.accesses import check_canonical, may_not_be_canonical
@@ -107,14 +108,17 @@ class Deprivileged(Technique):
         self.memory: GuestMemory = memory
         self.instructions = InstructionCache(engine, cpu, memory, mmu)
         self.scanner = Scanner(
-            engine, cpu, mmu, scans=policy.scans, iopl_raised=policy.raises_iopl
-        )
+            engine, cpu, mmu, self.debug,
+            scans=policy.scans, iopl_raised=policy.raises_iopl,
+        )  # fmt: skip
         self.single_step = SingleStep(engine)
         self.mmio_step = MmioStep(
             cpu, mmu, self.instructions, self.single_step, self.breakpoints
         )
         self._delivered = False  # an event, in this exit
         self._no_trap_at = -1  # where the next #DB is none of the guest's
+        # Where a debugger's step began: EIP, CS and its base; None: TF has trapped.
+        self._step_from: tuple[int, ...] | None = None
         self._alone = False  # a shadow is the VMM's, for an instruction to run alone
         self._host_cr0 = _HOST_CR0
         self._follow_pe()
@@ -147,8 +151,10 @@ class Deprivileged(Technique):
 
     def run(self) -> None:
         """Run until STOP_AT, or an interrupt can come in, or the guest is done."""
-        if self.scanner.pending is None:
-            self._step_to_breakpoints()
+        if self.debug.trap is not None:
+            return
+        if self.scanner.pending is None and self._step_to_breakpoints():
+            return
         try:
             self.engine.run()
         finally:
@@ -229,7 +235,15 @@ class Deprivileged(Technique):
         # Behind STI the next instruction has to be looked at.
         shadows = kind == abi.SITE_STI and self._has_checks()
         if not (shadows or self.cpu.checks.limits_code(1)):
-            self.instructions.compile(insn, kind)
+            self._compile(insn, kind)
+
+    def _compile(self, insn: Insn, kind: int) -> None:
+        """Compile a site that a debugger has no breakpoint at, which Python sees."""
+        if self.debug.breaks:
+            linear = self.cpu.linear_eip
+            if self.debug.is_break(linear, self.memory.gpa(linear)):
+                return
+        self.instructions.compile(insn, kind)
 
     def watch_exits(self) -> None:
         """Take exits back from compiled code: Python sees them from now on."""
@@ -297,14 +311,61 @@ class Deprivileged(Technique):
         self.mmu.stats.resets -= 1  # none that the guest has brought about
         self._sync_host()
 
+    # -- a debugger's ------------------------------------------------------------------
+
+    def set_breakpoints(
+        self, linear: Collection[int], physical: Collection[int]
+    ) -> None:
+        """Have these breakpoints and no others, by addresses of instructions."""
+        for offset in self.debug.set(linear, physical):
+            self.scanner.scan_at_offset(offset)
+        self.instructions.drop_compiled()
+
+    def begin_step(self) -> None:
+        """Have the next `run` end after one instruction, or where one is delivered to.
+
+        It runs with TF set, as under the guest's own breakpoints.
+        """
+        self.debug.stepping = self.breakpoints.stepped = True
+        self._step_from = self._place()
+
+    def end_step(self) -> None:
+        """Undo `begin_step`, whatever has come of it."""
+        self.debug.stepping = self.breakpoints.stepped = False
+        self.scanner.end_step()
+
+    def _place(self) -> tuple[int, ...]:
+        return self.q[RIP], self.d[_CS_SELECTOR], self.q[BASE[x86.CS]]
+
+    def _stop_for(self, trap: Trap) -> None:
+        """Stop for the debugger, which is told of the first reason."""
+        if self.debug.trap is None:
+            self.debug.trap = trap
+        self.engine.stop()
+
+    def _breaks(self) -> bool:
+        """Stop at an INT3 that is a breakpoint of the debugger's; tell if it is."""
+        if self.debug.stepping:
+            return False
+        q, mask = self.q, self.cpu.address_mask
+        eip = q[RIP] - 1 & mask
+        linear = eip + q[BASE[x86.CS]] & mask
+        if not self.debug.is_break(linear, self.mmu.fetch_gpa(linear)):
+            return False
+        q[RIP] = eip
+        # No exit of the guest's, and the INT3 no code.
+        self._control[abi.NOW] -= self._control[abi.EXIT_COST] + 1
+        self._stop_for(Trap("breakpoint", linear, f"at {self.where()}"))
+        return True
+
     # -- breakpoints -------------------------------------------------------------------
 
     def _step_to_breakpoints(self) -> bool:
         """While a breakpoint is enabled, look at the next instruction before it runs.
 
         It runs with TF set. What would show that, or hold its trap off, is emulated. Of
-        a stepped engine that is a step, or a breakpoint is: returns whether one is done
-        so.
+        a stepped engine, or for a debugger, that is a step, or a breakpoint is: returns
+        whether one is done so.
         """
         if not self.breakpoints.armed:
             if not self.mmio_step.active:
@@ -316,6 +377,9 @@ class Deprivileged(Technique):
             if self.engine.stepped:
                 return True
             self.clock.count_exit()
+            if self.debug.stepping:
+                self._stop_for(Trap("step"))
+                return True
             if self.clock.is_due:
                 self.engine.stop()
                 break  # `run` looks again
@@ -359,6 +423,10 @@ class Deprivileged(Technique):
 
     def _go_on(self) -> None:
         """Look at what runs next after an exit; a step ends where it would fetch it."""
+        if self.debug.stepping:
+            if self._delivered or self._place() != self._step_from:
+                self._stop_for(Trap("step"))
+            return
         watched = self.single_step.forced or self.breakpoints.armed
         if not self.engine.stepped:
             if watched:
@@ -413,6 +481,8 @@ class Deprivileged(Technique):
             self._control[abi.DELIVERING] = abi.IDLE
             vector, self.d[IS_INT] = event & 0xFF, event >> 8 & 1
         is_int = self.d[IS_INT]
+        if vector == x86.VEC_BP and is_int and self.debug.breaks and self._breaks():
+            return
         self._reason = ""
         try:
             if vector == x86.VEC_PF and not is_int:
@@ -431,7 +501,10 @@ class Deprivileged(Technique):
             self.reflect(*as_fault(self.cpu, raised))
         if self.pic.intr:
             self.interrupt()
-        self._account(start)
+        if self.debug.stepping and self._step_from is None and not self._delivered:
+            self._control[abi.NOW] -= self._control[abi.EXIT_COST]
+        else:
+            self._account(start)
         self._go_on()
 
     def on_invalid(self) -> None:
@@ -557,7 +630,7 @@ class Deprivileged(Technique):
         self._look_at(insn)
         kind = compiled_access(self.cpu, insn)
         if kind and not self.cpu.checks.limits_code(1, 3):
-            self.instructions.compile(insn, kind)
+            self._compile(insn, kind)
         self._run_alone()
 
     def _run_alone(self) -> None:
@@ -693,7 +766,7 @@ class Deprivileged(Technique):
         if (segment == x86.CS and cpu.code_bits != 64) or self._has_checks():
             self._look_at(insn)
         elif record.anew:
-            self.instructions.compile(insn, abi.SITE_SPLIT)
+            self._compile(insn, abi.SITE_SPLIT)
         if record.anew:
             self._run_alone()
             return
@@ -749,6 +822,7 @@ class Deprivileged(Technique):
             if self.q[RIP] == self._no_trap_at:
                 self._no_trap_at = -1
                 return
+            self._step_from = (-1,) if self.mmio_step.active else None
             if self.mmio_step.active:
                 self.mmio_step.finish()
             if self.breakpoints.armed:
@@ -782,6 +856,7 @@ class Deprivileged(Technique):
             self.q[RFLAGS] & x86.IF
             and not self.d[HFLAGS] & offsets.HF_INHIBIT_IRQ
             and not self.mmio_step.active
+            and (self.vcpu.halted or not self.debug.stepping)
         )
 
     def interrupt(self) -> bool:
@@ -793,7 +868,9 @@ class Deprivileged(Technique):
             return False
         self.breakpoints.hits = 0  # of the instruction that it comes before
         self._take_interrupt()
-        if not self.engine.stepped:
+        if self.debug.stepping:
+            self._stop_for(Trap("step"))
+        elif not self.engine.stepped:
             self._step_to_breakpoints()
         return True
 

@@ -18,6 +18,7 @@ from emu86.cpu.state import BASE, HFLAGS, RFLAGS
 from emu86.mmu.shadow import ShadowMmu
 from emu86.native import abi
 from emu86.native.scan import PYTHON, load_slot
+from emu86.rings.debug import Debug
 from emu86.rings.decode import Insn, decode
 from emu86.rings.events.protection import checks_alignment, segments, stores_to_code
 from emu86.rings.insn import flag_states, sse_operands
@@ -60,6 +61,7 @@ class Scanner:
         engine: Engine,
         cpu: ShadowCpu,
         mmu: ShadowMmu,
+        debug: Debug,
         *,
         scans: bool,
         iopl_raised: bool,
@@ -68,6 +70,8 @@ class Scanner:
         self._cpu = cpu
         self._mmu = mmu
         self._ram = mmu.ram
+        self._debug = debug
+        self.passed: list[int] = []  # GPAs of blocks whose breakpoints a step ignores
         self.blocks = 0
         self.decoded = 0
         self.patched: Counter[str] = Counter()
@@ -115,7 +119,8 @@ class Scanner:
         self._guard = 0
         cpu = self._cpu
         code64 = bool(cpu.d[HFLAGS] & offsets.HF_CS64)
-        if not (self._scans or code64):
+        breaks = self._debug.breaks and self._may_break(linear, size)
+        if not (self._scans or code64 or breaks):
             return 0
         self.blocks += 1
         if self._has_table and self._engine.shared.judged != PYTHON:
@@ -130,7 +135,10 @@ class Scanner:
         if self._engine.stepped:
             cpu.update_mode()
             code = self._first(code)  # no more of the block will run
-        if code64:
+        if breaks:
+            has_site = True
+            has_operand = not code64 and self._engine.can.looks
+        elif code64:
             has_site = self._scans or bool(LOADS_SS.search(code))
             has_operand = False
         else:
@@ -149,7 +157,7 @@ class Scanner:
         found = None
         if has_site:
             self.decoded += 1
-            found = self._first_site(code, ring, linear)
+            found = self._first_site(code, ring, linear, breaks=breaks)
         looks = self._to_look_at(address, code[:found]) if has_operand else ()
         if looks:
             self._look_at(looks, linear)
@@ -165,16 +173,17 @@ class Scanner:
         if self.pending is not None:
             self.unpatch()
             return
-        if not self._scans:
+        if not (self._scans or self._debug.breaks):
             return
         self.blocks += 1
         linear &= x86.MASK32
         code = self._mmu.fetch(linear, size)
-        if not (self._filters.get(REAL) or self._filter(REAL)).search(code):
+        breaks = self._debug.breaks and self._may_break(linear, size)
+        if not (breaks or (self._filters.get(REAL) or self._filter(REAL)).search(code)):
             return
         self._cpu.update_mode()
         self.decoded += 1
-        found = self._first_site(code, REAL, linear)
+        found = self._first_site(code, REAL, linear, breaks=breaks)
         if found is not None:
             self._patch(linear + found & x86.MASK32)
             self._translate_again(linear)
@@ -229,8 +238,27 @@ class Scanner:
         eip = linear - cpu.q[BASE[x86.CS]] & x86.MASK32
         return stores_to_code(insn) or cpu.checks.wants(insn, eip, ring)
 
-    def _first_site(self, code: bytes, ring: int, linear: int) -> int | None:
-        """Return the offset of the first instruction to patch at ring 1, 3 or REAL."""
+    def _may_break(self, linear: int, size: int) -> bool:
+        """Tell whether a debugger may have a breakpoint in a block; a step has none."""
+        found = self._debug.may_break(linear, size)
+        if found and self._debug.stepping:
+            self.passed.append(self._mmu.fetch_gpa(linear))
+            return False
+        return found
+
+    def end_step(self) -> None:
+        """Drop blocks without the breakpoints that there are."""
+        for gpa in self.passed:
+            self._engine.drop_code(gpa, 1)
+        self.passed.clear()
+
+    def _first_site(
+        self, code: bytes, ring: int, linear: int, *, breaks: bool
+    ) -> int | None:
+        """Return the offset of the first instruction to patch at ring 1, 3 or REAL.
+
+        breaks: or of one that a debugger has a breakpoint at.
+        """
         bits = self._cpu.code_bits
         virtual_8086 = self._cpu.is_virtual_8086
         skips = self._skip64 if bits == 64 else self._skip
@@ -248,6 +276,9 @@ class Scanner:
             null.begin(linear, self._cpu.checks.armed[ring])
             self._guard = null.guard
         while offset < end:
+            at = linear + offset & self._cpu.address_mask
+            if breaks and self._debug.is_break(at, self._mmu.fetch_gpa(at)):
+                return offset
             insn = decode(code[offset : offset + x86.LONGEST_INSN], bits)
             if (
                 insn is None and bits == 64
@@ -375,6 +406,11 @@ class Scanner:
         gpa = self._mmu.lookup(linear)
         if gpa is not None and self._ram.backed(gpa >> x86.PAGE_SHIFT):
             self._engine.drop_code(gpa, 1)
+
+    def scan_at_offset(self, offset: int) -> None:
+        """Scan anew the blocks that hold this byte of whatever page."""
+        for page in self._mmu.use.code_pages():
+            self._engine.drop_code(page << x86.PAGE_SHIFT | offset, 1)
 
     def scan_again(self) -> None:
         """Scan all code anew.

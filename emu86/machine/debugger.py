@@ -1,0 +1,77 @@
+"""Breakpoints that a guest cannot see, for `Machine.run` to stop at.
+
+They are the host's: a state that is saved has none of them.
+"""
+
+from typing import Final
+
+from emu86.errors import ConfigError, as_int
+from emu86.rings.technique.base import Technique
+from emu86.spec import x86
+
+_LINEAR: Final = 1 << 64  # bytes that a linear address can name
+_PHYSICAL: Final = 1 << x86.MAXPHYADDR
+
+
+class Debugger:
+    """Where `Machine.run` stops before an instruction: any number of places.
+
+    A breakpoint is in the engine's translation of the guest's code, not in its memory.
+    One that is not hit costs nothing. Raises ConfigError with technique "bare".
+    """
+
+    def __init__(self, vmm: Technique) -> None:
+        if vmm.name == "bare":
+            message = "debugger: technique 'bare' has none; use another one"
+            raise ConfigError(message)
+        self._vmm = vmm
+        self._linear: set[int] = set()
+        self._physical: set[int] = set()
+        self._changed = False
+
+    @property
+    def breakpoints(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The addresses of all: the linear, and the physical ones, sorted."""
+        return tuple(sorted(self._linear)), tuple(sorted(self._physical))
+
+    def break_at(self, address: int, *, physical: bool = False) -> None:
+        """Stop before the instruction at a linear, or at a physical, address.
+
+        A linear one is in every address space. In the middle of an instruction it does
+        nothing.
+        """
+        self._of(address, physical=physical).add(address)
+        self._changed = True
+
+    def remove(self, address: int, *, physical: bool = False) -> None:
+        """Stop there no more; ValueError if there is none."""
+        places = self._of(address, physical=physical)
+        if address not in places:
+            kind = "physical" if physical else "linear"
+            message = f"breakpoint: none at {kind} address {address:#x}"
+            raise ValueError(message)
+        places.remove(address)
+        self._changed = True
+
+    def clear(self) -> None:
+        """Stop nowhere."""
+        self._linear.clear()
+        self._physical.clear()
+        self._changed = True
+
+    def _of(self, address: int, *, physical: bool) -> set[int]:
+        as_int("address", address, 0, _PHYSICAL if physical else _LINEAR)
+        return self._physical if physical else self._linear
+
+    def must_step(self) -> bool:
+        """Have what was asked for be so; tell whether the guest is at a breakpoint."""
+        vmm = self._vmm
+        if self._changed:
+            self._changed = False
+            vmm.set_breakpoints(self._linear, self._physical)
+        if not vmm.debug.breaks or vmm.pending_patch is not None:
+            return False
+        vmm.cpu.update_mode()
+        linear = vmm.cpu.linear_eip
+        gpa = vmm.memory.lookup(linear)
+        return vmm.debug.is_break(linear, -1 if gpa is None else gpa)

@@ -1,0 +1,1 @@
+"""What watches or drives a machine from outside: gdb's remote protocol."""
