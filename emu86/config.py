@@ -65,6 +65,11 @@ WRITES: Final = {
 """What becomes of writes to disks, in a line."""
 WRITE: Final = "keep"
 DISKS_MOST: Final = 4
+FLOPPIES_MOST: Final = 2
+SECTOR: Final = 512  # bytes, of a disk or a floppy
+# What `boot` names, and the numbers that CMOS RAM has for them.
+BOOT: Final = {"a": 1, "c": 2, "d": 3}
+_BOOT_NAMES: Final = {"a": "floppy drive", "c": "disk", "d": "CD-ROM drive"}
 
 # Bytes that an engine has for translated code, where Unicorn would take up to 1 GiB.
 # All that Debian's kernel runs on its way to a prompt takes 42 MiB. When there is no
@@ -141,6 +146,18 @@ def check_cpu(name: str) -> None:
     _check("cpu", name, CPUS)
 
 
+def _paths(what: str, paths: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise TypeError(f"{what}: {paths!r:.60} is one file, not a sequence of files")
+    return tuple(medium(what, path) for path in paths)
+
+
+def medium(what: str, path: str | os.PathLike[str]) -> str:
+    """Return the file of a medium as text."""
+    expect(what, path, str, os.PathLike)
+    return os.fspath(path)
+
+
 def disks(
     paths: Sequence[str | os.PathLike[str]], *, beside: str | None = None
 ) -> tuple[str, ...]:
@@ -148,24 +165,49 @@ def disks(
 
     beside: that of a CD-ROM, which takes the place of one, or None.
     """
-    if isinstance(paths, str | bytes | os.PathLike):
-        raise TypeError(f"disks: {paths!r:.60} is one file, not a sequence of files")
-    for path in paths:
-        expect("disks", path, str, os.PathLike)
+    files = _paths("disks", paths)
     most, where = DISKS_MOST, ""
     if beside is not None:
         most, where = DISKS_MOST - 1, " beside a CD-ROM"
-    if len(paths) > most:
-        raise ConfigError(f"disks: {len(paths)} are too many; there are {most}{where}")
-    return tuple(os.fspath(path) for path in paths)
+    if len(files) > most:
+        raise ConfigError(
+            f"disks: {len(files)} are too many; there can be {most}{where}"
+        )
+    return files
+
+
+def floppies(paths: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return the files of floppies as text, "": an empty drive; as `disks`."""
+    files = _paths("floppies", paths)
+    if len(files) > FLOPPIES_MOST:
+        many = f"{len(files)} are too many; there can be {FLOPPIES_MOST}"
+        raise ConfigError(f"floppies: {many}")
+    return files
+
+
+def boot(letters: str, present: Collection[str]) -> tuple[int, ...]:
+    """Return what CMOS RAM has for an order such as "ac"; "": the BIOS's own.
+
+    present: the letters of the drives that there are. Raises ConfigError for a letter
+    that stands for nothing, is there twice, or has no drive.
+    """
+    expect("boot", letters, str)
+    for at, letter in enumerate(letters):
+        if letter not in BOOT or letter in letters[:at]:
+            known = ", ".join(f"{one}: {name}" for one, name in _BOOT_NAMES.items())
+            raise ConfigError(
+                f"boot: {letters!r} is no order of drives, each of them once ({known})"
+            )
+        if letter not in present:
+            raise ConfigError(f"boot: {letter!r}: there is no {_BOOT_NAMES[letter]}")
+    return tuple(BOOT[letter] for letter in letters)
 
 
 def cdrom(path: str | os.PathLike[str] | None) -> str | None:
     """Return the file of a CD as text, "": an empty drive, None: no drive."""
     if path is None:
         return None
-    expect("cdrom", path, str, os.PathLike)
-    return os.fspath(path)
+    return medium("cdrom", path)
 
 
 def check_writes(name: str) -> None:

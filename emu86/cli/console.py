@@ -51,7 +51,7 @@ Ctrl-A g       write the page tables of --pages now
 Ctrl-A t       show the screen, or the serial line
 Ctrl-A r       reset: start the kernel anew
 Ctrl-A z       pause, and go on
-Ctrl-A d       change a medium, such as a CD
+Ctrl-A d       change a medium: a CD or a floppy
 Ctrl-A h       this help
 Ctrl-A Ctrl-A  send Ctrl-A to the guest
 """
@@ -134,6 +134,7 @@ class Console:
         self._lost = False  # whether what was typed found no room
         self._line = b""  # what the guest has shown since its last new line
         self._asked: queue.SimpleQueue[str] = queue.SimpleQueue()  # keys after Ctrl-A
+        self._until: float | None = None  # when no key is waited for any more
         self._saved: list[int | list[bytes | int]] | None = None
         self._handlers: dict[int, signal._HANDLER] = {}
         self._wake = os.pipe()
@@ -285,8 +286,12 @@ class Console:
     def _ends(self) -> bool:
         return self.quit or self.status is not None or self.error is not None
 
-    def serve(self) -> bool:
-        """Do what was asked for, the machine being stopped; tell whether it goes on."""
+    def serve(self, until: float | None = None) -> bool:
+        """Do what was asked for, the machine being stopped; tell whether it goes on.
+
+        until: when nothing more is waited for, by `time.monotonic`.
+        """
+        self._until = until
         while not self._ends and not self._asked.empty():
             self._do(self._asked.get())
         return not self._ends
@@ -294,20 +299,32 @@ class Console:
     def _do(self, key: str) -> None:
         if key == "z":
             self._tell("paused; Ctrl-A z goes on")
-            while not self._ends and (asked := self._asked.get()) != "z":
+            while not self._ends:
+                asked = self._next()
+                if asked is None:
+                    return
+                if asked == "z":
+                    self._tell("going on")
+                    return
                 self._do(asked)
-            if not self._ends:
-                self._tell("going on")
         elif key == "i":
             self._tell(self._status_line())
         elif key == "p":
             self._tell(self._photograph())
         elif key == "g":
             self._tell(self._map())
+        elif key == "d" and not self._machine.drives:
+            self._tell("there is no drive whose medium can be changed")
         elif key == "d":
-            if self._display.active:
+            covered = self._display.active
+            if covered:
                 self._change_view()  # where the user is asked
-            self._change_medium()
+            answer = self._change_medium()
+            if covered and not self._ends:
+                self._change_view()
+                self._tell(answer)
+            else:
+                self._write(f"emu86: {answer}\r\n".encode() + self._line)
         elif key == "t" and self._display.active and not self._feeds:
             where = "not there" if self._serial == "none" else f"in {self._serial}"
             self._tell(f"the serial line is {where}")
@@ -369,31 +386,34 @@ class Console:
             return str(error)
         return f"the page tables are in {path}"
 
-    def _change_medium(self) -> None:
-        """Have the user name another medium, and put it in; keys come as `Keys` has."""
+    def _change_medium(self) -> str:
+        """Have the user name another medium, and put it in; return what came of it.
+
+        Keys come as `Keys` has them.
+        """
         drives = self._machine.drives
-        if not drives:
-            self._tell("there is no drive whose medium can be changed")
-            return
         lines = [f"emu86: {name}: {file or 'empty'}" for name, file in drives.items()]
         lines.append("emu86: [DRIVE] FILE puts it in, DRIVE takes it out, Esc: nothing")
         line = self._line_of_user("\n".join(lines) + "\n> ").strip()
         if not line:
-            self._answer("all stays as it is")
-            return
+            return "all stays as it is"
         name, _, file = line.partition(" ")
         if name not in drives:
             name, file = next(iter(drives)), line
         try:
             self._machine.insert(name, file.strip() or None)
         except ConfigError as error:
-            self._answer(str(error))
-        else:
-            self._answer(f"{name}: {self._machine.drives[name] or 'empty'}")
+            return str(error)
+        return f"{name}: {self._machine.drives[name] or 'empty'}"
 
-    def _answer(self, text: str) -> None:
-        """Show a line behind one of the user's, and then again the guest's."""
-        self._write(f"emu86: {text}\r\n".encode() + self._line)
+    def _next(self) -> str | None:
+        """Wait for what is asked for next; None: the time is over."""
+        if self._until is None:
+            return self._asked.get()
+        try:
+            return self._asked.get(timeout=max(self._until - time.monotonic(), 0))
+        except queue.Empty:
+            return None
 
     def _line_of_user(self, prompt: str) -> str:
         """Return a line that the user types now; "" if that is given up."""
@@ -401,7 +421,9 @@ class Console:
         begin = "" if self.at_line_start else "\n"
         self._write((begin + prompt).replace("\n", "\r\n").encode())
         while not self._ends:
-            key = self._asked.get()
+            key = self._next()
+            if key is None:
+                break
             if len(key) != len("d?"):
                 continue  # not of the line
             letter = key[1:]

@@ -79,7 +79,7 @@ class Log:
 
 
 class Printer:
-    """What a printer on the parallel port gets, at the end of a file.
+    """What a printer on the parallel port gets, at the end of a file; -: of our output.
 
     tell: takes a line for the user, once, if the host cannot write it. The guest's
     printer then has a fault.
@@ -95,6 +95,9 @@ class Printer:
     def take(self, data: bytes) -> None:
         """Print bytes."""
         try:
+            if self._path == "-":
+                click.echo(data, nl=False)
+                return
             with Path(self._path).open("ab") as file:
                 file.write(data)
         except OSError as error:

@@ -66,10 +66,27 @@ _STATUSES: Final = {
     help="An image of a CD in an IDE drive; '' is a drive without one.",
 )
 @click.option(
+    "--floppy",
+    "floppies",
+    metavar="FILE",
+    multiple=True,
+    shell_complete=files,
+    help="An image of a floppy, of 160K to 2.88M; two make drives A: and B:; '' is a "
+    "drive without one. What the guest writes is in it.",
+)
+@click.option(
+    "--boot",
+    metavar="LETTERS",
+    default="",
+    help="What the BIOS boots from, in this order: a, the floppy; c, the disk; d, the "
+    "CD. [default: adc]",
+)
+@click.option(
     "--parallel",
     metavar="FILE",
     shell_complete=files,
-    help="A parallel port with a printer, which appends what it gets to FILE.",
+    help="A parallel port with a printer, which appends what it gets to FILE; - is "
+    "standard output.",
 )
 @click.option(
     "--serial",
@@ -90,16 +107,16 @@ _STATUSES: Final = {
 @click.option(
     "--discard-writes",
     is_flag=True,
-    help="Throw away at the end what the guest has written to disks.",
+    help="Throw away at the end what the guest has written to its media.",
 )
-@click.option("--read-only", is_flag=True, help="Let the guest write to no disk.")
+@click.option("--read-only", is_flag=True, help="Let the guest write to no medium.")
 @click.option("--append", metavar="TEXT", help="The kernel's command line.")
 @click.option(
     "--bios",
     metavar="FILE",
     shell_complete=files,
     help="A ROM image that starts the PC in real mode, instead of a kernel. "
-    "[default: with --disk or --cdrom and no kernel, our own]",
+    "[default: with a disk, a CD or a floppy and no kernel, our own]",
 )
 @click.option(
     "--memory",
@@ -255,6 +272,8 @@ def command(
     initrd: str | None,
     disks: tuple[str, ...],
     cdrom: str | None,
+    floppies: tuple[str, ...],
+    boot: str,
     parallel: str | None,
     serial: str,
     debugcon: str | None,
@@ -288,9 +307,9 @@ def command(
 ) -> None:
     """Boot a guest with its serial line on this terminal.
 
-    FILE: a Linux bzImage or vmlinux, or a Multiboot kernel; an image of a disk or a CD,
-    which our BIOS boots from, as with --disk and --cdrom; or a ROM, as with --bios.
-    Without any of them our teaching kernel is booted.
+    FILE: a Linux bzImage or vmlinux, or a Multiboot kernel; an image of a disk, a CD or
+    a floppy, which our BIOS boots from, as with --disk, --cdrom and --floppy; or a ROM,
+    as with --bios. Without any of them our teaching kernel is booted.
 
     Ctrl-A x quits, Ctrl-A h helps. Without a terminal standard input is fed to the
     guest.
@@ -322,6 +341,8 @@ def command(
             kernel = image
         elif option == "--disk":
             disks = (image, *disks)
+        elif option == "--floppy":
+            floppies = (image, *floppies)
         elif option == "--bios":
             bios = _only(option, image, bios)
         else:
@@ -333,10 +354,17 @@ def command(
     if display == "terminal" and not can_move(1):
         mistake = "standard output is no terminal that can show a screen"
         raise click.BadParameter(mistake, param_hint="--display")
-    boots_media = kernel is None and bios is None and bool(disks or cdrom)
+    boots_media = (
+        kernel is None
+        and bios is None
+        and (bool(disks or floppies) or cdrom is not None)
+    )
     starts_bios = bios is not None or boots_media
     if boots_media and (initrd, append) != (None, None):
         raise click.UsageError("--initrd and --append are a kernel's: there is none")
+    if boot and not starts_bios:
+        mistake = "it is the BIOS's, which a kernel does not need"
+        raise click.BadParameter(mistake, param_hint="--boot")
     interactive = is_terminal(0)
     if rtc is None:
         rtc = time.time() if interactive else config.RTC
@@ -370,6 +398,8 @@ def command(
             rtc=rtc,
             disks=disks,
             cdrom=cdrom,
+            floppies=floppies,
+            boot=boot,
             writes=writes,
             bios=images.bios() if boots_media else bios,
             parallel=parallel is not None,
@@ -530,7 +560,7 @@ def _run(
 
     server: gdb's, which may stop it meanwhile.
 
-    What is asked for by Ctrl-A is done in between; it takes none of its time.
+    What is asked for by Ctrl-A is done in between, in the same time.
     """
     count, rebooting = 0, 0.0
     run = machine.run if server is None else server.run
@@ -541,11 +571,8 @@ def _run(
         if end is not None and server is not None:
             end += server.paused - paused
         if stop.reason == "interrupted":
-            asked = time.monotonic()
-            if stop.detail or not console.serve():
+            if stop.detail or not console.serve(end):
                 return _Ran(stop, count, rebooting)
-            if end is not None:
-                end += time.monotonic() - asked
         elif not reboots or stop.reason not in ("reset", "triple fault"):
             return _Ran(stop, count, rebooting)
         else:

@@ -18,7 +18,7 @@ is carried over to one that does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from emu86.devices.saving import capture, reinstate
@@ -70,7 +70,7 @@ C_IRQF: Final = 0x80
 D_VRT: Final = 0x80
 
 EQUIPMENT: Final = 0x02
-"""Byte 14h: a coprocessor, no diskette drive, a display that has a BIOS of its own."""
+"""Byte 14h: a coprocessor, and a display that has a BIOS of its own."""
 
 
 def days_from_civil(year: int, month: int, day: int) -> int:
@@ -122,6 +122,8 @@ class Rtc:
         epoch: float,
         base_memory: int = 640,
         extended_memory: int = 0,
+        floppies: Sequence[int] = (),
+        boot: Sequence[int] = (),
     ) -> None:
         """Make a running clock, as a BIOS leaves it: BCD, 24 hours, no interrupts.
 
@@ -133,6 +135,9 @@ class Rtc:
             base_memory: memory below 1 MiB, in KiB, for bytes 15h and 16h.
             extended_memory: memory above 1 MiB, in KiB, for bytes 17h and 18h, 30h
                 and 31h, and 34h and 35h (that above 16 MiB, in 64 KiB units).
+            floppies: types of the diskette drives, two at most, for byte 10h.
+            boot: what is booted from, 1 floppies, 2 disks, 3 CDs, three at most, for
+                bytes 3Dh and 38h; none: the BIOS decides.
 
         """
         self._irq = irq
@@ -140,7 +145,10 @@ class Rtc:
         self._ram = bytearray(128)
         self._ram[REGISTER_A] = A_32KHZ | 0x06
         self._ram[REGISTER_B] = B_24H
-        self._ram[0x14] = EQUIPMENT
+        first, second = (*floppies, 0, 0)[:2]
+        self._ram[0x10] = first << 4 | second
+        drives = len(floppies) and 1 | len(floppies) - 1 << 6
+        self._ram[0x14] = EQUIPMENT | drives
         self._ram[0x15:0x17] = min(base_memory, 0xFFFF).to_bytes(2, "little")
         extended = min(extended_memory, 0xFFFF).to_bytes(2, "little")
         self._ram[0x17:0x19] = extended
@@ -148,6 +156,8 @@ class Rtc:
         above_16m = max(extended_memory - 15 * 1024, 0) // 64
         self._ram[0x34:0x36] = min(above_16m, 0xFFFF).to_bytes(2, "little")
         self._ram[0x2E:0x30] = sum(self._ram[0x10:0x2E]).to_bytes(2, "big")
+        first, second, third = (*boot, 0, 0, 0)[:3]
+        self._ram[0x3D], self._ram[0x38] = second << 4 | first, third << 4
         self.clock: int | None = int(epoch)
         self.origin = -int(epoch % 1 * SECOND)
         self.weekday_shift = 0

@@ -11,6 +11,9 @@ from emu86.devices.ata import Drive
 from emu86.devices.ata_disk import AtaDisk
 from emu86.devices.atapi import CdRom
 from emu86.devices.bus import Addressable, Bus, Stateful, Timed
+from emu86.devices.dma import Dma, DmaLine, DmaMemory, DmaPages
+from emu86.devices.fdc import Fdc
+from emu86.devices.floppy_drive import FloppyDrive
 from emu86.devices.fw_cfg import FwCfg
 from emu86.devices.i8042 import I8042
 from emu86.devices.ide import Channel
@@ -52,11 +55,13 @@ class Board:
     itself off or resets; set_a20: told by the keyboard controller and by port 92h
     whether address line 20 is let through, and who was the last counts; rtc: see
     `Machine`; disks: what is in the ATA disks, two to a channel; cdrom: drive 0 of the
-    second one; serial: whether there is COM1; printed: takes what a printer on LPT1
-    gets, None: there is no such port; said: takes what the guest writes to the debug
-    console, None: there is none;
-    firmware: the files of the fw_cfg device, None: there is none; debug_exit: whether
-    port F4h ends the run.
+    second one; floppies: the floppy drives, two at most, whose controller has DMA by
+    `dma_memory`, and with its DMA controllers is there if they are; boot: the order of
+    kinds of drives in CMOS RAM, see `config.BOOT`; serial: whether there is COM1;
+    printed: takes what a printer on LPT1 gets, None: there is no such port; said: takes
+    what the guest writes to the debug console, None: there is none; firmware: the files
+    of the fw_cfg device, None: there is none; debug_exit: whether port F4h ends the
+    run.
     """
 
     def __init__(
@@ -73,6 +78,9 @@ class Board:
         rtc: float,
         disks: Sequence[Medium] = (),
         cdrom: CdRom | None = None,
+        floppies: Sequence[FloppyDrive] = (),
+        dma_memory: DmaMemory | None = None,
+        boot: Sequence[int] = (),
         serial: bool = True,
         printed: Callable[[bytes], None] | None = None,
         said: Callable[[bytes], None] | None = None,
@@ -85,7 +93,13 @@ class Board:
         self.pit = Pit(line(layout.IRQ_PIT), shared.pit)
         self.speaker = Speaker(self.pit)
         kib = min(memory, config.LOW_MOST) >> 10
-        self.rtc = Rtc(line(layout.IRQ_RTC), rtc, extended_memory=max(kib - 1024, 0))
+        self.rtc = Rtc(
+            line(layout.IRQ_RTC),
+            rtc,
+            extended_memory=max(kib - 1024, 0),
+            floppies=[drive.kind for drive in floppies],
+            boot=boot,
+        )
         irq = line(layout.IRQ_COM1)
         self.uart = Uart(irq, console.write, registers=shared.uart)
         console.connect(self.uart)
@@ -130,6 +144,8 @@ class Board:
             layout.POWER, PowerControl(lambda: end("poweroff", "by port 604h")), "power"
         )
         self._attach_drives(disks, cdrom)
+        if floppies and dma_memory is not None:
+            self._attach_floppies(floppies, dma_memory)
         self.parallel: Parallel | None = None
         if printed is not None:
             self.parallel = Parallel(line(layout.IRQ_LPT1), printed)
@@ -177,6 +193,19 @@ class Board:
                 name, data = f"IDE channel {number}", abi.PORT_DATA | number << 6
                 self._attach(command, channel, name, data)
                 self._attach(control, channel.control_register, f"{name} control")
+
+    def _attach_floppies(
+        self, floppies: Sequence[FloppyDrive], memory: DmaMemory
+    ) -> None:
+        """Put the floppy controller on the bus, and what it has DMA by."""
+        dma, pages = Dma(), DmaPages()
+        self._attach(layout.DMA_BYTES, dma, "8237A of bytes")
+        self._attach(layout.DMA_WORDS, Dma(step=2), "8237A of words")
+        self._attach(layout.DMA_PAGES, pages, "DMA pages")
+        channel = DmaLine(dma, pages, memory, layout.DMA_FDC)
+        fdc = Fdc(self.pic.line(layout.IRQ_FDC), channel, floppies)
+        self._attach(layout.FDC, fdc, "82077AA")
+        self._attach(layout.FDC_RATE, fdc.rate_register, "82077AA rate")
 
     # -- rings.protocols.IoBus --------------------------------------------------------
 

@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from numbers import Real
@@ -15,17 +14,18 @@ from emu86.cpu.engine import abilities as probed
 from emu86.cpu.library import Abilities
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
-from emu86.devices.atapi import CdRom
 from emu86.errors import ConfigError, as_bytes, as_int, expect, unknown
 from emu86.machine import bios as bios_data
-from emu86.machine import boot, keys, layout, snapshot
+from emu86.machine import boot as boot_files
+from emu86.machine import keys, layout, snapshot
 from emu86.machine import rom as rom_files
 from emu86.machine.board import Board
 from emu86.machine.boot import Entry
 from emu86.machine.chardev import EVERY, CharDevice
 from emu86.machine.debugger import Debugger
+from emu86.machine.drives import Drives
+from emu86.machine.guest_memory import GuestMemory
 from emu86.machine.loop import RunLoop, Stop
-from emu86.machine.media import CD_SECTOR, Image
 from emu86.machine.screen import Screen
 from emu86.machine.stats import Stats
 from emu86.mmu.paging import is_canonical
@@ -62,15 +62,17 @@ class Machine:
     the host's, where else idle time is skipped; hypervisor: tell the guest of a
     hypervisor in CPUID; rtc: the date at the start, in seconds since 1970, as
     `time.time()` gives the host's; disks: files with raw images for IDE disks, at most
-    four; cdrom: a file with the image of a CD, or "" for a drive without one; writes: a
-    name in `config.WRITES`, what becomes of writes to disks; bios: a ROM image (a path,
+    four; cdrom: a file with the image of a CD, or "" for a drive without one; floppies:
+    files with images of floppies, at most two, or "" for a drive without one; writes: a
+    name in `config.WRITES`, what becomes of writes to these; bios: a ROM image (a path,
     or its bytes) that starts the machine, at F000:FFF0 in real mode, instead of a
-    kernel; vga_bios: the ROM of a display, which the BIOS finds by QEMU's fw_cfg device
-    (None: one beside the file of `bios`, if there is one); serial: there is a serial
-    port, COM1; parallel: there is a parallel port with a printer, see `on_print`;
-    debug_console: ports E9h and 402h take text, see `on_debug_console`; native: have
-    compiled code handle the most common exits, where it fits this host; else
-    CPython does, to the same end, slowly; abilities: for tests, what of Unicorn's
+    kernel; boot: what the BIOS boots from, in order, "a" floppies, "c" disks, "d" the
+    CD, "" as the BIOS likes; vga_bios: the ROM of a display, which the BIOS finds by
+    QEMU's fw_cfg device (None: one beside the file of `bios`, if there is one); serial:
+    there is a serial port, COM1; parallel: there is a parallel port with a printer, see
+    `on_print`; debug_console: ports E9h and 402h take text, see `on_debug_console`;
+    native: have compiled code handle the most common exits, where it fits this host;
+    else CPython does, to the same end, slowly; abilities: for tests, what of Unicorn's
     private state to use. Raises ConfigError and, as all methods do, TypeError for a
     value of another type.
     """
@@ -87,8 +89,10 @@ class Machine:
         rtc: float = config.RTC,
         disks: Sequence[str | PathLike[str]] = (),
         cdrom: str | PathLike[str] | None = None,
+        floppies: Sequence[str | PathLike[str]] = (),
         writes: str = config.WRITE,
         bios: bytes | bytearray | str | PathLike[str] | None = None,
+        boot: str = "",
         vga_bios: bytes | bytearray | str | PathLike[str] | None = None,
         serial: bool = True,
         parallel: bool = False,
@@ -113,28 +117,19 @@ class Machine:
             expect(name, value, bool)
         config.check_writes(writes)
         cd = config.cdrom(cdrom)
-        paths = config.disks(disks, beside=cd)
+        paths, floppy_paths = config.disks(disks, beside=cd), config.floppies(floppies)
+        there = {"a": floppy_paths, "c": paths, "d": cd is not None}
+        order = config.boot(boot, [letter for letter, any_ in there.items() if any_])
         self._configuration = snapshot.Configuration(
             memory, cpu, technique, debug_exit, realtime, hypervisor, rtc,
-            paths, cd, writes, rom, vga_rom, serial, parallel, debug_console,
+            paths, cd, floppy_paths, writes, rom, boot, vga_rom, serial, parallel,
+            debug_console,
         )  # fmt: skip
         self._media_watchers: list[Callable[[str], None]] = []
         self._closed = False
         self._printers: list[Callable[[bytes], None]] = []
         self._debuggers: list[Callable[[bytes], None]] = []
-        self._media: dict[str, Image] = {}  # by the names that messages have
-        with ExitStack() as opened:  # a mistake with one closes the others
-            for number, path in enumerate(paths):
-                name, tell = f"disk {number}", self._media_failed
-                self._media[name] = Image(name, path, writes=writes, tell=tell)
-                opened.callback(self._media[name].close)
-            disk_images = list(self._media.values())
-            if cd:
-                self._media["cdrom"] = self._open_cd(cd)
-            opened.pop_all()
-        self._cdrom = None
-        if cd is not None:
-            self._cdrom = CdRom(self._media.get("cdrom"), layout.IDE_CDROM)
+        self._drives = Drives(paths, cd, floppy_paths, writes, self._media_failed)
         if not native:
             abilities = (abilities or probed()).reference()
         self.vmm = build(
@@ -147,6 +142,7 @@ class Machine:
         )
         self._engine = self.vmm.engine
         self._ram = self.vmm.ram
+        self._guest_memory = GuestMemory(self.vmm, self._ram)
         self._engine.clock.set_costs(rdtsc=_RDTSC_NS)
         self.vcpu = self.vmm.vcpu
         self.console = CharDevice()
@@ -160,8 +156,11 @@ class Machine:
             self._end,
             lambda level: self.vmm.set_a20(is_open=level),
             rtc=rtc,
-            disks=disk_images,
-            cdrom=self._cdrom,
+            disks=self._drives.disks,
+            cdrom=self._drives.cdrom,
+            floppies=self._drives.floppies,
+            dma_memory=self._guest_memory,
+            boot=order,
             serial=serial,
             printed=self._printed if parallel else None,
             said=self._debugged if debug_console else None,
@@ -233,13 +232,13 @@ class Machine:
         if as_int("bits", bits) not in (32, 64):
             message = f"bits: {bits} is neither 32 nor 64"
             raise ConfigError(message)
-        image = boot.read("kernel", kernel)
+        image = boot_files.read("kernel", kernel)
         if self._chooses:
-            self._choose_cpu(boot.features_of(image))
-        initrds = () if initrd is None else (boot.read("initrd", initrd),)
+            self._choose_cpu(boot_files.features_of(image))
+        initrds = () if initrd is None else (boot_files.read("initrd", initrd),)
 
         def load(image: bytes, initrds: Sequence[bytes]) -> Entry:
-            return boot.load(
+            return boot_files.load(
                 self._ram.bytes,
                 image,
                 cmdline=append,
@@ -251,9 +250,9 @@ class Machine:
         try:
             self._enter(load(image, initrds))
         except ConfigError as error:
-            raise boot.name(error, kernel=kernel, initrd=initrd) from None
-        self._kernel = boot.reader("kernel", kernel, image)
-        files = [boot.reader("initrd", initrd, one) for one in initrds]
+            raise boot_files.name(error, kernel=kernel, initrd=initrd) from None
+        self._kernel = boot_files.reader("kernel", kernel, image)
+        files = [boot_files.reader("initrd", initrd, one) for one in initrds]
         self._reload = lambda: partial(load, self._kernel(), [one() for one in files])
 
     def _choose_cpu(self, features: int) -> None:
@@ -273,7 +272,7 @@ class Machine:
         if self._chooses:
             self._choose_cpu(0)
         load = partial(
-            boot.flat.load, self._ram.bytes, image, address=address, entry=entry
+            boot_files.flat.load, self._ram.bytes, image, address=address, entry=entry
         )
         self._enter(load())
         self._reload = lambda: load
@@ -457,46 +456,22 @@ class Machine:
             message = "close: a machine that runs cannot be closed; stop it first"
             raise ConfigError(message)
         self._closed = True
-        for image in self._media.values():
-            image.finish()
+        self._drives.close()
 
     @property
     def drives(self) -> dict[str, str]:
         """The drives whose media can be changed, by name: their files, "" for none."""
-        return {} if self._cdrom is None else {"cdrom": self._cd_file() or ""}
+        return self._drives.changeable
 
     def insert(self, drive: str, file: str | PathLike[str] | None) -> None:
         """Put another medium into a drive, while it runs or not; None: take it out.
 
-        drive: "cdrom". Raises ConfigError, and leaves the drive as it is, if there is
-        no such drive, the guest holds it locked, or the file is no such medium.
+        drive: "cdrom", "floppy0" or "floppy1". Raises ConfigError, and leaves the drive
+        as it is, if there is no such drive, the guest holds it locked, or the file is
+        no such medium; and if this machine is closed.
         """
         self._must_be_ours(drive)
-        if self._cdrom is None or drive not in self.drives:
-            why = unknown(drive, self.drives) if self.drives else "there is no drive"
-            message = f"insert: {why}"
-            raise ConfigError(message)
-        if self._cdrom.locked:
-            message = f"{drive}: the guest holds its door locked"
-            raise ConfigError(message)
-        path = None if file is None else config.cdrom(file)
-        image = self._open_cd(path) if path else None
-        old = self._media.pop("cdrom", None)
-        if old is not None:
-            old.finish()
-        if image is not None:
-            self._media["cdrom"] = image
-        self._cdrom.insert(image)
-
-    def _open_cd(self, path: str) -> Image:
-        tell = self._media_failed
-        return Image("cdrom", path, writes="refuse", tell=tell, sector=CD_SECTOR)
-
-    def _cd_file(self) -> str | None:
-        """Return what the configuration has for `cdrom` now."""
-        if self._cdrom is None:
-            return None
-        return self._media["cdrom"].path if "cdrom" in self._media else ""
+        self._drives.insert(drive, file)
 
     def on_media_error(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with a line about each error of the host with an image.
@@ -553,12 +528,17 @@ class Machine:
         self.board.schedule()
         return snapshot.MachineState(
             snapshot.VERSION,
-            replace(self._configuration, realtime=self.realtime, cdrom=self._cd_file()),
+            replace(
+                self._configuration,
+                realtime=self.realtime,
+                cdrom=self._drives.cd_file,
+                floppies=self._drives.floppy_files,
+            ),
             self._loaded,
             self._ram.save(),
             self.vmm.save(),
             self.board.save(),
-            {name: image.save() for name, image in self._media.items()},
+            self._drives.save(),
             self.console.save(),
         )
 
@@ -581,8 +561,7 @@ class Machine:
         machine._ram.restore(state.ram)
         machine.vmm.restore(state.technique)
         machine.board.restore(state.board)
-        for name, its in state.media.items():
-            machine._media[name].restore(its)
+        machine._drives.restore(state.media)
         machine.console.restore(state.console)
         machine._loaded = state.loaded
         return machine
@@ -757,9 +736,7 @@ class Machine:
         if not all(map(self._ram.backed, pages)):
             message = f"{len(data)} bytes at {gpa:#x} are not all in RAM"
             raise ValueError(message)
-        for page in pages:
-            self.vmm.before_write(page)
-        self._ram.bytes[gpa : gpa + len(data)] = data
+        self._guest_memory.write(gpa, data)
 
     def read_virtual(self, gva: int, size: int) -> bytes:
         """Read by the guest's page tables; ValueError where nothing is mapped."""

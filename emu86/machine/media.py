@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from emu86 import config
 from emu86.errors import ConfigError
 from emu86.machine.boot import foreign
 
@@ -26,9 +27,8 @@ except ImportError:
 else:
     _LOCKS = True
 
-SECTOR: Final = 512
 CD_SECTOR: Final = 2048
-_LARGEST: Final = SECTOR << 48  # what a disk can name
+_LARGEST: Final = config.SECTOR << 48  # what a disk can name
 
 # What packed files begin with: where, with what, and their names.
 _PACKED: Final = (
@@ -67,7 +67,7 @@ class Image:
         *,
         writes: str,
         tell: Callable[[str], None],
-        sector: int = SECTOR,
+        sector: int = config.SECTOR,
     ) -> None:
         self.path = os.fspath(path)
         self._what = what
@@ -83,7 +83,8 @@ class Image:
         """Give the file and its lock back; called again it does nothing."""
         try:
             self._lock(shares=shares)
-            self.size = self._measure()
+            self.size = 0
+            self.measure()
         except BaseException:
             self.close()
             raise
@@ -123,8 +124,15 @@ class Image:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
                 raise self._wrong(f"cannot be locked: {error.strerror}") from None
 
-    def _measure(self) -> int:
-        """Return the size of the image, if it is one."""
+    def is_file(self, path: str) -> bool:
+        """Whether a path is that of the file that is open; a file may be replaced."""
+        try:
+            return os.path.samestat(os.fstat(self._file), Path(path).stat())
+        except (OSError, ValueError):
+            return False
+
+    def measure(self) -> None:
+        """See how large the image is; raises ConfigError if it is none any more."""
         try:
             size = os.lseek(self._file, 0, os.SEEK_END)
             head = os.pread(self._file, _HEADER, 0)
@@ -147,7 +155,7 @@ class Image:
             )
         if size > _LARGEST:
             raise self._wrong(f"is too large: a disk has at most {_LARGEST:,} bytes")
-        return size
+        self.size = size
 
     # -- Medium ------------------------------------------------------------------------
 

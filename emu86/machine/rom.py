@@ -26,7 +26,10 @@ def read(bios: Source | None, vga_bios: Source | None) -> tuple[bytes | None, by
     """
     rom = None if bios is None else boot.read("bios", bios)
     if rom is not None:
-        config.check_rom(len(rom))
+        try:
+            config.check_rom(len(rom))
+        except ConfigError as error:
+            raise boot.name(error, bios=bios) from None
     if vga_bios is None and isinstance(bios, str | PathLike):
         vga_bios = _beside(Path(bios))
     if vga_bios is None or vga_bios == b"":

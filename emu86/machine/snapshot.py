@@ -33,7 +33,7 @@ from emu86.machine.chardev import CharDeviceState
 from emu86.machine.media import ImageState
 from emu86.rings.technique.base import TechniqueState
 
-VERSION: Final = 13  # of the format: a change of any state's fields is another one
+VERSION: Final = 14  # of the format: a change of any state's fields is another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,10 @@ class Configuration:
     rtc: float
     disks: tuple[str, ...]
     cdrom: str | None
+    floppies: tuple[str, ...]
     writes: str
     bios: bytes | None = field(repr=False)
+    boot: str
     vga_bios: bytes = field(repr=False)
     serial: bool
     parallel: bool

@@ -18,6 +18,7 @@ from support.places import TESTS
 
 FAKE = [sys.executable, str(TESTS / "support" / "fake_emu86.py")]
 CTRL_A = b"\x01"
+ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"  # of the guest's screen
 PATIENCE = 30
 
 
@@ -356,6 +357,7 @@ def test_options_reach_the_machine(tmp_path):
         *("--memory", "64M", "--cpu", "pentium", "--technique", "iopl", "--debug-exit"),
         *("--rtc", "2001-09-09T03:46:40.5+02:00"),
         *("--initrd", str(initrd), "--disk", "a", "--disk", "b", "--cdrom", "c"),
+        *("--floppy", "f", "--floppy", ""),
         *("--kernel", __file__, "--no-native", "--read-only"),
     )
     assert dict(eval(result.stdout)) == {
@@ -372,6 +374,8 @@ def test_options_reach_the_machine(tmp_path):
         "bios": None,
         "disks": ("a", "b"),
         "cdrom": "c",
+        "floppies": ("f", ""),
+        "boot": "",
         "writes": "refuse",
         "serial": True,
         "parallel": False,
@@ -844,6 +848,31 @@ def test_a_cd_is_changed_by_ctrl_a():
         assert at.end() == 0
 
 
+def test_the_screen_is_shown_again_behind_ctrl_a_d():
+    options = ("--kernel", __file__, "--cdrom", "a.iso", "--display", "terminal")
+    with terminal("draw:hello wait", *options) as at:
+        at.wait_for(b"hello")
+        at.type(CTRL_A + b"d")
+        at.wait_for(LEAVE)
+        at.wait_for(b"\r\n> ")
+        at.screen = b""
+        at.type(b"b.iso\r")
+        at.wait_for(ENTER)
+        at.wait_for(b" emu86: cdrom: b.iso ")
+        at.type(CTRL_A + b"x")
+        assert at.end() == 0
+
+
+@pytest.mark.parametrize("keys", [b"z", b"d", b"da.i"])
+def test_the_timeout_ends_a_pause_and_a_question(keys):
+    cd = ("--kernel", __file__, "--cdrom", "a.iso", "--timeout", "2")
+    with terminal("say:ready wait", *cd) as at:
+        at.wait_for(b"ready")
+        at.type(CTRL_A + keys)
+        at.wait_for(b"emu86: the time is over")
+        assert at.end() == 3
+
+
 def test_without_a_drive_ctrl_a_d_says_so():
     with terminal("say:ready> wait") as at:
         at.wait_for(b"ready>")
@@ -854,8 +883,6 @@ def test_without_a_drive_ctrl_a_d_says_so():
 
 
 # -- the guest's screen on the terminal ------------------------------------------------
-
-ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 
 
 def test_the_screen_is_shown_and_its_keys_go_to_the_keyboard():
@@ -968,6 +995,7 @@ def test_what_is_printed_is_in_the_file(tmp_path):
     paper = tmp_path / "paper"
     paper.write_bytes(b"before ")
     assert "('parallel', True)" in run("tell", "--parallel", paper).stdout
+    assert run("print:one", "--parallel", "-").stdout == "one"
     run("print:one print:two", "--parallel", paper)
     assert paper.read_bytes() == b"before onetwo"
     assert "('parallel', False)" in run("tell").stdout

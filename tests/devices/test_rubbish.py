@@ -8,6 +8,9 @@ from emu86.devices import vga_picture as picture
 from emu86.devices.ata_disk import AtaDisk
 from emu86.devices.atapi import CdRom
 from emu86.devices.bus import Bus, Timed
+from emu86.devices.dma import Dma, DmaLine, DmaPages
+from emu86.devices.fdc import Fdc
+from emu86.devices.floppy_drive import DRIVE_360K, FloppyDrive
 from emu86.devices.fw_cfg import FwCfg
 from emu86.devices.i8042 import I8042
 from emu86.devices.ide import Channel
@@ -57,6 +60,18 @@ class Ram:
 
     def flush(self):
         self.fail()
+
+
+class Floppy(Ram):
+    """A floppy of 160K, which may fail."""
+
+    size = 160 << 10
+
+
+class Memory(Ram):
+    """A page of DMA."""
+
+    size = 1 << 16
 
 
 class Port:
@@ -166,6 +181,27 @@ class Board:
         self.act = lambda n, _: setattr(media[n & 1], "broken", n & 2)
         return [channel]
 
+    def fdc(self):
+        media = [Floppy(), Floppy()]
+        drives = [FloppyDrive(DRIVE_360K, medium) for medium in media]
+        dma = Dma()
+        line = DmaLine(dma, DmaPages(), Memory(), 2)
+        fdc = self.put(Fdc(self.tell("irq6"), line, drives), 6)
+        self.put(fdc.rate_register, 1, 6)
+
+        def act(n, now):
+            media[n & 1].broken = n & 2
+            if n & 4:
+                drives[n & 1].insert(media[n & 1] if n & 8 else None)
+            dma.write(n >> 4, 1, n, now)
+            # Rubbish alone is seldom a command.
+            head = [(n & 0xC0) | n % 0x17, n & 5, n >> 5, n & 1, n % 9, 2, 8, 0, 0]
+            for byte in head:
+                fdc.write(5, 1, byte, now)
+
+        self.act = act
+        return [fdc, dma]
+
     def parallel(self):
         port = self.put(Parallel(self.tell("irq7"), self.tell("printed")), 3)
         self.act = lambda n, _: setattr(port, "fault", n > 200)
@@ -223,7 +259,8 @@ def steps(draw):
 
 
 KINDS = [
-    "pic", "pit", "uart", "rtc", "i8042", "vga", "ports", "firmware", "ide", "parallel",
+    "pic", "pit", "uart", "rtc", "i8042", "vga", "ports", "firmware", "ide", "fdc",
+    "parallel",
 ]  # fmt: skip
 
 

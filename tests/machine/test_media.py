@@ -233,7 +233,7 @@ def build(path, **more):
 
 
 def test_too_many_and_wrong_kinds(path):
-    with pytest.raises(ConfigError, match="5 are too many; there are 4"):
+    with pytest.raises(ConfigError, match="5 are too many; there can be 4"):
         Machine(memory=1 << 20, disks=[path] * 5, writes="discard")
     with pytest.raises(ConfigError, match="writes: no 'keeps' .did you mean 'keep'"):
         Machine(memory=1 << 20, writes="keeps")
@@ -265,23 +265,23 @@ def test_errors_are_logged_or_told(path, caplog):
     machine = build(path)
     path.write_bytes(b"")
     with caplog.at_level(logging.WARNING, "emu86"), pytest.raises(OSError):
-        machine._media["disk 0"].read(0, SECTOR)
+        machine._drives._images["disk 0"].read(0, SECTOR)
     assert "the file has become shorter" in caplog.text
     heard = Heard()
     machine.on_media_error(heard.append)
-    machine._media["disk 0"]._told.clear()
+    machine._drives._images["disk 0"]._told.clear()
     with pytest.raises(OSError):
-        machine._media["disk 0"].read(0, SECTOR)
+        machine._drives._images["disk 0"].read(0, SECTOR)
     assert len(heard) == 1
 
 
 def test_a_state_has_what_is_discarded(path):
     machine = build(path, writes="discard")
-    machine._media["disk 0"].write(0, b"x" * SECTOR)
+    machine._drives._images["disk 0"].write(0, b"x" * SECTOR)
     state = machine.save()
-    machine._media["disk 0"].write(0, b"y" * SECTOR)
+    machine._drives._images["disk 0"].write(0, b"y" * SECTOR)
     other = Machine.restore(state)
-    assert other._media["disk 0"].read(0, SECTOR) == b"x" * SECTOR
+    assert other._drives._images["disk 0"].read(0, SECTOR) == b"x" * SECTOR
     assert other.save() == state
 
 
@@ -325,7 +325,7 @@ def test_a_cd_takes_the_place_of_a_disk(path):
     options = {"memory": 1 << 20, "cdrom": "", "writes": "discard"}
     machine = Machine(disks=[path] * 3, **options)
     assert machine.board.ports.name(0x170) == "IDE channel 1"
-    with pytest.raises(ConfigError, match="4 are too many; there are 3 beside a CD"):
+    with pytest.raises(ConfigError, match="4 are too many; there can be 3 beside a CD"):
         Machine(disks=[path] * 4, **options)
 
 

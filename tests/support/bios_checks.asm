@@ -405,6 +405,57 @@ checks: cmp     byte [drive], 0
         mov     dx, 0000h
         int     13h
         CHECK   c, "there is no sector 19"
+        mov     ax, 0206h
+        mov     bx, buffer
+        mov     cx, 2A12h
+        mov     dx, 0000h
+        int     13h
+        cmp     word [buffer + 6 * 512 - 2], 0C0DEh
+        CHECK   e, "sectors from side to side"
+        mov     ah, 16h
+        mov     dl, 0
+        int     13h
+        CHECK   nc, "the floppy was not changed"
+        les     di, [1Eh * 4]
+        cmp     byte [es:di + 4], 18
+        CHECK   e, "INT 1Eh has parameters"
+        mov     ah, 18h
+        mov     cx, 4F12h
+        mov     dl, 0
+        int     13h
+        CHECK   nc, "80 tracks of 18 sectors can be formatted"
+        mov     [1Eh * 4], di
+        mov     [1Eh * 4 + 2], es
+        push    0
+        pop     es
+        mov     di, buffer
+        mov     eax, 0201014Fh          ; track 79, head 1, sector 1, 512 bytes
+.name:  stosd
+        add     eax, 10000h
+        cmp     di, buffer + 18 * 4
+        jb      .name
+        mov     ax, 0512h
+        mov     bx, buffer
+        mov     cx, 4F01h
+        mov     dx, 0100h
+        int     13h
+        CHECK   nc, "a track is formatted"
+        lds     si, [1Eh * 4]
+        mov     di, buffer
+        mov     cx, 11
+        rep     movsb
+        push    es
+        pop     ds
+        mov     byte [buffer + 4], 9
+        push    dword [1Eh * 4]
+        mov     dword [1Eh * 4], buffer
+        mov     ax, 0201h
+        mov     bx, buffer + 512
+        mov     cx, 000Ah
+        mov     dx, 0
+        int     13h
+        pop     dword [1Eh * 4]
+        CHECK   c, "parameters of one's own count"
         mov     ax, 0201h
         mov     bx, 0FFF0h
         mov     cx, 1
