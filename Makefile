@@ -33,7 +33,8 @@ test: guests
 
 # The same each time: one seed, and hypothesis's profile for CI.
 nightly: $(READY)
-	@tools/install_debian gcc-multilib cpio
+	@tools/install_debian gcc-multilib cpio dosfstools genisoimage isolinux mtools \
+		syslinux syslinux-common
 	$(BIN)/python -m tools.fetch_guests --nightly
 	HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n 2 -m slow --emu86-seed=0 $(ARGS)
 

@@ -16,12 +16,20 @@
     grub-floppy.img, grub-cdrom.iso
                          GRUB's rescue floppy and CD (package grub-rescue-pc)
 
-With --nightly also what only `make nightly` boots, 135 MB to download:
+With --nightly also what only `make nightly` boots, 200 MB to download:
 
     memtest-amd64        memtest86+ of 64 bits, which starts as Linux does
     xen-amd64.gz         Xen, a Multiboot kernel once it is unpacked
     vmlinuz-installer-amd64, initrd-installer-amd64.gz
                          Debian's installer in a terminal, as it comes by network
+    vmlinuz-installer-i386, initrd-installer-i386.gz
+                         the same of 32 bits
+    memtest-cdrom.iso, ipxe-cdrom.iso
+                         CDs with memtest86+ of 32 bits and with iPXE
+    invaders, gnumach.gz GRUB Invaders and GNU Mach, Multiboot kernels
+    syslinux.img, isolinux.iso
+                         a disk and a CD with SYSLINUX and its hardware tool; only where
+                         there are the programs that make them
     disk-grub.img        a disk with GRUB, `vmlinuz` and busybox on ext4, which asks who
                          logs in; only where there is mke2fs
 
@@ -43,7 +51,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tools import grub_disk
+from tools import grub_disk, syslinux_media
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "tools" / "initramfs"
@@ -73,15 +81,16 @@ def _busybox(architecture: str) -> Source:
     return Source(architecture, "busybox-static", r"\./(usr/)?bin/busybox")
 
 
-def _installer(file: str) -> Source:
+def _installer(architecture: str, file: str) -> Source:
     """Name a file of the installer of the Debian that this is."""
     release = platform.freedesktop_os_release().get("VERSION_ID", "")
-    package = f"debian-installer-{release}-netboot-amd64"
-    return Source("amd64", package, rf"\./.*/text/debian-installer/amd64/{file}")
+    package = f"debian-installer-{release}-netboot-{architecture}"
+    path = rf"\./.*/text/debian-installer/{architecture}/{file}"
+    return Source("amd64", package, path)
 
 
 def _of(package: str, path: str) -> Source:
-    return Source("amd64", package, rf"\./usr/{re.escape(path)}")
+    return Source("amd64", package, rf"\./{re.escape(path)}")
 
 
 PACKAGED: Final = {
@@ -91,10 +100,14 @@ PACKAGED: Final = {
     "vmlinuz-amd64": _kernel("amd64", "amd64"),
     "vmlinuz-cloud-amd64": _kernel("amd64", "cloud-amd64"),
     "busybox-amd64": _busybox("amd64"),
-    "seabios.bin": _of("seabios", "share/seabios/bios.bin"),
-    "vgabios-isavga.bin": _of("seabios", "share/seabios/vgabios-isavga.bin"),
-    "grub-floppy.img": _of("grub-rescue-pc", "lib/grub-rescue/grub-rescue-floppy.img"),
-    "grub-cdrom.iso": _of("grub-rescue-pc", "lib/grub-rescue/grub-rescue-cdrom.iso"),
+    "seabios.bin": _of("seabios", "usr/share/seabios/bios.bin"),
+    "vgabios-isavga.bin": _of("seabios", "usr/share/seabios/vgabios-isavga.bin"),
+    "grub-floppy.img": _of(
+        "grub-rescue-pc", "usr/lib/grub-rescue/grub-rescue-floppy.img"
+    ),
+    "grub-cdrom.iso": _of(
+        "grub-rescue-pc", "usr/lib/grub-rescue/grub-rescue-cdrom.iso"
+    ),
 }
 NIGHTLY: Final = {
     "memtest-amd64": Source("amd64", "memtest86+", r"\./boot/memtest86\+x64\.bin"),
@@ -104,12 +117,24 @@ NIGHTLY: Final = {
         r"\./boot/xen-.*\.gz",
         "xen-system-amd64",
     ),
-    "vmlinuz-installer-amd64": _installer("linux"),
-    "initrd-installer-amd64.gz": _installer(r"initrd\.gz"),
+    "vmlinuz-installer-amd64": _installer("amd64", "linux"),
+    "initrd-installer-amd64.gz": _installer("amd64", r"initrd\.gz"),
+    "vmlinuz-installer-i386": _installer("i386", "linux"),
+    "initrd-installer-i386.gz": _installer("i386", r"initrd\.gz"),
+    "memtest-cdrom.iso": _of("memtest86+", "usr/lib/memtest86+/memtest86+ia32.iso"),
+    "ipxe-cdrom.iso": _of("ipxe", "usr/lib/ipxe/ipxe.iso"),
+    "invaders": _of("grub-invaders", "boot/invaders.exec"),
+    "gnumach.gz": Source(
+        "amd64",
+        r"gnumach-image-[\d.]+-486",
+        r"\./boot/gnumach-.*\.gz",
+        "gnumach-image-1-486",
+    ),
 }
 MODULES: Final = "modules.tar"  # of `vmlinuz`, in the order in which they are loaded
 WANTED: Final = ("pata_legacy", "sd_mod", "sr_mod", "crc32c_generic", "ext4", "isofs")
 DISK: Final = "disk-grub.img"
+SYSLINUX: Final = ("syslinux.img", "isolinux.iso")
 ARCHIVES: Final = {
     "": "busybox",
     "-amd64": "busybox-amd64",
@@ -358,7 +383,8 @@ def inputs() -> str:
     """Digest everything that the archives are made of, but for the packages."""
     digest = hashlib.sha256(str(shutil.which("nasm")).encode())
     sources = sorted(path for path in SOURCES.rglob("*") if path.is_file())
-    for path in (Path(__file__), Path(grub_disk.__file__), *sources):
+    ours = (__file__, grub_disk.__file__, syslinux_media.__file__)
+    for path in (*map(Path, ours), *sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -377,6 +403,11 @@ def main(nightly: bool) -> int:
         wanted.append(DISK)
     elif nightly:
         print("fetch_guests: no mke2fs, no disk")
+    syslinux = nightly and syslinux_media.can_build()
+    if syslinux:
+        wanted += SYSLINUX
+    elif nightly:
+        print("fetch_guests: no SYSLINUX, or not what makes its media")
     there = all((GUESTS / name).exists() for name in wanted)
     if there and stamp.exists() and stamp.read_text() == inputs():
         return 0
@@ -386,6 +417,8 @@ def main(nightly: bool) -> int:
         build_archives()
         if disk:
             build_disk()
+        if syslinux:
+            syslinux_media.build(*(GUESTS / name for name in SYSLINUX))
     except (FetchError, OSError, subprocess.CalledProcessError) as error:
         print(f"fetch_guests: {error}", file=sys.stderr)
         return 1
