@@ -25,7 +25,7 @@ from emu86.spec import x86
 
 _RESUMABLE: Final = (
     "until", "panic", "timeout", "interrupted",
-    "step", "breakpoint", "watchpoint", "catch",
+    "step", "breakpoint", "watchpoint",
 )  # fmt: skip
 _SECOND: Final = 1_000_000_000  # ns
 _SLICE: Final = 4_000_000  # virtual ns between looks at the host
@@ -41,8 +41,7 @@ class Stop:
     "debug exit", "unsupported", "timeout" or "interrupted"; code: the value written to
     the debug exit port, else 0; detail: more words for a person, or empty; of "until"
     it is "on the screen" if the text was seen there. For a debugger, also "step",
-    "breakpoint", "watchpoint" and "catch"; address: the linear one that one of these is
-    about, or 0.
+    "breakpoint" and "watchpoint"; address: the one that one of these is about, or 0.
     """
 
     reason: str

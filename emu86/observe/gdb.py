@@ -23,8 +23,8 @@ _SUPPORTED: Final = (
     f"PacketSize={LONGEST:x};qXfer:features:read+;qXfer:memory-map:read+;"
     "QStartNoAckMode+;swbreak+;hwbreak+;vContSupported+"
 )
-_KINDS: Final = {2: "write", 3: "read", 4: "access"}
-_BREAKS: Final = ("0", "1")
+_BREAKS, _WRITE = ("0", "1"), "2"  # of Z: breakpoints, and the watchpoint for writes
+_TRAPS: Final = ("step", "breakpoint", "watchpoint")
 _TEXTS: Final = {  # of what gdb's signals do not say
     "triple fault": "emu86: triple fault {}; continue to let it reset\n",
     "panic": "emu86: the guest's kernel panicked: {}\n",
@@ -111,8 +111,8 @@ class GdbServer:
         if stop.reason == "interrupted":
             return None if self.link.waits else stop
         if not self._there:
-            return None if stop.reason in ("step", "breakpoint") else stop
-        if stop.reason in ("step", "breakpoint", "watchpoint", "catch"):
+            return None if stop.reason in _TRAPS else stop
+        if stop.reason in _TRAPS:
             self._report(self._trapped(stop))
             return None
         if stop.reason in _TEXTS:
@@ -130,9 +130,7 @@ class GdbServer:
         if stop.reason == "breakpoint":
             why = "swbreak:;"
         elif stop.reason == "watchpoint":
-            why = f"{stop.detail}:{stop.address:x};"
-        elif stop.reason == "catch":
-            self._say(f"emu86: {stop.detail}\n")
+            why = f"watch:{stop.address:x};"
         return f"T{_TRAP:02x}thread:1;{why}"
 
     def _report(self, packet: str) -> None:
@@ -255,15 +253,20 @@ class GdbServer:
     # -- breakpoints -------------------------------------------------------------------
 
     def _insert(self, rest: str) -> str:
-        return self._break(rest, self._debugger.break_at)
+        return self._break(rest, inserts=True)
 
     def _remove(self, rest: str) -> str:
-        return self._break(rest, self._debugger.remove)
+        return self._break(rest, inserts=False)
 
-    def _break(self, rest: str, act: Callable[..., None]) -> str:
-        kind, address = rest.partition(";")[0].split(",")[:2]
+    def _break(self, rest: str, *, inserts: bool) -> str:
+        kind, address, size = rest.partition(";")[0].split(",")
+        if kind == _WRITE:
+            watch = self._debugger.watch if inserts else self._debugger.unwatch
+            watch(self._address(address), int(size, 16), physical=self._physical)
+            return "OK"
         if kind not in _BREAKS:
             return ""
+        act = self._debugger.break_at if inserts else self._debugger.remove
         act(self._address(address), physical=self._physical)
         return "OK"
 

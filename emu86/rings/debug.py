@@ -17,8 +17,8 @@ _LINES: Final = 63  # a page has that many parts of 64 bytes, and one more
 class Trap:
     """What stops a guest that is debugged.
 
-    reason: "breakpoint", "watchpoint", "step" or "catch"; address: the linear one of a
-    breakpoint, or that the guest has accessed, else 0; detail: more words.
+    reason: "breakpoint", "watchpoint" or "step"; address: the linear one of a
+    breakpoint, or that of what is watched, else 0; detail: more words.
     """
 
     reason: str
@@ -26,16 +26,31 @@ class Trap:
     detail: str = ""
 
 
+@dataclass(slots=True)
+class Watch:
+    """Bytes of RAM that a debugger watches: where, and what they held last.
+
+    linear: the address that they were asked for by.
+    """
+
+    linear: int
+    gpa: int
+    size: int
+    held: bytes = b""
+
+
 class Debug:
-    """The breakpoints of one virtual CPU, and whether it is stepped.
+    """The breakpoints of one virtual CPU, what is watched, and whether it is stepped.
 
     linear, physical: addresses of instructions; stepping: the next instruction, or
-    event, is to be the last; trap: what has happened, until the run loop takes it.
+    event, is to be the last; watches: by page; trap: what has happened, until the run
+    loop takes it.
     """
 
     def __init__(self, control: abi.Control) -> None:
         self.linear: frozenset[int] = frozenset()
         self.physical: frozenset[int] = frozenset()
+        self.watches: dict[int, list[Watch]] = {}
         self.stepping = False
         self.trap: Trap | None = None
         self._control = control

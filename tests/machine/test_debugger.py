@@ -198,6 +198,15 @@ def test_a_step_of_what_faults_ends_in_its_handler():
     assert machine.registers["cr2"] == 0x800000
 
 
+def test_what_is_watched_stays_so_when_the_state_is_saved():
+    machine = guest("again: inc dword [0x300000]\njmp again")
+    machine.debugger.watch(0x300000)
+    for count in range(1, 4):
+        assert machine.run(timeout=60).reason == "watchpoint"
+        assert machine.read_physical(0x300000, 1) == bytes([count])
+        machine.save()
+
+
 def test_a_state_has_no_breakpoints():
     machine = guest("again: nop\njmp again")
     machine.debugger.break_at(0x100000)
@@ -213,7 +222,75 @@ def test_mistakes():
         machine.debugger.remove(5)
     with pytest.raises(ValueError, match="address"):
         machine.debugger.break_at(-1)
+    with pytest.raises(ValueError, match="no RAM at 0x40000000"):
+        machine.debugger.watch(0x40000000)
+    with pytest.raises(ValueError, match="none of 4 bytes"):
+        machine.debugger.unwatch(0x300000)
     with pytest.raises(ValueError, match="count"):
         machine.step(0)
     with pytest.raises(ConfigError, match="bare"):
         _ = guest("hlt", technique="bare").debugger
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize(
+    "write",
+    [
+        "mov [ebx], ebp", "xchg [ebx], ebp", "lock cmpxchg8b [ebx]", "sgdt [ebx]",
+        "lea esp, [ebx + 4]\npushf", "lea esp, [ebx + 4]\nint 3", "smsw [ebx]",
+        "lea esp, [ebx + 4]\npush ebp",
+        "mov edi, ebx\nmov ecx, 9\nmov al, 5\nrep stosb",
+        "lea esp, [ebx + 4]\ncall there\nthere:",
+    ],
+)  # fmt: skip
+def test_what_changes_bytes_is_stopped_behind(technique, write):
+    body = f"""
+        gate 3, after
+        mov ebx, 0x300000
+        mov ebp, 0x12345
+        mov eax, 0
+        mov edx, 0
+        mov ecx, 1
+        mov [ebx + 100], ebp
+        jmp here
+    here:
+        {write}
+    after:
+        mov esp, 0x90000
+        mov [ebx + 200], ebp
+        mov eax, [ebx]
+        mov eax, 7
+        jmp fin
+    """
+    machine = flat(body, technique=technique, paging="local")
+    debugger = machine.debugger
+    debugger.watch(0x300000)
+    seen = []
+    while (stop := machine.run(timeout=60)).reason == "watchpoint":
+        assert stop.address == 0x300000
+        seen.append(machine.read_physical(0x300000, 4))
+    assert (stop.reason, stop.code) == ("debug exit", 7)
+    assert len(seen) == len(set(seen))
+    assert 1 <= len(seen) <= 4
+    if (technique, "pushf" in write) == ("iopl", True):
+        return  # that PUSHF shows IOPL 1 when it runs by itself
+    other = flat(body, technique=technique, paging="local")
+    assert other.run(timeout=60).code == 7
+    left = other.read_physical(0x300000, 256)
+    assert left == machine.read_physical(0x300000, 256)
+
+
+def test_a_page_table_entry_that_is_watched():
+    body = """
+        mov dword [PT + 4 * 0x320], 0x300067
+        mov eax, [0x320000]
+        mov dword [PT + 4 * 0x321], 0
+        mov dword [PT + 4 * 0x320], 0x302067
+        jmp fin
+    """
+    machine = flat(body, paging="local")
+    machine.debugger.watch(0x201000 + 4 * 0x320, physical=True)
+    values = []
+    while machine.run(timeout=60).reason == "watchpoint":
+        values.append(machine.read_physical(0x201000 + 4 * 0x320, 4).hex())
+    assert values[-2:] == ["67003000", "67203000"]

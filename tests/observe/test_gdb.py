@@ -255,6 +255,20 @@ def test_physical_addresses(path, connect):
     assert machine.debugger.breakpoints == ((), (0x100000,))
 
 
+def test_what_is_written_is_watched(path, connect):
+    with served(guest(LOOP), path):
+        gdb = connect()
+        assert gdb("Z2,300000,4") == "OK"
+        for count in range(1, 4):
+            assert gdb("c") == "T05thread:1;watch:300000;"
+            assert gdb("m300000,4") == f"0{count}000000"
+            assert eip(gdb) == AGAIN + 6
+        assert gdb("Z3,300000,4") == ""
+        assert gdb("Z2,70000000,4") == "E01"
+        assert gdb("z2,300000,4") == "OK"
+        assert gdb("c") == "W00"
+
+
 def test_monitor(path, connect):
     with served(guest(LOOP), path):
         gdb = connect()

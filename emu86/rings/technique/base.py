@@ -4,7 +4,7 @@ A `Technique` runs one virtual CPU on one engine. What is done with the guest's 
 to keep it from the hardware (`deprivileged`) or not at all (`bare`), is each one's own.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from time import perf_counter_ns
 from typing import Final
@@ -18,7 +18,7 @@ from emu86.mmu.ram import DATA, UNBACKED, Ram
 from emu86.mmu.shadow_leaves import ShadowStats
 from emu86.native import abi
 from emu86.rings.cpu import Cpu
-from emu86.rings.debug import Debug
+from emu86.rings.debug import Debug, Watch
 from emu86.rings.decode import Insn
 from emu86.rings.events.breakpoints import Breakpoints
 from emu86.rings.events.inject import inject, software
@@ -361,6 +361,10 @@ class Technique:
         self, linear: Collection[int], physical: Collection[int]
     ) -> None:
         """Have these breakpoints and no others, by addresses of instructions."""
+        raise NotImplementedError
+
+    def set_watches(self, watches: Iterable[Watch]) -> None:
+        """Stop behind what changes these bytes, each in one page, and no others."""
         raise NotImplementedError
 
     def begin_step(self) -> None:

@@ -5,7 +5,7 @@ Everything the hardware reports comes in at `on_exception`, `on_invalid`, `on_in
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -33,7 +33,7 @@ from emu86.mmu.shadow_leaves import ShadowStats
 from emu86.mmu.vmm_memory import VmmMemory
 from emu86.native import abi
 from emu86.rings.cpu import MODE_BITS
-from emu86.rings.debug import Trap
+from emu86.rings.debug import Trap, Watch
 from emu86.rings.decode import Insn
 from emu86.rings.events import protection
 from emu86.rings.events.accesses import check_canonical, may_not_be_canonical
@@ -119,9 +119,12 @@ class Deprivileged(Technique):
         self._no_trap_at = -1  # where the next #DB is none of the guest's
         # Where a debugger's step began: EIP, CS and its base; None: TF has trapped.
         self._step_from: tuple[int, ...] | None = None
+        self._written: set[int] = set()  # watched pages, since one was last looked at
+        self._writes = False  # the instruction that does is under way, stepped
         self._alone = False  # a shadow is the VMM's, for an instruction to run alone
         self._host_cr0 = _HOST_CR0
         self._follow_pe()
+        self.mmu.listeners.table_written.append(self._watched_written)
         engine.on_exception = self.on_exception
         engine.on_invalid = self.on_invalid
         engine.on_in = self.on_in
@@ -160,6 +163,8 @@ class Deprivileged(Technique):
         finally:
             self.catch_up()
             self._update_mode()
+        if self._written and not self._writes:
+            self._look_at_written()
         if self._control[abi.NULL_USED]:
             self._control[abi.NULL_USED] = 0
             self._null_used()
@@ -276,7 +281,7 @@ class Deprivileged(Technique):
 
     def finish_instruction(self) -> None:
         """Run to the end of a step, and put back the byte of a patched block."""
-        while self.mmio_step.active and self.end is None:
+        while (self.mmio_step.active or self._writes) and self.end is None:
             # Longer than one instruction, and shorter than the exit that ends it.
             self.clock.run_for(x86.LONGEST_INSN)
             self.run()
@@ -310,6 +315,10 @@ class Deprivileged(Technique):
         self._configure()
         self.mmu.stats.resets -= 1  # none that the guest has brought about
         self._sync_host()
+        self._written.clear()
+        self._writes = False
+        for page in self.debug.watches:
+            self.mmu.use.watch(page)
 
     # -- a debugger's ------------------------------------------------------------------
 
@@ -317,9 +326,54 @@ class Deprivileged(Technique):
         self, linear: Collection[int], physical: Collection[int]
     ) -> None:
         """Have these breakpoints and no others, by addresses of instructions."""
-        for offset in self.debug.set(linear, physical):
+        changed = self.debug.set(linear, physical)
+        for offset in changed:
             self.scanner.scan_at_offset(offset)
-        self.instructions.drop_compiled()
+        if changed:
+            self.instructions.drop_compiled()
+
+    def set_watches(self, watches: Iterable[Watch]) -> None:
+        """Stop behind what changes these bytes, each in one page, and no others.
+
+        Their pages cannot be written, as those of descriptor tables; what does so is
+        stepped. Pages that are watched no longer learn that with the next write.
+        """
+        by_page: dict[int, list[Watch]] = {}
+        for watch in watches:
+            by_page.setdefault(watch.gpa >> x86.PAGE_SHIFT, []).append(watch)
+        self.debug.watches = by_page
+        for page in by_page:
+            self.mmu.use.watch(page)
+
+    def _watched_written(self, page: int) -> None:
+        """Learn that a page is about to be written, by whomever."""
+        if page in self.debug.watches and page not in self._written:
+            self._written.add(page)
+            for watch in self.debug.watches[page]:
+                watch.held = self.ram.read(watch.gpa, watch.size)
+
+    def _step_write(self) -> None:
+        """Have the instruction at CS:EIP, which writes to what is watched, be alone."""
+        insn = self.instructions.at_eip()
+        if insn.opcode == _PUSHF:
+            self.emulate(insn)  # a step would push its own TF
+            return
+        self._writes = True
+        self.single_step.force()
+
+    def _look_at_written(self) -> None:
+        """Stop if what is watched has changed, and watch it again."""
+        for page in self._written:
+            for watch in self.debug.watches.get(page, ()):
+                if self.ram.read(watch.gpa, watch.size) != watch.held:
+                    where = f"changed, at {self.where()}"
+                    self._stop_for(Trap("watchpoint", watch.linear, where))
+            if page in self.debug.watches:
+                self.mmu.use.watch(page)
+        self._written.clear()
+        self._writes = False
+        if not (self.breakpoints.armed or self.mmio_step.active):
+            self.single_step.release()
 
     def begin_step(self) -> None:
         """Have the next `run` end after one instruction, or where one is delivered to.
@@ -368,7 +422,7 @@ class Deprivileged(Technique):
         whether one is done so.
         """
         if not self.breakpoints.armed:
-            if not self.mmio_step.active:
+            if not (self.mmio_step.active or self._writes):
                 self.single_step.release()
                 self.breakpoints.resume = 0
             return False
@@ -423,6 +477,8 @@ class Deprivileged(Technique):
 
     def _go_on(self) -> None:
         """Look at what runs next after an exit; a step ends where it would fetch it."""
+        if self._written and (self._delivered or not self._writes):
+            self._look_at_written()
         if self.debug.stepping:
             if self._delivered or self._place() != self._step_from:
                 self._stop_for(Trap("step"))
@@ -691,6 +747,8 @@ class Deprivileged(Technique):
             self._alone = True
         elif outcome is FILLED:
             self._reason = "#PF fill"
+            if self._written:
+                self._step_write()
             if self.mmu.use.taken_over >= 0:
                 self.mmio_step.contend()
             for shadow_fill in self.observers.shadow_fill:
@@ -823,6 +881,8 @@ class Deprivileged(Technique):
                 self._no_trap_at = -1
                 return
             self._step_from = (-1,) if self.mmio_step.active else None
+            if self._writes:
+                self._look_at_written()
             if self.mmio_step.active:
                 self.mmio_step.finish()
             if self.breakpoints.armed:
@@ -856,6 +916,7 @@ class Deprivileged(Technique):
             self.q[RFLAGS] & x86.IF
             and not self.d[HFLAGS] & offsets.HF_INHIBIT_IRQ
             and not self.mmio_step.active
+            and not self._writes
             and (self.vcpu.halted or not self.debug.stepping)
         )
 
