@@ -636,6 +636,10 @@ def _show_report(machine: "emu86.Machine", stop: "emu86.Stop") -> None:
     died = stop.reason in ("triple fault", "panic", "unsupported")
     if died or stop.reason in ("timeout", "interrupted"):
         report = machine.report()
+        if stop.reason == "triple fault":
+            # Above the report, which is to stay on the screen.
+            for walk in machine.why_fault().walks:
+                show(str(walk))
         if died or report.nothing:
             show(str(report))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emu86.rings.technique.base import Technique
 
 _BACK: Final = 48  # bytes before an instruction in which those before it are looked for
-_LEVELS: Final = ("PML4E", "PDPTE", "PDE", "PTE")
+LEVELS: Final = ("PML4E", "PDPTE", "PDE", "PTE")
 # MOV Sreg, r/m16, as Vol. 2B has it: the disassembler writes the register in 32 bits.
 _TO_SEGMENT: Final = re.compile(r"^([c-gs]s, )e(?=[a-ds][xpi]$)(..)$")
 # Bits of CPUID.1:EDX that instructions need: Vol. 2A CPUID.
@@ -335,9 +335,9 @@ class Looker:
                 entry = ram.read32(table + 4 * index)
             else:
                 entry = ram.read64(table + 8 * index)
-            name = _LEVELS[len(steps) - len(layout.shifts)]
+            name = LEVELS[len(steps) - len(layout.shifts)]
             # Leading zeros of many tables would fill the line.
-            digits = 2 * size if len(layout.shifts) < len(_LEVELS) else 1
+            digits = 2 * size if len(layout.shifts) < len(LEVELS) else 1
             steps.append(f"{name} {entry:0{digits}x}")
             large = shift in layout.large_shifts and entry & x86.PDE_PS
             if not entry & x86.PTE_P or large:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from emu86.machine.symbols import Names
     from emu86.machine.tables import Tables
     from emu86.machine.trace import Trace
+    from emu86.machine.why import Why
     from emu86.rings.technique.deprivileged import Deprivileged
 
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
@@ -664,6 +665,22 @@ class Machine:
             message = "report: no guest was loaded"
             raise ConfigError(message)
         return Report.of(self.vmm, self.registers)
+
+    def why_fault(self, address: int | None = None, error: int = 0) -> "Why":
+        """Tell why the last fault was raised: the walk, the rule, what it would need.
+
+        address: tell that of an access there instead; error: of which kind, by bits 1
+        (a write), 2 (a user's) and 4 (a fetch), as #PF's error code has them. Raises
+        what `report` does, and ValueError for an address beyond the guest's.
+        """
+        from emu86.machine.why import Why, page_walk  # noqa: PLC0415 (capstone)
+
+        report = self.report()
+        if address is None:
+            return Why.of(self.vmm, report)
+        address = as_int("address", address, 0, self._mask + 1)
+        error = as_int("error", error, 0, 32)
+        return Why((), (page_walk(self.vmm, address, error),))
 
     def pages(self) -> "Pages":
         """Return the guest's page tables and the shadow's, side by side.

@@ -33,7 +33,7 @@ _NAMES: Final = {
     x86.SYS_INT32: "an interrupt gate",
     x86.SYS_TRAP32: "a trap gate",
 }
-_GATES: Final = (
+GATES: Final = (
     x86.SYS_TASK_GATE, x86.SYS_INT16, x86.SYS_TRAP16, x86.SYS_INT32, x86.SYS_TRAP32,
 )  # fmt: skip
 _PRIVILEGED: Final = frozenset(
@@ -173,7 +173,7 @@ class Reasons:
         name = f"gate {_vector(index)}"
         if gate is None:
             return f"{name} is not mapped"
-        if gate.system not in _GATES:
+        if gate.system not in GATES:
             what = "no gate" if gate.low | gate.high else "empty"
             return f"IDT entry {_vector(index)} is {what}"
         if vector == x86.VEC_NP:

@@ -2,6 +2,7 @@
 
 import textwrap
 from dataclasses import dataclass, replace
+from html import escape
 from typing import TYPE_CHECKING, Final
 
 from emu86.machine.looking import Instruction, Looker
@@ -131,6 +132,9 @@ class Report:
         else:
             pages, room = [page[:_WIDTH] for page in self.pages], _INSTRUCTIONS
         return "\n".join([*lines, *map(self._instruction, self._code(room)), *pages])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
     def _code(self, count: int) -> tuple[Instruction, ...]:
         """Return `count` of the instructions, those around EIP."""

@@ -8,7 +8,7 @@ exits. What a handler has done is told from the state before it and behind it.
 import gzip
 import json
 import struct
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from itertools import compress
 from operator import itemgetter, ne
@@ -27,6 +27,7 @@ from emu86.machine.symbols import Names
 from emu86.machine.tracefile import Code, Exit
 from emu86.mmu.paging import is_canonical, walk
 from emu86.native import abi
+from emu86.notebook import table
 from emu86.rings.insn.table import RECORDS
 from emu86.rings.technique.base import COMPILED, Technique
 from emu86.spec import x86
@@ -470,6 +471,13 @@ class Trace:
             self._error = self._error or error
         if self._error is not None:
             raise ConfigError(f"trace: {self.path}: {self._error.strerror}")
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook how many exits of each reason are kept."""
+        where = self.path or "in memory"
+        counts = Counter(one.reason for one in self.exits())
+        title = f"Trace: {self.count:,} exits, {where}"
+        return table(title, ((reason, n) for reason, n in counts.most_common()))
 
     def exits(self) -> Iterator[Exit]:
         """Yield the exits that are kept, of a trace without a file."""

@@ -1,6 +1,7 @@
 """What objects say of themselves, in a shell and in a notebook."""
 
 import re
+from html import escape
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -79,3 +80,14 @@ def test_a_state_says_what_differs(state, text):
     assert repr(state) == text
     assert eval(text) == state
     assert len(cells(state._repr_html_())) == text.count("=")
+
+
+def test_a_report_and_a_trace_in_a_notebook():
+    machine = Machine(memory=1 << 20)
+    machine.load_flat(b"\xfa\xf4", 0x10000)
+    trace = machine.trace()
+    machine.run(timeout=60)
+    assert (
+        machine.report()._repr_html_() == f"<pre>{escape(str(machine.report()))}</pre>"
+    )
+    assert cells(trace._repr_html_()) == [["#PF fill", "1"], ["CLI", "1"], ["HLT", "1"]]

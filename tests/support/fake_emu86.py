@@ -167,6 +167,9 @@ class Machine:
             symbols.read(file)
         return Profile([] if not files else list(files))
 
+    def why_fault(self):
+        return SimpleNamespace(walks=("why: a walk",))
+
     def pages(self):
         from emu86.machine import pages  # it takes long
 
