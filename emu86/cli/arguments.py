@@ -111,7 +111,7 @@ class Keys(click.ParamType[tuple[str, list[tuple[bool, str]]]]):
                 self.fail(rf"\{escaped} is no key: \n, \t, \b, \e, \\ and \<f1> are")
         try:
             for named, part in parts:
-                keys.pressed(part) if named else list(keys.typed(part))
+                keys.held(part) if named else list(keys.typed(part))
         except ValueError as error:
             self.fail(str(error).removeprefix("keys: "), param, ctx)
         if not parts:

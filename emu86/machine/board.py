@@ -29,6 +29,8 @@ from emu86.devices.ports import (
     PowerControl,
     SystemControlA,
 )
+from emu86.devices.ps2_keyboard import Stroke
+from emu86.devices.ps2_mouse import Motion
 from emu86.devices.rtc import Rtc
 from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
@@ -103,7 +105,7 @@ class Board:
         irq = line(layout.IRQ_COM1)
         self.uart = Uart(irq, console.write, registers=shared.uart)
         console.connect(self.uart)
-        self.keyboard = I8042(
+        self.i8042 = I8042(
             line(layout.IRQ_KEYBOARD),
             line(layout.IRQ_MOUSE),
             lambda: end("reset", "by the keyboard controller"),
@@ -127,7 +129,7 @@ class Board:
         attach(layout.ELCR, self.pic.elcr, "ELCR")
         attach(layout.PIT, self.pit, "8254", abi.PORT_PIT)
         attach(layout.SPEAKER, self.speaker, "port 61h")
-        attach(layout.I8042, self.keyboard, "8042")
+        attach(layout.I8042, self.i8042, "8042")
         attach(layout.RTC, self.rtc, "MC146818")
         if serial:
             attach(layout.COM1, self.uart, "16550A", abi.PORT_UART)
@@ -248,9 +250,14 @@ class Board:
         for i, byte in enumerate(data):
             self.memory.write(gpa + i, 1, byte, now)
 
-    def type(self, strokes: Sequence[bytes]) -> None:
+    def type(self, strokes: Sequence[Stroke]) -> None:
         """Type keystrokes on the keyboard."""
-        self.keyboard.type(strokes)
+        self.i8042.keyboard.type(strokes)
+        self.schedule()
+
+    def move(self, motion: Motion) -> None:
+        """Move the mouse."""
+        self.i8042.mouse.move(motion)
         self.schedule()
 
     def catch_up(self) -> None:

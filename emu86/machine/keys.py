@@ -7,6 +7,7 @@ Names of keys are QEMU's (`sendkey`).
 from collections.abc import Iterator
 from typing import Final
 
+from emu86.devices.ps2_keyboard import Stroke
 from emu86.errors import unknown
 
 _BREAK: Final = b"\xf0"
@@ -53,7 +54,7 @@ _TEXT: Final = {
 }  # fmt: skip
 
 
-def typed(text: str) -> Iterator[bytes]:
+def typed(text: str) -> Iterator[Stroke]:
     """Give what the keyboard sends for each character, down and up again, in set 2.
 
     Control characters are Ctrl and a letter, but for new line, tabulator, backspace and
@@ -74,9 +75,10 @@ def typed(text: str) -> Iterator[bytes]:
             raise ValueError(message)
 
 
-def pressed(keys: str) -> bytes:
+def held(keys: str, lasts: int = 0) -> tuple[Stroke, ...]:
     """Return what the keyboard sends for keys held together: "ctrl-alt-delete".
 
+    lasts: ns of virtual time from their going down to their going up; 0: at once.
     A key is a character without Shift, or a name. Raises ValueError for another.
     """
     names = keys.split("-") if keys != "-" else [keys]
@@ -87,12 +89,16 @@ def pressed(keys: str) -> bytes:
             message = f"keys: {unknown(name, _NAMED)}"
             raise ValueError(message)
         codes.append(code)
-    return _stroke(*codes)
+    stroke = _stroke(*codes)
+    if not lasts:
+        return (stroke,)
+    size = sum(map(len, codes))
+    return Stroke(stroke.codes[:size], lasts), Stroke(stroke.codes[size:])
 
 
-def _stroke(*codes: bytes) -> bytes:
+def _stroke(*codes: bytes) -> Stroke:
     """Return the codes of keys that go down one after another, and up again."""
-    return b"".join(codes) + b"".join(map(_released, reversed(codes)))
+    return Stroke(b"".join(codes) + b"".join(map(_released, reversed(codes))))
 
 
 def _released(code: bytes) -> bytes:

@@ -84,7 +84,7 @@ class RunLoop:
         self._panic = PanicWatch(self._panicked)
         self._panics = False
         self._watch = ScreenWatch(board.vga)
-        self.typist = Typist(board, console, self.kick)
+        self.typist = Typist(board.vga, console, self.kick)
         self._error: BaseException | None = None  # of a callback, or Ctrl-C
         self.wall = 0.0
         self.slept = 0.0

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from numbers import Real
@@ -14,13 +14,14 @@ from emu86.cpu.engine import abilities as probed
 from emu86.cpu.library import Abilities
 from emu86.cpu.models import MODELS
 from emu86.cpu.state import BASE, RIP, SELECTOR
+from emu86.devices.ps2_keyboard import LIGHTS
 from emu86.errors import ConfigError, as_bytes, as_int, expect, unknown
 from emu86.machine import bios as bios_data
 from emu86.machine import boot as boot_files
-from emu86.machine import keys, layout, snapshot
+from emu86.machine import keys, layout, mouse, snapshot
 from emu86.machine import rom as rom_files
 from emu86.machine.board import Board
-from emu86.machine.boot import Entry
+from emu86.machine.boot import Entry, video
 from emu86.machine.chardev import EVERY, CharDevice
 from emu86.machine.debugger import Debugger
 from emu86.machine.drives import Drives
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 # Virtual ns of one RDTSC: what its exit would take. Delay loops end sooner for it.
 _RDTSC_NS: Final = 500
 _MIB: Final = 1 << 20
+_LONGEST: Final = 1_000_000  # seconds that a key can be held
 _SPACE: Final = 1 << 32  # bytes that an address can name
 _PHYSICAL: Final = 1 << x86.MAXPHYADDR  # and one in a page table of PAE paging
 
@@ -239,6 +241,8 @@ class Machine:
         initrds = () if initrd is None else (boot_files.read("initrd", initrd),)
 
         def load(image: bytes, initrds: Sequence[bytes]) -> Entry:
+            # With a serial line alone Linux would look for what no one moves.
+            self.board.i8042.has_mouse = video.is_told(append)
             return boot_files.load(
                 self._ram.bytes,
                 image,
@@ -302,7 +306,7 @@ class Machine:
             self._ram.restore(())
         vmm.restore(replace(technique, engine=engine, exits=exits, counts=counts))
         self._engine.clock.set_tsc(0)
-        waiting = self.board.keyboard.keyboard.strokes
+        waiting = self.board.i8042.keyboard.strokes
         self.board.restore(chips)
         self.board.type(waiting)
         self._loop.forget()
@@ -612,16 +616,56 @@ class Machine:
         What is typed first goes first. Raises ValueError for what is on no key.
         """
         expect("text", text, str)
-        self._type(list(keys.typed(text)), after)
+        strokes = tuple(keys.typed(text))
+        self._do(partial(self.board.type, strokes), after)
 
-    def press(self, names: str, after: bytes | None = None) -> None:
-        """Press keys together, and let them go: "f1", "ctrl-alt-delete"; as `type`."""
+    def press(self, names: str, after: bytes | None = None, *, hold: float = 0) -> None:
+        """Press keys together, and let them go: "f1", "ctrl-alt-delete"; as `type`.
+
+        hold: seconds of virtual time until they are let go. The last of them repeats
+        meanwhile, as the guest has set the keyboard: 500 ms later, 10.9 times a second.
+        """
         expect("names", names, str)
-        self._type([keys.pressed(names)], after)
+        expect("hold", hold, Real)
+        if not 0 <= hold < _LONGEST:
+            message = f"hold: {hold} is no number of seconds below {_LONGEST:,}"
+            raise ValueError(message)
+        strokes = keys.held(names, int(hold * 1e9))
+        self._do(partial(self.board.type, strokes), after)
 
-    def _type(self, strokes: Sequence[bytes], after: bytes | None) -> None:
+    def move(
+        self,
+        dx: int = 0,
+        dy: int = 0,
+        *,
+        wheel: int = 0,
+        buttons: Collection[str] = (),
+        after: bytes | None = None,
+    ) -> None:
+        """Move the guest's PS/2 mouse, then have these buttons down and no others.
+
+        dx, dy: counts to the right and downwards; wheel: notches, away from the user
+        are more than 0; buttons: of "left", "right", "middle", "side" and "extra";
+        after, and in which order: as `type`. A guest that has not enabled the mouse
+        does not hear of it. A click is `move(buttons=["left"])` and `move()`. Raises
+        ConfigError if the kernel's command line names serial consoles alone: then there
+        is neither screen nor mouse.
+        """
+        if not self.board.i8042.has_mouse:
+            message = "move: there is no mouse where all consoles are serial lines"
+            raise ConfigError(message)
+        motion = mouse.motion(dx, dy, wheel, buttons)
+        self._do(partial(self.board.move, motion), after)
+
+    @property
+    def leds(self) -> frozenset[str]:
+        """The keyboard's lights that are on: "scroll_lock", "num_lock", "caps_lock"."""
+        lights = self.board.i8042.keyboard.lights
+        return frozenset(name for name, bit in LIGHTS.items() if lights & bit)
+
+    def _do(self, act: Callable[[], None], after: bytes | None) -> None:
         text = b"" if after is None else as_bytes("after", after)
-        self._loop.typist.type(strokes, text)
+        self._loop.typist.do(act, text)
 
     # -- looking inside ----------------------------------------------------------------
 

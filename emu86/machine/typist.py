@@ -1,18 +1,18 @@
-"""Somebody at the guest's keyboard: types at once, or when the guest shows a text."""
+"""Somebody at the guest's keyboard and mouse, at once or when it shows a text."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from emu86.machine.board import Board
+from emu86.devices.vga import Vga
 from emu86.machine.chardev import CharDevice
 from emu86.machine.screen import ScreenWatch
 
 
 class _Task:
-    """Keys to type when the console or the screen has shown `after`; empty: at once."""
+    """What to do when the console or the screen has shown `after`; empty: at once."""
 
-    def __init__(self, strokes: Sequence[bytes], after: bytes) -> None:
-        self.strokes = strokes
+    def __init__(self, act: Callable[[], None], after: bytes) -> None:
+        self.act = act
         self.after = after
         self.is_next = False
         self.heard = not after
@@ -27,31 +27,28 @@ class _Task:
 
 
 class Typist:
-    """Types what it is given, one after another.
+    """Types and moves what it is told to, one after another.
 
     wake: brings a guest that sleeps back, from any thread.
     """
 
-    def __init__(
-        self, board: Board, console: CharDevice, wake: Callable[[], None]
-    ) -> None:
-        self._board = board
+    def __init__(self, vga: Vga, console: CharDevice, wake: Callable[[], None]) -> None:
         self._console = console
         self._wake = wake
         self._tasks: deque[_Task] = deque()
-        self._watch = ScreenWatch(board.vga)
+        self._watch = ScreenWatch(vga)
 
     @property
     def busy(self) -> bool:
-        """Whether there is something to type, or to wait for."""
+        """Whether there is something to do, or to wait for."""
         return bool(self._tasks)
 
-    def type(self, strokes: Sequence[bytes], after: bytes) -> None:
-        """Type, from any thread, what the keys of each stroke send.
+    def do(self, act: Callable[[], None], after: bytes) -> None:
+        """Have `act` called between two instructions of the guest; from any thread.
 
         after: first wait until console or screen show this.
         """
-        task = _Task(strokes, after)
+        task = _Task(act, after)
         if after:
             self._console.subscribe(task.hear, after[-1:])
         self._tasks.append(task)
@@ -66,7 +63,7 @@ class Typist:
             self._watch.expect(task.after.decode(errors="replace"))
 
     def work(self, now: int, *, last: bool = False) -> bool:
-        """Type what its time has come for; tell whether there was any.
+        """Do what its time has come for; tell whether there was any.
 
         now: virtual ns; last: look at the screen though that is not due.
         """
@@ -77,7 +74,7 @@ class Typist:
                 break
             self._watch.expect("")
             self._tasks.popleft()
-            self._board.type(task.strokes)
+            task.act()
             worked = True
             if self._tasks:
                 self._begin()

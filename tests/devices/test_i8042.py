@@ -1,6 +1,8 @@
 import pytest
 
-from emu86.devices.i8042 import I8042, TRANSLATION
+from emu86.devices.i8042 import I8042
+from emu86.devices.ps2_keyboard import TRANSLATION, Stroke
+from emu86.devices.ps2_mouse import Motion
 
 MS = 1_000_000
 
@@ -31,6 +33,12 @@ class Guest:
     def data(self, *values):
         for value in values:
             self.kbc.write(0, 1, value, self.now)
+
+    def key(self, codes):
+        self.kbc.keyboard.key(codes, self.now)
+
+    def move(self, *motion):
+        self.kbc.mouse.move(Motion(*motion))
 
     def get(self):
         """Wait for a byte, for two keyboard bytes' time, and read it."""
@@ -87,7 +95,7 @@ def test_internal_ram(pc):
 
 @pytest.mark.parametrize(
     ("command", "reply"),
-    [(0xAA, 0x55), (0xAB, 0x00), (0xA9, 0x01), (0xA4, 0xF1), (0xC0, 0xA0)],
+    [(0xAA, 0x55), (0xAB, 0x00), (0xA9, 0x00), (0xA4, 0xF1), (0xC0, 0xA0)],
 )
 def test_commands_with_a_reply(pc, command, reply):
     pc.command(command)
@@ -146,12 +154,16 @@ def test_output_buffer_commands(pc):
     assert pc.irq12 == [True, False]
 
 
-def test_there_is_no_mouse(pc):
+def test_there_may_be_no_mouse(pc):
+    pc.kbc.has_mouse = False
     pc.command(0xD4, 0xF2)
     assert pc.status & 0x61 == 0x61  # a time-out, from the auxiliary side
     assert pc.get() == 0xFE
     pc.data(0xEE)
     assert pc.status & 0x61 == 0x01
+    pc.get()
+    pc.command(0xA9)
+    assert pc.get() == 0x01
 
 
 @pytest.mark.parametrize(
@@ -169,7 +181,8 @@ def test_there_is_no_mouse(pc):
         ([0xFC, 0x1C], "fa fa"),
         ([0xF0, 0x00], "fa fa 02"),
         ([0xF0, 0x01], "fa fa"),
-        ([0xF0, 0x03], "fa fe"),
+        ([0xF0, 0x03], "fa fa"),
+        ([0xF0, 0x04], "fa fe"),
         ([0xED, 0xEE], "fa ee"),  # a command instead of the argument
         ([0x00], "fe"),
         ([0xEF], "fe"),
@@ -202,17 +215,17 @@ def test_a_write_to_the_keyboard_enables_it(pc):
 
 
 def test_keys_translated_to_set_1(pc):
-    pc.kbc.key(bytes.fromhex("1c f0 1c e0 75 e0 f0 75 83 f0 83"))
+    pc.key(bytes.fromhex("1c f0 1c e0 75 e0 f0 75 83 f0 83"))
     assert pc.kbc.deadline() == 0
     assert pc.drain() == bytes.fromhex("1e 9e e0 48 e0 c8 41 c1")
 
 
 def test_keys_of_set_2_and_1(raw):
-    raw.kbc.key(bytes.fromhex("1c f0 1c"))
+    raw.key(bytes.fromhex("1c f0 1c"))
     assert raw.drain() == bytes.fromhex("1c f0 1c")
     raw.data(0xF0, 0x01)
     raw.drain()
-    raw.kbc.key(bytes.fromhex("1c f0 1c"))
+    raw.key(bytes.fromhex("1c f0 1c"))
     assert raw.drain() == bytes.fromhex("1e 9e")
 
 
@@ -242,7 +255,7 @@ def test_the_translation_is_one_to_one():
 
 
 def test_interrupt_for_each_byte_and_a_millisecond_between(pc):
-    pc.kbc.key(b"\x1c\x32")
+    pc.key(bytes.fromhex("1c f0 1c"))
     pc.kbc.advance(pc.kbc.deadline())
     assert pc.irq1 == [True]
     assert pc.kbc.deadline() is None  # nothing moves until it is read
@@ -254,13 +267,13 @@ def test_interrupt_for_each_byte_and_a_millisecond_between(pc):
     assert pc.irq1 == [True, False]
     pc.kbc.advance(5 + MS)
     assert pc.irq1 == [True, False, True]
-    assert pc.kbc.read(0, 1, 5 + MS) == 0x30
+    assert pc.kbc.read(0, 1, 5 + MS) == 0x9E
     assert pc.kbc.deadline() is None
 
 
 def test_interrupts_off_in_the_configuration(pc):
     pc.command(0x60, 0x64)
-    pc.kbc.key(b"\x1c")
+    pc.key(b"\x1c")
     pc.kbc.advance(0)
     assert pc.irq1 == []
     pc.command(0x60, 0x65)
@@ -269,7 +282,7 @@ def test_interrupts_off_in_the_configuration(pc):
 
 def test_a_disabled_interface_holds_the_keys_back(pc):
     pc.command(0xAD)
-    pc.kbc.key(b"\x1c")
+    pc.key(b"\x1c")
     assert pc.kbc.deadline() is None
     assert not pc.status & 1
     pc.command(0xAE)
@@ -277,24 +290,24 @@ def test_a_disabled_interface_holds_the_keys_back(pc):
 
 
 def test_disabled_scanning_loses_the_keys(pc):
-    pc.kbc.key(b"\x32")
+    pc.key(b"\x32")
     pc.kbc.read(4, 1, 0)
     pc.data(0xF5)
     assert pc.drain() == b"\x30\xfa"
-    pc.kbc.key(b"\x1c")
+    pc.key(b"\x1c")
     pc.data(0xF4)
     assert pc.drain() == b"\xfa"
 
 
 def test_responses_go_before_keys(pc):
     pc.command(0xAD)
-    pc.kbc.key(b"\x1c")
+    pc.key(b"\x1c")
     pc.data(0xED)
     assert pc.drain() == b"\xfa\x1e"
 
 
 def test_a_reply_waits_behind_an_unread_byte(pc):
-    pc.kbc.key(b"\x1c")
+    pc.key(b"\x1c")
     pc.kbc.advance(0)
     pc.command(0x20)
     assert pc.get() == 0x1E
@@ -303,7 +316,7 @@ def test_a_reply_waits_behind_an_unread_byte(pc):
 
 
 def test_save_and_restore_with_half_a_command_and_half_a_key(pc):
-    pc.kbc.key(bytes.fromhex("e0 f0 75 1c"))
+    pc.key(bytes.fromhex("e0 f0 75 1c"))
     assert pc.get() == 0xE0
     pc.command(0x60)
     other = Guest()
@@ -312,5 +325,193 @@ def test_save_and_restore_with_half_a_command_and_half_a_key(pc):
     for guest in (pc, other):
         guest.data(0x25)
         guest.command(0x20)
+    assert pc.drain() == other.drain()
+    assert pc.kbc.save() == other.kbc.save()
+
+
+# -- keys that are held ----------------------------------------------------------------
+
+
+def typing_times(pc, until):
+    """When a byte comes by itself, in ms, and which."""
+    got = []
+    while (due := pc.kbc.deadline()) is not None and due < until * MS:
+        pc.now = due
+        pc.kbc.advance(due)
+        got.append((due // MS, pc.kbc.read(0, 1, due)))
+    return got
+
+
+def test_a_held_key_repeats_after_half_a_second_ten_times_a_second(raw):
+    raw.kbc.keyboard.type([Stroke(b"\x1c", 800 * MS), Stroke(b"\xf0\x1c")])
+    got = typing_times(raw, 3000)
+    assert [code for _, code in got] == [0x1C] * 5 + [0xF0, 0x1C]
+    assert [at for at, _ in got] == [0, 500, 591, 683, 774, 800, 801]
+
+
+def test_rate_and_delay_can_be_set(raw):
+    raw.data(0xF3)
+    raw.drain()
+    raw.data(0x60)  # 1 s, then 30 a second
+    raw.drain()
+    raw.key(b"\x1c")
+    start = raw.now
+    assert raw.get() == 0x1C
+    got = [at - start // MS for at, _ in typing_times(raw, start // MS + 1101)]
+    assert got == [1000, 1033, 1066, 1099]
+
+
+def test_only_the_last_key_repeats_and_another_that_goes_up_does_not_stop_it(raw):
+    raw.key(bytes.fromhex("12 e0 75 f0 12"))
+    raw.drain()
+    assert [code for _, code in typing_times(raw, 600)] == [0xE0, 0x75, 0xE0, 0x75]
+    raw.key(bytes.fromhex("e0 f0 75"))
+    raw.drain()
+    assert raw.kbc.deadline() is None
+
+
+def test_a_guest_that_reads_nothing_gets_no_heap_of_repeats(raw):
+    raw.key(b"\x1c")
+    for now in range(0, 5000, 100):
+        raw.kbc.advance(now * MS)
+    raw.now = 5000 * MS
+    assert len(raw.drain()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("types", "codes"),
+    [
+        ((), "1c 11 f0 11 58 63"),  # letters repeat, Ctrl and Alt tell of their release
+        ((0xF7,), "1c 11 58 63"),
+        ((0xF8,), "1c f0 1c 11 f0 11 58 f0 58 63 f0 63"),
+        ((0xFD, 0x11), "1c 11 58 63"),
+        ((0xFC, 0x1C, 0x63), "1c f0 1c 11 f0 11 58 63 f0 63"),
+    ],
+)
+def test_scan_code_set_3(raw, types, codes):
+    for byte in (0xF0, 3, *types, 0xF4):
+        raw.data(byte)
+        assert raw.drain() == b"\xfa"
+    raw.key(bytes.fromhex("1c f0 1c 14 f0 14 e0 14 e0 f0 14 e0 75 e0 f0 75"))
+    assert raw.drain() == bytes.fromhex(codes)
+
+
+def test_lights(pc):
+    pc.data(0xED, 0x06)
+    assert pc.kbc.keyboard.lights == 6
+    pc.data(0xF6)
+    assert pc.kbc.keyboard.lights == 6
+    pc.data(0xFF)
+    assert not pc.kbc.keyboard.lights
+
+
+# -- the mouse -------------------------------------------------------------------------
+
+
+def tell(pc, *data):
+    """What the mouse answers."""
+    got = b""
+    for byte in data:
+        pc.command(0xD4, byte)
+        got += pc.drain()
+    return got
+
+
+WHEEL = (0xF3, 200, 0xF3, 100, 0xF3, 80)
+FIVE = (0xF3, 200, 0xF3, 200, 0xF3, 80)
+
+
+def test_the_mouses_bytes_come_with_its_bit_and_its_interrupt(pc):
+    pc.command(0x60, 0x47)
+    pc.command(0xD4, 0xF2)
+    assert pc.irq12 == [True]
+    assert pc.status & 0x21 == 0x21
+    assert pc.get() == 0xFA
+    assert not pc.status & 1  # a millisecond later
+    assert pc.get() == 0
+    assert pc.irq12 == [True, False, True, False]
+    assert pc.irq1 == []
+
+
+def test_a_disabled_mouse_waits(pc):
+    tell(pc, 0xF4)
+    pc.command(0xA7)
+    pc.move(1, 0, 0, 0)
+    assert pc.kbc.deadline() is None
+    assert pc.drain() == b""
+    pc.command(0xA8)
+    assert pc.drain() == bytes.fromhex("08 01 00")
+
+
+def test_a_mouse_that_does_not_report_remembers_buttons_alone(pc):
+    pc.move(9, 9, 0, 1)
+    assert pc.drain() == b""
+    assert tell(pc, 0xE9) == bytes.fromhex("fa 04 02 64")
+    assert tell(pc, 0xF4) == b"\xfa"
+
+
+@pytest.mark.parametrize(
+    ("before", "motion", "packets"),
+    [
+        ((), (1, -2, 0, 0), "08 01 02"),
+        ((), (-1, 2, 0, 5), "3d ff fe"),
+        ((), (300, 0, 0, 0), "08 ff 00 08 2d 00"),
+        ((), (-300, 600, 0, 2), "3a 01 01 3a d3 01 2a 00 a6"),
+        ((0xE7,), (5, -4, 0, 0), "08 09 06"),
+        ((0xE7,), (-6, 3, 0, 0), "38 f4 fd"),
+        (WHEEL, (0, 0, 1, 8), "08 00 00 ff"),
+        (WHEEL, (0, 0, -9, 0), "08 00 00 07 08 00 00 02"),
+        (FIVE, (0, 0, -1, 0x19), "09 00 00 31"),
+    ],
+)
+def test_packets(pc, before, motion, packets):
+    tell(pc, *before, 0xF4)
+    pc.move(*motion)
+    got = bytes(code for _, code in typing_times(pc, 1000))
+    assert got.hex(" ") == packets
+
+
+def test_packets_come_at_the_sampling_rate(pc):
+    tell(pc, 0xF3, 20, 0xF4)
+    for _ in range(3):
+        pc.move(1, 0, 0, 0)
+    times = [at for at, code in typing_times(pc, 10_000) if code == 8]
+    assert [at - times[0] for at in times] == [0, 50, 100]
+
+
+def test_remote_mode_tells_when_asked(pc):
+    tell(pc, 0xF0)
+    pc.move(3, 0, 0, 1)
+    assert pc.drain() == b""
+    assert tell(pc, 0xEB) == bytes.fromhex("fa 09 03 00")
+    assert tell(pc, 0xEB) == bytes.fromhex("fa 09 00 00")
+
+
+def test_a_command_gives_up_the_rest_of_a_packet(pc):
+    tell(pc, 0xF4)
+    pc.move(1, 1, 0, 0)
+    assert pc.get() == 0x28
+    assert tell(pc, 0xF2) == bytes.fromhex("fa 00")
+
+
+def test_a_bad_byte_is_asked_for_again_and_then_an_error(pc):
+    assert tell(pc, 0x55) == b"\xfe"
+    assert tell(pc, 0x55) == b"\xfc"
+    assert tell(pc, 0xF3, 99) == b"\xfa\xfe"
+    assert tell(pc, 0xFE) == b"\xfe"
+    assert tell(pc, 0xE9) == bytes.fromhex("fa 00 02 64")
+
+
+def test_a_mouse_in_the_midst_of_things_is_saved(pc):
+    tell(pc, *FIVE, 0xF4)
+    for n in range(3):
+        pc.move(5 * n, 400, n, n)
+    assert pc.get() == 0x28
+    pc.command(0xD4)
+    other = Guest()
+    other.now = pc.now
+    other.kbc.restore(pc.kbc.save())
+    for guest in (pc, other):
+        guest.data(0xE8)
     assert pc.drain() == other.drain()
     assert pc.kbc.save() == other.kbc.save()

@@ -25,6 +25,7 @@ from emu86.devices.ports import (
     PowerControl,
     SystemControlA,
 )
+from emu86.devices.ps2_mouse import Motion
 from emu86.devices.rtc import Rtc
 from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
@@ -128,7 +129,12 @@ class Board:
         tell = self.tell
         kbc = I8042(tell("irq1"), tell("irq12"), tell("reset"), tell("a20"))
         self.bus.attach(range(0, 5, 4), kbc, "i8042")
-        self.act = lambda n, _: kbc.key(bytes([n, 0xF0, n]))
+
+        def act(n, now):
+            kbc.keyboard.key(bytes([n, 0xF0, n]) if n & 1 else bytes([n]), now)
+            kbc.mouse.move(Motion(n - 100, 3 * n, n & 3, n & 31))
+
+        self.act = act
         return [kbc]
 
     def vga(self):

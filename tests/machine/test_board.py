@@ -30,7 +30,7 @@ def new(**options):
 
 def test_who_is_timed():
     board, _, _ = new()
-    assert set(board.timed) == {board.pit, board.rtc, board.keyboard}
+    assert set(board.timed) == {board.pit, board.rtc, board.i8042}
 
 
 def test_which_ports_can_move_a_deadline():

@@ -1,11 +1,14 @@
 """What is typed on the keyboard reaches the guest."""
 
+from contextlib import nullcontext
+
 import pytest
 
-from emu86 import Machine
-from emu86.devices import i8042
+from emu86 import ConfigError, Machine
 from emu86.devices.i8042 import Translator
+from emu86.devices.ps2_keyboard import STROKE_NS
 from emu86.machine import keys
+from support.assembler import assemble
 from support.flat import guest, send
 
 # Write scan codes of set 1 to 200000h, until Esc is let go.
@@ -29,7 +32,7 @@ def set_1(*strokes):
     return bytes(
         code
         for stroke in strokes
-        for byte in stroke
+        for byte in stroke.codes
         if (code := translator.feed(byte)) is not None
     )
 
@@ -40,7 +43,7 @@ def taken(machine):
 
 
 def test_each_printable_character_has_a_key_of_its_own():
-    strokes = [b"".join(keys.typed(chr(code))) for code in range(32, 127)]
+    strokes = [tuple(keys.typed(chr(code))) for code in range(32, 127)]
     assert len(set(strokes)) == 95
 
 
@@ -73,13 +76,13 @@ def test_text(text, codes):
     ],
 )
 def test_names(names, codes):
-    assert set_1(keys.pressed(names)) == bytes.fromhex(codes)
+    assert set_1(*keys.held(names)) == bytes.fromhex(codes)
 
 
 @pytest.mark.parametrize("names", ["", "f13", "ctrl-", "ctrl-A", "Up"])
 def test_names_of_no_key(names):
     with pytest.raises(ValueError, match="^keys: no "):
-        keys.pressed(names)
+        keys.held(names)
 
 
 @pytest.mark.parametrize("text", ["é", "\0", "\x1c", "a\u20ac"])
@@ -102,7 +105,7 @@ def test_keystrokes_come_20_ms_after_each_other():
     machine = guest(ECHO)
     machine.type("abcd" + ESC)
     machine.run(timeout=60)
-    assert 4 * i8042.STROKE_NS < machine.now < 5 * i8042.STROKE_NS
+    assert 4 * STROKE_NS < machine.now < 5 * STROKE_NS
 
 
 def test_typing_waits_for_a_text_on_the_console():
@@ -168,3 +171,59 @@ def test_a_halted_guest_is_woken_by_a_text_that_waited_for_it():
     stop = machine.run(timeout=60)
     assert stop.detail.endswith("interrupts off")
     assert machine.read_physical(0x200000, 1) == b"\x1e"
+
+
+def test_a_key_is_held_for_a_while():
+    machine = guest(ECHO)
+    machine.press("a", hold=0.05)
+    machine.type(ESC)
+    assert machine.run(timeout=60).reason == "halted"
+    assert taken(machine) == bytes.fromhex("1e 9e 01 81")
+    assert machine.now > 0.05e9
+
+
+@pytest.mark.parametrize("hold", [-1, float("nan"), float("inf")])
+def test_a_key_is_held_for_a_time(hold):
+    with pytest.raises(ValueError, match="^hold: "):
+        Machine(memory=1 << 20).press("a", hold=hold)
+
+
+def test_a_kernel_with_a_serial_line_alone_has_no_mouse():
+    kernel = assemble(
+        "bits 32\norg 0x100000\ndd 0x1badb002, 0x10000, -0x1badb002 - 0x10000\n"
+        "dd 0x100000, 0x100000, 0, 0, 0x100020\ncli\nhlt"
+    )
+    for append, there in (("console=ttyS0", False), ("console=tty0", True)):
+        machine = Machine(memory=2 << 20)
+        machine.load_kernel(kernel, append=append)
+        assert machine.board.i8042.has_mouse == there
+        machine.reset()
+        assert machine.board.i8042.has_mouse == there
+        with nullcontext() if there else pytest.raises(ConfigError, match="^move: "):
+            machine.move(1)
+
+
+def test_lights():
+    machine = guest(
+        "mov al, 0xed\nout 0x60, al\n"
+        "more: in al, 0x64\ntest al, 1\njz more\nin al, 0x60\n"
+        "mov al, 5\nout 0x60, al\ncli\nhlt"
+    )
+    assert not machine.leds
+    machine.run(timeout=60)
+    assert machine.leds == {"scroll_lock", "caps_lock"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"buttons": ["up"]}, ValueError),
+        ({"buttons": "left"}, TypeError),
+        ({"dx": 1 << 40}, ValueError),
+        ({"dy": 0.5}, TypeError),
+        ({"wheel": None}, TypeError),
+    ],
+)
+def test_what_no_mouse_does(wrong, error):
+    with pytest.raises(error, match=f"^{next(iter(wrong))}: "):
+        Machine(memory=1 << 20).move(**wrong)

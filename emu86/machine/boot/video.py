@@ -18,9 +18,7 @@ def screen_info(cmdline: str) -> bytes:
     They are zeros, which is no screen, where the command line has the kernel speak on a
     serial line alone: a screen that shows nothing would cost it time.
     """
-    words = (word for word in cmdline.split() if word.startswith("console="))
-    consoles = [word.removeprefix("console=") for word in words]
-    if consoles and not any(_is_screen(console) for console in consoles):
+    if not is_told(cmdline):
         return b""
     info = bytearray(0x12)
     info[6:8] = _MODE, COLUMNS
@@ -28,6 +26,13 @@ def screen_info(cmdline: str) -> bytes:
     info[0x0E:0x10] = ROWS, 1  # it is a VGA
     struct.pack_into("<H", info, 0x10, _FONT_LINES)
     return bytes(info)
+
+
+def is_told(cmdline: str) -> bool:
+    """Whether a kernel with this command line is to have screen and mouse."""
+    words = (word for word in cmdline.split() if word.startswith("console="))
+    consoles = [word.removeprefix("console=") for word in words]
+    return not consoles or any(_is_screen(console) for console in consoles)
 
 
 def _is_screen(console: str) -> bool:
