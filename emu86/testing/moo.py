@@ -19,17 +19,10 @@ from typing import Final
 import click
 
 from emu86 import config
-from emu86.cpu.models import MODELS
-from emu86.cpu.state import ATTRIBUTES, BASE, RIP, SELECTOR
 from emu86.errors import ConfigError
-from emu86.rings.technique.bare import Bare
-from emu86.rings.technique.registry import build
 from emu86.spec import x86
-from emu86.testing.clock import Line
-from emu86.testing.reset import put
-from emu86.testing.run import STEPS, Ports, by_block
+from emu86.testing.real_mode import FLAGS, MEMORY, RealMode
 
-MEMORY: Final = 0x110000  # bytes: what FFFF:FFFF reaches
 # In the order of their bits in a REGS or an RG32 chunk.
 _REGS: Final = (
     "eax", "ebx", "ecx", "edx", "cs", "ss", "ds", "es", "esp", "ebp", "esi", "edi",
@@ -39,11 +32,12 @@ _RG32: Final = (
     "cr0", "cr3", "eax", "ebx", "ecx", "edx", "esi", "edi", "ebp", "esp", "cs", "ds",
     "es", "fs", "gs", "ss", "eip", "eflags", "dr6", "dr7",
 )  # fmt: skip
-# Reserved bits of these are each model's own; and of the flags only these are the 286's
-# and the 386's: CF to OF, and NT.
-_LEFT_OUT: Final = {"cr0", "cr3", "dr6", "dr7"}
-_FLAGS: Final = 0x4FD5
-_SEGMENTS: Final = {name: i for i, name in enumerate(x86.SEGMENT_NAMES)}
+_LEFT_OUT: Final = {
+    "cr0",
+    "cr3",
+    "dr6",
+    "dr7",
+}  # each model has reserved bits of its own
 _HEADER: Final = 8  # bytes of a chunk: four characters, and the size of what follows
 _MOST: Final = 64 << 20  # bytes of a file, unpacked
 
@@ -185,112 +179,47 @@ def _vectors(data: bytes) -> list[Vector]:
     return vectors
 
 
-class _Open(Ports):
-    """A bus on which nobody answers."""
+def difference(vector: Vector, machine: RealMode) -> tuple[str, bool]:
+    """Run a vector; return where it ends otherwise, and whether bits were masked.
 
-    def port_read(self, port: int, width: int) -> int:  # noqa: ARG002
-        """Read a port: all lines are high."""
-        return (1 << 8 * width) - 1
+    "" if it ends as on the processor: masked, then, if an undefined bit differs.
+    """
+    image = bytearray(MEMORY)
+    for address, value in vector.ram.items():
+        image[address] = value
+    found = machine.play(vector.before.values, image)
+    if found.end != "halted":
+        return f"it does not halt: {found.end}", False
+    masked = False
+    most = (1 << vector.before.bits) - 1
+    for name, value in (vector.before.values | vector.after.values).items():
+        if name in _LEFT_OUT:
+            continue
+        bits = FLAGS if name == "eflags" else most
+        if name in x86.SEGMENT_NAMES:
+            bits = 0xFFFF
+        differing = (found.registers[name] ^ value) & bits
+        if differing & vector.masks.get(name, most):
+            return f"{name} {found.registers[name]:X}, not {value & bits:X}", masked
+        masked |= bool(differing)
+    for address, value in vector.ram_after.items():
+        image[address] = value
+    if found.memory == image:
+        return "", masked
+    pushed = _undefined_flags(vector)
+    for address, (is_there, wanted) in enumerate(zip(found.memory, image, strict=True)):
+        if (is_there ^ wanted) & ~pushed.get(address, 0):
+            return f"memory at {address:X} {is_there:02X}, not {wanted:02X}", masked
+    return "", True
 
 
-class Processor:
-    """A machine in real mode that runs vectors under a technique."""
-
-    def __init__(self, technique: str = "bare", cpu: str = config.CPU) -> None:
-        """Make it; raises ConfigError for an unknown technique or CPU model."""
-        config.check_technique(technique)
-        config.check_cpu(cpu)
-        self._vmm = build(technique, MEMORY, MODELS[cpu])
-        self._vmm.connect(_Open(), Line())
-        self._vmm.reset_cpu()
-        self._vmm.start()
-        self._first = self._vmm.save()
-
-    def difference(self, vector: Vector) -> tuple[str, bool]:
-        """Run a vector; return where it ends otherwise, and whether bits were masked.
-
-        "" if it ends as on the processor: masked, then, if an undefined bit differs.
-        """
-        vmm = self._vmm
-        image = bytearray(MEMORY)
-        for address, value in vector.ram.items():
-            image[address] = value
-        vmm.restore(self._first)
-        put(vmm, image)
-        self._begin(vector.before.values)
-        if isinstance(vmm, Bare):
-            for _ in range(STEPS):
-                if vmm.vcpu.halted or vmm.end is not None:
-                    break
-                vmm.step()
-            halted = vmm.vcpu.halted
-        else:
-            halted = by_block(vmm) == "halted"
-            vmm.unpatch()
-        if not halted:
-            return f"it does not end: {vmm.end[1] if vmm.end else 'no HLT'}", False
-        return self._compared(vector, image)
-
-    def _begin(self, registers: dict[str, int]) -> None:
-        """Put registers into the CPU, which has just been reset."""
-        vmm = self._vmm
-        for name, index in _SEGMENTS.items():
-            selector = registers.get(name, 0) & 0xFFFF
-            rights = vmm.d[ATTRIBUTES[index]]
-            vmm.engine.set_segment(index, selector, selector << 4, 0xFFFF, rights)
-        for index, name in enumerate(x86.GPR_NAMES):
-            vmm.q[index] = registers[name]
-        vmm.q[RIP] = registers["eip"]
-        vmm.set_guest_flags(registers["eflags"] & (_FLAGS | x86.IF) | x86.FLAGS_FIXED)
-        vmm.cpu.update_mode()
-
-    def _now(self) -> dict[str, int]:
-        vmm = self._vmm
-        found = {name: vmm.q[i] & x86.MASK32 for i, name in enumerate(x86.GPR_NAMES)}
-        found["eip"] = vmm.q[RIP] & x86.MASK32
-        found["eflags"] = vmm.guest_flags() & _FLAGS
-        for name, index in _SEGMENTS.items():
-            found[name] = vmm.d[SELECTOR[index]] & 0xFFFF
-            if vmm.q[BASE[index]] != found[name] << 4:
-                found[name] |= 1 << 16  # no selector is that
-        return found
-
-    def _compared(self, vector: Vector, image: bytearray) -> tuple[str, bool]:
-        masked = False
-        wanted = vector.before.values | vector.after.values
-        found = self._now()
-        most = (1 << vector.before.bits) - 1
-        for name, value in wanted.items():
-            if name in _LEFT_OUT:
-                continue
-            bits = _FLAGS if name == "eflags" else most
-            if name in _SEGMENTS:
-                bits = 0x1FFFF
-                value &= 0xFFFF  # noqa: PLW2901
-            differing = (found[name] ^ value) & bits
-            if differing & vector.masks.get(name, most):
-                return f"{name} {found[name]:X}, not {value & bits:X}", masked
-            masked |= bool(differing)
-        for address, value in vector.ram_after.items():
-            image[address] = value
-        ram = self._vmm.ram.map
-        if ram[:MEMORY] == image:
-            return "", masked
-        pushed = self._undefined_flags(vector)
-        for address in range(MEMORY):
-            differing = ram[address] ^ image[address]
-            if differing & ~pushed.get(address, 0):
-                what = f"{ram[address]:02X}, not {image[address]:02X}"
-                return f"memory at {address:X} {what}", masked
-        return "", True
-
-    def _undefined_flags(self, vector: Vector) -> dict[int, int]:
-        """Return what is undefined of flags that were pushed: bits by address."""
-        if vector.flags_at is None:
-            return {}
-        undefined = ~(vector.masks.get("eflags", x86.MASK32) & _FLAGS) & 0xFFFF
-        at = vector.flags_at
-        return {at: undefined & 0xFF, at + 1: undefined >> 8}
+def _undefined_flags(vector: Vector) -> dict[int, int]:
+    """Return what is undefined of flags that were pushed: bits by address."""
+    if vector.flags_at is None:
+        return {}
+    undefined = ~(vector.masks.get("eflags", x86.MASK32) & FLAGS) & 0xFFFF
+    at = vector.flags_at
+    return {at: undefined & 0xFF, at + 1: undefined >> 8}
 
 
 @dataclass
@@ -308,12 +237,12 @@ class Form:
     first: str = ""
 
 
-def run(path: Path, processor: Processor, most: int | None = None) -> Form:
+def run(path: Path, machine: RealMode, most: int | None = None) -> Form:
     """Run the vectors of a file, or its first `most`; raises as `read` does."""
     form = Form(path.name.partition(".MOO")[0].partition(".moo")[0])
     for vector in read(path)[:most]:
-        difference, masked = processor.difference(vector)
-        if difference:
+        found, masked = difference(vector, machine)
+        if found:
             form.failed += 1
             form.first = (
                 form.first or f"test {vector.index}, {vector.name}: {difference}"
@@ -351,11 +280,11 @@ def command(folder: Path, technique: str, cpu: str, most: int | None) -> int:
     the file calls undefined (masked), and how many failed. The status is 1 if one did.
     """
     files = _files(folder)
-    processor = Processor(technique, cpu)
+    machine = RealMode(technique, cpu)
     failed = 0
     click.echo(f"{'form':<10} {'pass':>6} {'masked':>6} {'fail':>6}")
     for file in files:
-        form = run(file, processor, most)
+        form = run(file, machine, most)
         failed += form.failed
         counts = f"{form.passed:>6} {form.masked:>6} {form.failed:>6}"
         click.echo(f"{form.name:<10} {counts}  {form.first}".rstrip())

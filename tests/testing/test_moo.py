@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from emu86.testing import moo
+from emu86.testing.real_mode import RealMode
 from support.moo import file, masks, vector
 
 CS, IP = 0x1234, 0x100
@@ -75,11 +76,11 @@ def test_vectors(technique, tmp_path):
         "6640.moo": file(INC, AND),
         "90.moo": file(WRONG, GOOD[0]),
     }
-    processor = moo.Processor(technique)
+    machine = RealMode(technique)
     found = {}
     for name, data in files.items():
         tmp_path.joinpath(f"{name}.gz").write_bytes(gzip.compress(data))
-        form = moo.run(tmp_path / f"{name}.gz", processor)
+        form = moo.run(tmp_path / f"{name}.gz", machine)
         found[form.name] = form.passed, form.masked, form.failed, form.first
     assert found == {
         "00": (4, 0, 0, ""),
@@ -94,14 +95,14 @@ def test_vectors(technique, tmp_path):
     [
         (case(0, "a", "07", {"es": 1, "esp": 0x802}), "es 0, not 1"),
         (case(0, "a", "90", {}, after={5: 1}), "memory at 5 00, not 01"),
-        (case(0, "a", "ebfe", {}), "it does not end: no HLT"),
+        (case(0, "a", "ebfe", {}), "it does not halt: budget"),
         (case(0, "a", "f9", {}), "eflags 1, not 0"),
     ],
 )  # fmt: skip
 def test_what_fails(vectors, line, tmp_path):
     path = tmp_path / "a.moo"
     path.write_bytes(file(vectors))
-    form = moo.run(path, moo.Processor())
+    form = moo.run(path, RealMode())
     assert (form.failed, form.first) == (1, f"test 0, a: {line}")
 
 
