@@ -54,7 +54,6 @@ _INT: Final = range(abi.COUNT_INT, abi.COUNT_INT + 256)
 _COUNTED: Final = {
     reason: word for reason, word in COMPILED.items() if word not in _INT
 }
-_COUNTS: Final = itemgetter(*_COUNTED.values())
 _HOOKED: Final = ("RDTSC", "IN", "OUT", "CPUID", "SYSCALL", "SYSENTER")
 # What comes of SYSCALL and SYSENTER besides.
 _FAULTS: Final = ("#UD", "#GP", "#DB")
@@ -161,6 +160,16 @@ class Trace:
         )
         if any(map(self._may, _reasons())):
             hooks.add("exception")
+        # Whether what is counted nowhere else may match. If not, only those counters
+        # are looked at that tell of a match: two at least, for `itemgetter`.
+        self._tells_all = any(map(self._may, _reasons() - _COUNTED.keys()))
+        counted = [
+            (reason, word)
+            for reason, word in _COUNTED.items()
+            if self._tells_all or self._may(reason)
+        ] or [("", abi.UC)]
+        names, words = zip(*counted, *counted[-1:], strict=True)
+        self._counted, self._counts = names, itemgetter(*words)
         vmm.on_exit = self._on_exit
         vmm.on_interrupt = self._on_interrupt
         observers = vmm.observers
@@ -204,15 +213,15 @@ class Trace:
             gva = self._q[_CR2]
             self._page = gva, d[ERROR_CODE], shadow_entry(self._vmm, gva)
         events = self._shared.event_count
-        counts = _COUNTS(control)
+        counts = self._counts(control)
         handle(vector)
         if not self._told_reason:
-            after = _COUNTS(control)
+            after = self._counts(control)
             if after != counts:
-                reason = next(compress(_COUNTED, map(ne, counts, after)))
+                reason = next(compress(self._counted, map(ne, counts, after)))
             else:
                 reason = f"INT {vector:02X}h" if is_int else x86.event_name(vector)
-            if self._may(reason):
+            if (self._tells_all or after != counts) and self._may(reason):
                 if self._shared.event_count != events:
                     kept = self._shared.events[
                         (self._shared.event_count - 1) % abi.CHANGES_KEPT
