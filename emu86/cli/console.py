@@ -369,6 +369,8 @@ class Console:
         path = self._screenshot
         if path is None:
             return "there is no file for it: start with --screenshot FILE"
+        if path == "-":  # where the guest's own output goes
+            return "--screenshot - is written at the end; --screenshot FILE now, too"
         try:
             problem = write_screenshot(self._machine, path)
         except ConfigError as error:

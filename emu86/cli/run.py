@@ -491,6 +491,11 @@ def command(
         if not console.gone:
             looked = screenshot is not None or shows_screen
             _tell(machine, ran, console, until, status, looked=looked)
+            if machine.awaited:
+                waits = machine.awaited.decode(errors="replace")
+                say(
+                    f"--keys: nothing has shown {waits!r}, so what follows is not typed"
+                )
         if stats and not console.gone:
             from emu86.cli.report import show_stats  # noqa: PLC0415 - slow to import
 

@@ -658,6 +658,11 @@ class Machine:
         self._do(partial(self.board.move, motion), after)
 
     @property
+    def awaited(self) -> bytes:
+        """What `type`, `press` and `move` wait for by their `after`; empty: nothing."""
+        return self._loop.typist.awaited
+
+    @property
     def leds(self) -> frozenset[str]:
         """The keyboard's lights that are on: "scroll_lock", "num_lock", "caps_lock"."""
         lights = self.board.i8042.keyboard.lights

@@ -43,6 +43,12 @@ class Typist:
         """Whether there is something to do, or to wait for."""
         return bool(self._tasks)
 
+    @property
+    def awaited(self) -> bytes:
+        """The text that has to be shown before anything else is done, if there is."""
+        tasks = tuple(self._tasks)
+        return tasks[0].after if tasks and not tasks[0].heard else b""
+
     def do(self, act: Callable[[], None], after: bytes) -> None:
         """Have `act` called between two instructions of the guest; from any thread.
 

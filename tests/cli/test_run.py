@@ -191,6 +191,12 @@ def test_graphics_have_no_text(tmp_path):
     assert (tmp_path / "a.png").stat().st_size
 
 
+def test_keys_that_were_never_typed_are_told_of():
+    told = "--keys: nothing has shown 'never', so what follows is not typed"
+    assert told in run("halted", "--keys", "never=>x").stderr
+    assert "--keys" not in run("halted", "--keys", "x").stderr
+
+
 def test_keys_are_typed_at_once_or_when_something_is_shown():
     keys = ("--keys", r"dir\n", "--keys", r"login: =>ab\\\<ctrl-alt-delete>c\e")
     result = run("tell halted", *keys)

@@ -203,6 +203,16 @@ def test_a_kernel_with_a_serial_line_alone_has_no_mouse():
             machine.move(1)
 
 
+def test_what_is_waited_for():
+    machine = guest(send(b"login") + "cli\nhlt")
+    machine.type("a", after=b"login")
+    machine.type("b", after=b"password")
+    machine.type("c", after=b"never")
+    assert machine.awaited == b"login"
+    machine.run(timeout=60)
+    assert machine.awaited == b"password"
+
+
 def test_lights():
     machine = guest(
         "mov al, 0xed\nout 0x60, al\n"

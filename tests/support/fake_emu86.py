@@ -97,6 +97,7 @@ class Machine:
         self.typed = queue.Queue()
         self.print = lambda _data: None
         self.waiting = 0
+        self.awaited = b""
         self.stopped = False
         self.now = 1_500_000_000
         self.vmm = SimpleNamespace(where=lambda: "0010:c0100000")
@@ -125,6 +126,7 @@ class Machine:
     def type(self, text, after=None):
         self.keys = [*getattr(self, "keys", []), (after, text)]
         self.options["keys"] = self.keys
+        self.awaited = self.awaited or after or b""
         if after is None:
             self.draw("".join(key for _, key in self.keys))
 
