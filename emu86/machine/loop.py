@@ -232,13 +232,14 @@ class RunLoop:
         vmm, board = self._vmm, self._board
         while True:
             if vmm.pending_patch is None:
-                # Set first: a stop that is asked for after the check ends the slice.
+                # First: a stop that is asked for after the check ends the slice, and a
+                # kick after it the sleep.
                 self._begin_slice()
+                self._kicked.clear()
             stop = self._reason_to_stop(deadline)
             if stop is not None:
                 return stop
             if vmm.pending_patch is None:
-                self._kicked.clear()
                 self._console.deliver()
                 if self.typist.busy:
                     self.typist.work(self._clock.now)

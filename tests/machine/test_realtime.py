@@ -298,3 +298,23 @@ def test_what_is_asked_for_before_a_sleep_is_done_at_once(monkeypatch):
     monkeypatch.setattr(machine.vmm, "run", asked)
     monkeypatch.setattr(loop, "_LONGEST_SLEEP", 1000)
     assert machine.run(timeout=30) == Stop("interrupted")
+
+
+def test_what_is_asked_for_after_the_check_is_not_slept_over(monkeypatch):
+    machine = flat("sti\nagain: hlt\njmp again", realtime=True)
+    its_loop = machine._loop
+    check, kicked, calls = its_loop._reason_to_stop, its_loop._kicked, []
+
+    def checked(deadline):
+        reason = check(deadline)
+        if machine.vmm.vcpu.halted and not calls:
+            machine.stop()
+        return reason
+
+    def wait(_seconds):
+        calls.append(kicked._held.acquire(blocking=False))
+
+    monkeypatch.setattr(its_loop, "_reason_to_stop", checked)
+    monkeypatch.setattr(kicked, "wait", wait)
+    assert machine.run(timeout=30) == Stop("interrupted")
+    assert calls == [True]
