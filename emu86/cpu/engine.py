@@ -66,6 +66,7 @@ _NOWHERE: Final = (1 << 64) - 1  # where no code is
 # handler, which gets the control block last; or None, if it is Python's.
 _INSTRUCTIONS: Final[dict[str, tuple[int, Any, Callable[..., Any] | None]]] = {
     "RDTSC": (x86_const.UC_X86_INS_RDTSC, library.ON_INSTRUCTION, handlers.on_rdtsc),
+    "RDTSCP": (x86_const.UC_X86_INS_RDTSCP, library.ON_INSTRUCTION, None),
     "IN": (x86_const.UC_X86_INS_IN, library.ON_IN, ports.on_in),
     "OUT": (x86_const.UC_X86_INS_OUT, library.ON_OUT, ports.on_out),
     "CPUID": (x86_const.UC_X86_INS_CPUID, library.ON_INSTRUCTION, ports.on_cpuid),
@@ -498,8 +499,8 @@ class Engine(CpuState):
     def _pythons(self) -> dict[str, Callable[..., Any]]:
         """Return what takes instructions that no handler does, by their names."""
         return {
-            "RDTSC": self._rdtsc, "IN": self._in, "OUT": self._out,
-            "CPUID": self._cpuid, "SYSCALL": self._system_call,
+            "RDTSC": self._rdtsc, "RDTSCP": self._rdtscp, "IN": self._in,
+            "OUT": self._out, "CPUID": self._cpuid, "SYSCALL": self._system_call,
             "SYSENTER": self._system_call,
         }  # fmt: skip
 
@@ -776,6 +777,17 @@ class Engine(CpuState):
     def _rdtsc(self, uc: int, _data: int) -> int:
         self._load()
         skips = handlers.on_rdtsc(uc, self.shared)
+        self._store()
+        return skips
+
+    def _rdtscp(self, uc: int, _data: int) -> int:
+        """Do an RDTSCP that nobody has patched: SDM Vol. 2B."""
+        self._load()
+        shared = self.shared
+        skips = handlers.on_rdtsc(uc, shared)
+        shared.count_rdtsc -= 1
+        shared.count_rdtscp += 1
+        self.q[x86.ECX] = shared.tsc_aux
         self._store()
         return skips
 

@@ -7,6 +7,8 @@ import pytest
 from emu86 import Machine
 from emu86.cpu.library import Abilities
 from emu86.native import abi
+from emu86.testing import run
+from emu86.testing.stage import State
 from support.assembler import assemble
 from support.cases import TECHNIQUES, Case, image, machine, on_emu86
 
@@ -99,3 +101,24 @@ def test_two_runs_tell_the_same():
         built.run(timeout=120)
         ends.append((built.now, built.read_physical(0x300000, 256 * len(cases))))
     assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("technique", ["trap", "patch", "iopl", "bare"])
+def test_rdtscp_is_by_the_guests_clock_and_id(technique):
+    state = State(mode="long", ring=0)
+    code = """bits 64
+        mov ecx, 0xC0000103
+        mov eax, 0x77
+        xor edx, edx
+        wrmsr
+        rdtsc
+        mov ebx, eax
+        rdtscp
+        shl rdx, 32
+        or rax, rdx
+        sub rax, rbx
+        hlt
+    """
+    end = run(assemble(code), state, technique, cpu="skylake")
+    assert end.registers["rcx"] == 0x77
+    assert end.registers["rax"] < 1_000_000

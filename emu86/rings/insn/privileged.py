@@ -290,8 +290,8 @@ RECORDS = (
     Record(
         "RDTSCP", "0F 01 F9", (0x0F01,), "sensitive", "a patch: it does not trap",
         _rdtscp, "Vol. 2B RDTSCP",
-        "As RDTSC, and ECX gets IA32_TSC_AUX. Unpatched it would get the engine's. #UD"
-        " on CPU models without it.",
+        "As RDTSC, and ECX gets IA32_TSC_AUX. #UD on CPU models without it, but with"
+        " trap, where a hook does it.",
         reg=7, modrm=0xF9, patched=(1, 3), registers=True,
     ),
     Record(
