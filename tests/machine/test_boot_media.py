@@ -172,3 +172,60 @@ def test_boot_sectors_of_the_usual_kinds(tmp_path, code):
         assert image.rgb == bytes.fromhex("aa0000") * (image.width * image.height)
     elif code == AND_BACK:
         assert "!" in machine.screen.text
+
+
+MOUSE = """
+bits 16
+org 0x7c00
+    xor ax, ax
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+    mov sp, 0x7c00
+    int 0x11
+    mov [0x600], ax
+    mov ax, 0xc205              ; packets of 3 bytes, and a reset
+    mov bh, 3
+    int 0x15
+    mov [0x602], bx
+    mov ax, 0xc207
+    mov bx, handler
+    int 0x15
+    mov ax, 0xc200
+    mov bh, 1
+    int 0x15
+    mov [0x604], ah
+    mov ax, 0x0e00 + '!'
+    int 0x10
+more:
+    hlt
+    cmp byte [0x605], 0
+    je more
+    cli
+    hlt
+handler:                        ; DS is the BIOS's
+    mov bp, sp
+    mov ax, [bp + 10]
+    mov [cs:0x606], al
+    mov ax, [bp + 8]
+    mov [cs:0x607], al
+    mov ax, [bp + 6]
+    mov [cs:0x608], al
+    mov byte [cs:0x605], 1
+    retf
+times 510 - ($ - $$) db 0
+dw 0xaa55
+times 4096 * 512 - ($ - $$) db 0
+"""
+
+
+def test_the_bios_tells_of_the_mouse(tmp_path):
+    """INT 11h and INT 15h, AX C200h to C207h (Ralf Brown's Interrupt List)."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(assemble(MOUSE))
+    machine = Machine(bios=images.bios(), disks=[path], writes="discard")
+    machine.move(5, 3, buttons=["left"], after=b"!")
+    assert machine.run(timeout=60).reason == "halted"
+    equipment, _, *told = machine.read_physical(0x600, 9)
+    assert equipment & 0x04
+    assert bytes(told) == bytes.fromhex("aa 00 00 01 29 05 fd")
