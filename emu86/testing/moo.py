@@ -244,9 +244,7 @@ def run(path: Path, machine: RealMode, most: int | None = None) -> Form:
         found, masked = difference(vector, machine)
         if found:
             form.failed += 1
-            form.first = (
-                form.first or f"test {vector.index}, {vector.name}: {difference}"
-            )
+            form.first = form.first or f"test {vector.index}, {vector.name}: {found}"
         elif masked:
             form.masked += 1
         else:
