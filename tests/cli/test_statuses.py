@@ -85,12 +85,12 @@ def test_how_a_run_ends(emu86, code, options, status, words):
     assert (found, last[: len(words)]) == (status, words)
     died = words.split(" (")[0].endswith(("fault", "triple", "panicked"))
     assert bool(emu86.report) == died, "others get their one line"
-    assert emu86.report.count("\n") < 23
+    assert emu86.report.count("\n") < 32
 
 
 def test_a_triple_fault_says_why(emu86):
     emu86("lidt [none]\nmov eax, 0x100\nmov ds, eax\nnone: dw 0, 0, 0")
-    chain = " ".join(emu86.report.splitlines()[:2])
+    chain = " ".join(emu86.report.split())
     assert " mov ds, ax: beyond the GDT's limit 1Fh → #DF: IDT" in chain
     assert "\n> 00100" in emu86.report
 
