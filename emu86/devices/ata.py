@@ -266,6 +266,24 @@ class Drive:
     # -- state -------------------------------------------------------------------------
 
     @property
+    def status(self) -> int:
+        """The status register."""
+        return self._transfer.status
+
+    @status.setter
+    def status(self, value: int) -> None:
+        self._transfer.status = value
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the drive asks for an interrupt."""
+        return bool(self._transfer.asks)
+
+    @interrupt.setter
+    def interrupt(self, asks: bool) -> None:
+        self._transfer.asks = asks
+
+    @property
     def way(self) -> int:
         """Where the block goes, as `abi.Transfer` has it."""
         return self._transfer.way

@@ -93,7 +93,7 @@ class Board:
         self.pic = PicPair(shared.pics)
         line = self.pic.line
         self.pit = Pit(line(layout.IRQ_PIT), shared.pit)
-        self.speaker = Speaker(self.pit)
+        self.speaker = Speaker(self.pit, shared.speaker)
         kib = min(memory, config.LOW_MOST) >> 10
         self.rtc = Rtc(
             line(layout.IRQ_RTC),
@@ -128,7 +128,7 @@ class Board:
         attach(layout.PIC_SLAVE, self.pic.slave, "8259A slave", _SLAVE)
         attach(layout.ELCR, self.pic.elcr, "ELCR")
         attach(layout.PIT, self.pit, "8254", abi.PORT_PIT)
-        attach(layout.SPEAKER, self.speaker, "port 61h")
+        attach(layout.SPEAKER, self.speaker, "port 61h", abi.PORT_SPEAKER)
         attach(layout.I8042, self.i8042, "8042")
         attach(layout.RTC, self.rtc, "MC146818")
         if serial:
@@ -194,7 +194,9 @@ class Board:
                 channel = Channel(self.pic.line(irq), its, window=window)
                 name, data = f"IDE channel {number}", abi.PORT_DATA | number << 6
                 self._attach(command, channel, name, data)
-                self._attach(control, channel.control_register, f"{name} control")
+                status = abi.PORT_DATA | 7 << 3 | number << 6 | abi.ALTERNATE
+                register = channel.control_register
+                self._attach(control, register, f"{name} control", status)
 
     def _attach_floppies(
         self, floppies: Sequence[FloppyDrive], memory: DmaMemory

@@ -40,6 +40,9 @@ def _how(reason: str, *, native: bool) -> str:
     return f"{reason}, {'compiled' if native else 'Python'}"
 
 
+_BY_PORT: Final = {"IN": abi.COUNT_IN, "OUT": abi.COUNT_OUT}
+
+
 @dataclass(frozen=True, slots=True)
 class Spent:
     """What a function of the guest, or a page of its code, has spent in one way.
@@ -124,15 +127,15 @@ class Profile:
         self._frame = q[x86.EBP]
         self._work = self._control[abi.NOW]
 
-    def _add(self, reason: str, native: bool, ns: int = 0) -> None:
-        """Count an exit that began where `_begin` was called."""
+    def _add(self, reason: str, native: bool, ns: int = 0, count: int = 1) -> None:
+        """Count an exit that began where `_begin` was called, or several there."""
         self._reason = reason, native
         key = *self._at, reason, native
         spent = self._exits.get(key)
         if spent is None:
             spent = self._exits[key] = [0, 0, 0]
         work = self._control[abi.NOW]
-        spent[0] += 1
+        spent[0] += count
         spent[1] += work - self._work
         spent[2] += ns
         self._work = work
@@ -167,10 +170,14 @@ class Profile:
         self._begin()
         start = perf_counter_ns()
         self._by_python = False
+        word = _BY_PORT.get(reason)
+        before = 0 if word is None else self._control[word]
         result = handle(*passed)
         if not self._by_python:
             ns = 0 if self._native else perf_counter_ns() - start
-            self._add(reason, self._native, ns)
+            # A REP INS or OUTS may have been many.
+            count = 1 if word is None else self._control[word] - before
+            self._add(reason, self._native, ns, count)
         self._end()
         return result
 

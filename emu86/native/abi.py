@@ -101,7 +101,9 @@ PORT_POST_CODE: Final = 2
 PORT_UART: Final = 3
 PORT_PIT: Final = 4
 PORT_PIC: Final = 5  # registers 2 and 3 are the slave's
-PORT_DATA: Final = 6  # of `transfers`, by words
+PORT_DATA: Final = 6  # of `transfers`, by words; register 7 is the status
+PORT_SPEAKER: Final = 7
+ALTERNATE: Final = 0x80  # of a status whose read does not end the interrupt
 NONE: Final = -1  # of a `Counter`: there is no such time or value
 
 # What a guest page holds, as far as the shadow tables care.
@@ -513,12 +515,14 @@ class Transfer(ctypes.Structure):
     """A block of data on its way through the data port of an ATA drive.
 
     way: TO_HOST, TO_DRIVE, or 0 while there is none; at: bytes of it that have passed;
-    end: all of its bytes.
+    end: all of its bytes. status: the drive's register; asks: it asks for an interrupt.
     """
 
     way: u32
     at: u32
     end: u32
+    status: u32
+    asks: u32
     words: Annotated[Array, ctypes.c_uint16 * TRANSFER_WORDS]
 
 
@@ -638,8 +642,9 @@ class Control(ctypes.Structure):
     vector, else IDLE; 0: it must not be called.
 
     For IN, OUT and CPUID: on_in, on_out, on_cpuid: the Python hooks; ports: what is at
-    each port; post_code: port 80h; pit: the counters of the 8254; pics: the
-    8259As, the master first; uart: COM1; cpuid_count: how many leaves `cpuid` has;
+    each port; post_code: port 80h; speaker: bits 1 to 3 of port 61h; pit: the counters
+    of the 8254; pics: the 8259As, the master first; uart: COM1; cpuid_count: how many
+    leaves `cpuid` has;
     transfers: addresses of the `Transfer` of the drive that is selected on each IDE
     channel, or 0.
 
@@ -807,6 +812,7 @@ class Control(ctypes.Structure):
     count_stac: i64
     count_rdtscp: i64
     post_code: Annotated[Latch, Latch]
+    speaker: Annotated[Latch, Latch]
     pit: Annotated[Array, Counter * 3]
     pics: Annotated[Array, Pic * 2]
     uart: Annotated[Uart, Uart]

@@ -24,12 +24,19 @@ from emu86.native.pit import (
 )
 from emu86.native.records import i32, i64, u32, u64
 from emu86.native.state import stop_by, virtual_time
+from emu86.native.string_io import go_on
 from emu86.native.uart import LSR, THR, line_status, send
 from emu86.spec import x86
 
 _REGISTER: Final = 0x3F  # of an entry of `ports`: what it is, and which register
 _PYTHONS: Final = 256  # instead of a byte
 _PIT_CONTROL: Final = 3
+_STATUS: Final = 7  # the register of a drive
+_GATE_2: Final = 0x01
+_REFRESH: Final = 0x10
+_OUT_2: Final = 0x20
+REFRESH_TICKS: Final = 18
+"""Clock pulses of the timer between two memory refreshes: 15 us."""
 _STRUCTURED: Final = 7  # the leaf of CPUID that has others, by ECX
 # Of a control word of the 8254: its number of the counter, and how that is accessed.
 _READ_BACK: Final = 3
@@ -59,6 +66,10 @@ def answer(control: Control, at: u32) -> u32:
         return control.post_code.value & 0xFF
     if kind == abi.PORT_UART and register == LSR and not control.uart.errors:
         return line_status(control.uart)
+    if kind == abi.PORT_SPEAKER:
+        return system_control(control)
+    if kind == abi.PORT_DATA and register & 7 == _STATUS:
+        return drive_status(control, at)
     if kind == abi.PORT_PIC and not control.pics[register >> 1 & 1].poll:
         return read_register(control.pics[register >> 1 & 1], register)
     if kind == abi.PORT_PIT and register < _PIT_CONTROL:
@@ -66,6 +77,27 @@ def answer(control: Control, at: u32) -> u32:
         if brought_to(control, register, t):
             return read(control.pit[min(register, 2)], t)
     return _PYTHONS
+
+
+def system_control(control: Control) -> u32:
+    """Return what port 61h reads as: see `devices.speaker`."""
+    t = pulse(control)
+    counter = control.pit[2]
+    sync(counter, t)
+    value: u32 = control.speaker.value | (_GATE_2 if counter.gate else 0)
+    refresh = _REFRESH if (t & x86.MASK64) // REFRESH_TICKS & 1 else 0
+    return value | refresh | (_OUT_2 if counter.out else 0)
+
+
+def drive_status(control: Control, at: u32) -> u32:
+    """Return a drive's status, unless there is none or an interrupt ends by this."""
+    address: u64 = control.transfers[at >> 6 & 1]
+    if not address:
+        return _PYTHONS
+    drive = Transfer.from_address(address)
+    if drive.asks and not at & abi.ALTERNATE:
+        return _PYTHONS
+    return drive.status & 0xFF
 
 
 def pulse(control: Control) -> i64:
@@ -145,8 +177,10 @@ def on_in(uc: u64, port: u32, width: i32, control: Control) -> u32:
         if not block or not is_inside(Transfer.from_address(block), width, abi.TO_HOST):
             return control.on_in(uc, port, width, 0)
         control.now += abi.IO_TIME
-        control.count_in += 1
-        return pull(Transfer.from_address(block), width)
+        word = pull(Transfer.from_address(block), width)
+        more = go_on(control, Transfer.from_address(block), width, abi.TO_HOST)
+        control.count_in += 1 + more
+        return word
     value = answer(control, what_is_at(control, port, width))
     if value == _PYTHONS:
         return control.on_in(uc, port, width, 0)
@@ -165,8 +199,9 @@ def on_out(uc: u64, port: u32, width: i32, value: u32, control: Control) -> None
             control.on_out(uc, port, width, value, 0)
             return
         control.now += abi.IO_TIME
-        control.count_out += 1
         push(Transfer.from_address(block), width, value)
+        more = go_on(control, Transfer.from_address(block), width, abi.TO_DRIVE)
+        control.count_out += 1 + more
         return
     if take(control, what_is_at(control, port, width), value & 0xFF):
         control.now += abi.IO_TIME

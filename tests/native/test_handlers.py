@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emu86.native import blob, handlers, ia32e, transfers64
+from emu86.native import blob, handlers, ia32e, ports, transfers64
 from support import planted
 from support.arm import Arm
 from support.states import AIMS, randomize
@@ -23,6 +23,8 @@ WORLD = World()
 STATES = 4  # of one example: they are cheap
 OF = {
     handlers.on_exception: AIMS,
+    ports.on_in: ("any", "data port"),
+    ports.on_out: ("any", "data port"),
     ia32e.on_syscall: ("64-bit SYSCALL",),
     transfers64.return64: ("64-bit IRETQ",),
     transfers64.deliver64: ("64-bit INT",),
@@ -293,6 +295,13 @@ ERRORS = [
     ("pic", "chip.irr & ~chip.imr & 0xFF)", "chip.irr & 0xFF)"),
     ("uart", "uart.empty_pending = 1", "uart.empty_pending = 0"),
     ("ports", "control.now + abi.IO_TIME", "control.now"),
+    ("string_io", "max(left, 1) - 1)", "max(left, 1))"),
+    (
+        "string_io",
+        "word.value = transfer.words[first + i",
+        "word.value = transfer.words[i",
+    ),
+    ("ports", "drive.asks and", "drive.status and"),
     ("ide", "transfer.at + width < transfer", "transfer.at + width <= transfer"),
     ("gdt", "spte.value & ~x86.PTE_RW", "spte.value & ~x86.PTE_US"),
 ]

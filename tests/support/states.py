@@ -128,6 +128,7 @@ INT64 = {"INT": ("cd80",)}
 # Of each kind of exit: a vector, and the kind of the site there.
 AIMS = {
     "any": at_any,
+    "data port": at_any,
     "CLI": at_general_protection(lambda _pick: abi.SITE_CLI),
     "STI": at_general_protection(lambda _pick: abi.SITE_STI),
     "INVLPG": at_general_protection(
@@ -228,6 +229,8 @@ def randomize(world, seed, aim="any"):
     if aim == "any":
         blocks(world, pick)
         ports(world, Pick(seed))
+    if aim == "data port":
+        data_port(world, Pick(seed))
     if aim == "MOV to CR":
         changed = pick.few(x86.CR0_MP, x86.CR0_EM, x86.CR0_TS, 0, x86.CR0_WP)
         control.cr0 = control.cr0 & x86.CR0_DEFINED | x86.CR0_ET
@@ -496,14 +499,59 @@ def data_port(world, pick):
     places = {"transfers": ctypes.addressof(world.transfer)}
     world.point(places)
     world.control.transfers[1] = world.control.transfers[0]
-    world.control.transfers[channel] *= pick.odd(1, 0, once=12)
+    world.control.transfers[channel] *= pick.odd(1, 0, once=5)
     transfer = world.transfer
     transfer.way = pick.few(abi.TO_HOST, abi.TO_DRIVE, abi.TO_HOST, abi.TO_DRIVE, 0)
     transfer.end = pick.few(8, 512, 2 * abi.TRANSFER_WORDS)
-    transfer.at = transfer.end - pick.few(2, 4, 6, 8, 3)
+    transfer.at = transfer.end - min(pick.few(2, 4, 6, 8, 3, 24), transfer.end)
     first = (transfer.end >> 1) - 4
     for i in range(4):
         transfer.words[first + i] = pick.getrandbits(16)
+    transfer.status, transfer.asks = pick.getrandbits(8), pick.few(0, 1)
+    if pick.few(0, 1, 1):
+        string_io(world, pick)
+    else:
+        control = world.control
+        control.ports[world.port % abi.PORTS] |= 7 << 3 | pick.few(0, abi.ALTERNATE)
+        world.width = 1
+
+
+def string_io(world, pick):
+    """REP INS or OUTS of the data port at RIP, and its operand."""
+    control, cpu = world.control, world.cpu
+    is_64_bit = pick.odd(0, offsets.HF_CS64, once=3)
+    cpu.hflags &= ~(offsets.HF_CS64 | offsets.HF_CS32)
+    cpu.hflags |= is_64_bit | pick.few(0, offsets.HF_CS32)
+    way = world.transfer.way
+    opcode = pick.odd(0x6F if way == abi.TO_DRIVE else 0x6D, 0x6C)
+    code = pick.odd(
+        bytes([0xF3, opcode]), bytes([0x66, 0xF3, opcode]), bytes([0xF3, 0x67, opcode]),
+        bytes([opcode]), bytes([0x2E, 0xF3, opcode]), b"\x66\x66\x66\x66", once=2,
+    )  # fmt: skip
+    ram = ctypes.addressof(world.ram)
+    at = pick.odd(0x20, 0xFFD, once=12)
+    ctypes.memmove(ram + (CODE << 12) + at, code, min(len(code), 0x1000 - at))
+    offset = pick.odd(0x40, 0xFFC, 0xFF8, 0xFFF, once=3)
+    cpu.rip, index = at | CODE << 12, offset | STACK << 12
+    if is_64_bit:
+        map_page_64(world, pick, cpu.rip, CODE)
+        map_page_64(world, pick, index, STACK, 0x63 | x86.PTE_NX)
+        control.uppers = pick.odd(ctypes.addressof(world.looks), 0)
+    else:
+        control.direct = 1
+        control.no_user_data = 0
+        world.page_state[CODE] = abi.CODE
+        world.page_state[STACK] = pick.odd(abi.DATA, abi.CODE)
+    for register in (x86.ESI, x86.EDI):
+        cpu.gpr[register] = index
+    for segment in cpu.segments:
+        segment.base = 0
+        segment.limit = pick.odd(x86.MASK32, 0xFFFF, 0x100, once=3)
+    cpu.gpr[x86.ECX] = pick.few(1, 2, 5, 5, 256, pick.getrandbits(64))
+    cpu.df = pick.odd(1, x86.MASK32)
+    control.stop_at = control.now + pick.few(abi.NEVER >> 2, 1 << 20, 8100, 3)
+    control.told, control.pending = 0, pick.odd(0, 1)
+    cpu.rflags &= ~x86.TF
 
 
 def ports(world, pick):
@@ -513,6 +561,7 @@ def ports(world, pick):
     kind, register = pick.few(
         (abi.PORT_PYTHON, 0), (abi.PORT_NOTHING, 0), (abi.PORT_POST_CODE, 0),
         (abi.PORT_UART, 0), (abi.PORT_UART, 5), (abi.PORT_UART, 1),
+        (abi.PORT_SPEAKER, 0), (abi.PORT_UART, 5),
         *[(abi.PORT_PIT, 1), (abi.PORT_PIT, 2)] * 4,
         *[(abi.PORT_PIT, 3)] * 2,
         *[(abi.PORT_PIT, 0)] * 4,
@@ -523,6 +572,7 @@ def ports(world, pick):
     command = pick.randrange(8) << 5 | pick.randrange(8)  # an OCW2
     world.value = pick.odd(command, pick.getrandbits(32), once=2)
     control.post_code.value = pick.getrandbits(8)
+    control.speaker.value = pick.getrandbits(4) & 0xE
     control.cpuid_count = pick.randrange(1, abi.CPUID_LEAVES + 1)
     if not pick.randrange(4):
         cpu.gpr[x86.EAX], cpu.gpr[x86.ECX] = 7, pick.few(0, 1)
@@ -579,8 +629,6 @@ def ports(world, pick):
         # It is accessed at pulse t, or at any time.
         if i == register % 3 and pick.odd(1, 0, once=4):
             control.ns = -(-t * pit.SECOND // pit.FREQUENCY) - passed & x86.MASK64
-    if not pick.randrange(6):  # at last, so that it leaves the rest as it is
-        data_port(world, pick)
 
 
 def timer(world, pick):
