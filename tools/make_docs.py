@@ -230,7 +230,7 @@ def contracts() -> Iterator[str]:
         places = "".join(f", `{place}`" for place in one.get("containers", ()))
         yield f"**{one['name']}** ({one['type']}{places}):\n"
         for layer in one.get("layers", ()):
-            yield f"    {layer}"
+            yield textwrap.indent(textwrap.fill(layer, 92), "    ")
         for key in ("source", "forbidden", "protected"):
             if found := one.get(f"{key}_modules"):
                 yield f"    {key}: {', '.join(found)}"

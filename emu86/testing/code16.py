@@ -99,7 +99,10 @@ def instructions(draw: st.DrawFn, *, holes: bool = True) -> bytes:
         tail = bytes([draw(st.integers(0, 255))]) if imm8 else b""
         return prefixes + _opcode(code) + operands + tail
     if kind == "plain":
-        return prefixes + _opcode(draw(st.sampled_from(_PLAIN)))
+        code = draw(st.sampled_from(_PLAIN))
+        # With 66h they may go beyond FFFFh, which deprivileged real mode sees too late.
+        returns = code in (0xC3, 0xCB)
+        return (segment if returns else prefixes) + _opcode(code)
     if kind == "string":
         repeat = draw(st.sampled_from((b"", b"\xf3", b"\xf2")))
         return prefixes + repeat + bytes([draw(st.sampled_from(_STRINGS))])

@@ -40,7 +40,7 @@ class Judges:
     def scanned(self, code, ring):
         scanner = self.scanner
         scanner._guard = 0
-        site = scanner._first_site(code, ring, 0x1000)
+        site = scanner._first_site(code, ring, 0x1000, breaks=False)
         looks = self.bits == 32 and scanner._to_look_at(0x1000, code)
         return scan.PYTHON if site is not None or looks else scanner._guard
 

@@ -217,7 +217,7 @@ class Deprivileged(Technique):
     @property
     def shadow_memory(self) -> memoryview:
         """The VMM's own memory, 64-bit words: shadow page tables are in it."""
-        return self.mmu.sptes
+        return self.mmu.sptes.toreadonly()
 
     def unpatch(self) -> None:
         """Put back the byte of a patched block."""
