@@ -2,7 +2,8 @@
 
 Source: IBM PS/2 Hardware Interface Technical Reference, "Video Subsystem".
 
-`vga_memory` has the memory, `vga_picture` what is seen of both. The beam runs by the
+`vga_memory` has the memory, `dispi` a frame buffer that is seen in the place of both
+while a guest says so, and `vga_picture` what is seen. The beam runs by the
 time that the board tells, so that who waits for the retrace sees it come and go. There
 is no vertical interrupt, and no monitor that a guest could look for.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from emu86.devices.dispi import Dispi, Linear
 from emu86.devices.saving import capture, reinstate
 from emu86.devices.vga_memory import MemoryState, VideoMemory
 
@@ -100,7 +102,11 @@ class VgaState(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What the screen shows at a moment: registers and planes, which do not change."""
+    """What the screen shows at a moment: registers and planes, which do not change.
+
+    dac_8bit: the colours of `dac` have eight bits; linear: the picture of the DISPI
+    interface, None while that is off.
+    """
 
     sequencer: bytes
     crtc: bytes
@@ -110,6 +116,8 @@ class Frame(NamedTuple):
     dac: bytes
     dac_mask: int
     planes: Sequence[bytes | bytearray]
+    dac_8bit: bool
+    linear: Linear | None
 
 
 class Vga:
@@ -141,6 +149,7 @@ class Vga:
         self.dac_mask = 0xFF
         self.dac_index = self.dac_part = 0
         self.dac_reads = False
+        self.dispi = Dispi(self._arrange)
         self._memory = VideoMemory(window, show, self._sequencer, self._graphics)
         characters, attributes, fonts, _ = self._memory.planes
         characters[:0x8000:2] = _BLANK[:1] * 0x4000
@@ -150,7 +159,12 @@ class Vga:
         self._arrange()
 
     def _arrange(self) -> None:
-        self._memory.arrange(on=bool(self.misc & MISC_MEMORY))
+        self._memory.arrange(on=self._has_planes)
+
+    @property
+    def _has_planes(self) -> bool:
+        """Whether the CPU has access to the planes."""
+        return bool(self.misc & MISC_MEMORY) and not self.dispi.enabled
 
     # -- ports -------------------------------------------------------------------------
 
@@ -231,7 +245,8 @@ class Vga:
             self.dac_index, self.dac_part = value, 0
             self.dac_reads = offset == DAC_READ
         elif offset == DAC_DATA:
-            self._dac[3 * self.dac_index + self.dac_part] = value & 0x3F
+            most = 0xFF if self.dispi.dac_8bit else 0x3F
+            self._dac[3 * self.dac_index + self.dac_part] = value & most
             self._next_part()
 
     def _write_crtc(self, offset: int, value: int) -> None:
@@ -279,11 +294,16 @@ class Vga:
 
     def read_memory(self, offset: int) -> int:
         """Read a byte at an offset from A0000h where memory is not plain."""
+        if self.dispi.enabled:
+            return self.dispi.read_bank(offset)
         return self._memory.read(offset)
 
     def write_memory(self, offset: int, value: int) -> None:
         """Write a byte at an offset from A0000h where memory is not plain."""
-        self._memory.write(offset, value)
+        if self.dispi.enabled:
+            self.dispi.write_bank(offset, value)
+        else:
+            self._memory.write(offset, value)
 
     # -- what is seen ------------------------------------------------------------------
 
@@ -302,6 +322,8 @@ class Vga:
             bytes(self._dac),
             self.dac_mask,
             self._memory.now(),
+            self.dispi.dac_8bit,
+            self.dispi.seen(),
         )
 
     # -- state -------------------------------------------------------------------------
@@ -352,7 +374,7 @@ class Vga:
 
     @property
     def dac(self) -> bytes:
-        """The 256 colours: red, green and blue of each, six bits."""
+        """The 256 colours: red, green and blue of each, six bits or eight."""
         return bytes(self._dac)
 
     @dac.setter
@@ -366,7 +388,7 @@ class Vga:
 
     @memory.setter
     def memory(self, state: MemoryState) -> None:
-        self._memory.restore(state, on=bool(self.misc & MISC_MEMORY))
+        self._memory.restore(state, on=self._has_planes)
 
 
 def vertical(crtc: bytes | bytearray, index: int, bit_8: int, bit_9: int) -> int:

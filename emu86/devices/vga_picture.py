@@ -9,6 +9,7 @@ CRT controller repeats are given once.
 
 from typing import Final, NamedTuple, Protocol
 
+from emu86.devices.dispi import Linear
 from emu86.devices.vga import Frame, vertical
 from emu86.devices.vga_memory import PLANE
 
@@ -59,7 +60,7 @@ class Pixels(NamedTuple):
 
 def is_text(frame: Frame) -> bool:
     """Tell whether a text mode is shown."""
-    return not frame.attribute[0x10] & _GRAPHICS
+    return frame.linear is None and not frame.attribute[0x10] & _GRAPHICS
 
 
 def text(frame: Frame) -> Text:
@@ -98,6 +99,8 @@ def palette(frame: Frame) -> list[tuple[int, int, int]]:
 
 def pixels(frame: Frame) -> Pixels:
     """Return the picture, of text modes, too; black while the screen is off."""
+    if frame.linear is not None:
+        return _linear(frame, frame.linear)
     if is_text(frame):
         width, height, indices = _text_pixels(frame)
         colours = palette(frame)
@@ -115,7 +118,9 @@ def pixels(frame: Frame) -> Pixels:
 
 def _colours(frame: Frame) -> list[tuple[int, int, int]]:
     """Return the 256 colours of the DAC, as the mask lets them through."""
-    dac = bytes(level << 2 | level >> 4 for level in frame.dac)
+    dac = frame.dac
+    if not frame.dac_8bit:
+        dac = bytes((level & 63) << 2 | (level & 63) >> 4 for level in dac)
     mask = frame.dac_mask
     places = (3 * (index & mask) for index in range(256))
     return [(dac[at], dac[at + 1], dac[at + 2]) for at in places]
@@ -301,3 +306,42 @@ def _joined(parts: tuple[bytes, ...], bits: int) -> bytes:
     for i, part in enumerate(parts):
         whole |= int.from_bytes(part, "little") << bits * i
     return whole.to_bytes(len(parts[0]), "little")
+
+
+# -- the DISPI interface's frame buffer ------------------------------------------------
+
+
+def _linear(frame: Frame, shown: Linear) -> Pixels:
+    """Return the picture in a frame buffer."""
+    width, height, bits, data = shown
+    rgb = bytearray(3 * width * height)
+    if not frame.on:
+        return Pixels(width, height, bytes(rgb))
+    if bits == 8:
+        colours = _colours(frame)
+        for part in range(3):
+            rgb[part::3] = data.translate(bytes(colour[part] for colour in colours))
+    elif bits in (15, 16):
+        rgb[0::3], rgb[1::3], rgb[2::3] = _in_words(data, bits - 10)
+    else:
+        step = bits // 8
+        rgb[0::3], rgb[1::3], rgb[2::3] = data[2::step], data[1::step], data[0::step]
+    return Pixels(width, height, bytes(rgb))
+
+
+def _in_words(data: bytes, green: int) -> tuple[bytes, bytes, bytes]:
+    """Return red, green and blue of pixels in words; green: its bits, others have 5."""
+    low, high = data[0::2], data[1::2]
+    upper = green - 3  # bits of green that stand in the high byte
+    red = bytes(_level(byte >> upper & 31, 5) for byte in range(256))
+    blue = bytes(_level(byte & 31, 5) for byte in range(256))
+    mask = (1 << upper) - 1
+    above = bytes(_level((byte & mask) << 3, green) for byte in range(256))
+    below = bytes(_level(byte >> 5, green) for byte in range(256))
+    parts = high.translate(above), low.translate(below)
+    return high.translate(red), _joined(parts, 0), low.translate(blue)
+
+
+def _level(value: int, bits: int) -> int:
+    """Return a level of 5 or 6 bits as one of 8."""
+    return value << 8 - bits | value >> 2 * bits - 8

@@ -134,6 +134,7 @@ class Board:
         if serial:
             attach(layout.COM1, self.uart, "16550A", abi.PORT_UART)
         attach(layout.VGA, self.vga, "VGA")
+        attach(layout.DISPI, self.vga.dispi, "DISPI")
         attach(layout.COPROCESSOR, self.coprocessor, "coprocessor error")
         post_code = PostCode(latch=shared.post_code)
         attach(layout.POST_CODE, post_code, "POST code", abi.PORT_POST_CODE)
@@ -231,6 +232,9 @@ class Board:
         if gpa in layout.VGA_MEMORY:
             first = gpa - layout.VGA_MEMORY[0]
             return bytes(self.vga.read_memory(first + i) for i in range(width))
+        if gpa in layout.FRAME_BUFFER:
+            first = gpa - layout.FRAME_BUFFER[0]
+            return self.vga.dispi.read_memory(first, width)
         now = self._clock.now
         read = self.memory.read
         if width in (1, 2, 4):
@@ -243,6 +247,9 @@ class Board:
             first = gpa - layout.VGA_MEMORY[0]
             for i, byte in enumerate(data):
                 self.vga.write_memory(first + i, byte)
+            return
+        if gpa in layout.FRAME_BUFFER:
+            self.vga.dispi.write_memory(gpa - layout.FRAME_BUFFER[0], data)
             return
         now = self._clock.now
         width = len(data)

@@ -39,6 +39,9 @@ POWER: Final = range(0x604, 0x606)
 VGA: Final = range(0x3B0, 0x3E0)
 
 VGA_MEMORY: Final = range(0xA0000, 0xC0000)
+DISPI: Final = range(0x1CE, 0x1D1)  # index, data: words
+# Where an ISA board has the frame buffer of Bochs' interface: RAM ends below it.
+FRAME_BUFFER: Final = range(0xE000_0000, 0xE080_0000)
 
 ROM: Final = 0xFF000  # to 1 MiB; copied to RAM there, as a PC shadows its ROM
 
