@@ -33,7 +33,7 @@ from emu86.machine.chardev import CharDeviceState
 from emu86.machine.media import ImageState
 from emu86.rings.technique.base import TechniqueState
 
-VERSION: Final = 15  # of the format: a change of any state's fields is another one
+VERSION: Final = 16  # of the format: a change of any state's fields is another one
 
 
 @dataclass(frozen=True, slots=True)
