@@ -170,6 +170,10 @@ class Machine:
             firmware=None if rom is None else rom_files.files(vga_rom),
             debug_exit=debug_exit,
         )
+        frames = layout.FRAME_BUFFER
+        self.vmm.trap_mmio(
+            range(frames.start >> x86.PAGE_SHIFT, frames.stop >> x86.PAGE_SHIFT)
+        )
         self.vmm.connect(self.board, self.board.pic)
         self._loop = RunLoop(self.vmm, self.board, self.console, realtime=realtime)
         self._loaded = bool(rom)

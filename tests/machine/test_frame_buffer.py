@@ -1,5 +1,7 @@
 """A mode of VBE that a boot sector sets, drawn into by 32-bit code."""
 
+import pytest
+
 from emu86 import Machine, images
 from support.assembler import assemble
 
@@ -43,10 +45,13 @@ dw 0xaa55
 """
 
 
-def test_a_boot_sector_draws_into_the_linear_frame_buffer(tmp_path):
+@pytest.mark.parametrize("technique", ["patch", "trap", "iopl"])
+def test_a_boot_sector_draws_into_the_linear_frame_buffer(tmp_path, technique):
     path = tmp_path / "disk.img"
     path.write_bytes(assemble(SECTOR))
-    machine = Machine(memory="4M", bios=images.bios(), disks=[path])
+    machine = Machine(
+        memory="4M", bios=images.bios(), disks=[path], technique=technique
+    )
     assert machine.run(timeout=60).reason == "halted"
     assert machine.registers["ebx"] == 0x0001FF00
     screen = machine.screen
@@ -56,5 +61,7 @@ def test_a_boot_sector_draws_into_the_linear_frame_buffer(tmp_path):
     # Blue, green, red in memory: 00 ff 01, 00 00 ff, 00 00 00, ff 00 00.
     assert shown.rgb[:12] == bytes.fromhex("01ff00 ff0000 000000 0000ff")
     assert shown.rgb[-3:] == bytes.fromhex("ff0000")
-    restored = Machine.restore(machine.save())
+    saved = machine.save()
+    machine.close()
+    restored = Machine.restore(saved)
     assert restored.screen.image == shown

@@ -328,6 +328,9 @@ class Technique:
             self.before_write(page)
             self.ram.state[page] = DATA if page in plain else UNBACKED
 
+    def trap_mmio(self, pages: range) -> None:
+        """Have reads of pages beyond RAM reach the board, too: elsewhere are ones."""
+
     def compile_site(self, insn: Insn, kind: int) -> None:
         """Have compiled code handle the instruction at CS:EIP from now on."""
 

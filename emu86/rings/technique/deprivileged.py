@@ -235,6 +235,10 @@ class Deprivileged(Technique):
             mmu.use.set_backed(page, backed=page in plain)
         self.memory.flush()
 
+    def trap_mmio(self, pages: range) -> None:
+        """Have reads of pages beyond RAM reach the board, too: elsewhere are ones."""
+        self.mmu.mmio_pages |= frozenset(pages)
+
     def compile_site(self, insn: Insn, kind: int) -> None:
         """Have compiled code handle the instruction at CS:EIP from now on."""
         # Behind STI the next instruction has to be looked at.
