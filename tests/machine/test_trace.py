@@ -125,7 +125,10 @@ def test_real_mode_runs_as_unwatched(watch, tmp_path):
     assert ran[0] == ran[1]
     assert ran[0][2]["INT 10h"] > 100
     if isinstance(watcher, Trace):
-        assert Counter(one.reason for one in watcher.exits()) == ran[0][2]
+        told, counts = Counter(one.reason for one in watcher.exits()), ran[0][2]
+        # A REP INSW of a sector's 256 words: two records, the last word is Python's.
+        assert counts["IN"] - told.pop("IN") == 2 * 254
+        assert told == {name: n for name, n in counts.items() if name != "IN"}
         (last,) = [one for one in watcher.exits() if one.reason == "INT 19h"]
         assert (last.code.bits, last.ring, last.events) == (16, 0, ((0x19, None),))
 
