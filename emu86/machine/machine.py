@@ -25,11 +25,10 @@ from emu86.machine.boot import Entry, video
 from emu86.machine.chardev import EVERY, CharDevice
 from emu86.machine.debugger import Debugger
 from emu86.machine.drives import Drives
-from emu86.machine.guest_memory import GuestMemory
 from emu86.machine.loop import RunLoop, Stop
+from emu86.machine.physical_memory import PhysicalMemory
 from emu86.machine.screen import Screen
 from emu86.machine.stats import Stats
-from emu86.mmu.paging import is_canonical
 from emu86.mmu.ram import VIDEO
 from emu86.notebook import table
 from emu86.rings.observers import Observer
@@ -131,7 +130,7 @@ class Machine:
         self._media_watchers: list[Callable[[str], None]] = []
         self._closed = False
         self._printers: list[Callable[[bytes], None]] = []
-        self._debuggers: list[Callable[[bytes], None]] = []
+        self._debug_consoles: list[Callable[[bytes], None]] = []
         self._drives = Drives(paths, cd, floppy_paths, writes, self._media_failed)
         if not native:
             abilities = (abilities or probed()).reference()
@@ -145,7 +144,7 @@ class Machine:
         )
         self._engine = self.vmm.engine
         self._ram = self.vmm.ram
-        self._guest_memory = GuestMemory(self.vmm, self._ram)
+        self._physical = PhysicalMemory(self.vmm, self._ram)
         self._engine.clock.set_costs(rdtsc=_RDTSC_NS)
         self.vcpu = self.vmm.vcpu
         self.console = CharDevice()
@@ -162,7 +161,7 @@ class Machine:
             disks=self._drives.disks,
             cdrom=self._drives.cdrom,
             floppies=self._drives.floppies,
-            dma_memory=self._guest_memory,
+            dma_memory=self._physical,
             boot=order,
             serial=serial,
             printed=self._printed if parallel else None,
@@ -450,10 +449,10 @@ class Machine:
     def on_debug_console(self, callback: Callable[[bytes], None]) -> None:
         """Call `callback` with each byte that the guest writes to port E9h or 402h."""
         expect("callback", callback, Callable)
-        self._debuggers.append(self._loop.guard(callback))
+        self._debug_consoles.append(self._loop.guard(callback))
 
     def _debugged(self, data: bytes) -> None:
-        for callback in self._debuggers:
+        for callback in self._debug_consoles:
             callback(data)
 
     def close(self) -> None:
@@ -806,7 +805,7 @@ class Machine:
         if not all(map(self._ram.backed, pages)):
             message = f"{len(data)} bytes at {gpa:#x} are not all in RAM"
             raise ValueError(message)
-        self._guest_memory.write(gpa, data)
+        self._physical.write(gpa, data)
 
     def read_virtual(self, gva: int, size: int) -> bytes:
         """Read by the guest's page tables; ValueError where nothing is mapped."""
@@ -835,7 +834,7 @@ class Machine:
         return x86.MASK64 if self.vcpu.efer & x86.EFER_LMA else x86.MASK32
 
     def _gpa(self, gva: int) -> int:
-        gpa = self.vmm.memory.lookup(gva) if is_canonical(gva) else None
+        gpa = self.vmm.memory.lookup(gva)
         if gpa is None:
             message = f"nothing is mapped at {gva:#010x}"
             raise ValueError(message)

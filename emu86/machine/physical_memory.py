@@ -5,7 +5,7 @@ from emu86.rings.technique.base import Technique
 from emu86.spec import x86
 
 
-class GuestMemory:
+class PhysicalMemory:
     """Guest-physical memory: the VMM hears of each write before it (a `DmaMemory`).
 
     So what it has made of a page is dropped: translated code, shadow page tables.
