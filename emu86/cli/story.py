@@ -7,8 +7,10 @@ from itertools import groupby
 from typing import Any, Final
 
 from emu86.machine.tracefile import Exit, Page, Port
+from emu86.mmu.paging import rights_text
 from emu86.rings.insn.table import RECORDS
 from emu86.spec import x86
+from emu86.spec.x86 import hexadecimal
 
 _FLAGS: Final = (
     (x86.TF, "TF"), (x86.IF, "IF"), (x86.NT, "NT"), (x86.VM, "VM"), (x86.AC, "AC"),
@@ -66,11 +68,6 @@ def explained(reason: str) -> tuple[str, str]:
     )
 
 
-def hexadecimal(value: int) -> str:
-    """Write a number as the SDM does: 9, 1Fh."""
-    return f"{value:X}h" if value > 9 else str(value)
-
-
 def _change(name: str, old: int, new: int) -> str:
     if name.endswith("flags"):
         return ", ".join(
@@ -90,16 +87,7 @@ def _entry(entry: int) -> str:
     """Write a page-table entry: its page, and u, r, w, x for what is allowed."""
     if not entry & x86.PTE_P:
         return "none"
-    rights = "".join(
-        letter if allowed else "-"
-        for letter, allowed in (
-            ("u", entry & x86.PTE_US),
-            ("r", True),
-            ("w", entry & x86.PTE_RW),
-            ("x", not entry & x86.PTE_NX),
-        )
-    )
-    return f"{entry & x86.LONG_FRAME:08x} {rights}"
+    return f"{entry & x86.LONG_FRAME:08x} {rights_text(entry)}"
 
 
 def _page(one: Page) -> str:

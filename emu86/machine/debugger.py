@@ -6,7 +6,6 @@ They are the host's: a state that is saved has none of them.
 from typing import Final
 
 from emu86.errors import ConfigError, as_int
-from emu86.mmu.paging import is_canonical
 from emu86.rings.debug import Watch
 from emu86.rings.technique.base import Technique
 from emu86.spec import x86
@@ -70,7 +69,7 @@ class Debugger:
         at, end = address, address + size
         while at < end:
             part = min(end - at, x86.PAGE_SIZE - (at & 0xFFF))
-            gpa = at if physical else self._lookup(at)
+            gpa = at if physical else self._vmm.memory.lookup(at)
             if gpa is None or not self._vmm.ram.backed(gpa >> x86.PAGE_SHIFT):
                 message = f"watchpoint: there is no RAM at {at:#x}"
                 raise ValueError(message)
@@ -86,9 +85,6 @@ class Debugger:
             raise ValueError(message)
         del self._watches[address, size, physical]
         self._changed = True
-
-    def _lookup(self, linear: int) -> int | None:
-        return self._vmm.memory.lookup(linear) if is_canonical(linear) else None
 
     def clear(self) -> None:
         """Stop nowhere."""
@@ -113,5 +109,5 @@ class Debugger:
             return False
         vmm.cpu.update_mode()
         linear = vmm.cpu.linear_eip
-        gpa = self._lookup(linear)
+        gpa = self._vmm.memory.lookup(linear)
         return vmm.debug.is_break(linear, -1 if gpa is None else gpa)

@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import capstone
 
 from emu86.cpu.state import BASE, CR
-from emu86.mmu.paging import format_of, is_canonical, walk
+from emu86.mmu.paging import Format, format_of, is_canonical, walk
 from emu86.mmu.vmm_memory import VmmMemory
+from emu86.rings.descriptor import Descriptor
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -105,26 +106,63 @@ def read_linear(vmm: "Technique", linear: int, size: int) -> bytes:
         if found is None or not (found.mapped and ram.backed(found.page)):
             break
         part = min(size - len(data), x86.PAGE_SIZE - (at & 0xFFF))
-        data += ram.read(found.page << x86.PAGE_SHIFT | at & 0xFFF, part)
-    pending = vmm.pending_patch
-    gpa = None
-    if pending is not None and data:
-        found = walk(ram, vmm.vcpu, linear)
-        gpa = found.page << x86.PAGE_SHIFT | linear & 0xFFF
-        i = pending[0] - gpa
-        if 0 <= i < len(data):
-            data = data[:i] + bytes([pending[1]]) + data[i + 1 :]
+        data += _read(vmm, found.page << x86.PAGE_SHIFT | at & 0xFFF, part)
     return data
+
+
+def _read(vmm: "Technique", gpa: int, size: int) -> bytes:
+    """Read RAM, FFh where there is none; the guest's own byte where a patch stands."""
+    data, pending = vmm.ram.read(gpa, size), vmm.pending_patch
+    if pending is None or not 0 <= pending[0] - gpa < size:
+        return data
+    i = pending[0] - gpa
+    return data[:i] + bytes([pending[1]]) + data[i + 1 :]
+
+
+class Met(NamedTuple):
+    """An entry that a walk of the guest's tables meets.
+
+    name: "PTE" and its like; number: in its table; shift: of the linear address; at:
+    its guest-physical address, -1 of a PDPTE register.
+    """
+
+    name: str
+    number: int
+    shift: int
+    at: int
+    entry: int
+
+
+def met(vmm: "Technique", paging: Format, linear: int) -> Iterator[Met]:
+    """Yield the entries for a linear address, up to one that maps it or has P clear."""
+    vcpu, ram, size = vmm.vcpu, vmm.ram, paging.entry_size
+    table = vcpu.cr3 & paging.root
+    for level, shift in enumerate(paging.shifts):
+        index = linear >> shift & x86.PAGE_SIZE // size - 1
+        at = table + size * index
+        if paging.in_registers and not level:
+            at, entry = -1, vcpu.pdptes[index & 3]
+        else:
+            entry = ram.read32(at) if size == 4 else ram.read64(at)
+        yield Met(LEVELS[level - len(paging.shifts)], index, shift, at, entry)
+        large = shift in paging.large_shifts and entry & x86.PDE_PS
+        if not entry & x86.PTE_P or large:
+            return
+        table = entry & paging.frame
+
+
+def _levels(vmm: "Technique") -> tuple[int, ...]:
+    """Return the shifts by which the engine walks the shadow."""
+    return _LEVELS_OF_57 if vmm.q[CR + 4] & x86.CR4_LA57 else _LEVELS_OF_48
 
 
 def shadow_entry(vmm: "Technique", linear: int) -> int:
     """Return the shadow's entry for a page, as the engine walks it; 0 if none leads."""
     q = vmm.q
     pool = vmm.shadow_memory
-    levels = _LEVELS_OF_57 if q[CR + 4] & x86.CR4_LA57 else _LEVELS_OF_48
     table = q[CR + 3]
     entry = 0
-    for shift in levels:
+    for shift in _levels(vmm):
         index = ((table & x86.LONG_FRAME) - VmmMemory.BASE >> 3) + (
             linear >> shift & 511
         )
@@ -142,7 +180,7 @@ def shadow_leaves(vmm: "Technique") -> Iterator[tuple[int, int]]:
 
     Without what maps the VMM's own tables.
     """
-    levels = _LEVELS_OF_57 if vmm.q[CR + 4] & x86.CR4_LA57 else _LEVELS_OF_48
+    levels = _levels(vmm)
     pool, fixed = vmm.shadow_memory, VmmMemory.hpa(VmmMemory.POOL)
 
     def below(table: int, levels: tuple[int, ...], linear: int) -> Iterator[Any]:
@@ -179,31 +217,30 @@ class Looker:
     def read(self, linear: int, size: int) -> bytes:
         """Read by the guest's tables, up to the first page that is not mapped."""
         data = b""
-        ram = self._vmm.ram
         while len(data) < size:
             at = (linear + len(data)) & self.mask
             gpa = self.lookup(at)
             if gpa is None:
                 break
             part = min(size - len(data), x86.PAGE_SIZE - (at & 0xFFF))
-            data += self._unpatched(gpa, ram.read(gpa, part))
+            data += self.read_physical(gpa, part)
         return data
 
     def read_physical(self, gpa: int, size: int) -> bytes:
         """Read RAM; FFh where there is none."""
-        return self._unpatched(gpa, self._vmm.ram.read(gpa, size))
+        return _read(self._vmm, gpa, size)
+
+    def descriptor(self, linear: int, size: int = 8) -> Descriptor | None:
+        """Return the descriptor or gate of 8 or 16 bytes there; None: not mapped."""
+        data = self.read(linear & self.mask, size)
+        if len(data) < size:
+            return None
+        words = [int.from_bytes(data[i : i + 4], "little") for i in range(0, size, 4)]
+        return Descriptor(*words[:3])
 
     def lookup(self, linear: int) -> int | None:
         """Return where the tables map a linear address to, or None."""
-        return self._vmm.memory.lookup(linear) if is_canonical(linear) else None
-
-    def _unpatched(self, gpa: int, data: bytes) -> bytes:
-        """Have the guest's own byte where a patch stands for a moment."""
-        pending = self._vmm.pending_patch
-        if pending is None or not 0 <= pending[0] - gpa < len(data):
-            return data
-        i = pending[0] - gpa
-        return data[:i] + bytes([pending[1]]) + data[i + 1 :]
+        return self._vmm.memory.lookup(linear)
 
     def has_ram(self, linear: int) -> bool:
         """Tell whether RAM is mapped there."""
@@ -325,24 +362,13 @@ class Looker:
         if not is_canonical(linear):
             return f"{linear:016x}: not canonical"
         gpa = self.lookup(linear)
-        steps: list[str] = []
-        table, size = vcpu.cr3 & layout.frame, layout.entry_size
-        for shift in layout.shifts:
-            index = linear >> shift & x86.PAGE_SIZE // size - 1
-            if layout.in_registers and not steps:
-                entry = vcpu.pdptes[index]
-            elif size == 4:
-                entry = ram.read32(table + 4 * index)
-            else:
-                entry = ram.read64(table + 8 * index)
-            name = LEVELS[len(steps) - len(layout.shifts)]
-            # Leading zeros of many tables would fill the line.
-            digits = 2 * size if len(layout.shifts) < len(LEVELS) else 1
-            steps.append(f"{name} {entry:0{digits}x}")
-            large = shift in layout.large_shifts and entry & x86.PDE_PS
-            if not entry & x86.PTE_P or large:
-                break
-            table = entry & layout.frame
+        # Leading zeros of many tables would fill the line.
+        short = len(layout.shifts) < len(LEVELS)
+        digits = 2 * layout.entry_size if short else 1
+        steps = [
+            f"{one.name} {one.entry:0{digits}x}"
+            for one in met(self._vmm, layout, linear)
+        ]
         tables = ", ".join(steps) or "no paging"
         if gpa is None:
             fault = walk(ram, vcpu, linear).fault

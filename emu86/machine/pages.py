@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from emu86.cpu.state import CR
 from emu86.machine.looking import shadow_leaves
-from emu86.mmu.paging import Format, format_of, top_of
+from emu86.mmu.paging import Format, format_of, rights_text, top_of
 from emu86.mmu.ram import CODE, MIXED, TABLE
+from emu86.notebook import svg
 from emu86.spec import x86
 
 if TYPE_CHECKING:
@@ -172,13 +173,7 @@ class Pages:
             (740, "why"),
         )
         head = "".join(_text(x, 28, name) for x, name in heads)
-        bottom = top + height * len(self.runs) + 10
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="1240" height="{bottom}" '
-            'font-family="monospace" font-size="12">\n'
-            + "\n".join([head, *rows])
-            + "\n</svg>\n"
-        )
+        return svg(1240, top + height * len(self.runs) + 10, [head, *rows])
 
     def html(self) -> str:
         """Return a page with the picture and the sums."""
@@ -214,19 +209,6 @@ def _alike(one: Run, other: Run) -> bool:
     )
 
 
-def written(rights: int) -> str:
-    """Write RW, US and NX of an entry as "urwx"."""
-    return "".join(
-        letter if allowed else "-"
-        for letter, allowed in (
-            ("u", rights & x86.PTE_US),
-            ("r", True),
-            ("w", rights & x86.PTE_RW),
-            ("x", not rights & x86.PTE_NX),
-        )
-    )
-
-
 def _runs(vmm: "Deprivileged", paging: Format, shadow: dict[int, int]) -> Iterator[Run]:
     """Yield the pages of both trees, upwards; those alike may come one by one."""
     seen: set[int] = set()
@@ -242,7 +224,7 @@ def _runs(vmm: "Deprivileged", paging: Format, shadow: dict[int, int]) -> Iterat
     for page in shadow.keys() - seen:
         at, entry = page << x86.PAGE_SHIFT, shadow[page]
         found.append(
-            Run(at, at + x86.PAGE_SIZE, "", written(entry), 0,
+            Run(at, at + x86.PAGE_SIZE, "", rights_text(entry), 0,
                 entry & x86.LONG_FRAME, STALE)
         )  # fmt: skip
     yield from sorted(found, key=lambda run: run.start)
@@ -254,8 +236,8 @@ def _run(vmm: "Deprivileged", leaf: Leaf, page: int, count: int, entry: int) -> 
     return Run(
         start,
         start + (count << x86.PAGE_SHIFT),
-        written(leaf.rights),
-        written(entry) if entry & x86.PTE_P else "",
+        rights_text(leaf.rights),
+        rights_text(entry) if entry & x86.PTE_P else "",
         leaf.pages << x86.PAGE_SHIFT,
         frame << x86.PAGE_SHIFT,
         _why(vmm, leaf, frame, entry),

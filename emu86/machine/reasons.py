@@ -13,12 +13,12 @@ from emu86.mmu.paging import is_canonical
 from emu86.rings.descriptor import Descriptor
 from emu86.rings.history import Failure
 from emu86.spec import x86
+from emu86.spec.x86 import hexadecimal
 
 if TYPE_CHECKING:
     from emu86.rings.technique.base import Technique
 
-_IDT: Final = 2  # bit of an error code: Vol. 3A section 6.13
-_TI: Final = 4
+IDT, LDT = 2, 4  # bits of an error code: Vol. 3A section 6.13
 _NAMES: Final = {
     x86.SYS_TSS16: "a 16-bit TSS",
     x86.SYS_LDT: "an LDT",
@@ -49,14 +49,9 @@ _ALIGNED: Final = frozenset(
 _STACK: Final = 64  # bytes beside ESP that the delivery of an event may write
 
 
-def number(value: int) -> str:
-    """Write a number as the SDM does: 9, 1Fh."""
-    return f"{value:X}h" if value > 9 else str(value)
-
-
 def _vector(value: int) -> str:
     """Write a vector: exceptions in decimal, as the SDM numbers them."""
-    return str(value) if value < 32 else number(value)
+    return str(value) if value < 32 else hexadecimal(value)
 
 
 class Reasons:
@@ -108,7 +103,7 @@ class Reasons:
             return "" if is_canonical(rip) else "RIP is not canonical"
         limit = self._vmm.d[LIMIT[x86.CS]] & x86.MASK32
         beyond = rip & x86.MASK32 > limit
-        return f"EIP is beyond CS's limit {number(limit)}" if beyond else ""
+        return f"EIP is beyond CS's limit {hexadecimal(limit)}" if beyond else ""
 
     def of_delivery(self, failure: Failure) -> str:
         """Say why an event did not come through the IDT."""
@@ -117,50 +112,45 @@ class Reasons:
         if vector == x86.VEC_PF:
             where = f"{self._structure(address, delivering)} at {address:08x}"
             return self._page(where, error, address)
-        if error & _IDT:
+        if error & IDT:
             return self._selector(vector, error)
         gate = f"gate {_vector(delivering)}"
         if error & 0xFFFC:
             if vector == x86.VEC_TS and error & 0xFFFC == self._vcpu.tr.selector:
-                return f"the TSS's limit is {number(self._vcpu.tr.limit)}"
+                return f"the TSS's limit is {hexadecimal(self._vcpu.tr.limit)}"
             whose = "the TSS's SS0" if vector in (x86.VEC_TS, x86.VEC_SS) else gate
-            selector = number(error & 0xFFFC)
+            selector = hexadecimal(error & 0xFFFC)
             return f"{whose} has selector {selector}, {self._selector(vector, error)}"
         if vector == x86.VEC_TS:
             return "the TSS's SS0 is null"
-        entry = self._descriptor(self._vcpu.idt_base + self._gate_size * delivering)
+        entry = self._looker.descriptor(
+            self._vcpu.idt_base + self._gate_size * delivering
+        )
         if entry is not None and not entry.low >> 16 & 0xFFFC:
             return f"{gate} has a null selector"
         return f"{gate} leads beyond its segment's limit"
 
     # -- selectors and tables ----------------------------------------------------------
 
-    def _descriptor(self, linear: int) -> Descriptor | None:
-        data = self._looker.read(linear & self._looker.mask, 8)
-        if len(data) < 8:
-            return None
-        low, high = (int.from_bytes(data[i : i + 4], "little") for i in (0, 4))
-        return Descriptor(low, high)
-
     def _selector(self, vector: int, error: int) -> str:
         """Say what is wrong with what an error code names."""
         vcpu = self._vcpu
         index = error & 0xFFF8
-        if error & _IDT:
+        if error & IDT:
             return self._gate(error >> 3, vector)
-        if error & _TI:
+        if error & LDT:
             name, base, limit = "LDT", vcpu.ldtr.base, vcpu.ldtr.limit
             if not vcpu.ldtr.selector & 0xFFFC:
                 return "there is no LDT"
         else:
             name, base, limit = "GDT", vcpu.gdt_base, vcpu.gdt_limit
         if index + 7 > limit:
-            return f"beyond the {name}'s limit {number(limit)}"
-        found = self._descriptor(base + index)
+            return f"beyond the {name}'s limit {hexadecimal(limit)}"
+        found = self._looker.descriptor(base + index)
         if found is None:
             return f"the {name} is not mapped there"
         if not found.low | found.high:
-            return f"the {name}'s descriptor {number(index)} is empty"
+            return f"the {name}'s descriptor {hexadecimal(index)} is empty"
         if vector == x86.VEC_NP or (vector == x86.VEC_SS and not found.present):
             return f"{kind(found)} that is not present"
         return f"{kind(found)} of DPL {found.dpl}, in ring {self._vmm.cpu.cpl}"
@@ -168,8 +158,8 @@ class Reasons:
     def _gate(self, index: int, vector: int) -> str:
         limit, size = self._vcpu.idt_limit, self._gate_size
         if size * (index + 1) > limit + 1:
-            return f"IDT limit {number(limit)}"
-        gate = self._descriptor(self._vcpu.idt_base + size * index)
+            return f"IDT limit {hexadecimal(limit)}"
+        gate = self._looker.descriptor(self._vcpu.idt_base + size * index)
         name = f"gate {_vector(index)}"
         if gate is None:
             return f"{name} is not mapped"
@@ -224,10 +214,11 @@ class Reasons:
         if name in ("in", "out") or name.startswith(("ins", "outs")):
             return f"IOPL is {iopl}, in ring {cpl}, and the TSS does not allow the port"
         if name in _MSR:
-            return f"MSR {number(self._looker.register('ecx'))} is not there, or not so"
+            msr = hexadecimal(self._looker.register("ecx"))
+            return f"MSR {msr} is not there, or not so"
         if control and operands.startswith("cr"):
             register, _, source = operands.partition(", ")
-            value = number(self._looker.register(source))
+            value = hexadecimal(self._looker.register(source))
             return f"{register.upper()} cannot be {value}"
         loads_ss = name == "mov" and operands.startswith("ss, ")
         if loads_ss and not self._looker.register(operands[4:]) & 0xFFFC:
@@ -252,7 +243,8 @@ class Reasons:
         else:
             inside, how = operand.offset + operand.size - 1 <= limit, "is beyond"
         if not inside:
-            return f"{number(operand.offset)} {how} {name}'s limit {number(limit)}"
+            offset = hexadecimal(operand.offset)
+            return f"{offset} {how} {name}'s limit {hexadecimal(limit)}"
         if text := self._of_content(insn, operand):
             return text
         if attributes & x86.DESC_CODE:
@@ -268,7 +260,7 @@ class Reasons:
             return f"{operand.linear:08x} is not a multiple of 16"
         if insn.mnemonic == "ldmxcsr":
             data = self._looker.read(operand.linear, 4)
-            return f"MXCSR cannot be {number(int.from_bytes(data, 'little'))}"
+            return f"MXCSR cannot be {hexadecimal(int.from_bytes(data, 'little'))}"
         return ""
 
     def _undefined(self, insn: Instruction) -> str:

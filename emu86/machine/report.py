@@ -6,9 +6,10 @@ from html import escape
 from typing import TYPE_CHECKING, Final
 
 from emu86.machine.looking import Instruction, Looker
-from emu86.machine.reasons import Reasons, number
+from emu86.machine.reasons import Reasons
 from emu86.rings.history import Event, RingChange
 from emu86.spec import x86
+from emu86.spec.x86 import hexadecimal
 
 if TYPE_CHECKING:
     from emu86.rings.technique.base import Technique
@@ -43,7 +44,7 @@ class Fault:
     def __str__(self) -> str:
         # #DF's error code is always 0.
         coded = self.error is not None and self.name != "#DF"
-        text = f"{self.name}({number(self.error or 0)})" if coded else self.name
+        text = f"{self.name}({hexadecimal(self.error or 0)})" if coded else self.name
         if self.where:
             text += f" at {self.where} {self.instruction}".rstrip()
         return f"{text}: {self.reason}" if self.reason else text
@@ -148,7 +149,8 @@ class Report:
         selectors = {name: values[name] for name in x86.SEGMENT_NAMES}
         selectors |= {"ldtr": self.ldtr, "tr": self.tr}
         (gdt, gdt_limit), (idt, idt_limit) = self.gdtr, self.idtr
-        tables = f"GDT {gdt:08x} {number(gdt_limit)}  IDT {idt:08x} {number(idt_limit)}"
+        tables = f"GDT {gdt:08x} {hexadecimal(gdt_limit)}"
+        tables += f"  IDT {idt:08x} {hexadecimal(idt_limit)}"
         if "rip" in values:
             return self._registers64(selectors, tables)
         where = "  ".join(_value(name, values[name]) for name in ("eip", "eflags"))
@@ -213,7 +215,7 @@ def _change(change: RingChange) -> str:
 
 def _name(event: Event) -> str:
     if event.interrupt:
-        return f"interrupt {number(event.vector)}"
+        return f"interrupt {hexadecimal(event.vector)}"
     return x86.event_name(event.vector)
 
 

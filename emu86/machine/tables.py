@@ -11,18 +11,16 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from emu86.machine.looking import Looker
-from emu86.machine.reasons import kind, number
+from emu86.machine.reasons import GATES, kind
 from emu86.notebook import table
 from emu86.rings.descriptor import Descriptor
 from emu86.spec import x86
+from emu86.spec.x86 import hexadecimal
 
 if TYPE_CHECKING:
     from emu86.rings.technique.deprivileged import Deprivileged
 
-_GATES: Final = (
-    x86.SYS_CALL16, x86.SYS_TASK_GATE, x86.SYS_INT16, x86.SYS_TRAP16, x86.SYS_CALL32,
-    x86.SYS_INT32, x86.SYS_TRAP32,
-)  # fmt: skip
+_GATES: Final = (*GATES, x86.SYS_CALL16, x86.SYS_CALL32)
 _IDT: Final = "the engine has none, the VMM reads the guest's gate at each event"
 _UNREAD: Final = "left out: the table is read when it is needed"
 _NATIVE: Final = x86.DESC_P | x86.DESC_S | x86.DESC_A
@@ -46,8 +44,8 @@ class Entry:
     @property
     def name(self) -> str:
         """The table and the selectors or vectors."""
-        to = f"-{number(self.last)}" if self.last != self.index else ""
-        return f"{self.table} {number(self.index)}{to}"
+        to = f"-{hexadecimal(self.last)}" if self.last != self.index else ""
+        return f"{self.table} {hexadecimal(self.index)}{to}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +65,14 @@ class Tables:
         looker, vcpu = Looker(vmm), vmm.vcpu
         tr, ldtr = vcpu.tr, vcpu.ldtr
         places = [
-            f"GDT {vcpu.gdt_base:08x}, limit {number(vcpu.gdt_limit)}",
-            f"IDT {vcpu.idt_base:08x}, limit {number(vcpu.idt_limit)}: {_IDT}",
-            f"LDT {ldtr.base:08x}, limit {number(ldtr.limit)}"
+            f"GDT {vcpu.gdt_base:08x}, limit {hexadecimal(vcpu.gdt_limit)}",
+            f"IDT {vcpu.idt_base:08x}, limit {hexadecimal(vcpu.idt_limit)}: {_IDT}",
+            f"LDT {ldtr.base:08x}, limit {hexadecimal(ldtr.limit)}"
             if ldtr.selector & 0xFFFC
             else "no LDT",
         ]
         stack = _ring0_stack(looker, tr.base, tr.kind)
-        tss = f"TSS {tr.base:08x}, limit {number(tr.limit)}{stack}"
+        tss = f"TSS {tr.base:08x}, limit {hexadecimal(tr.limit)}{stack}"
         places.append(tss if tr.selector & 0xFFFC else "no TSS")
         if not vcpu.cr0 & x86.CR0_PE:
             return cls(("real mode: there are no descriptors", places[1]), ())
@@ -113,14 +111,6 @@ def _folded(entries: list[Entry]) -> Iterator[Entry]:
         yield Entry(name, alike[0].index, guest, shadow, alike[-1].last)
 
 
-def _descriptor(looker: Looker, linear: int, size: int) -> Descriptor | None:
-    data = looker.read(linear & looker.mask, size)
-    if len(data) < size:
-        return None
-    words = [int.from_bytes(data[i : i + 4], "little") for i in range(0, size, 4)]
-    return Descriptor(*words[:3])
-
-
 def _descriptors(
     vmm: "Deprivileged", looker: Looker, name: str, base: int, limit: int
 ) -> Iterator[Entry]:
@@ -128,13 +118,13 @@ def _descriptors(
     ia32e = bool(vmm.vcpu.efer & x86.EFER_LMA)
     index = 8 if name == "GDT" else 0
     while index + 7 <= limit:
-        found = _descriptor(looker, base + index, 8)
+        found = looker.descriptor(base + index, 8)
         if found is None:
             yield Entry(name, index, "not mapped", "left out", index)
             return
         wide = ia32e and found.system > 0
         if wide:
-            found = _descriptor(looker, base + index, 16) or found
+            found = looker.descriptor(base + index, 16) or found
         if found.low | found.high:
             shadow = _UNREAD
             if not made.stale and index >> 3 < made.filled:
@@ -150,7 +140,7 @@ def _told(found: Descriptor) -> str:
     elif found.code64:
         text += ", 64-bit"
     else:
-        text += f", base {found.base:08x}, limit {number(found.limit)}"
+        text += f", base {found.base:08x}, limit {hexadecimal(found.limit)}"
     return text if found.present else f"{text}, not present"
 
 
@@ -178,7 +168,7 @@ def _gates(vmm: "Deprivileged", looker: Looker) -> Iterator[Entry]:
     vcpu = vmm.vcpu
     size = 16 if vcpu.efer & x86.EFER_LMA else 8
     for vector in range(min((vcpu.idt_limit + 1) // size, 256)):
-        found = _descriptor(looker, vcpu.idt_base + size * vector, size)
+        found = looker.descriptor(vcpu.idt_base + size * vector, size)
         if found is None:
             yield Entry("IDT", vector, "not mapped", "", vector)
             return

@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from emu86.machine.looking import LEVELS, Looker
-from emu86.machine.reasons import GATES, kind, number
+from emu86.machine.looking import Looker, met
+from emu86.machine.reasons import GATES, IDT, LDT, kind
 from emu86.machine.report import Report
 from emu86.mmu.paging import Format, format_of, is_canonical
-from emu86.rings.descriptor import Descriptor
+from emu86.notebook import svg
 from emu86.rings.history import Event
 from emu86.spec import x86
+from emu86.spec.x86 import hexadecimal
 
 if TYPE_CHECKING:
     from emu86.rings.technique.base import Technique
 
-_IDT: Final = 2  # bit of an error code: Vol. 3A section 6.13
-_TI: Final = 4
 _BITS: Final = (
     (x86.PTE_P, "P"), (x86.PTE_RW, "RW"), (x86.PTE_US, "US"), (x86.PTE_A, "A"),
     (x86.PTE_D, "D"), (x86.PDE_PS, "PS"), (x86.PTE_G, "G"), (x86.PTE_NX, "XD"),
@@ -99,11 +98,7 @@ class Walked:
             if i:
                 boxes.append(f'<path d="M {x - 28} 45 H {x - 4}" stroke="#222"/>')
                 boxes.append(f'<path d="M {x - 10} 41 L {x - 4} 45 L {x - 10} 49"/>')
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" height="{height}" width="'
-            f'{20 + len(self.steps) * (width + 30)}" font-family="monospace" '
-            'font-size="12">\n' + "\n".join(boxes) + "\n</svg>\n"
-        )
+        return svg(20 + len(self.steps) * (width + 30), height, boxes)
 
     def _repr_html_(self) -> str:
         parts = [f"<p>{escape(self.asked)}:</p>\n{self.svg()}"]
@@ -197,35 +192,25 @@ def _steps(
     vmm: "Technique", paging: Format, address: int, error: int
 ) -> tuple[list[Step], tuple[int, str, str] | None]:
     """Return the steps, and which refused, by which rule, and what it lacks."""
-    vcpu, ram = vmm.vcpu, vmm.ram
-    size = paging.entry_size
-    table = vcpu.cr3 & paging.root
-    steps = [Step("CR3", -1, vcpu.cr3, f"tables at {table:08x}")]
+    vcpu = vmm.vcpu
+    steps = [Step("CR3", -1, vcpu.cr3, f"tables at {vcpu.cr3 & paging.root:08x}")]
     entries: list[tuple[int, int]] = []  # with rights: the step and the entry
-    for level, shift in enumerate(paging.shifts):
-        index = address >> shift & x86.PAGE_SIZE // size - 1
-        at = table + size * index
-        registers = paging.in_registers and not level
-        if registers:
-            at, entry = -1, vcpu.pdptes[index & 3]
-        else:
-            entry = ram.read32(at) if size == 4 else ram.read64(at)
-        small = shift == x86.PAGE_SHIFT
-        large = not small and shift in paging.large_shifts and entry & x86.PDE_PS
-        name = f"{LEVELS[level - len(paging.shifts)]} {index}"
-        words = " ".join(name_ for bit, name_ in _BITS if entry & bit)
-        steps.append(Step(name, at, entry, words or "not present"))
+    for one in met(vmm, paging, address):
+        entry = one.entry
+        words = " ".join(name for bit, name in _BITS if entry & bit)
+        name = f"{one.name} {one.number}"
+        steps.append(Step(name, one.at, entry, words or "not present"))
         if not entry & x86.PTE_P:
             return steps, (len(steps) - 1, _ABSENT, "P (bit 0) set")
+        if one.at < 0:
+            continue  # a register, whose rights are others
+        small = one.shift == x86.PAGE_SHIFT
+        large = one.shift in paging.large_shifts and entry & x86.PDE_PS
         reserved = paging.reserved_page if small else paging.reserved
         reserved = paging.reserved_large if large else reserved
-        if not registers and (bad := entry & reserved):
+        if bad := entry & reserved:
             return steps, (len(steps) - 1, _RESERVED, f"bits {bad:x} clear")
-        if not registers:
-            entries.append((len(steps) - 1, entry))
-        if large:
-            break
-        table = entry & paging.frame
+        entries.append((len(steps) - 1, entry))
     return steps, _refusal(vmm, entries, error)
 
 
@@ -256,33 +241,32 @@ def _selector_walk(vmm: "Technique", error: int, vector: int) -> Walked | None:
     vcpu, looker = vmm.vcpu, Looker(vmm)
     ia32e = looker.is_ia32e
     index = error & 0xFFF8
-    if error & _IDT:
+    if error & IDT:
         name, base, limit = "IDT", vcpu.idt_base, vcpu.idt_limit
         size = 16 if ia32e else 8
-        offset, what = (error >> 3) * size, f"gate {number(error >> 3)}"
+        offset, what = (error >> 3) * size, f"gate {hexadecimal(error >> 3)}"
         rule, section = "a vector needs a gate within the IDT's limit", "6.11 and 6.12"
     else:
-        name = "LDT" if error & _TI else "GDT"
+        name = "LDT" if error & LDT else "GDT"
         table = (vcpu.ldtr.base, vcpu.ldtr.limit)
-        base, limit = table if error & _TI else (vcpu.gdt_base, vcpu.gdt_limit)
-        offset, size, what = index, 8, f"descriptor {number(index)}"
+        base, limit = table if error & LDT else (vcpu.gdt_base, vcpu.gdt_limit)
+        offset, size, what = index, 8, f"descriptor {hexadecimal(index)}"
         rule, section = "a selector needs a descriptor that fits its use", "5.2 to 5.8"
-    steps = [Step(f"{name}R", -1, base, f"limit {number(limit)}")]
+    steps = [Step(f"{name}R", -1, base, f"limit {hexadecimal(limit)}")]
     asked = f"{what} of the {name}"
     told = f"{rule}: SDM Vol. 3A {section}"
     if offset + size - 1 > limit:
-        steps[0] = Step(f"{name}R", -1, base, f"limit {number(limit)}", True)
-        wanted = f"a limit of {number(offset + size - 1)} at least in {name}R"
+        steps[0] = Step(f"{name}R", -1, base, f"limit {hexadecimal(limit)}", True)
+        wanted = f"a limit of {hexadecimal(offset + size - 1)} at least in {name}R"
         return Walked(asked, tuple(steps), told, wanted)
     at = base + offset & looker.mask
-    data = looker.read(at, 8)
-    if len(data) < 8:
+    found = looker.descriptor(at)
+    if found is None:
         return Walked(asked, (*steps, Step(what, at, 0, "not mapped", True)), told,
                       "a page there")  # fmt: skip
-    value = int.from_bytes(data, "little")
-    found = Descriptor(value & x86.MASK32, value >> 32)
+    value = found.low | found.high << 32
     words = f"{kind(found)}, DPL {found.dpl}" if value else "empty"
-    if error & _IDT and found.system not in GATES:
+    if error & IDT and found.system not in GATES:
         words, value_wanted = "no gate", "a gate there"
     else:
         value_wanted = "another type or DPL" if value else "a descriptor there"

@@ -6,7 +6,7 @@ when the shadow's do. Faults are raised as `PageFault` with the guest's own erro
 
 from typing import Final
 
-from emu86.mmu.paging import denied, touch
+from emu86.mmu.paging import denied, is_canonical, touch
 from emu86.mmu.ram import DATA
 from emu86.mmu.shadow import ShadowMmu
 from emu86.spec import x86
@@ -100,7 +100,7 @@ class GuestMemory:
 
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
-        return self.mmu.lookup(gva)
+        return self.mmu.lookup(gva) if is_canonical(gva) else None
 
     def page(self, gva: int, *, user: bool | None = None, fetch: bool = False) -> int:
         """Return the GPA of the page of a supervisor read, or -1 if none is there."""

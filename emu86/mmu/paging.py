@@ -337,6 +337,19 @@ PAGING_4_LEVEL: Final = _four_level("4-level paging", nx=False)
 PAGING_4_LEVEL_NX: Final = _four_level("4-level paging, EFER.NXE", nx=True)
 
 
+def rights_text(entry: int) -> str:
+    """Write what an entry allows as "urwx": US, P, RW and not NX; "-" for what not."""
+    return "".join(
+        letter if allowed else "-"
+        for letter, allowed in (
+            ("u", entry & x86.PTE_US),
+            ("r", True),
+            ("w", entry & x86.PTE_RW),
+            ("x", not entry & x86.PTE_NX),
+        )
+    )
+
+
 def is_canonical(gva: int) -> bool:
     """Tell whether bits 63 to 47 of a linear address are all alike (Vol. 1 3.3.7.1)."""
     return gva >> 47 in (0, (1 << 17) - 1)

@@ -129,6 +129,11 @@ VECTOR_NAMES: Final = {
 }  # fmt: skip
 
 
+def hexadecimal(value: int) -> str:
+    """Write a number as the SDM does: 9, 1Fh."""
+    return f"{value:X}h" if value > 9 else str(value)
+
+
 def event_name(vector: int) -> str:
     """Return "#GP" for an exception, "INT 80h" for any other vector."""
     return VECTOR_NAMES.get(vector, f"INT {vector:02X}h")

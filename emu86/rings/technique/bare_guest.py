@@ -37,7 +37,7 @@ class BareMemory:
 
     def lookup(self, gva: int) -> int | None:
         """Return the GPA that the guest's tables give, without effects; or None."""
-        if self._vcpu.efer & x86.EFER_LMA and not is_canonical(gva):
+        if not is_canonical(gva):
             return None
         found = walk(self.ram, self._vcpu, gva)
         return found.page << 12 | gva & 0xFFF if found.mapped else None
