@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -244,36 +245,29 @@ def test_page_tables_are_text_a_page_or_a_picture_by_the_name(tmp_path):
     assert "00400000" in run("halted", "--pages", "-").stdout
 
 
-def test_page_tables_at_any_time(tmp_path):
-    file = tmp_path / "now.svg"
-    with terminal("say:ready wait", "--pages", file) as at:
+@pytest.mark.parametrize(
+    ("key", "option", "name", "guest", "told", "content"),
+    [
+        (b"g", "--pages", "now.svg", "say:ready wait", b"the page tables are in",
+         "<svg .*"),
+        (b"p", "--screenshot", "now.txt", "draw:early say:ready wait",
+         b"the screen is in", "early"),
+    ],
+)  # fmt: skip
+def test_a_file_at_any_time(tmp_path, key, option, name, guest, told, content):
+    file = tmp_path / name
+    with terminal(guest, option, file) as at:
         at.wait_for(b"ready")
-        at.type(CTRL_A + b"g")
-        at.wait_for(b"the page tables are in")
-        assert file.read_text().startswith("<svg ")
+        at.type(CTRL_A + key)
+        at.wait_for(told)
+        text = file.read_text("utf-8")
+        assert re.fullmatch(content, text.strip(), re.DOTALL)
         at.type(CTRL_A + b"x")
         assert at.end() == 0
     with terminal("say:ready wait") as at:
         at.wait_for(b"ready")
-        at.type(CTRL_A + b"g")
-        at.wait_for(b"start with --pages FILE")
-        at.type(CTRL_A + b"x")
-        assert at.end() == 0
-
-
-def test_a_screenshot_at_any_time(tmp_path):
-    file = tmp_path / "now.txt"
-    with terminal("draw:early say:ready wait", "--screenshot", file) as at:
-        at.wait_for(b"ready")
-        at.type(CTRL_A + b"p")
-        at.wait_for(b"the screen is in")
-        assert file.read_text("utf-8").strip() == "early"
-        at.type(CTRL_A + b"x")
-        assert at.end() == 0
-    with terminal("say:ready wait") as at:
-        at.wait_for(b"ready")
-        at.type(CTRL_A + b"p")
-        at.wait_for(b"start with --screenshot FILE")
+        at.type(CTRL_A + key)
+        at.wait_for(f"start with {option} FILE".encode())
         at.type(CTRL_A + b"x")
         assert at.end() == 0
 

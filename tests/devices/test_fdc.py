@@ -1,6 +1,7 @@
 """The 82077AA floppy controller: what its data sheet says of each command."""
 
 import copy
+import errno
 import itertools
 
 import pytest
@@ -389,7 +390,7 @@ def test_write_protection():
 
 
 def test_errors_of_the_host(fdc):
-    fdc.floppies[0].fails = True
+    fdc.floppies[0].fails = errno.EIO
     assert fdc.read(0, 0, 1, 1)[0][:3] == bytes((0x40, DE, 0x20))
     assert fdc.write(0, 0, 1, bytes(SECTOR))[:3] == bytes((0x40, DE, 0x20))
     fdc[DOR] = 0x1C

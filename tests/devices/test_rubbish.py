@@ -31,48 +31,9 @@ from emu86.devices.speaker import Speaker
 from emu86.devices.uart import Uart
 from emu86.devices.vga import Vga
 from emu86.devices.vga_memory import WINDOW
+from support.medium import Medium
 
 pytestmark = pytest.mark.not_quick
-
-
-class Ram:
-    """A medium of 200 sectors, which may fail."""
-
-    size = 200 * 512
-    read_only = False
-    broken = False
-
-    def __init__(self):
-        self.data = bytearray(self.size)
-
-    def fail(self):
-        if self.broken:
-            raise OSError
-
-    def read(self, offset, size):
-        self.fail()
-        assert 0 <= offset <= self.size - size
-        return bytes(self.data[offset : offset + size])
-
-    def write(self, offset, data):
-        self.fail()
-        assert 0 <= offset <= self.size - len(data)
-        self.data[offset : offset + len(data)] = data
-
-    def flush(self):
-        self.fail()
-
-
-class Floppy(Ram):
-    """A floppy of 160K, which may fail."""
-
-    size = 160 << 10
-
-
-class Memory(Ram):
-    """A page of DMA."""
-
-    size = 1 << 16
 
 
 class Port:
@@ -180,23 +141,23 @@ class Board:
         ]
 
     def ide(self):
-        media = [Ram(), Ram()]
+        media = [Medium(bytes(200 * 512)) for _ in range(2)]
         drives = [AtaDisk(media[0], 0), CdRom(media[1], 1)]
         channel = self.put(Channel(self.tell("irq14"), drives), 8)
         self.put(channel.control_register, 1, 8)
-        self.act = lambda n, _: setattr(media[n & 1], "broken", n & 2)
+        self.act = lambda n, _: setattr(media[n & 1], "fails", n & 2)
         return [channel]
 
     def fdc(self):
-        media = [Floppy(), Floppy()]
+        media = [Medium(bytes(160 << 10)) for _ in range(2)]
         drives = [FloppyDrive(DRIVE_360K, medium) for medium in media]
         dma = Dma()
-        line = DmaLine(dma, DmaPages(), Memory(), 2)
+        line = DmaLine(dma, DmaPages(), Medium(bytes(1 << 16)), 2)
         fdc = self.put(Fdc(self.tell("irq6"), line, drives), 6)
         self.put(fdc.rate_register, 1, 6)
 
         def act(n, now):
-            media[n & 1].broken = n & 2
+            media[n & 1].fails = n & 2
             if n & 4:
                 drives[n & 1].insert(media[n & 1] if n & 8 else None)
             dma.write(n >> 4, 1, n, now)

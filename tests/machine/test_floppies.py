@@ -32,14 +32,21 @@ def sector(code, size=HD):
     return assemble(text).ljust(size, b"\0")
 
 
-SAYS_DRIVE = """
-    mov al, dl
-    add al, '0'
+# Sends AL, or the digit of AL, and powers off.
+SAYS = """
     mov dx, 0x3f8
     out dx, al
     mov ax, 0x2000
     mov dx, 0x604
     out dx, ax
+"""
+SAYS_DIGIT = f"""
+    add al, '0'
+    {SAYS}
+"""
+SAYS_DRIVE = f"""
+    mov al, dl
+    {SAYS_DIGIT}
 """
 
 
@@ -101,11 +108,8 @@ def test_each_size_boots(tmp_path, size):
         mov al, [0x8000]
         jnc .read
         mov al, 'X'
-    .read: mov dx, 0x3f8
-        out dx, al
-        mov ax, 0x2000
-        mov dx, 0x604
-        out dx, ax
+    .read:
+        {SAYS}
     """
     image = bytearray(sector(code, size))
     image[-512] = ord("L")
@@ -125,12 +129,7 @@ def test_the_bios_formats_a_track(tmp_path):
         mov dx, 0
         int 0x13
         mov al, ah
-        add al, '0'
-        mov dx, 0x3f8
-        out dx, al
-        mov ax, 0x2000
-        mov dx, 0x604
-        out dx, ax
+        {SAYS_DIGIT}
     names: db {names}
     """
     path.write_bytes(sector(code))
@@ -145,19 +144,14 @@ def test_the_bios_formats_a_track(tmp_path):
 
 def test_a_protected_floppy_is_told_of(tmp_path):
     path = tmp_path / "floppy.img"
-    code = """
+    code = f"""
         mov ax, 0x0301
         mov bx, 0x7c00
         mov cx, 2
         mov dx, 0
         int 0x13
         mov al, ah
-        add al, '0'
-        mov dx, 0x3f8
-        out dx, al
-        mov ax, 0x2000
-        mov dx, 0x604
-        out dx, ax
+        {SAYS_DIGIT}
     """
     path.write_bytes(sector(code))
     for writes, said in (("refuse", "3"), ("discard", "0")):

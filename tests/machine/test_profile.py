@@ -11,6 +11,7 @@ from emu86.cpu.library import Abilities
 from emu86.machine.profile import _EVERY
 from support.elf import elf
 from support.flat import flat, guest64
+from support.watched import boot, counted
 
 # f calls g, both with frame pointers. g runs 3 times as much code as h; each of its
 # 1,000 rounds has a CLI and an RDTSC.
@@ -57,11 +58,6 @@ SYMBOLS = b"""\
 """
 
 
-def counted(machine):
-    found = {reason: stat.count for reason, stat in machine.stats.exits.items()}
-    return {reason: count for reason, count in found.items() if count}
-
-
 def by_reason(spent):
     found = Counter()
     for row in spent:
@@ -73,20 +69,6 @@ def by_reason(spent):
 def told(profile):
     """All that must be the same in each run."""
     return [replace(row, host_ns=0) for row in profile.spent()], profile.folded()
-
-
-def boot(image, append, *, profiled, **options):
-    machine = Machine(memory=16 << 20, **options)
-    machine.load_kernel(images.path(image), append=append)
-    shown = bytearray()
-    machine.on_console(shown.extend)
-    profile = machine.profile() if profiled else None
-    stop = machine.run(timeout=300)
-    ran = (
-        stop, machine.now, counted(machine), machine.stats.shadow, machine.stats.blocks,
-        machine.stats.patched, machine.registers, bytes(shown),
-    )  # fmt: skip
-    return profile, machine, ran
 
 
 @pytest.mark.parametrize(
@@ -101,11 +83,11 @@ def boot(image, append, *, profiled, **options):
 )
 @pytest.mark.not_quick
 def test_the_guest_runs_as_without_a_profile(image, append, technique):
-    _, _, expected = boot(image, append, profiled=False, technique=technique)
-    profile, machine, found = boot(image, append, profiled=True, technique=technique)
+    _, _, expected = boot(image, append, technique=technique)
+    profile, machine, found = boot(image, append, Machine.profile, technique=technique)
     assert found == expected
     assert by_reason(profile.spent()) == counted(machine)
-    again, _, _ = boot(image, append, profiled=True, technique=technique)
+    again, _, _ = boot(image, append, Machine.profile, technique=technique)
     assert told(again) == told(profile)
 
 
@@ -256,7 +238,7 @@ def test_64_bit_code_in_the_upper_half():
 
 
 def test_a_user_program_by_its_pages():
-    profile, _, _ = boot("teach", "script", profiled=True)
+    profile, _, _ = boot("teach", "script", Machine.profile)
     users = [row for row in profile.spent() if row.ring == 3]
     assert {"page 40000000h"} <= {row.place for row in users}
     assert not profile.known

@@ -12,6 +12,7 @@ from emu86.machine import loop, realtime
 from emu86.machine.realtime import RealTime
 from emu86.native import abi
 from support.flat import flat
+from support.snippets import HUNDREDTH
 from support.ticks import TICKS
 
 MS = 1_000_000
@@ -224,11 +225,8 @@ def test_sleep_is_no_work(host, guest):
     assert host.clock.rate == pytest.approx(rate, rel=0.2)
 
 
-SET_ANEW = """
-    mov al, 11932 & 255
-    out 0x40, al
-    mov al, 11932 >> 8
-    out 0x40, al
+SET_ANEW = f"""
+    {HUNDREDTH}
     mov eax, esi
 """
 # A tick each 10 ms; the 300th ends the run. In between it computes or halts.

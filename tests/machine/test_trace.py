@@ -19,8 +19,10 @@ from emu86.machine.tracefile import Code, Exit, TraceFile
 from emu86.rings.technique import registry
 from emu86.testing import assert_equivalent
 from emu86.testing import strategies as guests
+from support import watched
 from support.assembler import assemble
 from support.flat import flat, guest64
+from support.watched import counted
 
 BODY = """
     gate 0x80, here
@@ -40,23 +42,10 @@ here:
 SYMBOLS = b"00100000 T start\n00200000 D data\n"
 
 
-def counted(machine):
-    found = {reason: stat.count for reason, stat in machine.stats.exits.items()}
-    return {reason: count for reason, count in found.items() if count}
-
-
 def boot(image, append, *, traced, **options):
-    machine = Machine(memory=16 << 20, **options)
-    machine.load_kernel(images.path(image), append=append)
-    shown = bytearray()
-    machine.on_console(shown.extend)
-    trace = machine.trace() if traced else None
-    stop = machine.run(timeout=300)
-    ran = (
-        stop, machine.now, counted(machine), machine.stats.shadow, machine.stats.blocks,
-        machine.stats.patched, bytes(shown), machine.save(),
-    )  # fmt: skip
-    return trace, ran
+    watch = Machine.trace if traced else None
+    trace, machine, ran = watched.boot(image, append, watch, **options)
+    return trace, (*ran, machine.save())
 
 
 @cache
@@ -116,9 +105,9 @@ def test_real_mode_runs_as_unwatched(watch, tmp_path):
     code = assemble("bits 16\nmov ax, 0xe41\nint 0x10\nin al, 0x21\ncli\nhlt")
     disk.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa" + bytes(512 * 2047))
     ran = []
-    for watched in (False, True):
+    for is_watched in (False, True):
         machine = Machine(memory=16 << 20, bios=images.bios(), disks=[disk])
-        watcher = watch(machine) if watched else None
+        watcher = watch(machine) if is_watched else None
         stop = machine.run(timeout=60)
         ran.append((stop, machine.now, counted(machine), machine.registers))
         machine.close()

@@ -6,12 +6,24 @@ from emu86.spec import x86
 from support.cases import TECHNIQUES
 from support.flat import code, flat, guest64
 
+# The end of a handler of #PF, which maps the page to itself.
+MAPS = """
+    mov eax, cr2
+    or eax, 0x67
+    mov edx, eax
+    shr edx, 12
+    mov [PT + 4 * edx], eax
+    add esp, 4
+    iretd
+"""
+
 
 @pytest.mark.parametrize("options", TECHNIQUES.values(), ids=TECHNIQUES)
 @pytest.mark.parametrize("paging", ["local", "global"])
 def test_what_will_be_written_is_asked_for_so_behind_any_prefix(options, paging):
     """SDM Vol. 3A 4.7: the engine reads first. The last two only read."""
-    body = """
+    body = (
+        """
         gate 14, fault
         mov ecx, 8
     .absent:
@@ -37,20 +49,16 @@ def test_what_will_be_written_is_asked_for_so_behind_any_prefix(options, paging)
     fault:
         shl ebp, 4
         or ebp, [esp]
-        mov eax, cr2
-        or eax, 0x67
-        mov edx, eax
-        shr edx, 12
-        mov [PT + 4 * edx], eax
-        add esp, 4
-        iretd
     """
+        + MAPS
+    )
     assert code(body, paging, **options) == 0x22222200
 
 
 def test_those_of_a_kernel_whose_iopl_is_raised():
     """All but the first are compiled, and EFLAGS on the stack has the guest's IOPL."""
-    body = """
+    body = (
+        """
         gate 14, fault
         xor ebp, ebp
         mov ecx, 8
@@ -65,14 +73,9 @@ def test_those_of_a_kernel_whose_iopl_is_raised():
         jmp fin
     fault:
         or ebp, [esp + 12]
-        mov eax, cr2
-        or eax, 0x67
-        mov edx, eax
-        shr edx, 12
-        mov [PT + 4 * edx], eax
-        add esp, 4
-        iretd
     """
+        + MAPS
+    )
     machine = flat(body, "local", technique="iopl")
     stop = machine.run(timeout=60)
     assert stop.reason == "debug exit"

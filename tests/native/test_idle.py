@@ -11,7 +11,7 @@ from emu86.cpu.library import Abilities
 from emu86.machine import realtime
 from emu86.native import abi
 from support.flat import flat, guest64
-from support.snippets import PIC
+from support.snippets import PIC, TIMER_100HZ
 from support.ticks import TICKS
 
 native = pytest.mark.skipif(not abilities().native, reason="no compiled code here")
@@ -129,12 +129,7 @@ HALTS64 = f"""
     lgdt [gdtr]
     mov rsp, 0x130000
     {PIC.format(base=8, mask=0xFE)}
-    mov al, 0x34
-    out 0x43, al
-    mov al, 11932 & 255
-    out 0x40, al
-    mov al, 11932 >> 8
-    out 0x40, al
+    {TIMER_100HZ}
     xor esi, esi
     sti
 wait_:

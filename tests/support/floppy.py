@@ -3,6 +3,7 @@
 from emu86.devices.dma import Dma, DmaLine, DmaPages
 from emu86.devices.fdc import Fdc
 from emu86.devices.floppy_drive import DRIVE_1440K, FORMATS, FloppyDrive
+from support.medium import Medium
 
 DOR, TDR, MSR, DATA = 2, 3, 4, 5
 READY, TO_PROCESSOR, NON_DMA, BUSY = 0x80, 0x40, 0x20, 0x10
@@ -12,34 +13,12 @@ TO_MEMORY, FROM_MEMORY, VERIFY = 0x46, 0x4A, 0x42  # modes of channel 2
 FORMAT_1440K = FORMATS[1440 << 10]
 
 
-class Floppy:
-    """A medium whose sectors begin with their number; it may fail."""
+class Floppy(Medium):
+    """A medium whose sectors begin with their number."""
 
     def __init__(self, size=1440 << 10, *, read_only=False):
         numbers = range(size // SECTOR)
-        self.data = bytearray(b"".join(map(pattern, numbers)))
-        self.size = size
-        self.read_only = read_only
-        self.flushed = 0
-        self.fails = False
-
-    def fail(self):
-        if self.fails:
-            raise OSError(5, "it fails")
-
-    def read(self, offset, size):
-        self.fail()
-        assert 0 <= offset <= self.size - size
-        return bytes(self.data[offset : offset + size])
-
-    def write(self, offset, data):
-        self.fail()
-        assert 0 <= offset <= self.size - len(data)
-        self.data[offset : offset + len(data)] = data
-
-    def flush(self):
-        self.fail()
-        self.flushed += 1
+        super().__init__(b"".join(map(pattern, numbers)), read_only=read_only)
 
 
 def pattern(number):

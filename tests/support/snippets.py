@@ -22,6 +22,18 @@ TIMER = """
     mov al, 0x10
     out 0x40, al
 """
+# The low and the high byte of a count of 11932 clocks: IRQ 0 a hundred times a second.
+HUNDREDTH = """
+    mov al, 11932 & 255
+    out 0x40, al
+    mov al, 11932 >> 8
+    out 0x40, al
+"""
+TIMER_100HZ = f"""
+    mov al, 0x34
+    out 0x43, al
+{HUNDREDTH}
+"""
 # IRQ 4, unmasked alone, by the UART: setting IER.THRE while the transmitter is empty
 # requests it at once.
 IRQ4 = (

@@ -1,17 +1,12 @@
 """A guest with a timer: 300 interrupts, and what it does `between` them."""
 
-from support.snippets import PIC
+from support.snippets import PIC, TIMER_100HZ
 
 _PIC = PIC.format(base=8, mask=0xFE)
 TICKS = f"""
     gate 8, ticked
     {_PIC}
-    mov al, 0x34
-    out 0x43, al
-    mov al, 11932 & 255
-    out 0x40, al
-    mov al, 11932 >> 8
-    out 0x40, al
+    {TIMER_100HZ}
     xor esi, esi
     sti
 .wait:
