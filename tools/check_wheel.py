@@ -120,7 +120,10 @@ def main(folder: Path) -> None:
     step("testing with it")
     pip("--python", python, "install", *offline, "emu86[testing]", "pytest")
     (elsewhere / "test_property.py").write_text(PROPERTY)
-    shown = run(python, "-m", "pytest", "test_property.py", cwd=elsewhere)
+    # The same examples each time: fresh ones are for `make soak`, and may meet what
+    # README says that emu86 does not mend.
+    seed = "--emu86-seed=0"
+    shown = run(python, "-m", "pytest", "test_property.py", seed, cwd=elsewhere)
     if "1 passed" not in shown or "emu86: seed" not in shown:
         sys.exit(f"{shown}\ncheck_wheel: the property was not tried")
     files = len(ZipFile(wheel).namelist())
